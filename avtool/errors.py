@@ -1,0 +1,79 @@
+"""Exceptions that a user can act on: what was wrong, the way out, and the exit code.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or table, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class AvtoolError(Exception):
+    """Something failed that the user can mend.
+
+    ``message`` names the thing and what is wrong with it, in one line; ``hint`` is the way out, best an exact
+    command to type next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class MediaError(AvtoolError):
+    """A clip, image or sound file cannot be used."""
+
+
+class DataError(AvtoolError):
+    """A data set, prepared or not, is missing or broken."""
+
+
+class CheckpointError(AvtoolError):
+    """A checkpoint is missing, truncated or of another shape."""
+
+
+class TrainingError(AvtoolError):
+    """Training cannot start or must stop."""
+
+
+class UsageError(AvtoolError):
+    """The command line asks for something that cannot be done."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError):
+    """A recipe is unknown, or a key or value in it is wrong."""
+
+
+class TableError(UsageError):
+    """A csv or json table does not have the form it should."""
+
+
+def explain(error: BaseException) -> AvtoolError | None:
+    """``error`` as a sentence with a way out, or None where it is a defect of the program."""
+    if isinstance(error, AvtoolError):
+        return error
+    if isinstance(error, OSError):
+        return _explain_os_error(error)
+    return None
+
+
+def _explain_os_error(error: OSError) -> AvtoolError | None:
+    name = error.filename if error.filename is not None else "the output"
+    table = {
+        errno.ENOSPC: ("no space left on the disk while writing {name}", "free some space or choose another --out"),
+        errno.EDQUOT: ("disk quota exceeded while writing {name}", "free some space or choose another --out"),
+        errno.EACCES: ("no permission for {name}", "choose another place, or change its permissions"),
+        errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),
+        errno.ENOENT: ("{name} does not exist", "check the path"),
+        errno.EISDIR: ("{name} is a folder, a file is needed", "check the path"),
+        errno.ENOTDIR: ("a part of the path {name} is a file, not a folder", "check the path"),
+    }
+    if error.errno not in table:
+        return None
+    message, hint = table[error.errno]
+    return AvtoolError(message.format(name=name), hint=hint)

@@ -1,0 +1,60 @@
+"""Outputs that are whole or not there at all: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from avtool.errors import UsageError
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse an output path that exists (unless ``force``) or whose parent is not a folder. Writes nothing."""
+    if (path.exists() or path.is_symlink()) and not force:
+        raise UsageError(f"{path} exists", hint="choose another --out, or add --force to replace it")
+    for parent in path.absolute().parents:
+        if parent.is_dir():
+            break
+        if parent.exists():
+            raise UsageError(f"cannot write {path}: {parent} is a file, not a folder", hint="choose another --out")
+
+
+def partial_name(path: Path) -> Path:
+    """The temporary name beside ``path`` under which it is written."""
+    return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside ``path``; renamed to it on success, removed on any exception."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_name(path).with_suffix(path.suffix)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``path``; it takes ``path``'s place on success (what was there before is
+    removed only then) and is removed on any exception."""
+    partial = partial_name(path)
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if path.exists() or path.is_symlink():
+            os.replace(path, old)
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Where things are looked for when the command line does not say: data, runs, models, cache."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+
+from avtool.errors import CheckpointError, UsageError
+
+CHECKPOINTS = "checkpoints"
+
+
+def data_root() -> Path:
+    """$AVTOOL_DATA, else ./data."""
+    return Path(os.environ.get("AVTOOL_DATA") or "data")
+
+
+def source_folder(name: str) -> Path:
+    """Where the raw files of data set ``name`` are looked for."""
+    return data_root() / name
+
+
+def prepared_folder(name: str) -> Path:
+    """Where the prepared data set ``name`` is written and read."""
+    return data_root() / "prepared" / name
+
+
+def runs_root() -> Path:
+    """./runs."""
+    return Path("runs")
+
+
+def cache_root() -> Path:
+    """$AVTOOL_CACHE, else $XDG_CACHE_HOME/avtool, else ~/.cache/avtool."""
+    if explicit := os.environ.get("AVTOOL_CACHE"):
+        return Path(explicit)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avtool"
+
+
+def new_run_folder(recipe: str) -> Path:
+    """./runs/RECIPE-DATE, with a counter where several runs start within one second."""
+    base = runs_root() / f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, count = base, 1
+    while folder.exists():
+        count += 1
+        folder = base.with_name(f"{base.name}-{count}")
+    return folder
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether ``folder`` is a whole checkpoint: written under a temporary name, so that one that is there is whole."""
+    return (folder / "config.json").is_file() and (folder / "model.safetensors").exists()
+
+
+def checkpoints_of(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, oldest first."""
+    folder = run / CHECKPOINTS
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.startswith("step-") and is_checkpoint(path))
+
+
+def newest_run() -> Path | None:
+    """The run under ./runs with the most recently written checkpoint."""
+    root = runs_root()
+    if not root.is_dir():
+        return None
+    dated = [(done[-1].stat().st_mtime_ns, run) for run in root.iterdir() if (done := checkpoints_of(run))]
+    return max(dated)[1] if dated else None
+
+
+def resolve_checkpoint(path: Path) -> Path:
+    """The checkpoint folder meant by ``path``: a run folder (its newest checkpoint), a checkpoint or a converted folder."""
+    if not path.exists():
+        raise CheckpointError(f"no model at {path}", hint="avtool pretrain --recipe tiny makes one")
+    if not path.is_dir():
+        raise CheckpointError(
+            f"{path} is a file; a run folder or a checkpoint folder is needed",
+            hint="name the folder that holds model.safetensors and config.json",
+        )
+    if is_checkpoint(path):
+        return path
+    if done := checkpoints_of(path):
+        return done[-1]
+    raise CheckpointError(
+        f"{path} holds no checkpoint (neither model.safetensors with config.json nor {CHECKPOINTS}/step-*)",
+        hint="name a run folder of avtool pretrain, or a checkpoint folder",
+    )
+
+
+def find_model(explicit: Path | None) -> tuple[Path, str]:
+    """The checkpoint folder to use and in words where it came from: ``--model``, $AVTOOL_MODEL or the newest run."""
+    if explicit is not None:
+        return resolve_checkpoint(explicit), "--model"
+    if named := os.environ.get("AVTOOL_MODEL"):
+        return resolve_checkpoint(Path(named)), "$AVTOOL_MODEL"
+    if run := newest_run():
+        return resolve_checkpoint(run), f"the newest run under ./{runs_root()}"
+    raise UsageError(
+        f"no model given, $AVTOOL_MODEL is not set and there is no run under ./{runs_root()}",
+        hint="avtool pretrain --recipe tiny",
+    )
