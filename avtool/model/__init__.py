@@ -1,1 +1,1 @@
-
+"""The core model: encoders, fusion, masked autoencoder, heads. Flat keyword arguments, never a recipe."""

@@ -1,0 +1,70 @@
+"""What the model sees and hears: normalised frames and log-mel spectrograms, batched and on the device.
+
+The only user of torchaudio: its last release is 2.11, and this is the one place to replace it in.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.functional import melscale_fbanks
+
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
+LOG_FLOOR = 1e-7
+INT16_SCALE = 1 / 32768
+
+
+def normalize_frames(frames: Tensor) -> Tensor:
+    """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and standard deviation."""
+    mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1) * 255
+    std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1) * 255
+    return (frames.float() - mean) / std
+
+
+def to_float_waveform(waveform: Tensor, gain_db: Tensor | None = None) -> Tensor:
+    """int16 samples (B, N) -> float32 in [-1, 1), each clip amplified by its ``gain_db`` (B,) in decibels."""
+    scale = torch.full((waveform.shape[0], 1), INT16_SCALE, device=waveform.device)
+    if gain_db is not None:
+        scale = scale * 10 ** (gain_db.view(-1, 1) / 20)
+    return waveform * scale
+
+
+def window_samples(frames: int, hop: int) -> int:
+    """Samples of the window whose spectrogram has ``frames`` frames."""
+    return frames * hop
+
+
+class LogMel(nn.Module):
+    """log10(mel power + 1e-7), the input of the audio encoder (DeepAVFusion, section 4.1: 3 s at 16 kHz -> 128 x 192).
+
+    A centred STFT with a Hann window of ``n_fft`` samples every ``hop``, power 2, ``mels`` HTK-scaled triangular bands
+    from 0 Hz to half the sample rate, not area-normalised; the last frame is dropped.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, *, sample_rate: int = 16000, n_fft: int = 800, hop: int = 250, mels: int = 128) -> None:
+        super().__init__()
+        self.sample_rate, self.n_fft, self.hop, self.mels = sample_rate, n_fft, hop, mels
+        filters = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor) -> Tensor:
+        """float32 (B, N) in [-1, 1] at ``sample_rate`` -> (B, 1, mels, N // hop). N must exceed n_fft / 2."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            # On a CPU a few clips at a time, so that their frames stay in the cache: 3.5 times as fast for 64 clips.
+            group = 16 if waveform.device.type == "cpu" else len(waveform)
+            return torch.cat([self._log_mel(part) for part in waveform.split(group)]).unsqueeze(1)
+
+    def _log_mel(self, waveform: Tensor) -> Tensor:
+        half = self.n_fft // 2
+        padded = F.pad(waveform, (half, half), mode="reflect")
+        frames = padded.unfold(-1, self.n_fft, self.hop)[:, : waveform.shape[-1] // self.hop]
+        spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))
+        power = spectrum[..., 0].square() + spectrum[..., 1].square()
+        return (self.filters.t() @ power.transpose(1, 2) + LOG_FLOOR).log10()

@@ -1,0 +1,25 @@
+"""Nearest-neighbour accuracy: does the closest other clip share the label?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def nearest_neighbour_accuracy(
+    queries: Tensor, query_labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+) -> float:
+    """Share of ``queries`` (Q, D) whose nearest reference (R, D) by cosine has the same label (protocol ``knn``, k = 1).
+
+    Without references, each query's neighbours are the other queries (leave one out). Labels are integers. The floor
+    is the share of the commonest label.
+    """
+    leave_one_out = references is None
+    if references is None or reference_labels is None:
+        references, reference_labels = queries, query_labels
+    similarity = F.normalize(queries.float(), dim=1) @ F.normalize(references.float(), dim=1).T
+    if leave_one_out:
+        similarity.fill_diagonal_(-torch.inf)
+    nearest = reference_labels[similarity.argmax(dim=1)]
+    return (nearest == query_labels).float().mean().item()

@@ -1,0 +1,183 @@
+"""Fusion blocks: how the fusion tokens of a layer read its image and audio tokens.
+
+Three interactions (DeepAVFusion, arXiv 2312.01017, section 3.2): ``token`` reads single tokens, ``dense`` all pairs of
+an image and an audio token, ``factorized`` the pairs of a few tokens that first aggregate each modality. No pair is
+ever built: see ``avtool.model.attention.attend_pairs``. Adding an interaction is one class and one line in
+``INTERACTIONS``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from avtool.model.attention import attend, attend_pairs, attention_weights, merge_heads, split_heads
+
+
+class CrossAttention(nn.Module):
+    """Queries of one sequence read another, at full width."""
+
+    def __init__(self, dim: int, *, heads: int, scale: float) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, scale
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def _heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.kv(source).chunk(2, dim=-1)
+        return split_heads(self.q(x), self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
+
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """(B, T, D) queries, (B, N, D) read -> (B, T, D)."""
+        return self.proj(merge_heads(attend(*self._heads(x, source), scale=self.scale)))
+
+    def weights(self, x: Tensor, source: Tensor) -> Tensor:
+        """What each query attends to: (B, H, T, N), summing to 1 over N."""
+        query, key, _ = self._heads(x, source)
+        return attention_weights(query, key, scale=self.scale)
+
+
+class TokenAttention(nn.Module):
+    """Fusion tokens attend to the image and audio tokens in one sequence."""
+
+    def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
+        super().__init__()
+        width = int(dim * attn_ratio)
+        self.heads, self.scale = heads, (width / heads) ** -0.5
+        self.q = nn.Linear(dim, width)
+        self.kv = nn.Linear(dim, 2 * width)
+        self.proj = nn.Linear(width, dim)
+
+    def _heads(self, x: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.kv(torch.cat([image, audio], dim=1)).chunk(2, dim=-1)
+        return split_heads(self.q(x), self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
+
+    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
+        return self.proj(merge_heads(attend(*self._heads(x, image, audio), scale=self.scale)))
+
+    def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """Attention over the image tokens, renormalised without the audio's share: (B, H, T, Ni)."""
+        query, key, _ = self._heads(x, image, audio)
+        return attention_weights(query, key[:, :, : image.shape[1]], scale=self.scale)
+
+
+class PairProjection(nn.Linear):
+    """Linear map of a pair [image || audio] of width 2 D, applied to its halves; the bias goes into the audio half."""
+
+    def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, Ni, D), (B, Na, D) -> (B, Ni, width), (B, Na, width), whose sums over pairs are the map of the pairs."""
+        image_weight, audio_weight = self.weight.chunk(2, dim=1)
+        return F.linear(image, image_weight), F.linear(audio, audio_weight, self.bias)
+
+
+class PairAttention(nn.Module):
+    """Attention of x to all pairs of an image and an audio token, in the factored form that builds none of them.
+
+    q and k have width D * attn_ratio, v has ``value_width``; the scale is (D / heads) ** -0.5 whatever attn_ratio is.
+    """
+
+    def __init__(self, dim: int, *, heads: int, attn_ratio: float, value_width: int) -> None:
+        super().__init__()
+        width = int(dim * attn_ratio)
+        self.heads, self.scale = heads, (dim / heads) ** -0.5
+        self.q = nn.Linear(dim, width)
+        self.k = PairProjection(2 * dim, width)
+        self.v = PairProjection(2 * dim, value_width)
+        self.proj = nn.Linear(value_width, dim)
+
+    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
+        halves = (*self.k(image, audio), *self.v(image, audio))
+        query, *parts = (split_heads(part, self.heads) for part in (self.q(x), *halves))
+        return self.proj(merge_heads(attend_pairs(query, *parts, scale=self.scale)))
+
+    def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """The image half of the factored softmax: (B, H, T, Ni), summing to 1 over Ni."""
+        image_key, _ = self.k(image, audio)
+        return attention_weights(
+            split_heads(self.q(x), self.heads), split_heads(image_key, self.heads), scale=self.scale
+        )
+
+
+class DenseAttention(PairAttention):
+    """All fusion tokens attend to all pairs of image and audio tokens."""
+
+    def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
+        super().__init__(dim, heads=heads, attn_ratio=attn_ratio, value_width=int(dim * attn_ratio))
+
+
+class FactorizedAttention(nn.Module):
+    """Aggregating tokens read one modality each; the fusion tokens attend to the pairs of what they gathered."""
+
+    def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.tokens = tuple(tokens)
+        scale = (dim / heads) ** -0.5
+        self.aggregate_image = CrossAttention(dim, heads=heads, scale=scale)
+        self.aggregate_audio = CrossAttention(dim, heads=heads, scale=scale)
+        self.pairs = PairAttention(dim, heads=heads, attn_ratio=attn_ratio, value_width=dim)
+
+    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, D) as [fusion ; image-aggregating ; audio-aggregating], (B, Ni, D), (B, Na, D) -> (B, T, D)."""
+        fusion, image_query, audio_query = x.split(self.tokens, dim=1)
+        gathered_image = self.aggregate_image(image_query, image)
+        gathered_audio = self.aggregate_audio(audio_query, audio)
+        return torch.cat(
+            [self.pairs(fusion, gathered_image, gathered_audio), gathered_image, gathered_audio], dim=1
+        )
+
+    def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """What the fusion tokens see of the image through the aggregating tokens: (B, H, F, Ni), summing to 1 over Ni."""
+        fusion, image_query, audio_query = x.split(self.tokens, dim=1)
+        use = self.pairs.image_weights(
+            fusion, self.aggregate_image(image_query, image), self.aggregate_audio(audio_query, audio)
+        )
+        return use @ self.aggregate_image.weights(image_query, image)
+
+
+INTERACTIONS: dict[str, type[nn.Module]] = {
+    "token": TokenAttention,
+    "dense": DenseAttention,
+    "factorized": FactorizedAttention,
+}
+
+
+class FusionBlock(nn.Module):
+    """One layer's update of the fusion tokens. The residual starts from the normalised tokens."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        kind: str,
+        heads: int,
+        tokens: tuple[int, int, int],
+        attn_ratio: float,
+        mlp_ratio: float,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_fusion = nn.LayerNorm(dim)
+        self.norm_image = nn.LayerNorm(dim)
+        self.norm_audio = nn.LayerNorm(dim)
+        self.attn = INTERACTIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def _normed(self, fusion: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.norm_fusion(fusion), self.norm_image(image), self.norm_audio(audio)
+
+    def forward(self, fusion: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, D), (B, Ni, D), (B, Na, D), the inputs of the layer -> (B, T, D)."""
+        x, image, audio = self._normed(fusion, image, audio)
+        x = x + self.drop_path(self.attn(x, image, audio))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def image_weights(self, fusion: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """How this layer's fusion tokens attend to the image tokens: (B, H, queries, Ni), summing to 1 over Ni."""
+        return self.attn.image_weights(*self._normed(fusion, image, audio))

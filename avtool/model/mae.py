@@ -1,0 +1,156 @@
+"""The masked autoencoder that pretrains the encoder: random masks, two decoders, predictions of removed patches."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avtool.model.encoder import AudioVisualEncoder, Tokens, gather_tokens
+from avtool.model.transformer import Block, init_like_mae, patchify, sincos_positions
+
+
+class Mask(NamedTuple):
+    """Which patches of each sample stay. keep (B, K) and removed (B, N - K) are patch ids in order of their noise."""
+
+    keep: Tensor
+    removed: Tensor
+
+    def dense(self) -> Tensor:
+        """(B, N) float: 1 where the patch was removed, 0 where it stays."""
+        batch, count = self.keep.shape[0], self.keep.shape[1] + self.removed.shape[1]
+        zeros = torch.zeros(batch, count, device=self.keep.device)
+        return zeros.scatter(1, self.removed, 1.0)
+
+
+def mask_from_noise(noise: Tensor, ratio: float) -> Mask:
+    """Keep the int(N * (1 - ratio)) patches with the smallest ``noise`` (B, N). Source: MAE, section 3."""
+    kept = int(noise.shape[1] * (1 - ratio))
+    order = noise.argsort(dim=1, stable=True)
+    return Mask(order[:, :kept], order[:, kept:])
+
+
+class Reconstruction(NamedTuple):
+    """Predicted patches (B, R, p * p * C), the patches that they stand for in the same order, and the mask."""
+
+    prediction: Tensor
+    target: Tensor
+    mask: Mask
+
+
+class Decoder(nn.Module):
+    """Rebuilds one modality's patches from its visible tokens and the fusion tokens."""
+
+    def __init__(
+        self,
+        *,
+        encoder_dim: int,
+        grid: tuple[int, int],
+        patch_values: int,
+        dim: int,
+        depth: int,
+        heads: int,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.embed = nn.Linear(encoder_dim, dim)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim))
+        self.blocks = nn.ModuleList(Block(dim, heads=heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.pred = nn.Linear(dim, patch_values)
+
+    def reset_parameters(self) -> None:
+        """Random starting weights; the positions begin as sine-cosine and are trained."""
+        self.apply(init_like_mae)
+        nn.init.normal_(self.mask_token, std=0.02)
+        with torch.no_grad():
+            self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
+
+    def forward(self, visible: Tensor, fusion: Tensor, mask: Mask, *, everything: bool = False) -> Tensor:
+        """Predicted patches: (B, R, p * p * C) for the removed ones, in the order of ``mask.removed``; or, with
+        ``everything``, (B, N, p * p * C) for all in grid order (those of visible patches are not trained).
+
+        ``visible`` (B, K, D) in the order of ``mask.keep``, ``fusion`` (B, T, D). The last block is asked only for the
+        rows that are returned.
+        """
+        positions = self.pos_embed[0]
+        visible = self.embed(visible) + F.embedding(mask.keep, positions)
+        removed = self.mask_token + F.embedding(mask.removed, positions)
+        x = torch.cat([self.embed(fusion), visible, removed.to(visible.dtype)], dim=1)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        unasked = fusion.shape[1] + (0 if everything else visible.shape[1])
+        x = self.pred(self.norm(self.blocks[-1](x[:, unasked:], x[:, :unasked])))
+        if everything:
+            x = gather_tokens(x, torch.cat([mask.keep, mask.removed], dim=1).argsort(dim=1))
+        return x
+
+
+class MaskedAutoencoder(nn.Module):
+    """The encoder and a decoder for each modality (DeepAVFusion, section 3.3). Losses are in ``avtool.losses``."""
+
+    def __init__(
+        self,
+        *,
+        encoder: AudioVisualEncoder,
+        decoder_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_heads: int = 16,
+        image_mask_ratio: float = 0.75,
+        audio_mask_ratio: float = 0.8,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.image_mask_ratio, self.audio_mask_ratio = image_mask_ratio, audio_mask_ratio
+        shape = {
+            "encoder_dim": encoder.dim,
+            "dim": decoder_dim,
+            "depth": decoder_depth,
+            "heads": decoder_heads,
+        }
+        area = encoder.patch_size**2
+        self.image_decoder = Decoder(grid=encoder.image_grid, patch_values=3 * area, **shape)
+        self.audio_decoder = Decoder(grid=encoder.audio_grid, patch_values=area, **shape)
+
+    def reset_parameters(self) -> None:
+        """Random starting weights, drawn from torch's global generator."""
+        for part in (self.encoder, self.image_decoder, self.audio_decoder):
+            part.reset_parameters()
+
+    def masks(self, image_noise: Tensor, audio_noise: Tensor) -> tuple[Mask, Mask]:
+        """The masks that noise (B, Ni) and (B, Na) give at this model's ratios."""
+        return (
+            mask_from_noise(image_noise, self.image_mask_ratio),
+            mask_from_noise(audio_noise, self.audio_mask_ratio),
+        )
+
+    def encode_visible(self, image: Tensor, audio: Tensor, image_mask: Mask, audio_mask: Mask) -> Tokens:
+        """The visible tokens and the fusion tokens."""
+        return self.encoder(image, audio, image_keep=image_mask.keep, audio_keep=audio_mask.keep)
+
+    def forward(
+        self, image: Tensor, audio: Tensor, *, image_noise: Tensor, audio_noise: Tensor
+    ) -> tuple[Reconstruction, Reconstruction]:
+        """Image and audio reconstructions of the removed patches.
+
+        ``image`` (B, 3, H, W), ``audio`` (B, 1, mel, frames); noise (B, N), uniform: where it is smallest the patch
+        stays.
+        """
+        image_mask, audio_mask = self.masks(image_noise, audio_noise)
+        tokens = self.encode_visible(image, audio, image_mask, audio_mask)
+        size = self.encoder.patch_size
+        return (
+            Reconstruction(
+                self.image_decoder(tokens.image, tokens.fusion, image_mask),
+                gather_tokens(patchify(image, size), image_mask.removed),
+                image_mask,
+            ),
+            Reconstruction(
+                self.audio_decoder(tokens.audio, tokens.fusion, audio_mask),
+                gather_tokens(patchify(audio, size), audio_mask.removed),
+                audio_mask,
+            ),
+        )

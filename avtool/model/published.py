@@ -1,0 +1,79 @@
+"""The published checkpoint layout, and the one-to-one map between its keys and this package's.
+
+What differs: decoders are flat there (``image_decoder_blocks.0`` is ``image_decoder.blocks.0`` here); norms of fusion
+blocks have other names, and in ``token`` blocks the names of the image and the audio norm are exchanged; a ``dense``
+block keeps keys and values in one matrix that reads the pair as [audio || image]; the encoders' positions are in the
+file although they are fixed.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+PUBLISHED_FUSION = {"token": "token", "dense_mmi": "dense", "factorized_mmi": "factorized"}
+"""Published name of an interaction -> name here."""
+
+_FIXED = re.compile(r"encoder\.(image|audio)\.pos_embed$")
+_DECODER = re.compile(r"^(image|audio)_decoder_")
+_FUSION = re.compile(r"(.*\bfusion_blocks\.\d+\.)(.*)")
+
+
+def _fusion_names(fusion: str) -> dict[str, str]:
+    """Prefixes inside a fusion block, published -> ours."""
+    image, audio = ("norm1_aud", "norm1_img") if fusion == "token" else ("norm1_img", "norm1_aud")
+    names = {"norm1_mm": "norm_fusion", image: "norm_image", audio: "norm_audio"}
+    if fusion == "factorized":
+        names |= {"attn.attn_v": "attn.aggregate_image", "attn.attn_a": "attn.aggregate_audio"}
+        names |= {f"attn.{part}": f"attn.pairs.{part}" for part in ("q", "k", "v", "proj")}
+    return names
+
+
+def _rename(key: str, names: dict[str, str]) -> str:
+    match = _FUSION.fullmatch(key)
+    if not match:
+        return key
+    block, inside = match.groups()
+    for old, new in names.items():
+        if inside == old or inside.startswith(f"{old}."):
+            return block + new + inside.removeprefix(old)
+    return key
+
+
+def _exchange_halves(name: str, tensor: Tensor) -> Tensor:
+    """[audio || image] columns to [image || audio], or back; biases as they are."""
+    return tensor if name.endswith("bias") else torch.cat(tensor.chunk(2, dim=1)[::-1], dim=1)
+
+
+def from_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor]:
+    """A published state dict under this package's keys. ``fusion`` is token, dense or factorized."""
+    names, result = _fusion_names(fusion), {}
+    for key, tensor in state.items():
+        if _FIXED.search(key):
+            continue
+        name = _rename(_DECODER.sub(r"\1_decoder.", key), names)
+        if fusion == "dense" and (match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)kv\.(weight|bias)", name)):
+            for part, half in zip("kv", tensor.chunk(2, dim=0), strict=True):
+                result[f"{match[1]}{part}.{match[2]}"] = _exchange_halves(name, half)
+        else:
+            result[name] = tensor
+    return result
+
+
+def to_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor]:
+    """The inverse of ``from_published``, for anything with one tensor a parameter (weights or their gradients)."""
+    names = {new: old for old, new in _fusion_names(fusion).items()}
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = _rename(re.sub(r"^(image|audio)_decoder\.", r"\1_decoder_", key), names)
+        if fusion == "dense" and (match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)([kv])\.(weight|bias)", name)):
+            if match[2] == "v":
+                continue
+            value = state[key.replace(".attn.k.", ".attn.v.")]
+            halves = [_exchange_halves(name, half) for half in (tensor, value)]
+            result[f"{match[1]}kv.{match[3]}"] = torch.cat(halves, dim=0)
+        else:
+            result[name] = tensor
+    return result

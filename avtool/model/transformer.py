@@ -1,0 +1,125 @@
+"""What the encoders and decoders are made of: patches, positions and pre-norm transformer blocks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from avtool.model.attention import attend, merge_heads, split_heads
+
+VIT_EPS = 1e-6
+"""LayerNorm epsilon inside the two image and audio encoders; everything else uses torch's 1e-5."""
+
+
+def grid_of(height: int, width: int, patch_size: int) -> tuple[int, int]:
+    """Rows and columns of patches; ValueError where the patch does not divide the input."""
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"an input of {height}x{width} is not divided by patches of {patch_size}x{patch_size}")
+    return height // patch_size, width // patch_size
+
+
+def patchify(x: Tensor, patch_size: int) -> Tensor:
+    """(B, C, H, W) -> (B, N, p * p * C): patches in row-major order; inside a patch row, column, then channel."""
+    batch, channels = x.shape[:2]
+    rows, columns = grid_of(x.shape[2], x.shape[3], patch_size)
+    x = x.reshape(batch, channels, rows, patch_size, columns, patch_size)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+
+
+def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
+    """The inverse of ``patchify``: (B, N, p * p * C) -> (B, C, H, W)."""
+    rows, columns = grid
+    x = patches.reshape(patches.shape[0], rows, columns, patch_size, patch_size, -1)
+    return x.permute(0, 5, 1, 3, 2, 4).reshape(patches.shape[0], -1, rows * patch_size, columns * patch_size)
+
+
+def sincos_positions(width: int, grid: tuple[int, int]) -> Tensor:
+    """Fixed 2-D sine-cosine table (N, D) of a grid of rows x columns, as in MAE (arXiv 2111.06377).
+
+    The first D/2 channels encode the column, the last D/2 the row; each half is [sin | cos] of the integer coordinate
+    times 10000 ** (-i / (D/4)). ValueError where 4 does not divide D.
+    """
+    if width % 4:
+        raise ValueError(f"sine-cosine positions need a width that 4 divides, not {width}")
+    rows, columns = grid
+    # Built on the CPU in float64 whatever the default device is, so that a table never depends on the machine.
+    with torch.device("cpu"):
+        frequency = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+        row, column = torch.meshgrid(
+            torch.arange(rows, dtype=torch.float64), torch.arange(columns, dtype=torch.float64), indexing="ij"
+        )
+        halves = [coordinate.reshape(-1, 1) * frequency for coordinate in (column, row)]
+        return torch.cat([part for half in halves for part in (half.sin(), half.cos())], dim=1).float()
+
+
+class PatchEmbed(nn.Module):
+    """Linear embedding of patches, stored as the convolution ``proj`` that timm's ViTs have."""
+
+    def __init__(self, *, patch_size: int, channels: int, dim: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, T, p * p * C) patches in ``patchify``'s order -> (B, T, D). Any subset of an image's patches will do."""
+        return F.linear(patches, self.proj.weight.permute(0, 2, 3, 1).flatten(1), self.proj.bias)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention with timm's parameter names, whose keys and values may include tokens that ask nothing."""
+
+    def __init__(self, dim: int, *, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = (dim // heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, T, D) queries, which read themselves and ``context`` (B, Tc, D) -> (B, T, D)."""
+        if context is None:
+            query, key, value = self.qkv(x).chunk(3, dim=-1)
+        else:
+            dim = x.shape[-1]
+            query_weight, key_value_weight = self.qkv.weight.split([dim, 2 * dim])
+            query_bias, key_value_bias = self.qkv.bias.split([dim, 2 * dim])
+            query = F.linear(x, query_weight, query_bias)
+            everything = torch.cat([context, x], dim=1)
+            key, value = F.linear(everything, key_value_weight, key_value_bias).chunk(2, dim=-1)
+        query, key, value = (split_heads(part, self.heads) for part in (query, key, value))
+        return self.proj(merge_heads(attend(query, key, value, scale=self.scale)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, parameters as in timm's ViT."""
+
+    def __init__(
+        self, dim: int, *, heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = SelfAttention(dim, heads=heads)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D). Equals the first T rows of the whole block applied to [x ; context], for the rows of
+        ``context`` are needed as keys and values only: they get no query, no projection and no MLP."""
+        normed = None if context is None else self.norm1(context)
+        x = x + self.drop_path(self.attn(self.norm1(x), normed))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def init_like_mae(module: nn.Module) -> None:
+    """Starting values of MAE: Xavier-uniform linear maps (patch embeddings as flat ones), zero biases, unit norms."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, PatchEmbed):
+        nn.init.xavier_uniform_(module.proj.weight.view(module.proj.weight.shape[0], -1))
+        nn.init.zeros_(module.proj.bias)
+    elif isinstance(module, nn.LayerNorm):
+        module.reset_parameters()

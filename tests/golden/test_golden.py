@@ -1,0 +1,147 @@
+"""Every golden case of a folder (tests/golden, or $AVTOOL_GOLDEN_DIR) against this package's model."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from avtool.losses import masked_autoencoding_loss, reconstruction_loss
+from avtool.model.build import build_empty
+from avtool.model.mae import MaskedAutoencoder
+from avtool.model.published import PUBLISHED_FUSION, from_published, to_published
+from avtool.model.transformer import sincos_positions
+from tests.golden import reader
+
+LARGE = 400
+"""A case of at least this width is built only under the marker ``proof``."""
+
+
+def _parameters() -> list:
+    names = reader.case_names()
+    assert names, f"no golden case in {reader.folder()}"
+    marked = []
+    for name in names:
+        large = reader.load(name).config["embed_dim"] >= LARGE
+        marked.append(pytest.param(name, marks=pytest.mark.proof if large else (), id=name))
+    return marked
+
+
+def settings_of(config: dict) -> dict:
+    layers = config["fusion_layers"]
+    return {
+        "image_size": tuple(config["image_size"]),
+        "audio_size": tuple(config["audio_size"]),
+        "dim": config["embed_dim"],
+        "depth": config["depth"],
+        "heads": config["num_heads"],
+        "fusion": PUBLISHED_FUSION[config["fusion"]],
+        "fusion_layers": layers if layers in ("all", "none") else [int(part) for part in re.split(r"\D+", layers)],
+        "fusion_tokens": tuple(config["fusion_tokens"]),
+        "fusion_attn_ratio": config["fusion_attn_ratio"],
+        "fusion_mlp_ratio": config["fusion_mlp_ratio"],
+        "decoder_dim": config["decoder_dim"],
+        "decoder_depth": config["decoder_depth"],
+        "decoder_heads": config["decoder_heads"],
+        "image_mask_ratio": config["image_mask_ratio"],
+        "audio_mask_ratio": config["audio_mask_ratio"],
+    }
+
+
+@pytest.fixture(scope="module", params=_parameters())
+def case(request: pytest.FixtureRequest) -> reader.Case:
+    return reader.load(request.param)
+
+
+@pytest.fixture(scope="module")
+def model(case: reader.Case) -> MaskedAutoencoder:
+    settings = settings_of(case.config)
+    model = build_empty(settings)
+    state = from_published(case.weights("avmae"), fusion=settings["fusion"])
+    for decoder in (model.image_decoder, model.audio_decoder):
+        name = "image_decoder" if decoder is model.image_decoder else "audio_decoder"
+        state[f"{name}.pos_embed"] = sincos_positions(settings["decoder_dim"], decoder.grid)[None]
+    model.load_state_dict(state, assign=True, strict=True)
+    return model.eval().requires_grad_()
+
+
+def assert_close(got: Tensor, want: Tensor, tolerance: float) -> None:
+    assert got.shape == want.shape
+    torch.testing.assert_close(got.to(want.dtype), want, rtol=0, atol=tolerance)
+
+
+def masks_of(case: reader.Case, model: MaskedAutoencoder):
+    return model.masks(case.array("mask.image.noise"), case.array("mask.audio.noise"))
+
+
+def test_published_keys_round_trip(case: reader.Case) -> None:
+    fusion = PUBLISHED_FUSION[case.config["fusion"]]
+    published = case.weights("avmae")
+    again = to_published(from_published(published, fusion=fusion), fusion=fusion)
+    assert again.keys() == published.keys()
+    assert all(torch.equal(again[key], published[key]) for key in published)
+
+
+def test_positions(case: reader.Case, model: MaskedAutoencoder) -> None:
+    tables = {
+        "positions.image": sincos_positions(model.encoder.dim, model.encoder.image_grid),
+        "positions.audio": sincos_positions(model.encoder.dim, model.encoder.audio_grid),
+        "positions.decoder_image": sincos_positions(case.config["decoder_dim"], model.image_decoder.grid),
+        "positions.decoder_audio": sincos_positions(case.config["decoder_dim"], model.audio_decoder.grid),
+    }
+    for name in tables.keys() & case.expected.keys():
+        assert_close(tables[name], case.array(name), 1e-6)
+
+
+@torch.no_grad()
+def test_encoder_tokens(case: reader.Case, model: MaskedAutoencoder) -> None:
+    depths = list(model.encoder.layers(case.image, case.audio()))
+    final = model.encoder.normalize(depths[-1])
+    checked = 0
+    for name in case.expected:
+        if match := re.fullmatch(r"encoder\.(?:layer(\d+)\.)?(image|audio|fusion)_tokens", name):
+            tokens = final if match[1] is None else depths[int(match[1]) + 1]
+            assert_close(case.thin(getattr(tokens, match[2])), case.array(name), 2e-5)
+            checked += 1
+    assert checked >= 3
+
+
+def test_masks(case: reader.Case, model: MaskedAutoencoder) -> None:
+    for name, mask in zip(("image", "audio"), masks_of(case, model), strict=True):
+        assert torch.equal(mask.keep, case.array(f"mask.{name}.ids_keep"))
+        assert torch.equal(mask.dense(), case.array(f"mask.{name}.mask"))
+
+
+@torch.no_grad()
+def test_predictions(case: reader.Case, model: MaskedAutoencoder) -> None:
+    image_mask, audio_mask = masks_of(case, model)
+    tokens = model.encode_visible(case.image, case.audio(), image_mask, audio_mask)
+    for name, visible, mask, decoder in (
+        ("image", tokens.image, image_mask, model.image_decoder),
+        ("audio", tokens.audio, audio_mask, model.audio_decoder),
+    ):
+        everything = decoder(visible, tokens.fusion, mask, everything=True)
+        assert_close(case.thin(everything), case.array(f"mae.pred_{name}"), 2e-5)
+
+
+def test_losses_and_gradient_norms(case: reader.Case, model: MaskedAutoencoder) -> None:
+    model.zero_grad()
+    noise = {name: case.array(f"mask.{name}.noise") for name in ("image", "audio")}
+    image, audio = model(case.image, case.audio(), image_noise=noise["image"], audio_noise=noise["audio"])
+    parts = masked_autoencoding_loss(
+        *(
+            reconstruction_loss(part.prediction, part.target, normalize=case.config["norm_target"])
+            for part in (image, audio)
+        )
+    )
+    for name in ("image", "audio"):
+        assert_close(parts[name].detach(), case.array(f"mae.loss_{name}").float(), 2e-5)
+    parts["loss"].backward()
+    gradients = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    gradients = to_published(gradients, fusion=PUBLISHED_FUSION[case.config["fusion"]])
+    names = [str(name) for name in case.expected["mae.grad_norm.names"]]
+    assert set(names) == set(gradients)
+    got = torch.stack([gradients[name].norm() for name in names])
+    torch.testing.assert_close(got, case.array("mae.grad_norm.values").float(), rtol=1e-5, atol=1e-5)
