@@ -91,11 +91,21 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
             f"{path} cannot be read safely, it holds more than weights or is damaged ({reason})",
             hint="save its state dict alone with torch.save, or fetch the file again",
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+    ) as error:  # whatever a damaged zip leads torch to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or damaged ({reason})", hint="fetch the file again") from error
+        raise CheckpointError(
+            f"{path} is truncated or damaged ({reason})", hint="fetch the file again"
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict")
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict"
+        )
     return content
 
 
@@ -112,14 +122,13 @@ def _check_weight_file(path: Path) -> None:
             hint="run 'git lfs pull' in that repository, or fetch the file itself",
         )
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(f"{path} is an HTML page, not weights", hint="fetch the file itself, not its web page")
+        raise CheckpointError(
+            f"{path} is an HTML page, not weights", hint="fetch the file itself, not its web page"
+        )
 
 
-def load_into(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path) -> None:
-    """Put ``weights`` in place of the tensors of ``module`` (which may be on the meta device).
-
-    CheckpointError names every missing, unexpected or mis-shaped key.
-    """
+def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path, hint: str) -> None:
+    """CheckpointError that names every missing, unexpected or mis-shaped key of ``weights`` for ``module``."""
     wanted = module.state_dict()
     problems = [f"missing {key}" for key in wanted if key not in weights]
     problems += [f"unexpected {key}" for key in weights if key not in wanted]
@@ -130,11 +139,7 @@ def load_into(module: nn.Module, weights: Mapping[str, Tensor], *, source: Path)
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(
-            f"the weights of {source} do not fit its config.json: {shown}",
-            hint="take model.safetensors and config.json from the same folder",
-        )
-    module.load_state_dict(weights, assign=True)
+        raise CheckpointError(f"the weights of {source} do not fit: {shown}", hint=hint)
 
 
 def save_checkpoint(
@@ -154,7 +159,9 @@ def load_trainer(folder: Path) -> dict[str, Any]:
     return read_pickled_weights(folder / "trainer.pt")
 
 
-def load_autoencoder(folder: Path, *, device: str | torch.device = "cpu") -> tuple[MaskedAutoencoder, LogMel, Config]:
+def load_autoencoder(
+    folder: Path, *, device: str | torch.device = "cpu"
+) -> tuple[MaskedAutoencoder, LogMel, Config]:
     """The model in evaluation mode, and the spectrogram that it hears through, on ``device``.
 
     Weights are memory-mapped, and no weight is initialised only to be overwritten.
@@ -168,5 +175,11 @@ def load_autoencoder(folder: Path, *, device: str | torch.device = "cpu") -> tup
         raise CheckpointError(
             f"{folder / 'config.json'} describes no model: {error}", hint="take an undamaged copy"
         ) from error
-    load_into(model, weights, source=folder / "model.safetensors")
+    check_fit(
+        weights,
+        model,
+        source=folder / "model.safetensors",
+        hint="take model.safetensors and config.json from the same folder",
+    )
+    model.load_state_dict(weights, assign=True)
     return model.to(device).eval(), log_mel.to(device), config

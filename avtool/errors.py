@@ -65,7 +65,10 @@ def explain(error: BaseException) -> AvtoolError | None:
 def _explain_os_error(error: OSError) -> AvtoolError | None:
     name = error.filename if error.filename is not None else "the output"
     table = {
-        errno.ENOSPC: ("no space left on the disk while writing {name}", "free some space or choose another --out"),
+        errno.ENOSPC: (
+            "no space left on the disk while writing {name}",
+            "free some space or choose another --out",
+        ),
         errno.EDQUOT: ("disk quota exceeded while writing {name}", "free some space or choose another --out"),
         errno.EACCES: ("no permission for {name}", "choose another place, or change its permissions"),
         errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),

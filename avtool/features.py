@@ -46,7 +46,9 @@ class LogMel(nn.Module):
     window: Tensor
     filters: Tensor
 
-    def __init__(self, *, sample_rate: int = 16000, n_fft: int = 800, hop: int = 250, mels: int = 128) -> None:
+    def __init__(
+        self, *, sample_rate: int = 16000, n_fft: int = 800, hop: int = 250, mels: int = 128
+    ) -> None:
         super().__init__()
         self.sample_rate, self.n_fft, self.hop, self.mels = sample_rate, n_fft, hop, mels
         filters = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)

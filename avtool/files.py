@@ -19,7 +19,9 @@ def check_output(path: Path, *, force: bool) -> None:
         if parent.is_dir():
             break
         if parent.exists():
-            raise UsageError(f"cannot write {path}: {parent} is a file, not a folder", hint="choose another --out")
+            raise UsageError(
+                f"cannot write {path}: {parent} is a file, not a folder", hint="choose another --out"
+            )
 
 
 def partial_name(path: Path) -> Path:
@@ -34,7 +36,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = partial_name(path).with_suffix(path.suffix)
     try:
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -50,8 +52,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if path.exists() or path.is_symlink():
-            os.replace(path, old)
-        os.replace(partial, path)
+            path.replace(old)
+        partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         if old.is_dir() and not old.is_symlink():

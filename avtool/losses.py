@@ -26,5 +26,5 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool =
 
 
 def masked_autoencoding_loss(image: Tensor, audio: Tensor) -> dict[str, Tensor]:
-    """The pretraining loss and its parts: ``loss`` = ``image`` + ``audio``, equal weights (DeepAVFusion, section 3.3)."""
+    """The pretraining loss and its parts: ``loss`` = ``image`` + ``audio`` (DeepAVFusion, section 3.3)."""
     return {"loss": image + audio, "image": image, "audio": audio}

@@ -71,7 +71,7 @@ def newest_run() -> Path | None:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint folder meant by ``path``: a run folder (its newest checkpoint), a checkpoint or a converted folder."""
+    """The checkpoint folder meant by ``path``: a run (its newest checkpoint), a checkpoint or a converted folder."""
     if not path.exists():
         raise CheckpointError(f"no model at {path}", hint="avtool pretrain --recipe tiny makes one")
     if not path.is_dir():

@@ -8,9 +8,12 @@ from torch import Tensor
 
 
 def nearest_neighbour_accuracy(
-    queries: Tensor, query_labels: Tensor, references: Tensor | None = None, reference_labels: Tensor | None = None
+    queries: Tensor,
+    query_labels: Tensor,
+    references: Tensor | None = None,
+    reference_labels: Tensor | None = None,
 ) -> float:
-    """Share of ``queries`` (Q, D) whose nearest reference (R, D) by cosine has the same label (protocol ``knn``, k = 1).
+    """Share of ``queries`` (Q, D) whose nearest reference (R, D) by cosine has the same label (``knn``, k = 1).
 
     Without references, each query's neighbours are the other queries (leave one out). Labels are integers. The floor
     is the share of the commonest label.

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from avtool.model.fusion import INTERACTIONS, FusionBlock
-from avtool.model.transformer import VIT_EPS, Block, PatchEmbed, grid_of, init_like_mae, patchify, sincos_positions
+from avtool.model.transformer import (
+    VIT_EPS,
+    Block,
+    PatchEmbed,
+    grid_of,
+    init_like_mae,
+    patchify,
+    sincos_positions,
+)
 
 FusionLayers = Literal["all", "none"] | Sequence[int]
 
@@ -36,7 +44,7 @@ def fusion_layer_ids(layers: FusionLayers, depth: int) -> list[int]:
     if layers == "none":
         return []
     ids = sorted({int(layer) for layer in layers})
-    if ids and not (0 <= ids[0] and ids[-1] < depth):
+    if any(layer < 0 or layer >= depth for layer in ids):
         raise ValueError(f"fusion layers {ids} do not lie within 0 .. {depth - 1}")
     return ids
 
@@ -154,7 +162,12 @@ class AudioVisualEncoder(nn.Module):
         nn.init.normal_(self.fusion_tokens, std=0.02)
 
     def forward(
-        self, image: Tensor, audio: Tensor, *, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+        self,
+        image: Tensor,
+        audio: Tensor,
+        *,
+        image_keep: Tensor | None = None,
+        audio_keep: Tensor | None = None,
     ) -> Tokens:
         """Tokens after the final norms.
 
@@ -168,10 +181,17 @@ class AudioVisualEncoder(nn.Module):
 
     def normalize(self, tokens: Tokens) -> Tokens:
         """The final norms, one for each stream."""
-        return Tokens(self.image.norm(tokens.image), self.audio.norm(tokens.audio), self.fusion_norm(tokens.fusion))
+        return Tokens(
+            self.image.norm(tokens.image), self.audio.norm(tokens.audio), self.fusion_norm(tokens.fusion)
+        )
 
     def layers(
-        self, image: Tensor, audio: Tensor, *, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+        self,
+        image: Tensor,
+        audio: Tensor,
+        *,
+        image_keep: Tensor | None = None,
+        audio_keep: Tensor | None = None,
     ) -> Iterator[Tokens]:
         """What each layer reads, from the embedded tokens on, and last what the last layer puts out: depth + 1 items,
         none of them through the final norms. Item k + 1 is the output of block k."""

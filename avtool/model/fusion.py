@@ -28,7 +28,11 @@ class CrossAttention(nn.Module):
 
     def _heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, value = self.kv(source).chunk(2, dim=-1)
-        return split_heads(self.q(x), self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
+        return (
+            split_heads(self.q(x), self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
+        )
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
         """(B, T, D) queries, (B, N, D) read -> (B, T, D)."""
@@ -53,7 +57,11 @@ class TokenAttention(nn.Module):
 
     def _heads(self, x: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         key, value = self.kv(torch.cat([image, audio], dim=1)).chunk(2, dim=-1)
-        return split_heads(self.q(x), self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
+        return (
+            split_heads(self.q(x), self.heads),
+            split_heads(key, self.heads),
+            split_heads(value, self.heads),
+        )
 
     def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
@@ -131,7 +139,7 @@ class FactorizedAttention(nn.Module):
         )
 
     def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-        """What the fusion tokens see of the image through the aggregating tokens: (B, H, F, Ni), summing to 1 over Ni."""
+        """What fusion tokens see of the image through the aggregating ones: (B, H, F, Ni), summing to 1 over Ni."""
         fusion, image_query, audio_query = x.split(self.tokens, dim=1)
         use = self.pairs.image_weights(
             fusion, self.aggregate_image(image_query, image), self.aggregate_audio(audio_query, audio)

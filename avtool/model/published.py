@@ -54,7 +54,9 @@ def from_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor
         if _FIXED.search(key):
             continue
         name = _rename(_DECODER.sub(r"\1_decoder.", key), names)
-        if fusion == "dense" and (match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)kv\.(weight|bias)", name)):
+        if fusion == "dense" and (
+            match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)kv\.(weight|bias)", name)
+        ):
             for part, half in zip("kv", tensor.chunk(2, dim=0), strict=True):
                 result[f"{match[1]}{part}.{match[2]}"] = _exchange_halves(name, half)
         else:
@@ -68,7 +70,9 @@ def to_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor]:
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
         name = _rename(re.sub(r"^(image|audio)_decoder\.", r"\1_decoder_", key), names)
-        if fusion == "dense" and (match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)([kv])\.(weight|bias)", name)):
+        if fusion == "dense" and (
+            match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)([kv])\.(weight|bias)", name)
+        ):
             if match[2] == "v":
                 continue
             value = state[key.replace(".attn.k.", ".attn.v.")]

@@ -16,7 +16,9 @@ VIT_EPS = 1e-6
 def grid_of(height: int, width: int, patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches; ValueError where the patch does not divide the input."""
     if height % patch_size or width % patch_size:
-        raise ValueError(f"an input of {height}x{width} is not divided by patches of {patch_size}x{patch_size}")
+        raise ValueError(
+            f"an input of {height}x{width} is not divided by patches of {patch_size}x{patch_size}"
+        )
     return height // patch_size, width // patch_size
 
 

@@ -59,7 +59,11 @@ class Case:
 
     def weights(self, model: str) -> dict[str, Tensor]:
         """Published keys and values, without positions: those stay as they are built."""
-        return {key: weight(key, shape) for key, shape in self.shapes(model).items() if not key.endswith("pos_embed")}
+        return {
+            key: weight(key, shape)
+            for key, shape in self.shapes(model).items()
+            if not key.endswith("pos_embed")
+        }
 
     @property
     def image(self) -> Tensor:

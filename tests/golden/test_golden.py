@@ -38,7 +38,9 @@ def settings_of(config: dict) -> dict:
         "depth": config["depth"],
         "heads": config["num_heads"],
         "fusion": PUBLISHED_FUSION[config["fusion"]],
-        "fusion_layers": layers if layers in ("all", "none") else [int(part) for part in re.split(r"\D+", layers)],
+        "fusion_layers": layers
+        if layers in ("all", "none")
+        else [int(part) for part in re.split(r"\D+", layers)],
         "fusion_tokens": tuple(config["fusion_tokens"]),
         "fusion_attn_ratio": config["fusion_attn_ratio"],
         "fusion_mlp_ratio": config["fusion_mlp_ratio"],

@@ -1,0 +1,56 @@
+"""The command line: one file a command over one public function. Nothing heavy is imported before it runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from avtool import __version__
+from avtool.cli import demo, doctor, localize, prepare, pretrain, recipes
+from avtool.cli.common import examples
+
+app = typer.Typer(
+    name="avtool",
+    help="Audio-visual learning: raw clips in, prepared data, masked pretraining, a heat map out.",
+    epilog=examples(
+        "avtool demo",
+        "avtool prepare synth",
+        "avtool pretrain --recipe tiny",
+        "avtool localize clip.mp4 --out heatmap.png",
+        next_command="avtool COMMAND --help",
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"avtool {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command(epilog=prepare.EPILOG)(prepare.prepare)
+app.command(epilog=pretrain.EPILOG)(pretrain.pretrain)
+app.command(epilog=localize.EPILOG)(localize.localize)
+app.add_typer(recipes.app, name="recipes")
+app.command(epilog=demo.EPILOG)(demo.demo)
+app.command(epilog=doctor.EPILOG)(doctor.doctor)
+
+
+def main() -> None:
+    """The console entry."""
+    app(prog_name="avtool")

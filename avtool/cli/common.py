@@ -1,0 +1,115 @@
+"""What the commands share: option types, and how an error becomes a line, a way out and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec
+
+import typer
+
+from avtool.errors import AvtoolError, explain
+
+P = ParamSpec("P")
+INTERRUPTED = 130
+DASH_NOTE = "Clip names that begin with - go after -- or are written ./-x.mp4."
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+Device = Annotated[
+    str, typer.Option("--device", callback=_device, help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything drawn at random.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="CPU threads for tensors.", show_default="PyTorch's own choice"
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def command_line() -> list[str]:
+    """The command as it was typed, for the record of a run."""
+    return ["avtool", *sys.argv[1:]]
+
+
+def set_threads(threads: int | None) -> None:
+    """Use that many CPU threads for tensor work; None leaves PyTorch's own choice. Imports torch, if any."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def examples(*lines: str, next_command: str = "") -> str:
+    """The end of a command's help: commands to copy, and the next one to type."""
+    text = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+    return f"{text}\n\n\b\nNext:\n  {next_command}" if next_command else text
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what ``command`` raises into one line on stderr, the way out and the exit code.
+
+    The command takes ``debug`` as a keyword; with it the traceback is shown as well.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted", "", INTERRUPTED)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user as a traceback
+            if kwargs.get("debug"):
+                import traceback
+
+                traceback.print_exc()
+            report(error)
+
+    return run
+
+
+def report(error: Exception) -> None:
+    """Print ``error`` and leave with its exit code."""
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        raise error  # the reader of our output has gone; Typer leaves quietly
+    known = explain(error)
+    if known is None:
+        text = " ".join(str(error).split()) or "no message"
+        known = AvtoolError(
+            f"{type(error).__name__}: {text}",
+            hint="this is a defect of avtool; add --debug for the traceback",
+        )
+    _fail(known.message, known.hint, known.exit_code)
+
+
+def _fail(message: str, hint: str, code: int) -> None:
+    typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+    typer.echo(message, err=True)
+    if hint:
+        typer.secho("hint: ", bold=True, err=True, nl=False)
+        typer.echo(hint, err=True)
+    raise typer.Exit(code)

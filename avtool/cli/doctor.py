@@ -1,0 +1,208 @@
+"""``avtool doctor``: what is installed, what works, and where things are looked for."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from avtool.cli.common import Debug, Json, Threads, examples, guarded, print_json, set_threads
+
+EPILOG = examples("avtool doctor", "avtool doctor --json", next_command="avtool demo")
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "torchaudio": "torchaudio",
+    "timm": "timm",
+    "numpy": "numpy",
+    "av": "av",
+    "opencv-python-headless": "cv2",
+    "soundfile": "soundfile",
+    "pydantic": "pydantic",
+    "PyYAML": "yaml",
+    "safetensors": "safetensors",
+    "typer": "typer",
+    "rich": "rich",
+}
+"""Package: the module it brings."""
+TRIED_TOGETHER = {"2.12": ("0.27", "2.11"), "2.11": ("0.26", "2.11")}
+"""torch: the torchvision and torchaudio that were tried with it."""
+OPENCV = (
+    "opencv-python",
+    "opencv-contrib-python",
+    "opencv-python-headless",
+    "opencv-contrib-python-headless",
+)
+
+
+@guarded
+def doctor(threads: Threads = None, as_json: Json = False, debug: Debug = False) -> None:
+    """Say what is installed, what works and where things lie.
+
+    Exit code 1 when something that avtool needs is broken.
+    """
+    set_threads(threads)
+    found = examine()
+    if as_json:
+        print_json(found)
+    else:
+        _print(found)
+    if found["broken"]:
+        raise typer.Exit(1)
+
+
+def examine() -> dict[str, Any]:
+    """Versions, devices, codecs and places as plain values; ``broken`` and ``warnings`` are sentences."""
+    from avtool import __version__
+
+    packages, broken = _packages()
+    codecs, codecs_broken = _codecs()
+    installed = {(package.metadata["Name"] or "").lower() for package in metadata.distributions()}
+    return {
+        "avtool": __version__,
+        "python": platform.python_version(),
+        "packages": packages,
+        "devices": _devices(),
+        "threads": _threads(),
+        "codecs": codecs,
+        "places": _places(),
+        "warnings": opencv_warnings(installed) + version_warnings(packages),
+        "broken": broken + codecs_broken,
+    }
+
+
+def _packages() -> tuple[dict[str, str], list[str]]:
+    """Version of every package, and what cannot be imported."""
+    versions, broken = {}, []
+    for package, module in PACKAGES.items():
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+        if problem := _import_problem(module):
+            broken.append(f"{package} {versions[package]} cannot be imported: {problem}")
+    if not any(line.startswith("av ") for line in broken):
+        versions["FFmpeg (inside av)"] = importlib.import_module("av").ffmpeg_version_info
+    return versions, broken
+
+
+def _import_problem(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # what broken binaries raise
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def _devices() -> dict[str, str]:
+    devices = {"cpu": f"{platform.machine()}, {os.cpu_count()} cores"}
+    if _import_problem("torch"):
+        return devices
+    import torch
+
+    for index in range(torch.cuda.device_count()):
+        memory = torch.cuda.get_device_properties(index).total_memory / 2**30
+        devices[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, {memory:.0f} GiB"
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU"
+    return devices
+
+
+def _threads() -> dict[str, Any]:
+    threads: dict[str, Any] = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set")}
+    if not _import_problem("torch"):
+        import torch
+
+        threads["torch"] = torch.get_num_threads()
+    return threads
+
+
+def _codecs() -> tuple[dict[str, str], list[str]]:
+    """Write a short clip as H.264 and AAC and read it back: the only proof that codecs work."""
+    if _import_problem("avtool.media"):
+        return {}, [f"clips cannot be read: {_import_problem('avtool.media')}"]
+    import av
+    import numpy as np
+
+    from avtool import media
+    from avtool.errors import AvtoolError
+
+    codecs, step = {}, "writing H.264 (libx264) and AAC"
+    try:
+        with tempfile.TemporaryDirectory(prefix="avtool-doctor-") as folder:
+            clip = Path(folder) / "clip.mp4"
+            sound = np.sin(np.arange(8000) / 8).astype(np.float32) / 2
+            media.write_clip(
+                clip, [np.full((64, 64, 3), 128, np.uint8)] * 5, fps=10, waveform=sound, sample_rate=16000
+            )
+            codecs[step], step = "works", "reading H.264 and AAC"
+            media.decode_clip(clip, frame_rate=10, short_side=64, sample_rate=16000)
+            codecs[step] = "works"
+    except (AvtoolError, av.FFmpegError, OSError, ValueError) as error:
+        codecs[step] = "broken"
+        return codecs, [f"{step} fails: {error}"]
+    return codecs, []
+
+
+def _places() -> dict[str, str]:
+    from avtool import places
+    from avtool.config.shipped import recipes_folder
+
+    model = os.environ.get("AVTOOL_MODEL") or places.newest_run()
+    folders = {
+        "data ($AVTOOL_DATA)": places.data_root(),
+        "prepared data": places.prepared_folder("NAME"),
+        "runs": places.runs_root(),
+        "model ($AVTOOL_MODEL, newest run)": model,
+        "downloads ($AVTOOL_CACHE)": places.cache_root(),
+        "recipes": recipes_folder(),
+    }
+    return {
+        name: "none yet" if folder is None else str(Path(folder).absolute())
+        for name, folder in folders.items()
+    }
+
+
+def opencv_warnings(installed: set[str]) -> list[str]:
+    """A sentence where several packages bring the same cv2; ``installed``: package names in lower case."""
+    twins = [name for name in OPENCV if name in installed]
+    if len(twins) < 2:
+        return []
+    return [
+        f"{' and '.join(twins)} are both installed and overwrite each other's cv2: "
+        f"pip uninstall {' '.join(twins)}, then pip install opencv-python-headless"
+    ]
+
+
+def version_warnings(packages: dict[str, str]) -> list[str]:
+    """A sentence where torch, torchvision and torchaudio are of versions that were not tried together."""
+    torch, vision, audio = (_minor(packages[name]) for name in ("torch", "torchvision", "torchaudio"))
+    if TRIED_TOGETHER.get(torch) == (vision, audio):
+        return []
+    tried = "; ".join(f"torch {t}, torchvision {v}, torchaudio {a}" for t, (v, a) in TRIED_TOGETHER.items())
+    return [f"torch {torch}, torchvision {vision}, torchaudio {audio} do not go together; {tried} do"]
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _print(found: dict[str, Any]) -> None:
+    typer.echo(f"avtool {found['avtool']}, Python {found['python']}")
+    for title in ("packages", "devices", "threads", "codecs", "places"):
+        typer.secho(f"\n{title}", bold=True)
+        for name, value in found[title].items():
+            typer.echo(f"  {name:34}{value}")
+    typer.echo()
+    for line in found["warnings"]:
+        typer.secho(f"warning: {line}", fg=typer.colors.YELLOW)
+    for line in found["broken"]:
+        typer.secho(f"broken: {line}", fg=typer.colors.RED)
+    if not found["broken"]:
+        typer.echo("Everything that avtool needs works. Next: avtool demo")

@@ -1,0 +1,85 @@
+"""``avtool localize``: a clip in, a heat map of where its sound comes from out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.common import DASH_NOTE, Debug, Device, Force, Threads, examples, guarded, set_threads
+
+EPILOG = examples(
+    "avtool localize clip.mp4 --out heatmap.png",
+    "avtool localize photo.jpg --audio sound.wav --map difference --raw map.npy",
+    "avtool localize --out heatmap.png -- -x_2rG8ydxM.mp4",
+    next_command="avtool localize --help",
+)
+
+
+class Map(StrEnum):
+    """Kinds of heat map."""
+
+    attention = "attention"
+    difference = "difference"
+    cosine = "cosine"
+
+
+@guarded
+def localize(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("heatmap.png"),
+    audio: Annotated[Path | None, typer.Option(help="Sound that goes with an image.", metavar="WAV")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(
+            help="Run, checkpoint or converted folder.",
+            show_default="$AVTOOL_MODEL, else the newest run",
+            metavar="DIR",
+        ),
+    ] = None,
+    at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"
+        ),
+    ] = None,
+    kind: Annotated[
+        Map | None,
+        typer.Option(
+            "--map", metavar="KIND", help="attention, difference or cosine.", show_default="the model's own"
+        ),
+    ] = None,
+    raw: Annotated[
+        Path | None, typer.Option(help="Also write the map as float32 (height, width).", metavar="NPY")
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.infer import localize as run
+
+    run(
+        clip,
+        out=out,
+        audio=audio,
+        model=model,
+        at=at,
+        map=None if kind is None else kind.value,
+        raw=raw,
+        device=device,
+        force=force,
+    )
+    for path in (out, raw):
+        if path is not None:
+            typer.echo(path)
+
+
+localize.__doc__ = f"""Show where in the frame a clip's sound comes from.
+
+    {DASH_NOTE}
+    """

@@ -1,0 +1,115 @@
+"""``avtool recipes``: list, show, copy and validate recipes."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.common import Debug, Force, Json, examples, guarded, print_json
+
+EPILOG = examples(
+    "avtool recipes ls",
+    "avtool recipes show tiny optim.base_lr=1e-3",
+    "avtool recipes cp tiny my.yaml",
+    next_command="avtool pretrain --recipe tiny",
+)
+app = typer.Typer(
+    help="List, show, copy and validate recipes.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None
+)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe or a YAML file.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
+]
+
+
+@app.command(
+    epilog=examples("avtool recipes ls", "avtool recipes ls --json", next_command="avtool recipes show tiny")
+)
+@guarded
+def ls(as_json: Json = False, debug: Debug = False) -> None:
+    """List the shipped recipes and what each is for."""
+    from avtool.config.shipped import list_recipes
+
+    heads = list_recipes()
+    if as_json:
+        print_json({"recipes": [head.as_dict() for head in heads]})
+        return
+    width = max(len(head.name) for head in heads) + 2
+    for head in heads:
+        about = f"{head.purpose} ({head.hardware}; time: {head.time}; score: {head.score})"
+        for number, line in enumerate([*textwrap.wrap(about, 79 - width), head.command]):
+            typer.echo(f"{'' if number else head.name:{width}}{line}")
+
+
+@app.command(
+    epilog=examples(
+        "avtool recipes show tiny",
+        "avtool recipes show dense train.batch_size=64 > my.yaml",
+        next_command="avtool pretrain --recipe tiny --dry-run",
+    )
+)
+@guarded
+def show(
+    name: Name,
+    settings: Settings = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The file as it is, with its comments.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Print a recipe with everything resolved: parent, settings, defaults."""
+    if raw:
+        from avtool.config.shipped import find_recipe
+        from avtool.errors import UsageError
+
+        if settings:
+            raise UsageError(
+                "--raw shows the file as it is, without settings", hint=f"avtool recipes show {name}"
+            )
+        typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
+        return
+    from avtool.config.recipes import dump_recipe, load_recipe
+
+    typer.echo(dump_recipe(load_recipe(name, settings or ())), nl=False)
+
+
+@app.command(
+    epilog=examples(
+        "avtool recipes cp tiny my.yaml",
+        "avtool recipes cp dense recipes/ours.yaml",
+        next_command="avtool pretrain --recipe my.yaml",
+    )
+)
+@guarded
+def cp(
+    name: Name,
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="File to write.")],
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Copy a recipe, comments and all, to a file of your own."""
+    from avtool.config.shipped import find_recipe
+    from avtool.files import atomic_file, check_output
+
+    source = find_recipe(name)
+    check_output(dest, force=force)
+    with atomic_file(dest) as partial:
+        partial.write_bytes(source.read_bytes())
+    typer.echo(dest)
+
+
+@app.command(
+    epilog=examples(
+        "avtool recipes validate my.yaml",
+        "avtool recipes validate dense model.image_size=[128,128]",
+        next_command="avtool pretrain --recipe my.yaml --dry-run",
+    )
+)
+@guarded
+def validate(name: Name, settings: Settings = None, debug: Debug = False) -> None:
+    """Check a recipe: keys, types, and values that must go together."""
+    from avtool.config.recipes import load_recipe
+
+    load_recipe(name, settings or ())
+    typer.echo(f"{name}: valid")

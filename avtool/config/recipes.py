@@ -1,0 +1,228 @@
+"""Load recipes: extend, override, validate, print. What is wrong is named with file, line and nearest key."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from avtool.config.schema import Recipe
+from avtool.config.shipped import find_recipe
+from avtool.errors import RecipeError
+
+Key = tuple[str, ...]
+Origins = dict[Key, str]
+"""Where each key was given: "file:line", or the argument itself."""
+DEEPEST = 8
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or path, with ``key=value`` overrides laid over it, validated.
+
+    Raises RecipeError where the recipe is unknown, is no YAML, or a key or value of it is wrong.
+    """
+    path = find_recipe(name_or_path)
+    values, origins = _read_with_parent(path)
+    for argument in overrides:
+        _override(values, origins, argument)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error.errors(include_url=False)[0], values, origins, path) from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that load_recipe reads back to the same."""
+    return yaml.dump(recipe.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists in one line."""
+
+
+_Dumper.add_representer(
+    tuple, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+
+
+def keys() -> dict[str, str]:
+    """Every key a recipe may have, dotted, with what it means."""
+    return dict(_walk(Recipe, ""))
+
+
+def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
+    for name, field in section.model_fields.items():
+        yield prefix + name, field.description or ""
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _walk(field.annotation, f"{prefix}{name}.")
+
+
+def _read_with_parent(path: Path) -> tuple[dict[str, Any], Origins]:
+    values, origins = _read(path)
+    if "extends" not in values:
+        return values, origins
+    parent = values.pop("extends")
+    where = origins.pop(("extends",))
+    if not isinstance(parent, str):
+        raise RecipeError(f"{where}: extends names one recipe, not {parent!r}", hint="extends: dense")
+    base, base_origins = _read(_parent_file(parent, path, where))
+    if "extends" in base:
+        raise RecipeError(
+            f"{where}: {parent} itself extends {base['extends']}; a recipe has at most one parent",
+            hint=f"extends: {base['extends']}",
+        )
+    _merge(base, values)
+    return base, base_origins | origins
+
+
+def _parent_file(parent: str, path: Path, where: str) -> Path:
+    try:
+        return find_recipe(parent, beside=path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: extends: {error.message}", hint=error.hint) from None
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
+    """Lay ``over`` on ``base``: sections are merged, all else is replaced."""
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Origins]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not text in UTF-8", hint="a recipe is a YAML file") from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, file: str) -> tuple[dict[str, Any], Origins]:
+    """The YAML mapping in ``text`` and the line of each of its keys."""
+    loader = yaml.SafeLoader(text)
+    origins: Origins = {}
+    try:
+        node = loader.get_single_node()
+        if not isinstance(node, yaml.MappingNode):
+            raise RecipeError(
+                f"{file}: a recipe is a mapping of keys to values", hint="avtool recipes show tiny"
+            )
+        return _mapping(loader, node, file, (), origins), origins
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = file if mark is None else f"{file}:{mark.line + 1}"
+        raise RecipeError(
+            f"{where}: {_problem(error)}", hint="check indentation, colons and quotes there"
+        ) from None
+    finally:
+        loader.dispose()
+
+
+def _problem(error: Exception) -> str:
+    return f"not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
+
+
+def _mapping(
+    loader: yaml.SafeLoader, node: yaml.MappingNode, file: str, at: Key, origins: Origins
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if len(at) > DEEPEST:
+        raise RecipeError(
+            f"{file}:{node.start_mark.line + 1}: nested too deep", hint="avtool recipes show tiny"
+        )
+    for key_node, value_node in node.value:
+        name = str(loader.construct_object(key_node, deep=True))
+        where = f"{file}:{key_node.start_mark.line + 1}"
+        if name in values:
+            raise RecipeError(
+                f"{where}: {'.'.join((*at, name))} stands here a second time, after {origins[(*at, name)]}",
+                hint="remove one of the two",
+            )
+        origins[(*at, name)] = where
+        if isinstance(value_node, yaml.MappingNode):
+            values[name] = _mapping(loader, value_node, file, (*at, name), origins)
+        else:
+            values[name] = loader.construct_object(value_node, deep=True)
+    return values
+
+
+def _override(values: dict[str, Any], origins: Origins, argument: str) -> None:
+    """Lay one ``a.b=value`` over ``values``."""
+    dotted, equals, text = argument.partition("=")
+    names = dotted.split(".")
+    if not equals or not all(names):
+        raise RecipeError(
+            f"argument {argument!r} is not of the form key=value", hint="for example optim.base_lr=1e-4"
+        )
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise RecipeError(
+            f"argument {argument!r}: {_problem(error)}", hint="quote it: 'key=[1, 2]'"
+        ) from None
+    for name in reversed(names):
+        value = {name: value}
+    _merge(values, value)
+    origins.update((key, f"argument {argument!r}") for key in _paths(value))
+
+
+def _paths(values: dict[str, Any], at: Key = ()) -> Iterator[Key]:
+    for name, value in values.items():
+        yield (*at, str(name))
+        if isinstance(value, dict):
+            yield from _paths(value, (*at, str(name)))
+
+
+def _explain(error: ErrorDetails, values: dict[str, Any], origins: Origins, path: Path) -> RecipeError:
+    """One validation error as a sentence: where, which key, what is wrong with it and what is expected."""
+    known = keys()
+    key: Key = tuple(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        where, dotted = _where(key, origins, path), ".".join(key)
+        return RecipeError(f"{where}: unknown key {dotted}", hint=f"did you mean {_nearest(dotted, known)}?")
+    if error["type"] == "fault":
+        key += tuple(error["ctx"]["key"].split("."))
+    while ".".join(key) not in known:  # what lies below a key: places in a list, branches of a union
+        key = key[:-1]
+    dotted = ".".join(key)
+    hint = f"{dotted}: {known[dotted]}"
+    where = _where(key, origins, path)
+    if error["type"] == "missing" and key == error["loc"]:
+        return RecipeError(f"{where}: {dotted} is missing", hint=hint)
+    if error["type"] == "fault":
+        return RecipeError(f"{where}: {dotted}: {error['ctx']['message']}", hint=hint)
+    value: Any = values
+    for name in key:
+        value = value[name]
+    plain = {"missing": "it has too few values", "model_type": "it should be a section with keys of its own"}
+    wrong = plain.get(error["type"], error["msg"].replace("Input", "it"))
+    return RecipeError(f"{where}: {dotted} is {value!r:.60}: {wrong}", hint=hint)
+
+
+def _where(key: Key, origins: Origins, path: Path) -> str:
+    """Where ``key`` was given, or the section that should have it, or the file."""
+    for length in range(len(key), 0, -1):
+        if key[:length] in origins:
+            return origins[key[:length]]
+    return str(path)
+
+
+def _nearest(dotted: str, known: dict[str, str]) -> str:
+    """The key most like ``dotted``: its last name counts most, so that a key in a wrong section is found."""
+
+    def likeness(key: str) -> tuple[float, float]:
+        names = (dotted.rpartition(".")[2], key.rpartition(".")[2])
+        return _ratio(*names) + _ratio(dotted, key), _ratio(dotted, key)
+
+    return max(known, key=likeness)
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()

@@ -1,0 +1,292 @@
+"""The closed, typed schema of recipes: every key, what it means, and which values go together.
+
+The text under a key is its description: it is shown where a value of that key is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+
+def _number(value: Any) -> Any:
+    """YAML reads 1e-4 (no point in it) as text: make such text the number it is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _whole(value: Any) -> Any:
+    number = _number(value) if isinstance(value, str) else value
+    return int(number) if isinstance(number, float) and number.is_integer() else value
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[Number, Field(gt=0)]
+NotNegative = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+ShareBelow1 = Annotated[Number, Field(ge=0, lt=1)]
+PartialShare = Annotated[Number, Field(gt=0, lt=1)]
+Whole = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+Size = Annotated[tuple[Whole, Whole], BeforeValidator(_tuple)]
+Pair = Annotated[tuple[Number, Number], BeforeValidator(_tuple)]
+Betas = Annotated[tuple[ShareBelow1, ShareBelow1], BeforeValidator(_tuple)]
+Tokens = Annotated[tuple[Count, Count, Count], BeforeValidator(_tuple)]
+Layers = Literal["all", "none"] | Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
+Text = Annotated[str, Field(min_length=1)]
+
+
+def _fault(key: str, message: str) -> PydanticCustomError:
+    """An error of values that do not go together, laid at ``key``, relative to the section that raises it."""
+    return PydanticCustomError("fault", "{message}", {"key": key, "message": message})
+
+
+class Section(BaseModel):
+    """A part of a recipe: no unknown keys, no silent conversions, never changed after it was read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Data(Section):
+    name: Text
+    """name of the prepared data set, as vggsound"""
+    split: Text = "train"
+    """split to train on; all means every split"""
+    crop_scale: Pair = (0.5, 1.0)
+    """[low, high] share of the frame's area that a crop keeps"""
+    flip: bool = True
+    """whether to flip frames left to right at random: true or false"""
+    gain_db: NotNegative = 6.0
+    """sound is made louder or softer by up to so many dB"""
+    workers: Count = 2
+    """processes that load data; 0 loads in the training process"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise _fault("crop_scale", f"[{low}, {high}] is not 0 < low <= high <= 1")
+        return self
+
+
+class Spectrogram(Section):
+    sample_rate: Whole = 16000
+    """samples a second"""
+    n_fft: Whole = 800
+    """samples in one analysis window"""
+    hop: Whole = 250
+    """samples from one frame to the next"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hop > self.n_fft:
+            raise _fault(
+                "hop", f"{self.hop} is more than spectrogram.n_fft {self.n_fft}: sound between would be lost"
+            )
+        return self
+
+
+class Fusion(Section):
+    kind: Literal["token", "dense", "factorized"]
+    """token, dense or factorized"""
+    layers: Layers = "all"
+    """layers with a fusion block: all, none, or a list of numbers from 0"""
+    tokens: Tokens = (16, 8, 8)
+    """[fusion, image-aggregating, audio-aggregating] learned tokens, as [16, 8, 8]"""
+    attn_ratio: Positive = 0.25
+    """width of queries and keys over model.dim"""
+    mlp_ratio: Positive = 1.0
+    """hidden width of the fusion blocks' MLP over model.dim"""
+    pair_dropout: Number = 0.0
+    """dropout on the attention over pairs: 0 only"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.pair_dropout != 0:
+            raise _fault(
+                "pair_dropout",
+                f"{self.pair_dropout:g} cannot be had: the softmax over pairs is computed in factored form, "
+                "which never builds the pairs and so has no dropout over them",
+            )
+        if self.layers not in ("none", ()) and self.tokens[0] == 0:
+            raise _fault("tokens", "fusion blocks need at least one fusion token")
+        if self.kind == "factorized" and self.layers not in ("none", ()) and 0 in self.tokens:
+            raise _fault(
+                "tokens", f"factorized needs at least one token of each of the three, not {[*self.tokens]}"
+            )
+        return self
+
+
+class Decoder(Section):
+    dim: Whole = 512
+    """width of both decoders"""
+    depth: Whole = 8
+    """blocks in each decoder"""
+    heads: Whole = 16
+    """attention heads of the decoders"""
+
+
+class MaskRatio(Section):
+    image: PartialShare = 0.75
+    """share of image patches removed, between 0 and 1"""
+    audio: PartialShare = 0.8
+    """share of audio patches removed, between 0 and 1"""
+
+
+class Model(Section):
+    image_size: Size = (224, 224)
+    """[height, width] of the frame in pixels, as [224, 224]"""
+    audio_size: Size = (128, 192)
+    """[mel bands, frames] of the log-mel, as [128, 192]"""
+    patch_size: Whole = 16
+    """side of a square patch, in pixels and in log-mel bins"""
+    dim: Whole = 768
+    """width of both encoders"""
+    depth: Whole = 12
+    """layers of both encoders"""
+    heads: Whole = 12
+    """attention heads of the encoders"""
+    mlp_ratio: Positive = 4.0
+    """hidden width of the encoders' MLP over model.dim"""
+    fusion: Fusion
+    """the fusion blocks"""
+    decoder: Decoder = Decoder()
+    """the two decoders"""
+    mask_ratio: MaskRatio = MaskRatio()
+    """shares of patches removed"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key in ("image_size", "audio_size"):
+            if any(side % self.patch_size for side in getattr(self, key)):
+                raise _fault(
+                    key, f"{[*getattr(self, key)]} is not divisible by model.patch_size {self.patch_size}"
+                )
+        for prefix, part in (("", self), ("decoder.", self.decoder)):
+            if part.dim % part.heads:
+                raise _fault(
+                    f"{prefix}dim", f"{part.dim} is not divisible by model.{prefix}heads {part.heads}"
+                )
+            if part.dim % 4:
+                raise _fault(
+                    f"{prefix}dim", f"{part.dim} is not divisible by 4, which sin-cos positions need"
+                )
+        self._check_fusion()
+        self._check_masks()
+        return self
+
+    def _check_fusion(self) -> None:
+        layers = self.fusion.layers
+        if isinstance(layers, tuple):
+            if late := [layer for layer in layers if layer >= self.depth]:
+                raise _fault(
+                    "fusion.layers",
+                    f"layer {late[0]} is not there: model.depth {self.depth} has 0 to {self.depth - 1}",
+                )
+            if len(set(layers)) != len(layers):
+                raise _fault("fusion.layers", f"{[*layers]} names a layer twice")
+        width = round(self.dim * self.fusion.attn_ratio, 6)
+        if width % self.heads:
+            raise _fault(
+                "fusion.attn_ratio",
+                f"{self.fusion.attn_ratio:g} of model.dim {self.dim} is {width:g}, "
+                f"not divisible by model.heads {self.heads}",
+            )
+
+    def _check_masks(self) -> None:
+        for name, (rows, columns) in (("image", self.image_size), ("audio", self.audio_size)):
+            patches = rows * columns // self.patch_size**2
+            ratio = getattr(self.mask_ratio, name)
+            kept = int(patches * (1 - ratio))
+            if not 0 < kept < patches:
+                raise _fault(
+                    f"mask_ratio.{name}",
+                    f"{ratio:g} keeps {kept} of {patches} patches; 1 to {patches - 1} are needed",
+                )
+
+
+class Init(Section):
+    image: Text
+    """image encoder starts from mae-vitb, a path to weights, or none"""
+    audio: Text
+    """audio encoder starts from audiomae-vitb, a path to weights, or none"""
+
+
+class Optim(Section):
+    base_lr: Positive = 1.5e-4
+    """learning rate at an effective batch of 256"""
+    weight_decay: NotNegative = 0.05
+    """AdamW's weight decay"""
+    betas: Betas = (0.9, 0.95)
+    """AdamW's two betas, each at least 0 and below 1, as [0.9, 0.95]"""
+    warmup: ShareBelow1 = 0.2
+    """share of the schedule spent in linear warm-up, below 1"""
+    pretrained_ramp: Share = 0.5
+    """share of the schedule over which encoders that start from weights ramp up"""
+    clip_grad: Positive | None = None
+    """largest norm of the gradient; null: not clipped"""
+
+
+class Train(Section):
+    batch_size: Whole
+    """clips in one pass"""
+    accumulate: Whole = 1
+    """passes whose gradients make one step"""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """auto, float32 or bf16"""
+    log_every: Whole = 10
+    """steps between two lines of metrics.jsonl"""
+    save_every: Whole = 1000
+    """steps between two checkpoints"""
+    keep: Whole = 2
+    """newest checkpoints that are kept"""
+    eval_clips: Count = 400
+    """held-out clips that are measured before and after training; 0: none"""
+
+
+class Recipe(Section):
+    """A whole recipe, resolved."""
+
+    task: Literal["pretrain"]
+    """pretrain"""
+    seed: Count = 0
+    """seed of everything drawn at random"""
+    epochs: Positive | None = None
+    """schedule's length in passes over the data"""
+    max_steps: Whole | None = None
+    """schedule's length in steps; wins over epochs"""
+    data: Data
+    """what to train on"""
+    spectrogram: Spectrogram = Spectrogram()
+    """how sound becomes a log-mel"""
+    model: Model
+    """the two encoders, fusion blocks and decoders"""
+    init: Init
+    """where the encoders start from; random weights only where none is said"""
+    optim: Optim = Optim()
+    """the optimizer and its schedule"""
+    train: Train
+    """the training loop"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.epochs is None and self.max_steps is None:
+            raise _fault("max_steps", "neither max_steps nor epochs says how long to train")
+        return self
+
+    @property
+    def window_seconds(self) -> float:
+        """Length of the sound one sample hears, in seconds."""
+        return self.model.audio_size[1] * self.spectrogram.hop / self.spectrogram.sample_rate

@@ -1,0 +1,74 @@
+"""The shipped recipes: where they lie and what their head comments say. Imports no YAML and no schema."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from avtool.errors import RecipeError
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a recipe's head comment says of it."""
+
+    name: str
+    purpose: str = ""
+    command: str = ""
+    hardware: str = ""
+    time: str = ""
+    score: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def recipes_folder(package: Path = PACKAGE) -> Path:
+    """The folder of shipped recipes: inside the installed package, or beside it in a checkout."""
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise RecipeError(
+        f"no recipes beside {package}", hint="install avtool again: pip install --force-reinstall ."
+    )
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in recipes_folder().glob("*.yaml"))
+
+
+def list_recipes() -> list[Head]:
+    """The heads of the shipped recipes, by name."""
+    return [read_head(recipes_folder() / f"{name}.yaml") for name in recipe_names()]
+
+
+def read_head(path: Path) -> Head:
+    """The ``# key: value`` lines at the top of a recipe, up to the first line that is no comment."""
+    found: dict[str, str] = {}
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if not line.startswith("#"):
+                break
+            key, colon, value = line.lstrip("# ").partition(":")
+            if colon and key in Head.__dataclass_fields__:
+                found[key] = value.strip()
+    return Head(**found | {"name": path.stem})
+
+
+def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:
+    """The file of a recipe: a shipped name, or a path to a YAML file (seen from the folder ``beside``)."""
+    path = Path(name_or_path) if beside is None else beside / name_or_path
+    if path.suffix in {".yaml", ".yml"} or len(Path(name_or_path).parts) > 1:
+        if path.is_file():
+            return path
+        raise RecipeError(f"no recipe file {path}", hint=f"shipped recipes: {', '.join(recipe_names())}")
+    shipped = recipes_folder() / f"{name_or_path}.yaml"
+    if shipped.is_file():
+        return shipped
+    near = difflib.get_close_matches(name_or_path, recipe_names(), n=2, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"shipped recipes: {', '.join(recipe_names())}"
+    raise RecipeError(f"unknown recipe {name_or_path!r}", hint=hint)

@@ -1,0 +1,159 @@
+"""Your own clips, listed in a csv: paths in it are relative to the csv.
+
+Columns: ``id``, ``split``, ``label`` (; between several), and either ``video`` or ``image`` and ``audio``.
+Optional: ``start`` and ``end`` in seconds, ``boxes`` (JSON: a list of [x1, y1, x2, y2] as fractions of the
+clip's middle frame), ``mask`` (a picture of the middle frame's size), ``stems`` (JSON: name of each source to
+its own sound file).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from avtool.data.catalog import Box, Request, Row, Source, classes_of, valid_box
+from avtool.errors import DataError, TableError
+
+NEEDED = ("id", "split", "label")
+MEDIA = ("video", "image", "audio")
+OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view")
+EXAMPLE = "a header to start from: id,split,label,video"
+
+
+def read(source: Path, request: Request) -> Source:
+    """The rows of the csv ``source``. Raises TableError with the line, or the column, that is wrong."""
+    if not source.is_file():
+        raise DataError(
+            f"{source} is {'a folder, a csv file is needed' if source.is_dir() else 'not there'}",
+            hint="avtool prepare manifest FILE.csv --out DIR",
+        )
+    rows: list[Row] = []
+    lines_of: dict[str, int] = {}
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as file:
+            table = csv.DictReader(file)
+            _check_header(source, table.fieldnames)
+            for fields in table:
+                row = _Line(source, table.line_num, fields).row()
+                if row.id in lines_of:
+                    raise TableError(
+                        f"{source}, line {table.line_num}: id {row.id} is on line {lines_of[row.id]} too",
+                        hint="give every row an id of its own",
+                    )
+                lines_of[row.id] = table.line_num
+                rows.append(row)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise TableError(f"{source} is not a csv in UTF-8: {error}", hint=EXAMPLE) from error
+    if not rows:
+        raise TableError(f"{source} has a header but no rows")
+    return Source(rows, classes_of(rows))
+
+
+def _check_header(source: Path, names: Any) -> None:
+    names = list(names or ())
+    needed = [*NEEDED, *(("video",) if not {"image", "audio"} & set(names) else ())]
+    missing = [name for name in needed if name not in names]
+    if not missing and "video" not in names:
+        missing = [name for name in ("image", "audio") if name not in names]
+    if missing:
+        raise TableError(
+            f"{source}, line 1: no column {missing[0]} (there are: {', '.join(names)})", hint=EXAMPLE
+        )
+    known = (*NEEDED, *MEDIA, *OPTIONAL)
+    for name in names:
+        if name not in known:
+            raise TableError(
+                f"{source}, line 1: unknown column {name}", hint=f"columns are {', '.join(known)}"
+            )
+        if names.count(name) > 1:
+            raise TableError(f"{source}, line 1: column {name} is there twice")
+
+
+class _Line:
+    """One line of the csv and the checks on it."""
+
+    def __init__(self, source: Path, number: int, fields: dict[str, Any]) -> None:
+        self.source, self.number = source, number
+        if None in fields or None in fields.values():
+            raise self.error("not as many fields as the header has", hint="quote fields that hold a comma")
+        self.fields = {name: value.strip() for name, value in fields.items()}
+
+    def error(self, what: str, hint: str = "") -> TableError:
+        return TableError(f"{self.source}, line {self.number}: {what}", hint=hint)
+
+    def row(self) -> Row:
+        for name in ("id", "split"):
+            if not self.fields[name]:
+                raise self.error(f"{name} is empty")
+        video, image, audio = (self._path(name) for name in MEDIA)
+        if (video is None) == (image is None) or (image is None) != (audio is None):
+            raise self.error("names neither a video nor an image with its audio, or both")
+        start, end = self._seconds("start") or 0.0, self._seconds("end")
+        if end is not None and end <= start:
+            raise self.error(f"end {end:g} is not after start {start:g}")
+        return Row(
+            id=self.fields["id"],
+            split=self.fields["split"],
+            labels=self._labels(),
+            video=video,
+            image=image,
+            audio=audio,
+            start=start,
+            end=end,
+            boxes=self._json("boxes", self._boxes, ()),
+            mask=self._path("mask"),
+            stems=self._json("stems", self._stems, {}),
+            view=self._json("view", lambda value: value, None),
+        )
+
+    def _labels(self) -> tuple[str, ...]:
+        return tuple(label for part in self.fields["label"].split(";") if (label := part.strip()))
+
+    def _path(self, name: str) -> Path | None:
+        value = self.fields.get(name)
+        return self.source.parent / value if value else None
+
+    def _seconds(self, name: str) -> float | None:
+        value = self.fields.get(name)
+        if not value:
+            return None
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not 0 <= seconds < math.inf:
+            raise self.error(f"{name} is {value}, seconds are needed")
+        return seconds
+
+    def _json(self, name: str, read: Callable[[Any], Any], default: Any) -> Any:
+        value = self.fields.get(name)
+        if not value:
+            return default
+        try:
+            return read(json.loads(value))
+        except json.JSONDecodeError as error:
+            raise self.error(
+                f"{name} is not JSON: {error}", hint="quote the field and double the quotes in it"
+            ) from error
+
+    def _boxes(self, value: Any) -> tuple[Box, ...]:
+        boxes = [valid_box(box) for box in value] if isinstance(value, list) else [None]
+        if None in boxes:
+            raise self.error(
+                f"boxes {value} are not [[x1, y1, x2, y2], ...] with x1 < x2, y1 < y2, all from 0 to 1",
+                hint="divide pixels by the frame's width and height",
+            )
+        return tuple(box for box in boxes if box is not None)
+
+    def _stems(self, value: Any) -> dict[str, Path]:
+        if isinstance(value, list):
+            labels = self._labels()
+            named = len(labels) == len(set(labels)) == len(value)
+            value = dict(zip(labels if named else map(str, range(len(value))), value, strict=True))
+        if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
+            raise self.error("stems are neither a list nor a map of sound files")
+        return {name: self.source.parent / path for name, path in value.items()}

@@ -1,0 +1,75 @@
+"""What can be wrong with a clip: reasons to refuse it, and flags on one that is prepared all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+SILENT = "digital silence"
+TOO_SHORT = "less than 0.2 s of sound"
+MASK_SIZE = "mask of another size than its frame"
+MISSING = "no such file"
+
+STILL = "still picture"
+SHORT = "short"
+QUIET = "quiet"
+MUTED = "muted in part"
+DAMAGED = "damaged in part"
+
+SECONDS_NEEDED = 0.2
+STILL_SIDE, STILL_LEVELS = 64, 8
+"""Two frames are the same where no cell of 64 x 64 differs by more than 8 grey levels: codec noise."""
+QUIET_DBFS = -50.0
+"""RMS over the clip, relative to full scale."""
+MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05
+"""A second or more of blocks of 50 ms, all below -60 dBFS, is a muted part."""
+
+
+def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
+    """Why sound int16 (N,) cannot be used, or None."""
+    if len(waveform) < SECONDS_NEEDED * sample_rate:
+        return TOO_SHORT
+    if np.abs(waveform.astype(np.int32)).max() <= 1:
+        return SILENT
+    return None
+
+
+def sound_flags(waveform: np.ndarray, sample_rate: int, window_seconds: float) -> list[str]:
+    """Of SHORT, QUIET and MUTED what holds for sound int16 (N,)."""
+    scaled = waveform.astype(np.float32) / 32768
+    flags = []
+    if len(waveform) < window_seconds * sample_rate:
+        flags.append(SHORT)
+    if dbfs(scaled) < QUIET_DBFS:
+        flags.append(QUIET)
+    block = round(MUTED_BLOCK * sample_rate)
+    levels = dbfs(scaled[: len(scaled) // block * block].reshape(-1, block))
+    if longest_run(levels < MUTED_DBFS) * MUTED_BLOCK >= MUTED_SECONDS - 1e-9:
+        flags.append(MUTED)
+    return flags
+
+
+def dbfs(waveform: np.ndarray) -> np.ndarray:
+    """RMS over the last axis, in dB relative to full scale (1.0)."""
+    return 10 * np.log10(np.mean(np.square(waveform), axis=-1) + 1e-12)
+
+
+def longest_run(values: np.ndarray) -> int:
+    """Length of the longest stretch of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], values.astype(np.int8), [0]])))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
+
+
+def is_still(frames: Sequence[np.ndarray]) -> bool:
+    """Whether at least half of the frames repeat the one before them: one frame, slides, a lyric card."""
+    small = [_thumbnail(frame) for frame in frames]
+    same = [np.abs(a - b).max() <= STILL_LEVELS for a, b in pairwise(small)]
+    return 2 * sum(same) >= len(same)
+
+
+def _thumbnail(frame: np.ndarray) -> np.ndarray:
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    return cv2.resize(grey, (STILL_SIDE, STILL_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)

@@ -1,0 +1,279 @@
+"""Random access to a prepared data set: memory-mapped index, byte ranges of the shards."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from avtool import places
+from avtool.data import catalog
+from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, index_path, shard_path
+from avtool.errors import DataError
+
+OPEN_SHARDS = 128
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a clip. ``times`` float32 (K,) of its frames in seconds; ``key`` counts the frame that
+    ``boxes``, float32 (M, 4) as x1, y1, x2, y2 fractions of it, and the mask belong to, the one that is shown
+    at ``middle``; ``samples`` of sound; ``width`` and ``height`` of the stored frames; ``stems`` the names of
+    the sources.
+    """
+
+    id: str
+    split: str
+    labels: tuple[str, ...]
+    label_ids: tuple[int, ...]
+    times: np.ndarray
+    key: int
+    middle: float
+    samples: int
+    duration: float
+    width: int
+    height: int
+    boxes: np.ndarray
+    has_mask: bool
+    stems: tuple[str, ...]
+
+
+class PreparedDataset:
+    """The clips of one split ("all": every split) of the prepared data set in ``folder``, in the order of its
+    source.
+
+    Opening costs no more for a million clips than for ten. Safe to share with forked workers and threads;
+    pickles as its folder and split. Raises DataError where the folder is not a prepared data set or the split
+    is empty.
+    """
+
+    def __init__(self, folder: Path, split: str = "train") -> None:
+        self.folder, self.split = Path(folder), split
+        facts = _read_facts(self.folder)
+        self.name: str = facts["name"]
+        self.classes: list[str] = facts["classes"]
+        self.splits: dict[str, int] = facts["splits"]
+        self.checksum: str = facts["checksum"]
+        self.sample_rate: int = facts["settings"]["sample_rate"]
+        self.settings: dict[str, Any] = facts["settings"]
+        self._split_names = list(self.splits)
+        self._shard_bytes = [shard["bytes"] for shard in facts["shards"]]
+        self._index = {name: self._map(name) for name in ARRAYS}
+        if len(self._index["clips"]) != sum(self.splits.values()):
+            raise DataError(
+                f"{self.folder}: its index does not fit {DATASET_JSON}", hint=_how_to_prepare(self.folder)
+            )
+        self._clips = self._index["clips"]
+        self._files: OrderedDict[int, int] = OrderedDict()
+        self._lock = threading.Lock()
+        self._positions = self._select(split)
+
+    def _map(self, name: str) -> np.ndarray:
+        path = index_path(self.folder, name)
+        try:
+            array = np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(
+                f"{path} is missing or broken: {error}", hint=_how_to_prepare(self.folder)
+            ) from error
+        if array.dtype != np.zeros(0, ARRAYS[name]).dtype:
+            raise DataError(f"{path} is not an index of this version", hint=_how_to_prepare(self.folder))
+        return array
+
+    def _select(self, split: str) -> np.ndarray | None:
+        """Positions of the split's clips in the index; None for all."""
+        if sum(self.splits.values()) == 0:
+            raise DataError(
+                f"{self.folder} holds no clip", hint=f"see {self.folder / 'report.json'} for the reasons"
+            )
+        if split == ALL:
+            return None
+        if not self.splits.get(split):
+            there = ", ".join(f"{name} ({count})" for name, count in self.splits.items() if count)
+            raise DataError(
+                f"{self.folder} has no clip of split {split}; there are: {there}",
+                hint="choose one of these, or all (pretrain: data.split=all)",
+            )
+        return np.flatnonzero(self._index["splits"] == self._split_names.index(split))
+
+    def __len__(self) -> int:
+        return len(self._clips) if self._positions is None else len(self._positions)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "split": self.split}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
+
+    def _clip(self, i: int) -> np.void:
+        return self._clips[i if self._positions is None else self._positions[i]]
+
+    def _span(self, array: str, span: np.void) -> np.ndarray:
+        begin, size = span.item()
+        return self._index[array][begin : begin + size]
+
+    def _text(self, span: np.void) -> str:
+        return self._span("text", span).tobytes().decode()
+
+    def record(self, i: int) -> Record:
+        """What is known of clip ``i``, from the index alone."""
+        clip = self._clip(i)
+        label_ids = tuple(self._span("labels", clip["labels"]).tolist())
+        position = i if self._positions is None else self._positions[i]
+        return Record(
+            id=self._text(clip["id"]),
+            split=self._split_names[self._index["splits"][position]],
+            labels=tuple(self.classes[label] for label in label_ids),
+            label_ids=label_ids,
+            times=self.frame_times(i),
+            key=int(clip["key"]),
+            middle=float(clip["middle"]),
+            samples=int(clip["samples"]),
+            duration=float(clip["duration"]),
+            width=int(clip["width"]),
+            height=int(clip["height"]),
+            boxes=np.array(self._span("boxes", clip["boxes"])),
+            has_mask=bool(clip["mask"]["size"]),
+            stems=tuple(self._text(stem["name"]) for stem in self._span("stems", clip["stems"])),
+        )
+
+    def facts(self, i: int) -> dict[str, Any]:
+        """Everything stored about clip ``i``: its .json member."""
+        clip = self._clip(i)
+        return json.loads(self._bytes(clip, *clip["json"].item()))
+
+    def label_id(self, i: int) -> int:
+        """The first label's class id, -1 where clip ``i`` has none."""
+        labels = self._span("labels", self._clip(i)["labels"])
+        return int(labels[0]) if len(labels) else -1
+
+    def frame_times(self, i: int) -> np.ndarray:
+        """Seconds at which the stored frames of clip ``i`` appear: float32 (K,)."""
+        return np.array(self._span("frames", self._clip(i)["frames"])["time"])
+
+    def frame(self, i: int, k: int, *, reduce: int = 1) -> np.ndarray:
+        """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` of its size (1, 2, 4 or 8:
+        decodes faster).
+        """
+        clip = self._clip(i)
+        entry = self._span("frames", clip["frames"])[k]
+        data = self._bytes(clip, int(entry["begin"]), int(entry["size"]))
+        frame = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce]) if data[:2] == _JPEG else None
+        if frame is None:
+            raise self._misfit(clip)
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+
+    def waveform(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
+        """Samples ``start`` to ``start + count`` (None: the end) of clip ``i``, no further than it goes:
+        int16 (N,).
+        """
+        clip = self._clip(i)
+        return self._samples(clip, int(clip["wav"]), int(clip["samples"]), start, count)
+
+    def stem(self, i: int, name: str, start: int = 0, count: int | None = None) -> np.ndarray:
+        """The same of one source's own sound. Raises KeyError where the clip has no such stem."""
+        clip = self._clip(i)
+        for stem in self._span("stems", clip["stems"]):
+            if self._text(stem["name"]) == name:
+                return self._samples(clip, int(stem["wav"]), int(stem["samples"]), start, count)
+        raise KeyError(name)
+
+    def mask(self, i: int) -> np.ndarray | None:
+        """The mask of clip ``i``'s key frame, uint8 (H, W), or None where there is none."""
+        clip = self._clip(i)
+        begin, size = clip["mask"].item()
+        if not size:
+            return None
+        mask = cv2.imdecode(np.frombuffer(self._bytes(clip, begin, size), np.uint8), cv2.IMREAD_UNCHANGED)
+        if mask is None:
+            raise self._misfit(clip)
+        return mask
+
+    def _samples(self, clip: np.void, begin: int, samples: int, start: int, count: int | None) -> np.ndarray:
+        start = min(max(0, start), samples)
+        count = samples - start if count is None else max(0, min(count, samples - start))
+        return np.frombuffer(self._bytes(clip, begin + 2 * start, 2 * count), "<i2")
+
+    def _bytes(self, clip: np.void, begin: int, size: int) -> bytes:
+        with self._lock:
+            data = os.pread(self._file(int(clip["shard"])), size, begin)
+        if len(data) != size:
+            raise self._misfit(clip)
+        return data
+
+    def _file(self, shard: int) -> int:
+        """The open file of a shard; only so many are kept open."""
+        if shard in self._files:
+            self._files.move_to_end(shard)
+            return self._files[shard]
+        path = shard_path(self.folder, shard)
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing", hint=_how_to_prepare(self.folder)) from error
+        if os.fstat(file).st_size != self._shard_bytes[shard]:
+            os.close(file)
+            raise DataError(
+                f"{path} does not have the {self._shard_bytes[shard]} bytes that {DATASET_JSON} says: it was"
+                " cut short or replaced",
+                hint=_how_to_prepare(self.folder),
+            )
+        self._files[shard] = file
+        if len(self._files) > OPEN_SHARDS:
+            os.close(self._files.popitem(last=False)[1])
+        return file
+
+    def _misfit(self, clip: np.void) -> DataError:
+        path = shard_path(self.folder, int(clip["shard"]))
+        return DataError(
+            f"the index does not fit {path} (row {clip['row']})", hint=_how_to_prepare(self.folder)
+        )
+
+
+_JPEG = b"\xff\xd8"
+_REDUCED = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / DATASET_JSON
+    if not path.is_file():
+        what = "there is nothing there" if not folder.exists() else f"no {DATASET_JSON} in it"
+        raise DataError(f"{folder} is not a prepared data set: {what}", hint=_how_to_prepare(folder))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        version = facts["format"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
+    if version != FORMAT:
+        raise DataError(
+            f"{path} is of format {version}, this avtool reads {FORMAT}", hint=_how_to_prepare(folder)
+        )
+    return facts
+
+
+def _how_to_prepare(folder: Path) -> str:
+    """The command that makes ``folder``."""
+    name = folder.name if folder.name in catalog.TABLE else "manifest FILE.csv"
+    if folder == places.prepared_folder(folder.name) and folder.name in catalog.TABLE:
+        out = ""
+    else:
+        out = f" --out {folder}"
+    force = " --force" if folder.exists() else ""
+    return f"avtool prepare {name}{out}{force}"

@@ -1,0 +1,161 @@
+"""Batches of views as torch tensors, the same for any number of workers and after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.views import EvaluationViews, Size, TrainingViews
+from avtool.errors import DataError
+
+PREFETCH = 4
+Batch = dict[str, Any]
+
+
+def steps_per_epoch(clips: int, batch_size: int) -> int:
+    """Whole batches in an epoch: the last short one is dropped."""
+    return clips // batch_size
+
+
+def training_loader(
+    dataset: PreparedDataset,
+    *,
+    image_size: Size,
+    window_samples: int,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    start_step: int = 0,
+    crop_scale: tuple[float, float] = (0.5, 1.0),
+    flip: bool = True,
+    gain_db: float = 6.0,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Endless training batches from step ``start_step`` on.
+
+    A batch: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples), ``gain_db`` float32
+    (B,), ``index`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the views
+    one of (seed, epoch, index): the batch of a step is the same for any number of ``workers`` and any
+    ``start_step``. Raises DataError where there are fewer clips than a batch.
+    """
+    if len(dataset) < batch_size:
+        raise DataError(
+            f"{dataset.folder} has {len(dataset)} clips of split {dataset.split}, a batch needs {batch_size}",
+            hint=f"set train.batch_size={len(dataset)} or less"
+            + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
+        )
+    views = TrainingViews(
+        dataset,
+        image_size=image_size,
+        window_samples=window_samples,
+        crop_scale=crop_scale,
+        flip=flip,
+        gain_db=gain_db,
+        seed=seed,
+    )
+    order = _TrainingOrder(len(dataset), batch_size, seed, start_step)
+    return iter(_loader(_TrainingBatches(views), order, workers, pin_memory))
+
+
+def evaluation_loader(
+    dataset: PreparedDataset,
+    *,
+    image_size: Size,
+    window_samples: int,
+    batch_size: int,
+    workers: int = 0,
+    boxes: bool = False,
+    limit: int | None = None,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Every clip once, in order, the last batch short: the keys of ``training_loader`` without ``gain_db``.
+
+    ``limit``: at most so many clips, spread evenly over the data set (which may be sorted by class).
+    With ``boxes`` also ``boxes``: a list of B tensors float32 (M, 4), as fractions of the crop.
+    """
+    views = EvaluationViews(dataset, image_size=image_size, window_samples=window_samples, boxes=boxes)
+    count = len(dataset) if limit is None else min(limit, len(dataset))
+    chosen = [position * len(dataset) // count for position in range(count)]
+    order = [chosen[start : start + batch_size] for start in range(0, count, batch_size)]
+    return iter(_loader(_EvaluationBatches(views), order, workers, pin_memory))
+
+
+def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the clips in an epoch, a function of the three numbers: int64 (clips,)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch)))).permutation(clips)
+
+
+class _TrainingOrder(Sampler[list[tuple[int, int]]]):
+    """For every step from ``start_step`` on the (epoch, index) of its samples, without end."""
+
+    def __init__(self, clips: int, batch_size: int, seed: int, start_step: int) -> None:
+        self.clips, self.batch_size, self.seed, self.start_step = clips, batch_size, seed, start_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps = steps_per_epoch(self.clips, self.batch_size)
+        epoch, first = divmod(self.start_step, steps)
+        while True:
+            order = epoch_order(self.clips, self.seed, epoch)
+            for step in range(first, steps):
+                chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in chosen]
+            epoch, first = epoch + 1, 0
+
+
+class _TrainingBatches(Dataset[Batch]):
+    """A whole batch is one item, so that a worker makes it without any hand-over in between."""
+
+    def __init__(self, views: TrainingViews) -> None:
+        self.views = views
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
+        return collate([self.views.sample(epoch, index) for epoch, index in keys])
+
+
+class _EvaluationBatches(Dataset[Batch]):
+    def __init__(self, views: EvaluationViews) -> None:
+        self.views = views
+
+    def __getitems__(self, indices: list[int]) -> Batch:
+        return collate([self.views.sample(index) for index in indices])
+
+
+def collate(views: Sequence[dict[str, Any]]) -> Batch:
+    """Views as one batch of tensors; boxes, of which every clip has its own number, stay a list."""
+    batch: Batch = {}
+    for name in views[0]:
+        values = [view[name] for view in views]
+        if name == "boxes":
+            batch[name] = [torch.from_numpy(value) for value in values]
+        else:
+            batch[name] = torch.from_numpy(np.stack(values))
+    return batch
+
+
+def _loader(batches: Dataset[Batch], order: Any, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+    return DataLoader(
+        batches,
+        batch_sampler=order,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        prefetch_factor=PREFETCH if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+    )
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def _one_thread(worker: int) -> None:
+    """Workers share the cores with each other and with the model: none starts threads of its own."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

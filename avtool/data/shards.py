@@ -1,0 +1,228 @@
+"""The store: tar shards that any WebDataset reader can read, and an index for random access beside them.
+
+A prepared data set is a folder:
+
+- ``shards/shard-000000.tar``: the clips of a fixed range of source rows (it may come out short). The members
+of the
+  clip of row 12 are ``00000012.json`` (facts), ``.wav`` (16-bit mono; samples begin at byte 44),
+  ``.f000.jpg`` and so on (frames), and where they are known ``.mask.png`` and ``.stem0.wav`` and so on.
+  Headers carry no time and no owner.
+- ``index/*.npy``: arrays that are memory-mapped, so that a large index opens at once. ``clips`` has one entry
+a clip
+  and points into the others: ``frames``, ``labels``, ``boxes``, ``stems`` and ``text`` (ids and names,
+  UTF-8).
+- ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, and one sum over
+all. - ``report.json``: what became of every row that is not simply prepared.
+
+The same source and settings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import tarfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from avtool.data.convert import PreparedClip, Settings
+
+FORMAT = 1
+DATASET_JSON = "dataset.json"
+WAV_HEADER = 44
+TAR_BLOCK = 512
+
+SPAN = np.dtype([("begin", "<i8"), ("size", "<i8")])
+CLIP = np.dtype(
+    [("row", "<i8"), ("shard", "<i4"), ("key", "<i4"), ("middle", "<f4"), ("width", "<i4"), ("height", "<i4")]
+    + [("duration", "<f4"), ("samples", "<i8"), ("wav", "<i8"), ("json", SPAN), ("mask", SPAN)]
+    + [(name, SPAN) for name in ("id", "frames", "labels", "boxes", "stems")]
+)
+"""``wav`` is where the samples begin; ``json`` and ``mask`` are bytes of the shard (size 0: none); the others
+are spans of the arrays of their names (``id`` of ``text``)."""
+FRAME = np.dtype([("time", "<f4"), ("begin", "<i8"), ("size", "<i4")])
+STEM = np.dtype([("name", SPAN), ("wav", "<i8"), ("samples", "<i8")])
+ARRAYS = {
+    "clips": CLIP,
+    "splits": np.dtype("<i2"),
+    "frames": FRAME,
+    "labels": np.dtype("<i4"),
+    "boxes": np.dtype(("<f4", (4,))),
+    "stems": STEM,
+    "text": np.dtype("u1"),
+}
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where shard ``number`` of the data set in ``folder`` is."""
+    return folder / "shards" / f"shard-{number:06d}.tar"
+
+
+def index_path(folder: Path, array: str) -> Path:
+    """Where an array of the index is."""
+    return folder / "index" / f"{array}.npy"
+
+
+def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """A .wav of int16 (N,): a plain header of 44 bytes, then the samples."""
+    data = waveform.astype("<i2").tobytes()
+    riff = struct.pack("<4sI4s", b"RIFF", WAV_HEADER - 8 + len(data), b"WAVE")
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    return riff + form + struct.pack("<4sI", b"data", len(data)) + data
+
+
+@dataclass
+class IndexPart:
+    """The index of one shard; positions in the other arrays count from the part's own start."""
+
+    arrays: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ARRAYS})
+
+    def extend(self, name: str, items: Sequence[Any]) -> tuple[int, int]:
+        """Append to an array; the (begin, size) where the items went."""
+        array = self.arrays[name]
+        array.extend(items)
+        return len(array) - len(items), len(items)
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """The arrays in their final types."""
+        packed = {name: np.zeros(len(items), ARRAYS[name]) for name, items in self.arrays.items()}
+        for name, items in self.arrays.items():
+            if items:
+                packed[name][:] = items
+        return packed
+
+
+class ShardWriter:
+    """Writes one shard; ``part`` is its index, ``facts`` its line in dataset.json once it is closed."""
+
+    def __init__(
+        self, path: Path, number: int, settings: Settings, classes: list[str], splits: list[str]
+    ) -> None:
+        self.number, self.settings = number, settings
+        self.class_ids = {label: position for position, label in enumerate(classes)}
+        self.split_ids = {split: position for position, split in enumerate(splits)}
+        self.part = IndexPart()
+        self.path, self.size, self.clips, self.sum = path, 0, 0, hashlib.sha256()
+
+    def __enter__(self) -> ShardWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.path.open("wb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.file:
+            if kind is None:
+                self._write(bytes(2 * TAR_BLOCK))
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "name": self.path.name,
+            "clips": self.clips,
+            "bytes": self.size,
+            "sha256": self.sum.hexdigest(),
+        }
+
+    def add(self, number: int, clip: PreparedClip) -> None:
+        """Write the clip of source row ``number``."""
+        key, part, rate = f"{number:08d}", self.part, self.settings.sample_rate
+        text = json.dumps(clip.facts(self.settings), ensure_ascii=False, sort_keys=True).encode()
+        facts = self._member(f"{key}.json", text)
+        wav, _ = self._member(f"{key}.wav", wav_bytes(clip.waveform, rate))
+        spans = [self._member(f"{key}.f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
+        frames = [(time, *span) for time, span in zip(clip.times, spans, strict=True)]
+        mask = self._member(f"{key}.mask.png", clip.mask) if clip.mask is not None else (0, 0)
+        stems = []
+        for k, (name, stem) in enumerate(clip.stems.items()):
+            begin, _ = self._member(f"{key}.stem{k}.wav", wav_bytes(stem, rate))
+            stems.append((part.extend("text", name.encode()), begin + WAV_HEADER, len(stem)))
+        part.extend("splits", [self.split_ids[clip.row.split]])
+        entry = (number, self.number, clip.key, clip.middle, *clip.size, clip.duration)
+        entry += (len(clip.waveform), wav + WAV_HEADER, facts, mask)
+        entry += (
+            part.extend("text", clip.row.id.encode()),
+            part.extend("frames", frames),
+            part.extend("labels", [self.class_ids[label] for label in clip.row.labels]),
+            part.extend("boxes", clip.row.boxes),
+            part.extend("stems", stems),
+        )
+        part.extend("clips", [entry])
+        self.clips += 1
+
+    def _member(self, name: str, data: bytes) -> tuple[int, int]:
+        """Append a member; the (begin, size) of its bytes within the shard."""
+        header = tarfile.TarInfo(name)
+        header.size = len(data)
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        begin = self.size
+        self._write(data + bytes(-len(data) % TAR_BLOCK))
+        return begin, len(data)
+
+    def _write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.sum.update(data)
+        self.size += len(data)
+
+
+def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The parts of all shards, in order, as one index."""
+    spans = {"id": "text", "frames": "frames", "labels": "labels", "boxes": "boxes", "stems": "stems"}
+    begins = dict.fromkeys(ARRAYS, 0)
+    shifted = {name: [np.zeros(0, dtype)] for name, dtype in ARRAYS.items()}
+    for part in parts:
+        clips, stems = part["clips"].copy(), part["stems"].copy()
+        for name, array in spans.items():
+            clips[name]["begin"] += begins[array]
+        stems["name"]["begin"] += begins["text"]
+        for name, array in {**part, "clips": clips, "stems": stems}.items():
+            shifted[name].append(array)
+            begins[name] += len(array)
+    return {name: np.concatenate(arrays) for name, arrays in shifted.items()}
+
+
+def seal(
+    folder: Path,
+    parts: Sequence[dict[str, np.ndarray]],
+    shards: Sequence[dict[str, Any]],
+    *,
+    name: str,
+    settings: Settings,
+    classes: list[str],
+    splits: list[str],
+    counts: dict[str, int],
+) -> None:
+    """Write the index and dataset.json of a folder whose shards are written: from then on it is a data
+    set.
+    """
+    arrays = merge(parts)
+    (folder / "index").mkdir(parents=True, exist_ok=True)
+    for array, values in arrays.items():
+        np.save(index_path(folder, array), values)
+    in_split = np.bincount(arrays["splits"], minlength=len(splits))
+    facts = {
+        "format": FORMAT,
+        "name": name,
+        "settings": asdict(settings),
+        "counts": counts,
+        "classes": classes,
+        "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},
+        "shards": list(shards),
+        "index": {
+            array: hashlib.sha256(index_path(folder, array).read_bytes()).hexdigest() for array in arrays
+        },
+    }
+    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    facts["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    write_json(folder / DATASET_JSON, facts)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Indented JSON that ends in a line break."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

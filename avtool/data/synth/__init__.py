@@ -1,0 +1,110 @@
+"""The embedded data set: clips of sounding objects that avtool renders itself, with the truth for everything.
+
+``render`` writes real H.264 + AAC files and a manifest that ``avtool prepare`` reads like any other. Ten
+kinds of objects (``KINDS``) differ in look and in the physics of their sound; two to four are in view,
+one or two of them sound, the others are silent distractors of the same kinds. Everything about a clip
+follows from the seed and the clip's number: clip 7 of 10 is clip 7 of 1000. ``describe(seed, clip)`` is a
+clip's scene, and ``Stage(describe(seed, clip)).frame(MIDDLE)`` its middle frame, without rendering the
+clip.
+
+The folder:
+
+- ``clips/ID.mp4``: 4 s, 8 frames/s of 160 x 160 pixels, 16 kHz mono
+- ``masks/ID.png``: uint8, on the middle frame: 0 elsewhere, k where the k-th sounding object is seen
+- ``stems/ID.K.wav``: the waveform of the k-th sounding object, 16 bit, 16 kHz; they add up to the clip's
+  sound
+- ``manifest.csv``: id, split, label, video, boxes, mask, stems, view. ``label``, ``boxes`` and ``stems``
+  (a JSON list of paths) go through the sounding objects in one order. ``view`` is a JSON list of all
+  objects in view, in painting order: kind, box, sounding.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import soundfile
+
+from avtool import media
+from avtool.data.synth.scene import FPS, FRAMES, KINDS, MIDDLE, SECONDS, SIZE, Scene, Stage, box_of, describe
+from avtool.data.synth.sounds import SAMPLE_RATE, source
+from avtool.errors import UsageError
+from avtool.files import atomic_file
+
+__all__ = [
+    "COLUMNS", "FPS", "FRAMES", "KINDS", "MIDDLE", "SAMPLE_RATE", "SECONDS", "SIZE",
+    "Scene", "Stage", "box_of", "describe", "render", "stems_of",
+]  # fmt: skip
+
+COLUMNS = ("id", "split", "label", "video", "boxes", "mask", "stems", "view")
+
+
+def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
+    """Render ``clips`` clips into ``folder`` and return the path of its manifest.
+
+    ``progress`` is called with 1 after each clip. The manifest is written last: where it is, the data set is
+    whole. UsageError where ``clips`` is below 1 or ``seed`` negative.
+    """
+    if clips < 1:
+        raise UsageError(f"cannot render {clips} clips", hint="ask for at least one: --clips 300")
+    if seed < 0:
+        raise UsageError(f"the seed {seed} is negative", hint="choose a seed of 0 or more: --seed 0")
+    for name in ("clips", "masks", "stems"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rows = []
+    for clip in range(clips):
+        rows.append(_render_clip(folder, describe(seed, clip)))
+        if progress is not None:
+            progress(1)
+    with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "manifest.csv"
+
+
+def stems_of(scene: Scene) -> np.ndarray:
+    """Each source's own waveform, in the labels' order: int16 (sources, samples); their sum never clips."""
+    waves = [source(t.kind, scene.rng(4, KINDS.index(t.kind)), SECONDS * SAMPLE_RATE) for t in scene.sounding]
+    return np.rint(np.stack(waves) * 32767).astype(np.int16)
+
+
+def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
+    """Write one clip's files; return its row of the manifest."""
+    name = f"synth-{scene.clip:06d}"
+    stage, stems = Stage(scene), stems_of(scene)
+    masks = stage.masks()
+    voices = [scene.things.index(thing) for thing in scene.sounding]
+    label_map = sum(
+        (masks[k].astype(np.uint8) * scene.things[k].voice for k in voices), np.zeros((SIZE, SIZE), np.uint8)
+    )
+    boxes = [[round(value, 5) for value in box_of(mask)] for mask in masks]
+    files = [f"stems/{name}.{k + 1}.wav" for k in range(len(stems))]
+    media.write_clip(
+        folder / f"clips/{name}.mp4",
+        stage.frames(),
+        fps=FPS,
+        waveform=(stems.sum(0) / 32768).astype(np.float32),
+        sample_rate=SAMPLE_RATE,
+    )
+    (folder / f"masks/{name}.png").write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
+    for file, stem in zip(files, stems, strict=True):
+        soundfile.write(folder / file, stem, SAMPLE_RATE, subtype="PCM_16")
+    view = [
+        {"kind": thing.kind, "box": box, "sounding": bool(thing.voice)}
+        for thing, box in zip(scene.things, boxes, strict=True)
+    ]
+    return {
+        "id": name,
+        "split": scene.split,
+        "label": ";".join(thing.kind for thing in scene.sounding),
+        "video": f"clips/{name}.mp4",
+        "boxes": json.dumps([boxes[k] for k in voices]),
+        "mask": f"masks/{name}.png",
+        "stems": json.dumps(files),
+        "view": json.dumps(view),
+    }

@@ -1,0 +1,127 @@
+"""``avtool demo``: the public commands, printed and run, on clips that avtool renders itself."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.prepare import RENDERED
+from avtool.errors import AvtoolError
+from avtool.evaluate import Localization, evaluate_localization, keep_localization
+from avtool.files import check_output
+from avtool.progress import say
+
+# The budget: ten minutes at most on two cores.
+CLIPS = 400
+STEPS = 600
+SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
+KIND: str | None = None  # of map; None is the model's own
+
+HELD_OUT = "test"
+INTERRUPTED = 130
+_GRACE = 5.0  # seconds in which an interrupted command may end by itself, as Ctrl-C reaches it too
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo made: files, and the measurement behind its table."""
+
+    data: Path
+    run: Path
+    heatmap: Path
+    result: Localization
+
+
+def demo(
+    out: Path = Path("avtool-demo"),
+    *,
+    force: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    threads: int | None = None,
+) -> Demo:
+    """Go from nothing to a heat map in ``out`` with the commands a user would type; print a small table.
+
+    Each command is printed and run by itself. Whatever it leaves is whole, also where it is interrupted.
+    UsageError where ``out`` exists, unless ``force``; AvtoolError where a command fails.
+    """
+    check_output(out, force=force)
+    data, run, heatmap = out / "data", out / "run", out / "heatmap.png"
+    tensors = ["--device", device] if device != "auto" else []
+    tensors += ["--threads", str(threads)] if threads is not None else []
+    seeded = ["--seed", str(seed)]
+    try:
+        _run(["prepare", "synth", "--out", str(data), "--clips", str(CLIPS), *seeded, *_replacing(data)])
+        pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
+        _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS])
+        say("\nHow well do its maps point, on clips that it has not seen?")
+        result = evaluate_localization(run, data, kind=KIND, split=HELD_OUT, device=device, seed=seed)
+        keep_localization(run, result)
+        clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
+        kind = ["--map", KIND] if KIND else []
+        localize = ["localize", str(clip), "--model", str(run), "--out", str(heatmap)]
+        _run([*localize, *kind, *tensors, *_replacing(heatmap)])
+    finally:
+        if out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
+    made = Demo(data, run, heatmap, result)
+    _print(made)
+    return made
+
+
+def _replacing(path: Path) -> list[str]:
+    return ["--force"] if path.exists() else []
+
+
+def _run(arguments: list[str]) -> None:
+    """Print ``avtool ARGUMENTS`` and run it in a process of its own, with our stdout and stderr."""
+    typed = shlex.join(["avtool", *arguments])
+    say(f"\n$ {typed}")
+    with subprocess.Popen([sys.executable, "-m", "avtool", *arguments]) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            _stop(process)
+            raise
+    if code in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
+    if code != 0:
+        raise AvtoolError(f"{typed}: exit code {code}", hint="its own error stands above")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Let the command clean up after itself and end."""
+    try:
+        process.wait(_GRACE)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def _print(made: Demo) -> None:
+    """The table, its note and the paths, to stdout."""
+    result = made.result
+    table = Table(
+        title=f"{result.protocol} on held-out clips: {result.data}, split {result.split}, n = {result.clips}",
+        caption=result.warning() or "Above all its controls by more than one standard error.",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("map")
+    table.add_column("points to what sounds", justify="right")
+    table.add_row(f"{result.kind} of the trained model", f"{result.score:.1%} ± {result.error:.1%}")
+    for name, share in result.controls().items():
+        table.add_row(name, f"{share:.1%}")
+    console = Console()
+    console.print()
+    console.print(table)
+    for name, path in (("data", made.data), ("model", made.run), ("heat map", made.heatmap)):
+        print(f"{name + ':':<10}{path}")

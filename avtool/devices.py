@@ -1,0 +1,44 @@
+"""Which device to compute on, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from avtool.errors import UsageError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (the first accelerator, else the CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    UsageError where this machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"unknown device {name!r}", hint="use auto, cpu, cuda, cuda:N or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device {name} is not there: {torch.cuda.device_count()} CUDA devices are visible",
+            hint="avtool doctor lists what there is; --device cpu always works",
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("device mps is not there", hint="--device cpu always works")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """``float32``, ``bf16``, or ``auto``: bf16 where ``device`` multiplies matrices in it, else float32."""
+    if name == "auto":
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
+    return False

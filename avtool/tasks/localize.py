@@ -1,0 +1,133 @@
+"""Where a sound comes from, without labels: maps over image patches from a pretrained encoder.
+
+Inputs are those of the encoder: ``image`` (B, 3, H, W) ImageNet-normalised, ``audio`` (B, 1, mel, frames)
+log10 mel power. Every map is float32 (B, rows, columns) over the grid of patches, higher where the sound is
+located. Adding a kind of map is one function and one line in ``MAPS``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from avtool.errors import UsageError
+from avtool.features import LOG_FLOOR, normalize_frames
+from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.transformer import grid_of
+
+ATTENTION_SHARE = 1 / 3
+"""Of the layers with a fusion block, the share, from the last one back, whose attention makes the map."""
+
+
+def attention_layers(encoder: AudioVisualEncoder) -> list[int]:
+    """The last third of the layers that have a fusion block, at least one; ValueError where there is none."""
+    fused = sorted(int(layer) for layer in encoder.fusion_blocks)
+    if not fused:
+        raise ValueError("an encoder without fusion blocks has no attention from sound to image")
+    return fused[-max(1, round(len(fused) * ATTENTION_SHARE)) :]
+
+
+def attention_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor) -> Tensor:
+    """What the fusion tokens of the last layers attend to in the image; a map sums to 1.
+
+    The mean over ``attention_layers``, heads and queries of ``FusionBlock.image_weights``: factorized, what
+    the image-aggregating tokens attend to, weighted by how the fusion tokens use them; dense, the image half
+    p_i of the factored softmax over pairs; token, attention to the image tokens, renormalised without the
+    audio's share.
+    """
+    chosen = attention_layers(encoder)
+    weights = []
+    for layer, tokens in enumerate(encoder.layers(image, audio)):
+        if layer in chosen:
+            block = encoder.fusion_blocks[str(layer)]
+            weights.append(block.image_weights(tokens.fusion, tokens.image, tokens.audio).mean(dim=(1, 2)))
+        if layer == chosen[-1]:
+            break
+    return _on_grid(encoder, image, torch.stack(weights).mean(dim=0))
+
+
+def difference_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor) -> Tensor:
+    """How far the sound moves each image token: |x(audio) - x(silence)| after the final norm.
+
+    Silence is digital silence through the same log-mel: log10(1e-7) everywhere.
+    """
+    silence = torch.full_like(audio, math.log10(LOG_FLOOR))
+    moved = encoder(image, audio).image - encoder(image, silence).image
+    return _on_grid(encoder, image, moved.norm(dim=-1))
+
+
+def cosine_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor) -> Tensor:
+    """Cosine of each image token with the mean audio token, after the final norms; in -1 to 1."""
+    tokens = encoder(image, audio)
+    sound = tokens.audio.mean(dim=1, keepdim=True)
+    return _on_grid(encoder, image, F.cosine_similarity(tokens.image, sound, dim=-1))
+
+
+def _on_grid(encoder: AudioVisualEncoder, image: Tensor, values: Tensor) -> Tensor:
+    return values.float().unflatten(1, grid_of(image.shape[2], image.shape[3], encoder.patch_size))
+
+
+class Map(NamedTuple):
+    """A kind of map: how it is computed from encoder, image and audio, and what it is in words."""
+
+    compute: Callable[[AudioVisualEncoder, Tensor, Tensor], Tensor]
+    words: str
+
+
+MAPS = {
+    "attention": Map(attention_map, "attention of the last layers' queries over image patches"),
+    "difference": Map(difference_map, "difference of image tokens between the sound and silence"),
+    "cosine": Map(cosine_map, "cosine of image tokens with the mean audio token"),
+}
+
+
+def choose_map(encoder: AudioVisualEncoder, kind: str | None) -> str:
+    """``kind``, or where None ``attention`` for a model with fusion blocks, else ``cosine``.
+
+    UsageError for a kind that is unknown or that would not hear the sound in this model: fusion tokens are
+    read one fusion block after they have read the sound, so ``attention`` and ``difference`` need two of
+    them.
+    """
+    hears = len(encoder.fusion_blocks) >= 2
+    if kind is None:
+        return "attention" if hears else "cosine"
+    if kind not in MAPS:
+        raise UsageError(f"there is no map {kind!r}", hint=f"choose one of {', '.join(MAPS)}")
+    if kind != "cosine" and not hears:
+        found = {0: "no fusion blocks", 1: "a single fusion block"}[len(encoder.fusion_blocks)]
+        raise UsageError(f"this model has {found}, so its {kind} map would be deaf", hint="use --map cosine")
+    return kind
+
+
+@torch.no_grad()
+def localization_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor, *, kind: str) -> Tensor:
+    """The map of a ``kind`` in ``MAPS``: float32 (B, rows, columns), without gradient."""
+    return MAPS[kind].compute(encoder, image, audio)
+
+
+def whole_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """A frame uint8 (H, W, 3) RGB as the model's input (1, 3, rows, columns), nothing of it cut off.
+
+    It is resized to ``size`` (rows, columns), the size that the model was made for, whatever its own shape,
+    as the localization protocols do: every patch keeps a place that training knew, and the map covers the
+    frame to its edges. A frame of 4:3 is squeezed by no more than training's crops are (3/4 to 4/3).
+    """
+    rows, columns = size
+    shrinks = frame.shape[0] >= rows and frame.shape[1] >= columns
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(frame, (columns, rows), interpolation=how)
+    return normalize_frames(torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0))
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (B, rows, columns) at the frame's own ``size`` (height, width), bilinear with
+    align_corners=False.
+    """
+    return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)

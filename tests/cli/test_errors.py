@@ -1,0 +1,126 @@
+"""Errors: one line on stderr, a way out, the right exit code, a traceback only when asked for."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from avtool.cli.common import Debug, Device, guarded
+from avtool.errors import DataError, RecipeError
+from tests.cli.conftest import Avtool
+
+
+def raising(error: BaseException) -> typer.Typer:
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    @guarded
+    def fail(debug: Debug = False) -> None:
+        raise error
+
+    return app
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            DataError("no clips in x.csv", hint="avtool prepare synth"),
+            1,
+            "error: no clips in x.csv\nhint: avtool prepare synth\n",
+        ),
+        (RecipeError("unknown key a"), 2, "error: unknown key a\n"),
+        (KeyboardInterrupt(), 130, "error: interrupted\n"),
+        (
+            OSError(errno.ENOSPC, "full", "out.png"),
+            1,
+            "error: no space left on the disk while writing out.png\n",
+        ),
+        (ZeroDivisionError("of\nmine"), 1, "error: ZeroDivisionError: of mine\n"),
+    ],
+    ids=["failed", "usage", "interrupted", "disk", "defect"],
+)
+def test_errors_end_in_a_line_and_their_exit_code(error: BaseException, code: int, said: str) -> None:
+    done = CliRunner().invoke(raising(error), [])
+    assert done.exit_code == code
+    assert done.stdout == ""
+    assert done.stderr.startswith(said)
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback_too() -> None:
+    done = CliRunner().invoke(raising(DataError("no clips")), ["--debug"])
+    assert done.exit_code == 1
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("error: no clips\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [("cpu", 0), ("cuda:1", 0), ("auto", 0), ("gpu", 2), ("cuda:", 2)]
+)
+def test_devices(value: str, code: int) -> None:
+    app = typer.Typer()
+
+    @app.command()
+    def show(device: Device = "auto") -> None:
+        typer.echo(device)
+
+    assert CliRunner().invoke(app, ["--device", value]).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message", "hint"),
+    [
+        (["recipes", "show", "tinny"], 2, "unknown recipe 'tinny'", "did you mean tiny?"),
+        (
+            ["recipes", "validate", "tiny", "optim.lr=1"],
+            2,
+            "argument 'optim.lr=1': unknown key optim.lr",
+            "optim.base_lr",
+        ),
+        (
+            ["recipes", "show", "tiny", "seed=1", "--raw"],
+            2,
+            "--raw shows the file as it is",
+            "avtool recipes show tiny",
+        ),
+        (
+            ["pretrain", "--recipe", "tiny"],
+            1,
+            "no prepared data at data/prepared/synth",
+            "avtool prepare synth\n",
+        ),
+        (
+            ["pretrain", "--recipe", "dense"],
+            1,
+            "no prepared data at data/prepared/vggsound",
+            "avtool prepare vggsound\n",
+        ),
+        (["prepare", "vggsound", "--clips", "3"], 2, "--clips and --seed go with synth", "leave them out"),
+    ],
+    ids=["recipe", "key", "raw", "data", "data-full", "synth-only"],
+)
+def test_bad_input_is_named_with_a_way_out(
+    args: list[str], code: int, message: str, hint: str, avtool: Avtool, tmp_path: Path
+) -> None:
+    done = avtool(*args)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert message in done.stderr.splitlines()[0]
+    assert hint in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "args", [["bogus"], ["localize", "--bogus", "x.mp4"], ["pretrain"], ["localize"]], ids=" ".join
+)
+def test_unknown_commands_and_options_are_wrong_usage(args: list[str], avtool: Avtool) -> None:
+    done = avtool(*args)
+    assert done.returncode == 2
+    assert "avtool" in done.stderr

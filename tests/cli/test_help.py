@@ -1,0 +1,82 @@
+"""Help: light to show, narrow enough, and ends in commands to copy."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Avtool
+
+COMMANDS = [
+    [],
+    ["prepare"],
+    ["pretrain"],
+    ["localize"],
+    ["demo"],
+    ["doctor"],
+    ["recipes"],
+    ["recipes", "ls"],
+    ["recipes", "show"],
+    ["recipes", "cp"],
+    ["recipes", "validate"],
+]
+HEAVY = (
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "timm",
+    "pydantic",
+    "yaml",
+    "av",
+    "cv2",
+    "numpy",
+    "click",
+    "avtool.config.schema",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_fits_80_columns_and_ends_in_examples(command: list[str], avtool: Avtool) -> None:
+    done = avtool(*command, "--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    end = done.stdout[done.stdout.index("Examples:") :]
+    examples, following = end.split("Next:")
+    assert 2 <= examples.count("\n    avtool ") <= 4
+    assert following.strip().startswith("avtool ")
+
+
+@pytest.mark.parametrize(
+    ("args", "allowed"),
+    [
+        (["--help"], []),
+        (["--version"], []),
+        (["recipes", "ls"], ["pydantic"]),  # Typer itself converts values with it
+        (["pretrain", "--help"], ["pydantic"]),
+        (["localize", "--help"], ["pydantic"]),
+    ],
+    ids=str,
+)
+def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from avtool.cli import main\n"
+        f"sys.argv[1:] = {args!r}\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('heavy:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(done.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
+
+
+def test_help_says_how_to_name_clips_that_begin_with_a_dash(avtool: Avtool) -> None:
+    assert "begin with - go after -- or are written ./-x.mp4" in avtool("localize", "--help").stdout
+
+
+def test_version(avtool: Avtool) -> None:
+    from avtool import __version__
+
+    assert avtool("--version").stdout == f"avtool {__version__}\n"

@@ -1,0 +1,73 @@
+"""avtool recipes and avtool doctor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from avtool.cli import doctor
+from avtool.config.recipes import load_recipe
+from tests.cli.conftest import Avtool
+
+
+def test_recipes_are_listed(avtool: Avtool) -> None:
+    done = avtool("recipes", "ls")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")] == [
+        "dense",
+        "factorized",
+        "tiny",
+        "token",
+    ]
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    listed = json.loads(avtool("recipes", "ls", "--json").stdout)["recipes"]
+    assert listed[2]["name"] == "tiny"
+    assert listed[2]["command"] == "avtool pretrain --recipe tiny"
+
+
+def test_a_recipe_is_shown_resolved_copied_and_validated(avtool: Avtool, tmp_path: Path) -> None:
+    shown = avtool("recipes", "show", "token", "train.batch_size=64")
+    (tmp_path / "shown.yaml").write_text(shown.stdout)
+    assert load_recipe(str(tmp_path / "shown.yaml")) == load_recipe("token", ["train.batch_size=64"])
+    assert avtool("recipes", "cp", "token", "mine.yaml").stdout == "mine.yaml\n"
+    assert (tmp_path / "mine.yaml").read_text() == avtool("recipes", "show", "token", "--raw").stdout
+    assert avtool("recipes", "validate", "mine.yaml").stdout == "mine.yaml: valid\n"
+    refused = avtool("recipes", "cp", "dense", "mine.yaml")
+    assert refused.returncode == 2
+    assert "--force" in refused.stderr
+    assert avtool("recipes", "cp", "dense", "mine.yaml", "--force").returncode == 0
+    assert "kind: dense" in (tmp_path / "mine.yaml").read_text()
+
+
+def test_doctor_tells_versions_codecs_and_places(avtool: Avtool, tmp_path: Path) -> None:
+    done = avtool("doctor", "--json", "--threads", "1")
+    found = json.loads(done.stdout)
+    assert done.returncode == (1 if found["broken"] else 0)
+    assert found["broken"] == []
+    assert set(found["codecs"].values()) == {"works"}
+    assert found["packages"]["torch"].startswith("2.")
+    assert found["threads"] == {"OMP_NUM_THREADS": "1", "torch": 1}
+    assert found["places"]["data ($AVTOOL_DATA)"] == str(tmp_path / "data")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_fails_where_a_package_is_broken(monkeypatch) -> None:
+    monkeypatch.setitem(doctor.PACKAGES, "nothing-of-the-kind", "avtool_nothing")
+    found = doctor.examine()
+    assert found["packages"]["nothing-of-the-kind"] == "not installed"
+    assert found["broken"] == [
+        "nothing-of-the-kind not installed cannot be imported: No module named 'avtool_nothing'"
+    ]
+
+
+def test_doctor_warns_of_versions_that_do_not_go_together() -> None:
+    together = {"torch": "2.12.1+cpu", "torchvision": "0.27.1", "torchaudio": "2.11.0"}
+    assert doctor.version_warnings(together) == []
+    (warning,) = doctor.version_warnings(together | {"torch": "2.13.0"})
+    assert warning.startswith("torch 2.13, torchvision 0.27, torchaudio 2.11 do not go together")
+
+
+def test_doctor_warns_of_two_kinds_of_opencv() -> None:
+    assert doctor.opencv_warnings({"opencv-python-headless", "numpy"}) == []
+    (warning,) = doctor.opencv_warnings({"opencv-python", "opencv-python-headless"})
+    assert "pip uninstall opencv-python opencv-python-headless" in warning

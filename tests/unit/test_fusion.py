@@ -1,0 +1,279 @@
+"""The model's shortcuts against naive computations, and properties that hold by construction."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from avtool.features import LogMel
+from avtool.losses import normalize_patches, reconstruction_loss
+from avtool.metrics.neighbours import nearest_neighbour_accuracy
+from avtool.model.attention import attend, attend_pairs, attention_weights
+from avtool.model.build import build_autoencoder, build_empty, count_parameters
+from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.fusion import PairAttention
+from avtool.model.mae import mask_from_noise, masking_noise
+from avtool.model.transformer import Block, patchify, unpatchify
+from avtool.optim import cosine_schedule, parameter_groups, pretrained_ramp
+
+SMALL = {
+    "image_size": (64, 48),
+    "audio_size": (32, 96),
+    "dim": 24,
+    "depth": 3,
+    "heads": 3,
+    "fusion_tokens": (4, 2, 3),
+    "fusion_attn_ratio": 0.5,
+    "decoder_dim": 16,
+    "decoder_depth": 2,
+    "decoder_heads": 2,
+}
+FUSIONS = ("token", "dense", "factorized")
+
+
+def small(**changes):
+    torch.manual_seed(0)
+    model = build_autoencoder({**SMALL, **changes})
+    model.reset_parameters()
+    return model
+
+
+def inputs(batch: int = 2) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return (
+        torch.randn(batch, 3, 64, 48, generator=generator),
+        torch.randn(batch, 1, 32, 96, generator=generator),
+    )
+
+
+def noise(model, batch: int = 2) -> dict[str, Tensor]:
+    sizes = [rows * columns for rows, columns in (model.encoder.image_grid, model.encoder.audio_grid)]
+    image, audio = masking_noise(torch.arange(batch), seed=0, epoch=0, count=sum(sizes)).split(sizes, dim=1)
+    return {"image_noise": image, "audio_noise": audio}
+
+
+def naive_pair_attention(module: PairAttention, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+    """Builds every pair [image || audio], as the paper writes it down."""
+    ni, na = image.shape[1], audio.shape[1]
+    pairs = torch.cat(
+        [image.unsqueeze(2).expand(-1, -1, na, -1), audio.unsqueeze(1).expand(-1, ni, -1, -1)], dim=-1
+    ).flatten(1, 2)
+
+    def heads(value: Tensor) -> Tensor:
+        return value.unflatten(-1, (module.heads, -1)).transpose(1, 2)
+
+    query = heads(module.q(x))
+    key = heads(pairs @ module.k.weight.T + module.k.bias)
+    value = heads(pairs @ module.v.weight.T + module.v.bias)
+    weights = (query @ key.transpose(-2, -1) * module.scale).softmax(-1)
+    return module.proj((weights @ value).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(("ratio", "value_width"), [(1.0, 48), (0.25, 12), (0.5, 48)])
+def test_pair_attention_equals_built_pairs(ratio: float, value_width: int) -> None:
+    torch.manual_seed(0)
+    module = PairAttention(48, heads=3, attn_ratio=ratio, value_width=value_width).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    tensors = [torch.randn(2, count, 48, dtype=torch.double, requires_grad=True) for count in (5, 7, 4)]
+    leaves = [*tensors, *module.parameters()]
+    results = []
+    for compute in (module, lambda *x: naive_pair_attention(module, *x)):
+        out = compute(*tensors)
+        gradients = torch.autograd.grad(out.square().sum(), leaves)
+        results.append((out, *gradients))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_attend_agrees_with_its_weights_with_and_without_gradients() -> None:
+    query, key, value = (torch.randn(2, 3, count, 8) for count in (5, 7, 7))
+    value = torch.randn(2, 3, 7, 4)
+    want = attention_weights(query, key, scale=0.3) @ value
+    torch.testing.assert_close(attend(query, key, value, scale=0.3), want)
+    with torch.no_grad():
+        torch.testing.assert_close(attend(query, key, value, scale=0.3), want)
+
+
+def test_pair_softmax_is_a_product_of_two() -> None:
+    query, image, audio = (torch.randn(1, 1, count, 8) for count in (2, 5, 3))
+    values = torch.eye(15).view(1, 1, 15, 15)
+    pairs = (image.unsqueeze(3) + audio.unsqueeze(2)).flatten(2, 3)
+    want = attention_weights(query, pairs, scale=1.0)
+    p, r = attention_weights(query, image, scale=1.0), attention_weights(query, audio, scale=1.0)
+    torch.testing.assert_close((p.unsqueeze(-1) * r.unsqueeze(-2)).flatten(3) @ values, want)
+    got = attend_pairs(query, image, audio, image, audio, scale=1.0)
+    torch.testing.assert_close(got, want @ pairs)
+
+
+def test_block_with_context_equals_rows_of_the_whole_block() -> None:
+    torch.manual_seed(0)
+    block = Block(24, heads=3)
+    context, x = torch.randn(2, 4, 24), torch.randn(2, 6, 24)
+    torch.testing.assert_close(block(x, context), block(torch.cat([context, x], dim=1))[:, 4:])
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_removed_predictions_are_those_of_all_patches(fusion: str) -> None:
+    model = small(fusion=fusion)
+    image, audio = inputs()
+    masks = model.masks(*noise(model).values())
+    tokens = model.encode_visible(image, audio, *masks)
+    removed = model.image_decoder(tokens.image, tokens.fusion, masks[0])
+    everything = model.image_decoder(tokens.image, tokens.fusion, masks[0], everything=True)
+    rows = masks[0].removed.unsqueeze(-1).expand(-1, -1, everything.shape[-1])
+    torch.testing.assert_close(removed, everything.gather(1, rows))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_encoder_never_sees_a_removed_patch(fusion: str) -> None:
+    model = small(fusion=fusion)
+    image, audio = (x.requires_grad_() for x in inputs())
+    masks = model.masks(*noise(model).values())
+    tokens = model.encode_visible(image, audio, *masks)
+    # Not the plain sum: a LayerNorm makes that a constant.
+    sum((part * torch.arange(part.shape[-1])).sum() for part in tokens).backward()
+    for x, mask in zip((image, audio), masks, strict=True):
+        seen = patchify(x.grad, 16).abs().sum(-1) > 0
+        assert torch.equal(seen, mask.dense() == 0)
+
+
+@pytest.mark.parametrize("layers", ["all", "none", [0, 1], [2]])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_streams_hear_each_other_only_through_fusion(fusion: str, layers) -> None:
+    model = small(fusion=fusion, fusion_layers=layers).eval()
+    image, audio = inputs()
+    with torch.no_grad():
+        one, other = model.encoder(image, audio), model.encoder(image, audio + 1)
+    # What the fusion tokens gather in one fused layer reaches the image tokens in the next fused layer.
+    assert torch.equal(one.image, other.image) == (layers in ("none", [2]))
+
+
+def test_fusion_layers_outside_the_depth_are_refused() -> None:
+    with pytest.raises(ValueError, match="do not lie within 0 .. 2"):
+        small(fusion_layers=[0, 3])
+
+
+def test_other_input_sizes_get_positions_of_their_own() -> None:
+    encoder = small().encoder.eval()
+    image, audio = inputs()
+    tokens = encoder(image.repeat(1, 1, 2, 2), audio.repeat(1, 1, 1, 3))
+    assert tokens.image.shape == (2, 48, 24)
+    assert tokens.audio.shape == (2, 36, 24)
+    with pytest.raises(ValueError, match="40x48"):
+        encoder(image[:, :, :40], audio)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_activation_checkpointing_changes_nothing(fusion: str) -> None:
+    results = []
+    for switch in (False, True):
+        model = small(fusion=fusion, activation_checkpointing=switch)
+        parts = model(*inputs(), **noise(model))
+        sum(reconstruction_loss(part.prediction, part.target) for part in parts).backward()
+        results.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*results, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_patches_go_there_and_back() -> None:
+    image = torch.randn(2, 3, 32, 48)
+    patches = patchify(image, 16)
+    assert patches.shape == (2, 6, 768)
+    torch.testing.assert_close(patches[0, 4, :3], image[0, :, 16, 16])  # the channel is fastest
+    torch.testing.assert_close(unpatchify(patches, 16, (2, 3)), image)
+
+
+@pytest.mark.parametrize(
+    ("attn_ratio", "mlp_ratio", "count"), [(0.25, 1.0, 320_563_712), (1.0, 4.0, 378_997_760)]
+)
+def test_full_size_has_the_published_number_of_values(
+    attn_ratio: float, mlp_ratio: float, count: int
+) -> None:
+    model = build_empty({"fusion_attn_ratio": attn_ratio, "fusion_mlp_ratio": mlp_ratio})
+    positions = sum(rows * columns * 768 for rows, columns in ((14, 14), (8, 12)))
+    assert count_parameters(model) + positions == count
+
+
+def test_every_parameter_is_in_one_group() -> None:
+    model = small()
+    groups = parameter_groups(model, weight_decay=0.05, pretrained=["encoder.image"])
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(parameter) for parameter in model.parameters())
+    by_id = {id(parameter): group for group in groups for parameter in group["params"]}
+    group = {name: by_id[id(parameter)] for name, parameter in model.named_parameters()}
+    assert group["encoder.image.blocks.0.mlp.fc1.weight"]["pretrained"]
+    assert not group["encoder.audio.blocks.0.mlp.fc1.weight"]["pretrained"]
+    for name in (
+        "encoder.fusion_tokens",
+        "image_decoder.mask_token",
+        "audio_decoder.pos_embed",
+        "encoder.image.norm.weight",
+    ):
+        assert group[name]["weight_decay"] == 0
+    assert group["image_decoder.pred.weight"]["weight_decay"] == 0.05
+
+
+def test_schedule_warms_up_and_falls_to_zero() -> None:
+    rates = [cosine_schedule(step, max_steps=100, warmup_steps=20) for step in range(101)]
+    assert rates[0] == 1 / 20
+    assert rates[19] == rates[20] == 1.0
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+    ramp = [pretrained_ramp(step, ramp_steps=50) for step in (0, 25, 50, 99)]
+    assert ramp == pytest.approx([0, 0.5, 1, 1])
+
+
+def test_masking_noise_depends_on_seed_epoch_and_index_alone() -> None:
+    whole = masking_noise(torch.arange(4000), seed=3, epoch=5, count=16)
+    assert torch.equal(masking_noise(torch.tensor([7, 3]), seed=3, epoch=5, count=16), whole[[7, 3]])
+    for other in ({"seed": 4, "epoch": 5}, {"seed": 3, "epoch": 6}, {"seed": 5, "epoch": 3}):
+        again = masking_noise(torch.arange(4000), count=16, **other)
+        assert (again == whole).float().mean() < 1e-3
+    assert 0 <= whole.min() and whole.max() < 1
+    assert whole.mean() == pytest.approx(0.5, abs=0.005)
+    assert torch.corrcoef(whole.T).fill_diagonal_(0).abs().max() < 0.08
+    kept = mask_from_noise(whole, 0.75).keep
+    assert kept.shape == (4000, 4)
+    share = kept.flatten().bincount(minlength=16) / 4000
+    assert (share - 0.25).abs().max() < 0.03
+
+
+def test_reconstruction_loss_on_a_case_by_hand() -> None:
+    target = torch.tensor([[[1.0, 3.0]]])  # mean 2, unbiased variance 2
+    want = 1 / (2 + 1e-6) ** 0.5
+    torch.testing.assert_close(normalize_patches(target), torch.tensor([[[-want, want]]]))
+    assert reconstruction_loss(torch.zeros(1, 1, 2), target).item() == pytest.approx(want**2)
+    assert reconstruction_loss(target, target, normalize=False) == 0
+
+
+def test_nearest_neighbour_accuracy_by_hand() -> None:
+    points = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0], [0.1, 2.0], [1.0, 1.1]])
+    labels = torch.tensor([0, 0, 1, 1, 0])
+    assert nearest_neighbour_accuracy(points, labels) == pytest.approx(0.8)  # the last is nearest to label 1
+    assert nearest_neighbour_accuracy(points[:1] * 5, labels[2:3], points, labels) == 0
+
+
+def test_log_mel_of_a_tone_and_of_silence() -> None:
+    log_mel = LogMel(mels=64)
+    time = torch.arange(48000) / 16000
+    out = log_mel(torch.stack([torch.sin(2 * torch.pi * 1000 * time), torch.zeros(48000)]))
+    assert out.shape == (2, 1, 64, 192)
+    assert torch.allclose(out[1], torch.tensor(-7.0))
+    loudest = out[0, 0].mean(1).argmax().item()
+    centres = log_mel.filters.argmax(0) * 16000 / 800
+    assert abs(centres[loudest] - 1000) < 80
+
+
+def test_log_mel_equals_torchaudio() -> None:
+    torchaudio = pytest.importorskip("torchaudio")
+    sound = torch.randn(20, 12000) * 0.1
+    reference = torchaudio.transforms.MelSpectrogram(16000, n_fft=800, hop_length=250, n_mels=32)
+    want = (reference(sound)[..., :-1] + 1e-7).log10()
+    torch.testing.assert_close(LogMel(mels=32)(sound)[:, 0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_encoder_refuses_an_unknown_fusion() -> None:
+    with pytest.raises(ValueError, match="token, dense, factorized"):
+        AudioVisualEncoder(fusion="late")

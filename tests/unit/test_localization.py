@@ -1,0 +1,239 @@
+"""Protocol ``pointing`` and its controls, on cases small enough to count by hand; then on prepared data."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avtool.checkpoint import Config, save_checkpoint
+from avtool.data.dataset import PreparedDataset
+from avtool.data.prepare import prepare
+from avtool.errors import DataError
+from avtool.evaluate import (
+    LOCALIZATION_JSON,
+    Localization,
+    evaluate_localization,
+    keep_localization,
+    kept_localization,
+)
+from avtool.infer import localize
+from avtool.metrics.localization import (
+    binomial_error,
+    boxes_to_mask,
+    centred_disc,
+    exchange_by_class,
+    pointing,
+    pointing_hits,
+)
+from avtool.model.build import build_autoencoder
+
+
+def test_a_box_covers_the_pixels_whose_centres_it_holds() -> None:
+    mask = boxes_to_mask((4, 8), np.array([[0.25, 0.5, 0.75, 1.0]]))
+    assert mask.dtype == bool
+    assert [row.nonzero()[0].tolist() for row in mask] == [[], [], [2, 3, 4, 5], [2, 3, 4, 5]]
+    both = boxes_to_mask((4, 8), np.array([[0.25, 0.5, 0.75, 1.0], [0.0, 0.0, 0.125, 0.25]]))
+    assert both.sum() == 9 and both[0, 0]
+    assert not boxes_to_mask((4, 8), np.zeros((0, 4))).any()
+    assert boxes_to_mask((4, 8), np.array([[0, 0, 1, 1]])).all()
+
+
+def test_the_highest_cell_is_a_hit_where_its_centre_lies_inside() -> None:
+    maps = np.zeros((3, 2, 4))
+    maps[0, 1, 2] = maps[1, 0, 0] = maps[2, 0, 3] = 1
+    truth = np.zeros((3, 8, 16), bool)
+    truth[:, 4:, 8:12] = True  # cell (1, 2), all of it
+    truth[2, :4, 12:14] = True  # of cell (0, 3) the left half, which ends before its centre
+    assert pointing_hits(maps, truth).tolist() == [1, 0, 0]
+    truth[2, :4, 14] = True
+    assert pointing_hits(maps, truth).tolist() == [1, 0, 1]
+    assert pointing(maps, truth) == pytest.approx(2 / 3)
+
+
+def test_a_map_that_says_nothing_gets_the_truths_area_and_no_luck() -> None:
+    truth = np.zeros((1, 8, 8), bool)
+    truth[0, :2, :4] = True  # the upper left corner, where argmax would fall
+    for level in (0.0, -1.5, 7.0):
+        assert pointing(np.full((1, 8, 8), level), truth) == pytest.approx(8 / 64)
+    two = np.zeros((1, 8, 8))
+    two[0, 0, 0] = two[0, 7, 7] = 1
+    assert pointing(two, truth) == 0.5
+
+
+def test_upsampling_does_not_move_where_a_map_points() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(50, 4, 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse[:, None], (28, 28), mode="bilinear")[:, 0]
+    truth = boxes_to_mask((224, 224), np.array([[0.05, 0.3, 0.6, 0.95]]))[None].repeat(50, 0)
+    assert np.array_equal(
+        pointing_hits(coarse.numpy(), truth) > 0.5, pointing_hits(fine.numpy(), truth) > 0.5
+    )
+
+
+def test_an_image_without_truth_is_no_miss() -> None:
+    maps, truth = np.random.default_rng(0).random((2, 4, 4)), np.zeros((2, 4, 4), bool)
+    truth[0] = True
+    hits = pointing_hits(maps, truth)
+    assert hits[0] == 1 and math.isnan(hits[1])
+    assert pointing(maps, truth) == 1
+    assert math.isnan(pointing(maps[1:], truth[1:]))
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        pointing(np.full((1, 2, 2), np.nan), np.ones((1, 2, 2), bool))
+    with pytest.raises(ValueError, match="not B maps and B masks"):
+        pointing(np.zeros((2, 2, 2)), np.ones((1, 2, 2), bool))
+
+
+def test_the_disc_points_to_the_middle_and_falls_off_evenly() -> None:
+    for size, highest in (((5, 5), [(2, 2)]), ((4, 6), [(1, 2), (1, 3), (2, 2), (2, 3)])):
+        disc = centred_disc(size)
+        assert disc.dtype == np.float32
+        assert list(zip(*np.nonzero(disc == disc.max()), strict=True)) == highest
+        assert np.array_equal(disc, disc[::-1]) and np.array_equal(disc, disc[:, ::-1])
+    assert centred_disc((101, 101))[50, 50] == 1
+    inside = centred_disc((200, 200)) > 0
+    assert inside.mean() == pytest.approx(math.pi / 4, abs=0.01)
+
+
+def test_the_standard_error_is_the_binomial_one() -> None:
+    assert binomial_error(0.5, 100) == pytest.approx(0.05)
+    assert binomial_error(1.0, 7) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_everybody_gets_the_sound_of_another_class(seed: int) -> None:
+    labels = [(k % 4,) if k % 5 else (k % 4, 4) for k in range(41)]
+    sound = exchange_by_class(labels, seed=seed)
+    assert sorted(sound.tolist()) == list(range(41))
+    assert all(not set(labels[clip]) & set(labels[other]) for clip, other in enumerate(sound))
+    assert np.array_equal(sound, exchange_by_class(labels, seed=seed))
+    assert not np.array_equal(sound, exchange_by_class(labels, seed=seed + 1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_exchange_is_found_wherever_there_is_one(seed: int) -> None:
+    """Exactly half of the clips are of one class: each of them must get a sound of the rest, and the rest
+    theirs.
+    """
+    labels = [(0,)] * 6 + [(1,)] * 2 + [(2,)] * 4
+    sound = exchange_by_class(labels, seed=seed)
+    assert all((labels[clip] == (0,)) != (labels[other] == (0,)) for clip, other in enumerate(sound))
+
+
+@pytest.mark.parametrize("labels", [[(0,)] * 3, [(0,)] * 3 + [(1,)] * 2, [(0,)]])
+def test_where_no_exchange_is_there_it_says_so(labels: list[tuple[int, ...]]) -> None:
+    with pytest.raises(DataError, match="cannot be exchanged") as error:
+        exchange_by_class(labels, seed=0)
+    assert "half" in error.value.hint
+
+
+def test_clips_without_labels_are_named() -> None:
+    with pytest.raises(DataError, match="1 of 3 clips have no label"):
+        exchange_by_class([(0,), (), (1,)], seed=0)
+
+
+# On prepared data -------------------------------------------------------------------------------------
+
+SETTINGS = {
+    "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 8, "dim": 32, "depth": 2, "heads": 2,
+    "fusion": "factorized", "fusion_tokens": [3, 2, 2], "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "synth"
+    prepare("synth", out=out, clips=40, seed=0)
+    return out
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    model = build_autoencoder(SETTINGS)
+    torch.manual_seed(7)
+    model.reset_parameters()
+    spectrogram = {"sample_rate": 16000, "n_fft": 400, "hop": 250, "mels": 32}
+    save_checkpoint(
+        tmp_path / "run" / "checkpoints" / "step-00000001",
+        model=model,
+        config=Config(model=SETTINGS, spectrogram=spectrogram, origin="a test"),
+    )
+    return tmp_path / "run"
+
+
+def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
+    result = evaluate_localization(run, data, kind="difference", device="cpu")
+    assert (result.protocol, result.data, result.split, result.kind) == (
+        "pointing",
+        "synth",
+        "test",
+        "difference",
+    )
+    assert result.clips + result.left_out == len(PreparedDataset(data, "test")) == 8
+    assert 0 < result.anywhere < 0.6
+    hits = result.score * result.clips
+    assert hits == pytest.approx(round(hits))
+    assert result == evaluate_localization(run, data, kind="difference", device="cpu")
+
+
+def test_the_untrained_control_has_this_seeds_weights(data: Path, run: Path) -> None:
+    """A model whose weights are the control's own scores the same as the control."""
+    model = build_autoencoder(SETTINGS)
+    torch.manual_seed(5)
+    model.reset_parameters()
+    checkpoint = run / "checkpoints" / "step-00000001"
+    save_checkpoint(checkpoint, model=model, config=Config.read(checkpoint))
+    before = torch.get_rng_state()
+    result = evaluate_localization(run, data, kind="cosine", seed=5, device="cpu")
+    assert result.score == result.untrained
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = PreparedDataset.record
+    bare = {"boxes": np.zeros((0, 4), np.float32)}
+    monkeypatch.setattr(PreparedDataset, "record", lambda self, i: replace(record(self, i), **bare))
+    with pytest.raises(DataError, match="no clip of split test has boxes"):
+        evaluate_localization(run, data, device="cpu")
+
+
+def measured(score: float) -> Localization:
+    shares = {"untrained": 0.2, "exchanged": 0.3, "disc": 0.25, "anywhere": 0.1}
+    return Localization(
+        "step-00000001", "attention", "synth", "test", clips=80, left_out=0, score=score, **shares
+    )
+
+
+def test_only_a_map_above_every_control_goes_without_a_warning() -> None:
+    assert measured(0.3 + 0.06).warning() == ""
+    warning = measured(0.3 + 0.04).warning()
+    assert "34.0%" in warning and "another class's sound in 30.0%" in warning and "80 clips" in warning
+    assert measured(0.1).warning()
+
+
+def test_localize_takes_the_warning_of_the_checkpoint_and_the_kind_that_was_measured(
+    data: Path, run: Path
+) -> None:
+    assert keep_localization(run, measured(0.31)) == run / LOCALIZATION_JSON
+    assert kept_localization(run, "attention") == measured(0.31)
+    assert kept_localization(run / "checkpoints" / "step-00000001", "attention") == measured(0.31)
+    assert kept_localization(run, "cosine") is None
+    video = next((data / "source" / "clips").iterdir())
+    out = run / "o.png"
+    warned = localize(video, out=out, model=run)
+    assert warned.warning == measured(0.31).warning()
+    unmeasured = localize(video, out=out, model=run, map="cosine", force=True)
+    assert unmeasured.warning == ""
+    keep_localization(run, replace(measured(0.31), checkpoint="step-00000002"))
+    assert kept_localization(run, "attention") is None
+    (run / LOCALIZATION_JSON).write_text(json.dumps({"score": 1}))
+    with pytest.raises(DataError, match="broken"):
+        kept_localization(run, "attention")

@@ -1,0 +1,288 @@
+"""Clips, frames, images and sound."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from avtool import media
+from avtool.errors import MediaError
+from tests import clips
+
+RATE = clips.RATE
+
+
+def decode(path: Path, **options) -> media.DecodedClip:
+    return media.decode_clip(path, **{"frame_rate": 2, "short_side": 256, "sample_rate": RATE, **options})
+
+
+@pytest.fixture(scope="module")
+def levels(tmp_path_factory) -> Path:
+    """10 frames a second for 4 s, every frame of its own grey level; a click at 1 s."""
+    path = tmp_path_factory.mktemp("levels") / "levels.mp4"
+    media.write_clip(
+        path, clips.level_frames(40), fps=10, waveform=clips.click(4, 1.0, 44100), sample_rate=44100
+    )
+    return path
+
+
+def test_probe(levels):
+    info = media.probe(levels)
+    assert (info.width, info.height, info.fps, info.sound_rate, info.channels) == (64, 48, 10, 44100, 1)
+    assert info.duration == pytest.approx(4, abs=0.03)
+    assert info.has_video and info.has_sound
+
+
+@pytest.mark.parametrize(("at", "frame"), [(0.0, 0), (0.1, 1), (1.26, 12), (None, 20), (3.95, 39), (4.0, 39)])
+def test_frame_shown_at_a_time_is_the_last_that_appeared(levels, at, frame):
+    picture, shown = media.read_frame(levels, at)
+    assert picture.shape == (48, 64, 3) and picture.dtype == np.uint8
+    assert clips.level_of(picture) == frame
+    assert shown == pytest.approx(frame / 10, abs=1e-3)
+
+
+@pytest.mark.parametrize("at", [4.5, -1.0])
+def test_time_outside_the_clip_is_refused_and_its_length_named(levels, at):
+    with pytest.raises(MediaError, match=r"levels\.mp4 is 4\.\d\d s long"):
+        media.read_frame(levels, at)
+
+
+def test_sound_is_resampled_and_stays_where_it_was(levels):
+    waveform = media.read_waveform(levels)
+    assert waveform.dtype == np.int16 and len(waveform) == pytest.approx(4 * RATE, abs=RATE * 0.03)
+    assert clips.where_is_click(waveform) == pytest.approx(1.0, abs=0.003)
+    assert np.abs(waveform.astype(int)).max() == pytest.approx(0.8 * 32768, rel=0.1)
+
+
+@pytest.mark.parametrize(("delay_sound", "delay_video"), [(0.7, 0.0), (0.0, 0.7)])
+def test_streams_that_start_apart_stay_aligned(levels, tmp_path, delay_sound, delay_video):
+    path = clips.remux(levels, tmp_path / "a.mkv", delay_sound=delay_sound, delay_video=delay_video)
+    clip = decode(path, frame_rate=10)
+    frame_10 = clip.times[[clips.level_of(frame) for frame in clip.frames].index(10)]  # 1 s into the picture
+    assert clips.where_is_click(clip.waveform) - frame_10 == pytest.approx(
+        delay_sound - delay_video, abs=0.005
+    )
+    picture, shown = media.read_frame(path, frame_10 + 0.05)
+    assert clips.level_of(picture) == 10 and shown == pytest.approx(frame_10)
+
+
+def test_one_pass_keeps_the_frames_of_a_grid_around_the_middle(levels):
+    clip = decode(levels)
+    assert [clips.level_of(frame) for frame in clip.frames] == [0, 5, 10, 15, 20, 25, 30, 35]
+    assert clip.times == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5], abs=1e-3)
+    assert clip.key == 4 and clip.damaged == 0
+    np.testing.assert_array_equal(clip.waveform, media.read_waveform(levels))
+
+
+def test_a_key_time_is_on_the_grid(levels):
+    clip = decode(levels, key_time=1.3)
+    assert [clips.level_of(frame) for frame in clip.frames] == [3, 8, 13, 18, 23, 28, 33, 38]
+    assert clip.key == 2
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.5, 1.5), (1.5, 3.5)])
+def test_a_part_of_a_clip(levels, start, end):
+    clip = decode(levels, start=start, end=end)
+    middle = (end - start) / 2
+    assert clip.duration == pytest.approx(end - start)
+    assert clip.times[clip.key] == pytest.approx(middle, abs=1e-3)
+    assert clips.level_of(clip.frames[clip.key]) == round(10 * (start + middle))
+    assert max(clip.times) < end - start
+    whole = media.read_waveform(levels)
+    part = whole[round(start * RATE) : round(end * RATE)]
+    assert len(clip.waveform) == len(part)
+    assert np.abs(clip.waveform.astype(int) - part).max() < 400
+
+
+def test_a_frame_shown_for_long_is_kept_once(tmp_path):
+    path = tmp_path / "one.mp4"
+    media.write_clip(path, clips.level_frames(1), fps=25, waveform=clips.tone(3), sample_rate=RATE)
+    clip = decode(path)
+    assert clip.times == [0.0] and clip.key == 0 and len(clip.waveform) == pytest.approx(3 * RATE, abs=500)
+    slow = tmp_path / "slow.mp4"
+    media.write_clip(slow, clips.level_frames(4), fps=1, waveform=clips.tone(4), sample_rate=RATE)
+    assert [clips.level_of(frame) for frame in decode(slow).frames] == [0, 1, 2, 3]
+
+
+def test_all_channels_are_mixed_down(tmp_path):
+    for channel in (0, 1, 2, 4, 5):
+        sound = np.zeros((RATE, 6), np.float32)
+        sound[:, channel] = clips.tone(1)
+        path = tmp_path / f"{channel}.mp4"
+        media.write_clip(path, clips.moving_frames(5), fps=5, waveform=sound, sample_rate=RATE)
+        assert media.probe(path).channels == 6
+        assert np.abs(media.read_waveform(path).astype(int)).max() > 1000, f"channel {channel} is not heard"
+
+
+def test_a_rotated_clip_comes_upright(tmp_path):
+    path = tmp_path / "phone.mp4"
+    frame = np.zeros((96, 128, 3), np.uint8)
+    frame[:, :64] = (200, 0, 0)  # red on the left goes to the top
+    media.write_clip(path, [frame] * 5, fps=5, waveform=clips.tone(1), sample_rate=RATE)
+    clips.tag_rotation(path, clips.CLOCKWISE)
+    info = media.probe(path)
+    assert (info.width, info.height) == (96, 128)
+    shown, clip = media.read_frame(path)[0], decode(path, short_side=48)
+    assert shown.shape == (128, 96, 3) and clip.frames[0].shape == (64, 48, 3) and clip.size == (96, 128)
+    for picture in (shown, clip.frames[0]):
+        height = len(picture)
+        assert picture[: height // 2 - 4, :, 0].mean() > 150 and picture[height // 2 + 4 :, :, 0].mean() < 30
+
+
+def test_scaled_down_but_never_up():
+    assert media.scaled_size(1280, 720, 256) == (455, 256)
+    assert media.scaled_size(576, 720, 256) == (256, 320)
+    assert media.scaled_size(100, 50, 256) == (100, 50)
+
+
+def test_written_clips_are_the_same_bytes_whatever_was_in_memory(tmp_path):
+    code = "import sys; from tests import clips; clips.clip(clips.Path(sys.argv[1]), size=(98, 130))"
+    written = []
+    for filling in ("0", "85", "170"):  # what the C library fills fresh memory with
+        path = tmp_path / f"{filling}.mp4"
+        environment = os.environ | {"MALLOC_PERTURB_": filling}
+        root = Path(__file__).parents[2]
+        subprocess.run([sys.executable, "-c", code, path], check=True, env=environment, cwd=root)
+        written.append(path.read_bytes())
+    assert written[0] == written[1] == written[2]
+
+
+def test_odd_sizes_are_refused(tmp_path):
+    with pytest.raises(MediaError, match="65 x 48"):
+        clips.clip(tmp_path / "odd.mp4", size=(48, 65))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["-dash.mp4", "a:colon.mp4", "ü space.mp4"])
+def test_awkward_names(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    clips.clip(Path(name), 1.0)
+    assert media.probe(Path(name)).has_video
+    assert len(media.read_waveform(Path(name))) > 15000
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
+def test_sound_files(tmp_path, kind):
+    path = tmp_path / f"sound.{kind}"
+    sound = clips.tone(1.0, rate=32000)
+    soundfile.write(path, np.stack([sound, 0.5 * sound], 1), 32000)
+    waveform = media.read_waveform(path)
+    assert len(waveform) == pytest.approx(RATE, abs=1500)
+    assert np.abs(waveform[4000:12000].astype(int)).max() == pytest.approx(0.375 * 32768, rel=0.05)
+
+
+def test_a_wav_at_the_asked_rate_is_read_exactly(tmp_path):
+    samples = np.random.default_rng(0).integers(-32768, 32768, 5000, np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="PCM_16")
+    np.testing.assert_array_equal(media.read_waveform(tmp_path / "a.wav"), samples)
+
+
+def broken_files(folder: Path) -> dict[str, Path]:
+    good = clips.clip(folder / "good.mp4", 2.0)
+    data = good.read_bytes()
+    contents = {
+        "empty": b"",
+        "text": b"I am not a clip.\n" * 100,
+        "playlist": b"#EXTM3U\n#EXTINF:10,\ngood.mp4\n#EXT-X-ENDLIST\n",
+        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12\n",
+        "noise": np.random.default_rng(0).bytes(5000),
+        "cut": data[: len(data) // 2],
+        "zeros": bytes(5000),
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.mp4").write_bytes(content)
+    return {name: folder / f"{name}.mp4" for name in contents}
+
+
+@pytest.mark.parametrize("read", [media.probe, media.read_frame, media.read_waveform, decode])
+def test_unusable_files_say_so_in_one_clean_error(tmp_path, capfd, read):
+    for name, path in broken_files(tmp_path).items():
+        with pytest.raises(media.UnusableMedia) as caught:
+            read(path)
+        assert str(path) in caught.value.message and "\n" not in caught.value.message, name
+        assert caught.value.reason == media.UNDECODABLE
+    assert "git lfs pull" in _error_of(read, tmp_path / "lfs.mp4").hint
+    assert "does not exist" in _error_of(read, tmp_path / "absent.mp4").message
+    assert "is a folder" in _error_of(read, tmp_path).message
+    assert capfd.readouterr() == ("", "")
+
+
+def _error_of(read, path: Path) -> MediaError:
+    with pytest.raises(MediaError) as caught:
+        read(path)
+    return caught.value
+
+
+def test_a_missing_stream_is_named(tmp_path):
+    mute = tmp_path / "mute.mp4"
+    media.write_clip(mute, clips.moving_frames(5), fps=5, waveform=None, sample_rate=RATE)
+    soundfile.write(tmp_path / "sound.wav", clips.tone(1), RATE)
+    for read in (media.read_waveform, decode):
+        error = _error_of(read, mute)
+        assert (error.reason, error.message) == (media.NO_SOUND, f"{mute} has no sound track")
+    for read in (media.read_frame, decode):
+        assert _error_of(read, tmp_path / "sound.wav").reason == media.NO_VIDEO
+    info = media.probe(tmp_path / "sound.wav")
+    assert not info.has_video and info.has_sound and info.duration == pytest.approx(1)
+
+
+def test_a_clip_cut_short_gives_what_is_left(levels, tmp_path, capfd):
+    whole = clips.remux(clips.clip(tmp_path / "whole.mp4", 10.0), tmp_path / "whole.mkv")
+    cut = tmp_path / "cut.mkv"
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) * 6 // 10])
+    clip = decode(cut)
+    assert 3 < max(clip.times) < 8 and 3 * RATE < len(clip.waveform) < 8 * RATE
+    assert clip.duration == pytest.approx(max(*clip.times, len(clip.waveform) / RATE), abs=0.6)
+    assert capfd.readouterr().err == ""
+
+
+def test_images_come_upright_in_three_channels(tmp_path):
+    red = np.zeros((40, 60, 3), np.uint8)
+    red[:20] = (0, 0, 220)  # BGR: the upper half is red
+    jpeg = cv2.imencode(".jpg", red)[1].tobytes()
+    orientation = struct.pack("<2sHIHHHIHHI", b"II", 42, 8, 1, 0x112, 3, 1, 6, 0, 0)
+    exif = b"Exif\0\0" + orientation
+    (tmp_path / "turned.jpg").write_bytes(
+        jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+    )
+    turned = media.read_image(tmp_path / "turned.jpg")
+    assert turned.shape == (60, 40, 3)
+    assert (
+        turned[:, 25:, 0].mean() > 180 and turned[:, :15].mean() < 30
+    )  # a quarter turn clockwise: red on the right
+    for name, picture in {"grey": red[..., 2], "alpha": np.dstack([red, red[..., 2]])}.items():
+        (tmp_path / f"{name}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        image = media.read_image(tmp_path / f"{name}.png")
+        assert image.shape == (40, 60, 3) and image.dtype == np.uint8
+        assert image[:20, :, 0].min() == 220
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    with pytest.raises(MediaError, match=r"bad\.png cannot be decoded as a picture"):
+        media.read_image(tmp_path / "bad.png")
+
+
+def test_a_mask_keeps_its_values(tmp_path):
+    mask = np.zeros((10, 12), np.uint8)
+    mask[2:5, 3:7] = 2
+    (tmp_path / "mask.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), mask)
+
+
+@clips.needs_test_data
+def test_odd_clips():
+    odd = clips.TEST_DATA / "odd_clips"
+    assert decode(odd / "portrait.mp4").frames[0].shape == (320, 256, 3)
+    assert media.probe(odd / "surround_5_1.mp4").channels == 6
+    assert np.abs(media.read_waveform(odd / "surround_5_1.mp4").astype(int)).max() > 500
+    assert len(decode(odd / "one_video_frame.mp4").frames) == 1
+    assert media.probe(odd / "seven_fps.mp4").fps == pytest.approx(7.29, abs=0.01)
+    with pytest.raises(MediaError, match="no sound track"):
+        decode(odd / "no_audio_track.mp4")

@@ -1,0 +1,385 @@
+"""From raw files to a prepared data set: rows, outcomes, report."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+
+from avtool import media
+from avtool.data import catalog, checks, shards
+from avtool.data.catalog import vggsound
+from avtool.data.dataset import PreparedDataset
+from avtool.data.prepare import prepare
+from avtool.errors import DataError, TableError, UsageError
+from tests import clips
+
+RATE = clips.RATE
+
+
+def manifest(folder: Path, rows: list[dict[str, str]], *, name: str = "mine.csv") -> Path:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / name
+
+
+def row(id: str, **fields: str) -> dict[str, str]:
+    return {"id": id, "split": "train", "label": "thing", "video": f"{id}.mp4", **fields}
+
+
+def report_of(out: Path) -> dict:
+    return json.loads((out / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> Path:
+    """A folder with one clip for everything that can happen to one, and the manifest."""
+    folder = tmp_path_factory.mktemp("mixed")
+
+    def write(name: str, sound: np.ndarray | None, still: bool = False, seconds: float = 4.0) -> None:
+        frames = list(clips.moving_frames(max(1, round(5 * seconds))))
+        frames = frames[:1] * len(frames) if still else frames
+        media.write_clip(folder / f"{name}.mp4", frames, fps=5, waveform=sound, sample_rate=RATE)
+
+    muted = clips.tone(4)
+    muted[RATE : 3 * RATE] = 0
+    write("fine", clips.tone(4))
+    write("mute", None)
+    write("silent", np.zeros(4 * RATE, np.float32))
+    write("blip", clips.tone(0.1), seconds=0.2)
+    write("still", clips.tone(4), still=True)
+    write("short", clips.tone(1), seconds=1)
+    write("quiet", clips.tone(4, level=0.003))
+    write("muted", muted)
+    soundfile.write(folder / "sound.wav", clips.tone(4), RATE)
+    (folder / "sound.mp4").write_bytes((folder / "sound.wav").read_bytes())
+    (folder / "text.mp4").write_text("no clip\n" * 100)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(4000))
+    names = [
+        "fine",
+        "mute",
+        "silent",
+        "blip",
+        "still",
+        "short",
+        "quiet",
+        "muted",
+        "sound",
+        "text",
+        "empty",
+        "noise",
+        "gone",
+    ]
+    manifest(folder, [row(name) for name in names])
+    return folder
+
+
+def test_every_row_has_one_outcome_and_a_reason(mixed, tmp_path):
+    report = prepare("manifest", mixed / "mine.csv", out=tmp_path / "out")
+    assert report.as_dict() == {
+        "name": "mine",
+        "prepared": 5,
+        "refused": 7,
+        "missing": 1,
+        "flagged": 4,
+        "reasons": {
+            media.NO_SOUND: 1,
+            media.NO_VIDEO: 1,
+            media.UNDECODABLE: 3,
+            checks.SILENT: 1,
+            checks.TOO_SHORT: 1,
+            checks.MISSING: 1,
+            checks.STILL: 1,
+            checks.SHORT: 1,
+            checks.QUIET: 1,
+            checks.MUTED: 1,
+        },
+        "out": str(tmp_path / "out"),
+    }
+    reasons = report_of(tmp_path / "out")["reasons"]
+    assert reasons[media.NO_SOUND] == ["mute"] and reasons[media.NO_VIDEO] == ["sound"]
+    assert reasons[media.UNDECODABLE] == ["text", "empty", "noise"]
+    assert reasons[checks.SILENT] == ["silent"] and reasons[checks.TOO_SHORT] == ["blip"]
+    assert [reasons[flag] for flag in (checks.STILL, checks.SHORT, checks.QUIET, checks.MUTED)] == [
+        ["still"], ["short"], ["quiet"], ["muted"],
+    ]  # fmt: skip
+    assert "text file" in report_of(tmp_path / "out")["details"]["text"]
+    dataset = PreparedDataset(tmp_path / "out")
+    ids = [dataset.record(i).id for i in range(len(dataset))]
+    assert ids == ["fine", "still", "short", "quiet", "muted"]
+
+
+def test_the_same_source_gives_the_same_bytes(mixed, tmp_path, monkeypatch):
+    def contents(out: Path) -> dict[str, bytes]:
+        prepare("manifest", mixed / "mine.csv", out=out)
+        return {
+            str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
+        }
+
+    first = contents(tmp_path / "a")
+    assert contents(tmp_path / "b") == first
+    assert "shards/shard-000000.tar" in first and "index/clips.npy" in first
+
+
+def test_an_output_that_exists_is_kept_unless_forced(mixed, tmp_path):
+    out = tmp_path / "out"
+    (out / "old").mkdir(parents=True)
+    with pytest.raises(UsageError, match="exists"):
+        prepare("manifest", mixed / "mine.csv", out=out)
+    assert (out / "old").is_dir()
+    prepare("manifest", mixed / "mine.csv", out=out, force=True)
+    assert not (out / "old").exists() and (out / "dataset.json").is_file()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        prepare("manifest", mixed / "mine.csv", out=tmp_path / "file" / "out")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_nothing_is_left_of_a_run_that_breaks_off(mixed, tmp_path, monkeypatch, error):
+    write = shards.ShardWriter._write
+
+    def failing(self, data):
+        if self.clips == 2:
+            raise error
+        write(self, data)
+
+    monkeypatch.setattr(shards.ShardWriter, "_write", failing)
+    with pytest.raises(type(error)):
+        prepare("manifest", mixed / "mine.csv", out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_prepared_is_a_report_all_the_same(mixed, tmp_path):
+    table = manifest(mixed, [row("gone"), row("mute")], name="none.csv")
+    report = prepare("manifest", table, out=tmp_path / "out")
+    assert (report.prepared, report.refused, report.missing) == (0, 1, 1)
+    with pytest.raises(DataError, match="holds no clip"):
+        PreparedDataset(tmp_path / "out")
+
+
+def test_images_with_sound(tmp_path):
+    rng = np.random.default_rng(0)
+    for k, (height, width) in enumerate([(32, 32), (300, 600)]):
+        cv2.imwrite(str(tmp_path / f"{k}.png"), rng.integers(0, 256, (height, width, 3), np.uint8))
+        soundfile.write(tmp_path / f"{k}.ogg", clips.tone(0.5 + 3 * k), RATE)
+    rows = [
+        {"id": str(k), "split": "train", "label": "b;a ; b", "image": f"{k}.png", "audio": f"{k}.ogg"}
+        for k in range(2)
+    ]
+    report = prepare("manifest", manifest(tmp_path, rows), out=tmp_path / "out")
+    assert (report.prepared, report.flagged) == (2, 1)
+    assert list(report_of(tmp_path / "out")["reasons"]) == [checks.SHORT]
+    dataset = PreparedDataset(tmp_path / "out")
+    assert [dataset.frame(i, 0).shape for i in range(2)] == [(32, 32, 3), (256, 512, 3)]
+    assert dataset.record(0).labels == ("b", "a", "b") and dataset.classes == ["a", "b"]
+
+
+def test_boxes_masks_and_stems_go_with_the_middle_frame(tmp_path):
+    sound = clips.click(4, 2.0)
+    media.write_clip(
+        tmp_path / "a.mp4", clips.level_frames(40, 600, 400), fps=10, waveform=sound, sample_rate=RATE
+    )
+    mask = np.zeros((600, 400), np.uint8)
+    mask[:300] = 2
+    (tmp_path / "mask.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
+    (tmp_path / "small.png").write_bytes(cv2.imencode(".png", mask[:10])[1].tobytes())
+    soundfile.write(tmp_path / "stem.wav", 0.5 * sound, RATE)
+    truth = {"boxes": "[[0.1, 0.2, 0.5, 0.6]]", "mask": "mask.png", "stems": '{"thing": "stem.wav"}'}
+    rows = [
+        row("a", video="a.mp4", **truth),
+        row("b", video="a.mp4", **truth | {"mask": "small.png"}),
+        row("c", video="a.mp4", **truth | {"stems": '["gone.wav"]'}),
+    ]
+    report = prepare("manifest", manifest(tmp_path, rows), out=tmp_path / "out")
+    assert (report.prepared, report.refused, report.missing) == (1, 1, 1)
+    assert report_of(tmp_path / "out")["reasons"][checks.MASK_SIZE] == ["b"]
+    dataset = PreparedDataset(tmp_path / "out")
+    record = dataset.record(0)
+    assert clips.level_of(dataset.frame(0, record.key)) == 20
+    np.testing.assert_allclose(record.boxes, [[0.1, 0.2, 0.5, 0.6]])
+    stored = dataset.mask(0)
+    assert stored.shape == (384, 256) and set(np.unique(stored)) == {0, 2} and stored[100, 100] == 2
+    assert record.stems == ("thing",)
+    assert clips.where_is_click(dataset.stem(0, "thing")) == pytest.approx(2.0, abs=0.002)
+
+
+HEADER = "id,split,label,video"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,split,video\na,train,a.mp4", "line 1: no column label"),
+        ("id,split,label\na,train,x", "line 1: no column video"),
+        ("id,split,label,image\na,train,x,a.png", "line 1: no column audio"),
+        (f"{HEADER},boxs\na,train,x,a.mp4,1", "line 1: unknown column boxs"),
+        (f"{HEADER},id\na,train,x,a.mp4,1", "line 1: column id is there twice"),
+        ("", "line 1: no column id"),
+        (f"{HEADER}\n", "no rows"),
+        (f"{HEADER}\na,train,x,a.mp4\nb,train,x,b.mp4\na,test,x,c.mp4", "line 4: id a is on line 2 too"),
+        (f"{HEADER}\na,train,x", "line 2: not as many fields"),
+        (f"{HEADER}\na,train,x,y,a.mp4", "line 2: not as many fields"),
+        (f"{HEADER}\n,train,x,a.mp4", "line 2: id is empty"),
+        (f"{HEADER}\na,,x,a.mp4", "line 2: split is empty"),
+        (f"{HEADER}\na,train,x,", "line 2: names neither a video nor an image"),
+        (f"{HEADER},start\na,train,x,a.mp4,soon", "line 2: start is soon"),
+        (f"{HEADER},start,end\na,train,x,a.mp4,3,2", "line 2: end 2 is not after start 3"),
+        (f"{HEADER},boxes\na,train,x,a.mp4,[[0", "line 2: boxes is not JSON"),
+        (f'{HEADER},boxes\na,train,x,a.mp4,"[[0,0,1.5,1]]"', "line 2: boxes .* from 0 to 1"),
+        (f'{HEADER},boxes\na,train,x,a.mp4,"[[0.5,0,0.5,1]]"', "line 2: boxes "),
+        (f'{HEADER},boxes\na,train,x,a.mp4,"[0,0,1,1]"', "line 2: boxes "),
+        (f"{HEADER},stems\na,train,x,a.mp4,3", "line 2: stems "),
+        (b"id,split,label,video\na,train,\xff\xfe,a.mp4", "not a csv in UTF-8"),
+    ],
+)
+def test_a_manifest_that_is_wrong_names_line_and_column(tmp_path, text, message):
+    path = tmp_path / "mine.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(TableError, match=message) as caught:
+        prepare("manifest", path, out=tmp_path / "out")
+    assert caught.value.exit_code == 2 and "mine.csv" in caught.value.message
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_a_manifest_goes(mixed, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVTOOL_DATA", str(tmp_path))
+    table = manifest(mixed, [row("fine")], name="one.csv")
+    assert prepare("manifest", table).out == tmp_path / "prepared" / "one"
+    table = manifest(mixed, [row("fine")], name="manifest.csv")
+    assert prepare("manifest", table).out == tmp_path / "prepared" / mixed.name
+    with pytest.raises(UsageError, match="csv"):
+        prepare("manifest")
+    with pytest.raises(DataError, match="not there"):
+        prepare("manifest", tmp_path / "gone.csv")
+    with pytest.raises(UsageError, match="unknown data set vggsond") as caught:
+        prepare("vggsond")
+    assert "vggsound" in caught.value.hint
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory) -> Path:
+    """The published layout with the traps of the real files."""
+    folder = tmp_path_factory.mktemp("vgg")
+    lines = [
+        '-ab_c,30,"police car, (siren)",train',
+        "_x,0,dog barking,test",
+        'zz,284,"police car, (siren)",test',
+        "gone,5,never downloaded,train",
+    ]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "vggsound.csv").write_bytes("\r\n".join(lines).encode() + b"\r\n")
+    clips.clip(folder / "clips/police_car___siren_/-ab_c_000030_000040.mp4", 3.0)
+    clips.clip(folder / "clips/police_car___siren_/zz_000284_000294.mp4", 3.0)
+    path = folder / "clips/dog_barking/_x_000000_000010.mp4"
+    path.parent.mkdir()
+    media.write_clip(path, clips.level_frames(50), fps=5, waveform=clips.tone(9.4), sample_rate=RATE)
+    (folder / "clips/a_class_of_the_disk_only").mkdir()
+    boxes = [
+        {
+            "file": "_x_000000",
+            "class": "dog barking",
+            "bbox": [[0.1, 0.1, 0.5, 0.5], [-2.88e16, 0.1, 0.2, 0.3]],
+        },
+        {"file": "zz_000284", "class": "police car, (siren)", "bbox": [[0.3, 0.1, 0.3, 0.5]]},
+    ]
+    (folder / "annotations" / "vggss.json").write_text(json.dumps(boxes))
+    return folder
+
+
+def test_vggsound(vgg, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVTOOL_DATA", str(tmp_path))
+    (tmp_path / "vggsound").symlink_to(vgg)
+    report = prepare("vggsound")
+    assert (report.prepared, report.refused, report.missing) == (3, 0, 1)
+    assert report.out == tmp_path / "prepared" / "vggsound"
+    assert report_of(report.out)["notes"] == {vggsound.BROKEN_BOX: ["_x_000000", "zz_000284"]}
+    dataset = PreparedDataset(report.out, "all")
+    assert dataset.classes == ["dog barking", "never downloaded", "police car, (siren)"]
+    records = [dataset.record(i) for i in range(3)]
+    assert [record.id for record in records] == ["-ab_c_000030", "_x_000000", "zz_000284"]
+    assert [record.split for record in records] == ["train", "test", "test"]
+    assert [record.label_ids for record in records] == [(2,), (0,), (2,)]
+    assert [len(record.boxes) for record in records] == [0, 1, 0]
+    boxed = records[1]  # boxes are drawn at 5 s, though the middle is elsewhere
+    assert clips.level_of(dataset.frame(1, boxed.key)) == 25 and boxed.middle == 5.0
+    assert len(PreparedDataset(report.out, "test")) == 2
+
+
+def test_vggsound_that_is_not_there_says_what_to_get(tmp_path):
+    with pytest.raises(DataError, match="no VGGSound at") as caught:
+        prepare("vggsound", tmp_path / "nowhere", out=tmp_path / "out")
+    hint = caught.value.hint
+    for part in (
+        vggsound.PAGE,
+        "GB",
+        "CC BY 4.0",
+        f"{tmp_path}/nowhere/annotations",
+        "clips/LABEL",
+        "avtool prepare",
+    ):
+        assert part in hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("line", ["a,b,c", "a,soon,dog,train", "id,start,label,split"])
+def test_a_vggsound_csv_that_is_wrong_names_the_line(tmp_path, line):
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "vggsound.csv").write_text(f"a,1,dog,train\n{line}\n")
+    with pytest.raises(TableError, match="line 2: not id,start,label,split"):
+        prepare("vggsound", tmp_path, out=tmp_path / "out")
+
+
+def test_every_data_set_of_the_table_has_its_file():
+    folder = Path(catalog.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(catalog.TABLE)
+
+
+def test_synth_goes_through_the_same_preparation(tmp_path):
+    report = prepare("synth", out=tmp_path / "synth", clips=3, seed=1)
+    assert (report.prepared, report.refused, report.missing) == (3, 0, 0)
+    assert (report.out / "source" / "manifest.csv").is_file()
+    dataset = PreparedDataset(report.out, "all")
+    record = dataset.record(0)
+    assert len(record.boxes) == len(record.labels) == len(record.stems) and record.has_mask
+    mix = sum(dataset.stem(0, name).astype(float) for name in record.stems)
+    heard = dataset.waveform(0).astype(float)[: len(mix)]
+    assert np.corrcoef(mix[: len(heard)], heard)[0, 1] > 0.95
+    with pytest.raises(UsageError, match="takes no source"):
+        prepare("synth", tmp_path, out=tmp_path / "b")
+
+
+@clips.needs_test_data
+def test_real_vggsound_clips(tmp_path):
+    report = prepare("vggsound", clips.TEST_DATA / "vggsound_mini", out=tmp_path / "out")
+    assert (report.prepared, report.missing, report.refused) == (11, 41, 0)
+    assert report_of(tmp_path / "out")["reasons"][checks.STILL] == ["M1pPtg6a_g8_000230"]
+    dataset = PreparedDataset(tmp_path / "out", "all")
+    assert sum(len(dataset.record(i).boxes) > 0 for i in range(11)) == 5
+
+
+@clips.needs_test_data
+def test_odd_clips(tmp_path):
+    rows = [row(path.stem, video=str(path)) for path in sorted((clips.TEST_DATA / "odd_clips").glob("*.mp4"))]
+    prepare("manifest", manifest(tmp_path, rows), out=tmp_path / "out")
+    report = report_of(tmp_path / "out")
+    assert (report["prepared"], report["refused"]) == (5, 1)
+    assert report["reasons"][media.NO_SOUND] == ["no_audio_track"]
+    assert report["reasons"][checks.STILL] == ["one_video_frame"]
+
+
+@clips.needs_test_data
+def test_broken_boxes_of_the_real_file_are_left_out_by_name():
+    notes: dict[str, list[str]] = {}
+    boxes = vggsound._read_boxes(clips.TEST_DATA / "annotations" / "vggss.json", notes)
+    assert len(boxes) == 5158 and sum(not drawn for drawn in boxes.values()) == 2
+    assert 0 < len(notes[vggsound.BROKEN_BOX]) <= 18
