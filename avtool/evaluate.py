@@ -157,9 +157,9 @@ def _truth(dataset: PreparedDataset) -> tuple[np.ndarray, np.ndarray]:
 
 def _untrained(config: Config, seed: int) -> AudioVisualEncoder:
     """The same encoder with random weights."""
-    model = build_autoencoder(config.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        model = build_autoencoder(config.model)
         model.reset_parameters()
     return model.encoder.eval()
 

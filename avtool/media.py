@@ -21,12 +21,10 @@ import numpy as np
 from avtool.errors import MediaError
 from avtool.files import atomic_file
 
-av.logging.set_level(
-    None
-)  # what is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr
-cv2.setNumThreads(
-    0
-)  # the pictures are small, and a thread pool does not survive the fork of a loader's workers
+# What is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr.
+av.logging.set_level(None)
+# Pictures are small, and a thread pool does not survive the fork of a loader's workers.
+cv2.setNumThreads(0)
 
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
@@ -53,9 +51,7 @@ class UnusableMedia(MediaError):
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What a clip is. ``duration`` in seconds as its header says; sizes upright; zeros where there is no such
-    stream.
-    """
+    """What a clip is: ``duration`` in seconds as its header says, sizes upright, zeros for a stream it lacks."""
 
     duration: float
     width: int

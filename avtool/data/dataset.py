@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -270,10 +271,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 
 def _how_to_prepare(folder: Path) -> str:
     """The command that makes ``folder``."""
-    name = folder.name if folder.name in catalog.TABLE else "manifest FILE.csv"
-    if folder == places.prepared_folder(folder.name) and folder.name in catalog.TABLE:
-        out = ""
-    else:
-        out = f" --out {folder}"
-    force = " --force" if folder.exists() else ""
-    return f"avtool prepare {name}{out}{force}"
+    known = folder.name in catalog.TABLE and folder.name != "manifest"
+    name = folder.name if known else "manifest FILE.csv"
+    out = "" if known and folder == places.prepared_folder(name) else f" --out {shlex.quote(str(folder))}"
+    return f"avtool prepare {name}{out}" + (" --force" if folder.exists() else "")

@@ -31,9 +31,10 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     hit_b = mean over the cells c with P_b(c) = max P_b of G_b(centre of c): 1 or 0 where one cell is highest.
     Where several are, it is the chance that one drawn from them lies inside, so that a constant map gets its
-    truth's share of the cells and no hit by luck. The maps may be of any resolution: bilinear upsampling
-    leaves the highest place at a cell's centre. NaN where the truth is empty: leave such images out, and
-    count them. ValueError for maps that are not finite or do not go with ``truth``.
+    truth's share of the cells and no hit by luck. The maps may be of any resolution: bilinear upsampling leaves
+    the highest place at a cell's centre (at the frame's edge it spreads it out to there). NaN where the truth is
+    empty: leave such images out, and count them. ValueError for maps that are not finite or do not go with
+    ``truth``.
 
     Source: the pointing game (Zhang et al., arXiv 1608.00507, section 4.2), without its tolerance of 15
     pixels.
@@ -46,7 +47,7 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     rows, columns = maps.shape[1:]
     height, width = truth.shape[1:]
     centre_row = (2 * np.arange(rows) + 1) * height // (2 * rows)
-    centre_column = (2 * np.arange(columns) + 1) * width // (2 * columns)
+    centre_column = np.arange(columns) * width // columns
     inside = truth[:, centre_row][:, :, centre_column]
     highest = maps == maps.max(axis=(1, 2), keepdims=True)
     hits = (inside & highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))

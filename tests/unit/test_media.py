@@ -72,6 +72,7 @@ def test_streams_that_start_apart_stay_aligned(levels, tmp_path, delay_sound, de
     )
     picture, shown = media.read_frame(path, frame_10 + 0.05)
     assert clips.level_of(picture) == 10 and shown == pytest.approx(frame_10)
+    assert clips.level_of(media.read_frame(path, 0.05)[0]) == 0  # before the first frame: the first
 
 
 def test_one_pass_keeps_the_frames_of_a_grid_around_the_middle(levels):

@@ -1,0 +1,184 @@
+"""Training: what a run leaves, that it resumes to the bit, and what stops it."""
+
+from __future__ import annotations
+
+import csv
+import signal
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from avtool import engine
+from avtool.checkpoint import read_safetensors
+from avtool.config.recipes import load_recipe
+from avtool.data.prepare import prepare
+from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
+from avtool.places import checkpoints_of
+from avtool.tracking import read_metrics
+
+SMALL = (
+    "max_steps=6",
+    "train.batch_size=4",
+    "train.log_every=1",
+    "train.precision=float32",
+    "model.image_size=[32,32]",
+    "model.audio_size=[32,64]",
+    "model.dim=24",
+    "model.depth=2",
+    "model.decoder={dim: 16, depth: 1, heads: 2}",
+    "data.workers=0",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten photographs with sounds, of two classes; two of them are held out."""
+    folder = tmp_path_factory.mktemp("source")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(10):
+        cv2.imwrite(str(folder / f"{number}.png"), generator.integers(0, 255, (40, 48, 3), np.uint8))
+        soundfile.write(folder / f"{number}.wav", generator.normal(0, 0.1, 24000), 16000)
+        split = "test" if number >= 8 else "train"
+        rows.append((f"clip{number}", split, "ab"[number % 2], f"{number}.png", f"{number}.wav"))
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "split", "label", "image", "audio"), *rows])
+    return prepare("manifest", folder / "table.csv", out=folder / "prepared").out
+
+
+def run(data: Path, out: Path, *overrides: str, **options) -> Path:
+    recipe = load_recipe("tiny", [*SMALL, *overrides])
+    return engine.pretrain(recipe, data=data, out=out, device="cpu", **options)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return read_safetensors(checkpoints_of(folder)[-1] / "model.safetensors")
+
+
+def test_a_run_says_what_made_it_and_measures_held_out_clips(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run", command=["avtool", "pretrain"])
+    assert {path.name for path in out.iterdir()} == {"recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"}
+    assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny", SMALL)
+    (checkpoint,) = checkpoints_of(out)
+    assert checkpoint.name == "step-00000006"
+    assert {path.name for path in checkpoint.iterdir()} == {"model.safetensors", "config.json", "trainer.pt"}
+    rows = read_metrics(out)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert all(row["loss"] == pytest.approx(row["image"] + row["audio"], rel=1e-6) for row in rows[1:-1])
+    assert rows[1]["lr"] == pytest.approx(4e-3 * 4 / 256)  # one step of warm-up: 0.2 of 6
+    first, last = rows[0], rows[-1]
+    assert first["held_out_clips"] == 2
+    assert last["held_out_loss"] < first["held_out_loss"]
+    assert {"held_out_knn_image", "held_out_knn_fusion", "held_out_knn_floor"} <= set(last)
+
+
+@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
+def test_three_steps_and_three_more_are_six(data: Path, tmp_path: Path, fusion: str) -> None:
+    kind = f"model.fusion.kind={fusion}"
+    whole = run(data, tmp_path / "whole", kind)
+    parts = run(data, tmp_path / "parts", kind, stop_after=3)
+    assert checkpoints_of(parts)[-1].name == "step-00000003"
+    run(data, parts, kind, resume=True)
+    assert all(torch.equal(value, weights(parts)[name]) for name, value in weights(whole).items())
+    losses = [[row.get("loss") for row in read_metrics(folder)] for folder in (whole, parts)]
+    assert losses[0][1:7] == [loss for loss in losses[1] if loss is not None]
+
+
+def test_accumulated_batches_are_one_large_batch(data: Path, tmp_path: Path) -> None:
+    large = run(data, tmp_path / "large", "train.batch_size=8", "max_steps=1")
+    small = run(data, tmp_path / "small", "train.batch_size=4", "train.accumulate=2", "max_steps=1")
+    assert read_metrics(small)[1]["loss"] == pytest.approx(read_metrics(large)[1]["loss"], rel=1e-5)
+
+
+def test_seeds_and_resumes_draw_what_they_should(data: Path, tmp_path: Path) -> None:
+    first = read_metrics(run(data, tmp_path / "a", "max_steps=2"))
+    again = read_metrics(run(data, tmp_path / "b", "max_steps=2"))
+    other = read_metrics(run(data, tmp_path / "c", "max_steps=2", "seed=1"))
+    assert first[1]["loss"] == again[1]["loss"] != other[1]["loss"]
+
+
+def test_resume_refuses_another_recipe_and_names_the_difference(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run", stop_after=2)
+    with pytest.raises(UsageError, match="optim.base_lr was 0.004, is now 0.001"):
+        run(data, out, "optim.base_lr=1e-3", resume=True)
+    run(data, out, "optim.base_lr=1e-3", resume=True, force=True)
+    assert checkpoints_of(out)[-1].name == "step-00000006"
+
+
+def test_resume_without_a_checkpoint_starts_afresh_and_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run" / "checkpoints" / ".step-00000003.partial-1").mkdir(parents=True)
+    out = run(data, tmp_path / "run", resume=True)
+    assert "no whole checkpoint" in capsys.readouterr().err
+    assert [path.name for path in checkpoints_of(out)] == ["step-00000006"]
+
+
+def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run", "train.save_every=1", "train.keep=2")
+    assert [path.name for path in checkpoints_of(out)] == ["step-00000005", "step-00000006"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = engine.Pretraining.forward
+
+    def poisoned(self, batch, *, epoch):
+        parts = forward(self, batch, epoch=epoch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if epoch == 1 else parts
+
+    monkeypatch.setattr(engine.Pretraining, "forward", poisoned)
+    with pytest.raises(TrainingError, match=r"step 3: loss loss is not finite; the batch's clips: clip\d"):
+        run(data, tmp_path / "run", "train.save_every=1")
+    (*_, last) = checkpoints_of(tmp_path / "run")
+    assert last.name == "step-00000002"
+    assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+def test_a_signal_leaves_a_checkpoint_to_go_on_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(data, tmp_path / "whole")
+    optimize = engine.Run.optimize
+
+    def interrupted(self, *args):
+        losses = optimize(self, *args)
+        if self.step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return losses
+
+    monkeypatch.setattr(engine.Run, "optimize", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, tmp_path / "run")
+    assert checkpoints_of(tmp_path / "run")[-1].name == "step-00000004"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(engine.Run, "optimize", optimize)
+    run(data, tmp_path / "run", resume=True)
+    assert all(torch.equal(value, weights(tmp_path / "run")[name]) for name, value in weights(whole).items())
+
+
+def test_what_does_not_fit_stops_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 8 clips of split train, a batch needs 64"):
+        run(data, tmp_path / "run", "train.batch_size=64")
+    with pytest.raises(CheckpointError, match="init.audio=audiomae-vitb"):
+        run(data, tmp_path / "run", "init.audio=audiomae-vitb")
+    with pytest.raises(TrainingError, match="holds sound of 16000 samples a second"):
+        run(data, tmp_path / "run", "spectrogram.sample_rate=8000")
+    with pytest.raises(UsageError, match="no such|is not there|device"):
+        engine.pretrain(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cuda:99")
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UsageError, match="exists"):
+        run(data, tmp_path / "run")
+
+
+def test_dry_run_counts_parameters_and_shapes(data: Path) -> None:
+    text = engine.dry_run(load_recipe("dense", ["data.split=all", "train.batch_size=2"]), data=data)
+    assert "2 x 3 x 224 x 224" in text
+    assert "2 x 1 x 128 x 192" in text
+    assert "10 clips of" in text
