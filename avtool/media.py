@@ -17,6 +17,7 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from avtool.errors import MediaError
 from avtool.files import atomic_file
@@ -269,9 +270,7 @@ class _Clip:
 
 
 def probe(path: Path) -> ClipInfo:
-    """What a clip or sound file is, from its header and first frame. Raises MediaError where it cannot be
-    used.
-    """
+    """What a clip or sound file is, from its header and first frame. Raises MediaError where it is unusable."""
     with _opened(path) as clip:
         duration, video, sound = clip.duration(), clip.video, clip.sound
         width = height = 0
@@ -313,7 +312,7 @@ def read_frame(path: Path, at: float | None = None) -> tuple[np.ndarray, float]:
                 hint=f"choose a time from 0 to {length:.2f}",
             )
         frame, shown = _frame_at(clip, time)
-        return _picture(frame), shown
+        return _picture(frame, VideoReformatter()), shown
 
 
 def _frame_at(clip: _Clip, time: float) -> tuple[av.VideoFrame, float]:
@@ -408,12 +407,11 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-def _picture(frame: av.VideoFrame, short_side: int | None = None) -> np.ndarray:
-    size = scaled_size(frame.width, frame.height, short_side)
-    picture = frame.to_ndarray(format="rgb24")
-    if size != (frame.width, frame.height):
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(np.rot90(picture, _quarter_turns(frame)))
+def _picture(frame: av.VideoFrame, scaler: VideoReformatter, *, short_side: int | None = None) -> np.ndarray:
+    """The frame in RGB, scaled and upright; ``scaler`` keeps what it set up for the frame before."""
+    width, height = scaled_size(frame.width, frame.height, short_side)
+    scaled = scaler.reformat(frame, width, height, format="rgb24", interpolation=Interpolation.AREA)
+    return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), _quarter_turns(frame)))
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -433,6 +431,7 @@ class _Grid:
     def __init__(self, start: float, key: float, rate: float, short_side: int) -> None:
         self.start, self.key, self.rate, self.short_side = start, start + key, rate, short_side
         self.step = -math.floor(key * rate + CLOCK)
+        self.scaler = VideoReformatter()
         self.frames: list[np.ndarray] = []
         self.times: list[float] = []
         self.size = (0, 0)
@@ -454,9 +453,7 @@ class _Grid:
         self.last, self.due = (frame, time), time
 
     def finish(self, end: float | None) -> None:
-        """The last frame is shown for as long as the one before it, and at the key time however early it
-        came.
-        """
+        """The last frame lasts as long as the one before it, and to the key time however early it came."""
         if self.last is None:
             return
         stop = max(self.last[1] + self.interval, self.key + CLOCK)
@@ -470,7 +467,7 @@ class _Grid:
         if frame is self.kept:
             return
         self.kept = frame
-        picture = _picture(frame, self.short_side)
+        picture = _picture(frame, self.scaler, short_side=self.short_side)
         if not self.frames:
             turned = _quarter_turns(frame) % 2
             self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
@@ -488,6 +485,7 @@ class _Sound:
         self.due = 0.0  # seconds of the clip at which the next block is expected
         self.stretches: list[tuple[float, list[np.ndarray]]] = []
         self.form: tuple[int, str, str] | None = None
+        self.fifo = av.AudioFifo()  # a second of sound is resampled at once
         self.resampler: av.AudioResampler | None = None
 
     def add(self, frame: av.AudioFrame, time: float) -> None:
@@ -497,15 +495,18 @@ class _Sound:
         if form != self.form or hole:
             self._flush()
             self.form = form
+            self.fifo = av.AudioFifo()
             self.resampler = av.AudioResampler(format="s16", layout="mono", rate=self.rate)
             if hole or not self.stretches:
                 self.due = time if hole else min(time, self.due)
             self.stretches.append((self.due, []))
         frame.pts = None
-        self._take(frame)
+        self.fifo.write(frame)
+        if self.fifo.samples >= frame.sample_rate:
+            self._resample(self.fifo.read())
         self.due += frame.samples / frame.sample_rate
 
-    def _take(self, frame: av.AudioFrame | None) -> None:
+    def _resample(self, frame: av.AudioFrame | None) -> None:
         blocks = self.stretches[-1][1]
         blocks.extend(
             out.to_ndarray().reshape(-1) for out in self.resampler.resample(frame) if out is not None
@@ -513,7 +514,9 @@ class _Sound:
 
     def _flush(self) -> None:
         if self.resampler is not None:
-            self._take(None)
+            if self.fifo.samples:
+                self._resample(self.fifo.read())
+            self._resample(None)
             self.resampler = None
 
     def waveform(self, start: float, end: float | None) -> np.ndarray:
@@ -534,9 +537,7 @@ class _Sound:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey spread over three channels, alpha left
-    out.
-    """
+    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
     check_file(path)
     picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     if picture is None:

@@ -1,6 +1,4 @@
-"""One row of a source to one prepared clip, or to the reason why not: a function of its files and the
-settings.
-"""
+"""One row of a source to one prepared clip, or the reason why not: a function of its files and settings."""
 
 from __future__ import annotations
 
@@ -30,9 +28,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """What is stored of a clip: ``jpegs`` of its frames, ``size`` (width, height) of these, its sound and the
-    rest.
-    """
+    """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest."""
 
     row: Row
     jpegs: list[bytes]

@@ -165,9 +165,7 @@ class PreparedDataset:
         return np.array(self._span("frames", self._clip(i)["frames"])["time"])
 
     def frame(self, i: int, k: int, *, reduce: int = 1) -> np.ndarray:
-        """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` of its size (1, 2, 4 or 8:
-        decodes faster).
-        """
+        """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` (1, 2, 4, 8) of its size."""
         clip = self._clip(i)
         entry = self._span("frames", clip["frames"])[k]
         data = self._bytes(clip, int(entry["begin"]), int(entry["size"]))
@@ -177,9 +175,7 @@ class PreparedDataset:
         return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
     def waveform(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
-        """Samples ``start`` to ``start + count`` (None: the end) of clip ``i``, no further than it goes:
-        int16 (N,).
-        """
+        """Samples ``start`` to ``start + count`` (None: the end), no further than the clip goes: int16 (N,)."""
         clip = self._clip(i)
         return self._samples(clip, int(clip["wav"]), int(clip["samples"]), start, count)
 

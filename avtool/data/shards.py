@@ -198,9 +198,7 @@ def seal(
     splits: list[str],
     counts: dict[str, int],
 ) -> None:
-    """Write the index and dataset.json of a folder whose shards are written: from then on it is a data
-    set.
-    """
+    """Write index and dataset.json of a folder whose shards are written, which makes it a data set."""
     arrays = merge(parts)
     (folder / "index").mkdir(parents=True, exist_ok=True)
     for array, values in arrays.items():

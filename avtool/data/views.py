@@ -27,16 +27,12 @@ Size = int | tuple[int, int]
 
 
 def draws(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator of all that sample ``index`` draws in ``epoch``: a function of the three numbers
-    alone.
-    """
+    """The generator of all that sample ``index`` draws in ``epoch``."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
 
 
 def fit_window(waveform: np.ndarray, count: int) -> np.ndarray:
-    """Sound (N,) as exactly ``count`` samples: the first ones, or padded at its end by reflection, as often
-    as needed.
-    """
+    """Sound (N,) as ``count`` samples: the first ones, or padded at its end by (repeated) reflection."""
     if len(waveform) == 0:
         raise ValueError("there is no sound to make a window of")
     if len(waveform) >= count:
@@ -62,17 +58,13 @@ def random_crop(generator: np.random.Generator, width: int, height: int, scale: 
 
 
 def centre_crop(width: int, height: int) -> Crop:
-    """The square in the middle that is left of a frame resized to 256 and cropped to 224, or in that
-    proportion.
-    """
+    """The square in the middle that resizing to 256 and cropping to 224 leaves, in proportion."""
     side = max(1, round(min(width, height) * EVALUATION_CROP))
     return (width - side) // 2, (height - side) // 2, side, side
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop, width: int, height: int) -> np.ndarray:
-    """Boxes (M, 4) as fractions of the frame to fractions of the crop, cut at its edge; those outside are
-    left out.
-    """
+    """Boxes (M, 4) as fractions of the frame to fractions of the crop; those outside it are left out."""
     left, top, w, h = crop
     scaled = boxes * np.array([width, height, width, height], np.float32) - np.array([left, top, left, top])
     scaled = np.clip(scaled / np.array([w, h, w, h]), 0, 1).astype(np.float32)
@@ -140,9 +132,7 @@ class TrainingViews:
         }
 
     def _frame_within(self, times: np.ndarray, start: int, choice: float) -> int:
-        """One of the frames inside the window that begins at sample ``start``; the nearest where there is
-        none.
-        """
+        """One of the frames inside the window that begins at sample ``start``, else the nearest."""
         begin = start / self.dataset.sample_rate
         seconds = self.window_samples / self.dataset.sample_rate
         within = np.flatnonzero((times >= begin) & (times < begin + seconds))

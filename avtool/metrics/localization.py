@@ -47,7 +47,7 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     rows, columns = maps.shape[1:]
     height, width = truth.shape[1:]
     centre_row = (2 * np.arange(rows) + 1) * height // (2 * rows)
-    centre_column = np.arange(columns) * width // columns
+    centre_column = (2 * np.arange(columns) + 1) * width // (2 * columns)
     inside = truth[:, centre_row][:, :, centre_column]
     highest = maps == maps.max(axis=(1, 2), keepdims=True)
     hits = (inside & highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
@@ -99,8 +99,6 @@ def exchange_by_class(labels: Sequence[Collection[int]], *, seed: int) -> np.nda
     generator = np.random.default_rng(seed)
     sound = generator.permutation(len(labels))
     for clip in np.flatnonzero((has * has[sound]).any(axis=1)):
-        if not has[clip] @ has[sound[clip]]:
-            continue  # mended by an earlier swap
         fits = (has[sound] @ has[clip] == 0) & (has @ has[sound[clip]] == 0)
         if not fits.any():
             raise DataError(

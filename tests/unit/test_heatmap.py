@@ -52,6 +52,13 @@ def test_no_text_is_cut_off(size: tuple[int, int]) -> None:
         assert (edge == 255).all()
 
 
+def test_a_narrow_frame_has_a_readable_caption_all_the_same() -> None:
+    frame, heat = frame_and_heat((64, 64))
+    assert render_heatmap(frame, heat, caption=CAPTION).shape[1] >= 352
+    rows = [render_heatmap(frame, heat, caption=["word " * count]).shape[0] for count in (1, 6, 40)]
+    assert rows[0] == rows[1] < rows[2]
+
+
 @pytest.mark.parametrize("width", [60, 200, 352])
 @pytest.mark.parametrize("text", [*CAPTION, WARNING, "runs/a/" + "b" * 90, "ü" * 80, "one"])
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from avtool import evaluate
 from avtool.checkpoint import Config, save_checkpoint
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
@@ -195,6 +196,26 @@ def test_the_untrained_control_has_this_seeds_weights(data: Path, run: Path) -> 
     result = evaluate_localization(run, data, kind="cosine", seed=5, device="cpu")
     assert result.score == result.untrained
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_each_control_changes_what_it_says_and_nothing_else(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def stand_in(encoder: object, image: torch.Tensor, audio: torch.Tensor, *, kind: str) -> torch.Tensor:
+        calls.append((encoder, image, audio))
+        return torch.rand(len(image), 4, 4)
+
+    monkeypatch.setattr(evaluate, "localization_map", stand_in)
+    evaluate_localization(run, data, device="cpu")
+    (ours, image, own), (random, same_image, same_sound), (again, image_again, other) = calls
+    assert ours is again and random is not ours
+    assert image is same_image and image is image_again
+    assert own is same_sound
+    distance = (own[:, None] - other[None]).abs().amax(dim=(2, 3, 4))
+    assert (distance.amin(dim=0) == 0).all()  # the same sounds, in another order
+    assert (distance.diagonal() > 0.1).all()
 
 
 def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

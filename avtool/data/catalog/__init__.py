@@ -96,9 +96,7 @@ def classes_of(rows: Iterable[Row]) -> list[str]:
 
 
 def valid_box(box: object) -> Box | None:
-    """``box`` as four fractions of the frame, or None where it is not one: not four numbers, outside 0..1, no
-    area.
-    """
+    """``box`` as four fractions of the frame; None where it is no such thing, outside 0..1 or empty."""
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
         return None
     x1, y1, x2, y2 = (float(value) for value in box)

@@ -10,9 +10,7 @@ from avtool.progress import progress_bar
 
 
 def read(source: Path, request: Request) -> Source:
-    """Render ``request.clips`` clips into ``source``, an empty folder, and read the manifest written
-    there.
-    """
+    """Render ``request.clips`` clips into ``source``, an empty folder, and read the manifest made there."""
     with progress_bar("rendering synth", total=request.clips, unit="clips") as bar:
         table = render(source, clips=request.clips, seed=request.seed, progress=lambda done: bar.advance())
     return manifest.read(table, request)
