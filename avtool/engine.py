@@ -100,9 +100,7 @@ def pretrain(
     dataset = PreparedDataset(data, recipe.data.split)
     _check_sample_rate(recipe, dataset)
     checkpoint = _newest_checkpoint(recipe, out, force=force) if resume else None
-    run = Run(
-        recipe, dataset, folder=out, device=target, precision=precision, checkpoint=checkpoint
-    )
+    run = Run(recipe, dataset, folder=out, device=target, precision=precision, checkpoint=checkpoint)
     batches = run.batches()
     if out.exists() and checkpoint is None:
         shutil.rmtree(out)

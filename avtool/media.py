@@ -108,7 +108,8 @@ def write_clip(
         chunks = iter(())
         if waveform is not None:
             planes = np.atleast_2d(np.asarray(waveform, np.float32).T)
-            audio = container.add_stream("aac", rate=sample_rate, layout=_layout(len(planes)))
+            coder = {"aac_coder": "fast"}  # half the time, and closer to the original here
+            audio = container.add_stream("aac", rate=sample_rate, layout=_layout(len(planes)), options=coder)
             chunks = _audio_chunks(planes, sample_rate)
         sounded = 0.0
         for number, frame in enumerate(frames):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 import torch
@@ -58,3 +59,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float, *, ramp: fl
     """``rate`` for every group, times ``ramp`` for the pretrained ones."""
     for group in optimizer.param_groups:
         group["lr"] = rate * (ramp if group[PRETRAINED] else 1.0)
+
+
+_EMBEDDED = re.compile(r"encoder\.(?:(?:image|audio)\.patch_embed\..*|fusion_tokens)")
+_BLOCK = re.compile(r"encoder\.(?:image\.blocks|audio\.blocks|fusion_blocks)\.(\d+)\..*")
+
+
+def layer_id(name: str, *, depth: int) -> int:
+    """The layer of the parameter ``name`` of a model with an ``encoder`` of ``depth`` blocks, for layer-wise
+    learning-rate decay: rate * decay ** (depth + 1 - layer).
+
+    Patch embeddings and fusion tokens are layer 0; the image, audio and fusion block k layer k + 1; final norms, heads
+    and decoders depth + 1. Source: BEiT (arXiv 2106.08254), for three streams as in DeepAVFusion.
+    """
+    if _EMBEDDED.fullmatch(name):
+        return 0
+    match = _BLOCK.fullmatch(name)
+    return int(match[1]) + 1 if match else depth + 1

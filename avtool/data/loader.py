@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -145,7 +146,7 @@ def _loader(batches: Dataset[Batch], order: Any, workers: int, pin_memory: bool)
         collate_fn=_as_it_is,
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
 
 
@@ -153,9 +154,11 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def _one_thread(worker: int) -> None:
-    """Workers share the cores with each other and with the model: none starts threads of its own."""
+def _start_worker(worker: int) -> None:
+    """Workers share the cores with each other and with the model: none starts threads of its own. Ctrl-C reaches
+    them too: it is the training process that ends them, after its last step."""
     import cv2
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -3,7 +3,8 @@
 What differs: decoders are flat there (``image_decoder_blocks.0`` is ``image_decoder.blocks.0`` here); norms of fusion
 blocks have other names, and in ``token`` blocks the names of the image and the audio norm are exchanged; a ``dense``
 block keeps keys and values in one matrix that reads the pair as [audio || image]; the encoders' positions are in the
-file although they are fixed.
+file although they are fixed; the separation decoder numbers its levels from the finest, and the segmentation decoder
+lies beside the encoder without a prefix.
 """
 
 from __future__ import annotations
@@ -31,14 +32,49 @@ def _fusion_names(fusion: str) -> dict[str, str]:
     return names
 
 
+def _replace_prefix(key: str, names: dict[str, str]) -> str:
+    for old, new in names.items():
+        if key.startswith(f"{old}."):
+            return new + key.removeprefix(old)
+    return key
+
+
 def _rename(key: str, names: dict[str, str]) -> str:
     match = _FUSION.fullmatch(key)
-    if not match:
-        return key
-    block, inside = match.groups()
-    for old, new in names.items():
-        if inside == old or inside.startswith(f"{old}."):
-            return block + new + inside.removeprefix(old)
+    return match[1] + _replace_prefix(match[2], names) if match else key
+
+
+def _task_decoder_names() -> dict[str, str]:
+    """Prefixes in the separation and segmentation decoders, published -> ours."""
+    theirs, ours = "avss_decoder", "separation_decoder"
+    names = {f"{theirs}.xv_norm": f"{ours}.image_norm", f"{theirs}.pred": f"{ours}.predict"}
+    names |= {f"{theirs}.xa_norm.{4 - level}": f"{ours}.audio_norms.{level}" for level in range(5)}
+    names |= {f"{theirs}.cond{5 - level}": f"{ours}.conditions.{level}" for level in range(5)}
+    for step in range(4):
+        names |= {f"{theirs}.{old}{4 - step}": f"{ours}.{new}.{step}" for old, new in _ENLARGERS}
+    names[f"{theirs}.top"] = f"{ours}.top"
+    ours = "segmentation_decoder"
+    names |= {old: f"{ours}.{new}" for old, new in _ENLARGERS}
+    names |= {"top": f"{ours}.top", "predictor.0": f"{ours}.hidden", "predictor.2": f"{ours}.predict"}
+    names |= {"normv": f"{ours}.image_norms", "norma": f"{ours}.audio_norms"}
+    return names | {"proja": f"{ours}.audio_projections"}
+
+
+_ENLARGERS = (("lat", "laterals"), ("up", "ups"))
+_TASK_DECODERS = _task_decoder_names()
+_DOUBLE_CONV = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
+
+
+def _task_decoder_from(key: str) -> str:
+    name = _replace_prefix(key, _TASK_DECODERS)
+    return re.sub(r"\.double_conv\.(\d)\.", lambda match: f".{_DOUBLE_CONV[match[1]]}.", name)
+
+
+def _task_decoder_to(name: str) -> str:
+    key = _replace_prefix(name, {ours: theirs for theirs, ours in _TASK_DECODERS.items()})
+    if key != name:
+        for number, part in _DOUBLE_CONV.items():
+            key = key.replace(f".{part}.", f".double_conv.{number}.")
     return key
 
 
@@ -53,7 +89,7 @@ def from_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor
     for key, tensor in state.items():
         if _FIXED.search(key):
             continue
-        name = _rename(_DECODER.sub(r"\1_decoder.", key), names)
+        name = _rename(_task_decoder_from(_DECODER.sub(r"\1_decoder.", key)), names)
         if fusion == "dense" and (
             match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)kv\.(weight|bias)", name)
         ):
@@ -69,7 +105,8 @@ def to_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor]:
     names = {new: old for old, new in _fusion_names(fusion).items()}
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
-        name = _rename(re.sub(r"^(image|audio)_decoder\.", r"\1_decoder_", key), names)
+        name = re.sub(r"^(image|audio)_decoder\.", r"\1_decoder_", _task_decoder_to(key))
+        name = _rename(name, names)
         if fusion == "dense" and (
             match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)([kv])\.(weight|bias)", name)
         ):

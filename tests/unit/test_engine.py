@@ -103,7 +103,7 @@ def test_seeds_and_resumes_draw_what_they_should(data: Path, tmp_path: Path) -> 
 
 def test_resume_refuses_another_recipe_and_names_the_difference(data: Path, tmp_path: Path) -> None:
     out = run(data, tmp_path / "run", stop_after=2)
-    with pytest.raises(UsageError, match="optim.base_lr was 0.004, is now 0.001"):
+    with pytest.raises(UsageError, match=r"optim.base_lr was 0.004, is now 0.001"):
         run(data, out, "optim.base_lr=1e-3", resume=True)
     run(data, out, "optim.base_lr=1e-3", resume=True, force=True)
     assert checkpoints_of(out)[-1].name == "step-00000006"
@@ -165,11 +165,11 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(
 def test_what_does_not_fit_stops_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 8 clips of split train, a batch needs 64"):
         run(data, tmp_path / "run", "train.batch_size=64")
-    with pytest.raises(CheckpointError, match="init.audio=audiomae-vitb"):
+    with pytest.raises(CheckpointError, match=r"init.audio=audiomae-vitb"):
         run(data, tmp_path / "run", "init.audio=audiomae-vitb")
     with pytest.raises(TrainingError, match="holds sound of 16000 samples a second"):
         run(data, tmp_path / "run", "spectrogram.sample_rate=8000")
-    with pytest.raises(UsageError, match="no such|is not there|device"):
+    with pytest.raises(UsageError, match=r"no such|is not there|device"):
         engine.pretrain(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cuda:99")
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()

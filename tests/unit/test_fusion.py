@@ -151,7 +151,7 @@ def test_streams_hear_each_other_only_through_fusion(fusion: str, layers) -> Non
 
 
 def test_fusion_layers_outside_the_depth_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not lie within 0 .. 2"):
+    with pytest.raises(ValueError, match=r"do not lie within 0 .. 2"):
         small(fusion_layers=[0, 3])
 
 
@@ -231,7 +231,7 @@ def test_masking_noise_depends_on_seed_epoch_and_index_alone() -> None:
     for other in ({"seed": 4, "epoch": 5}, {"seed": 3, "epoch": 6}, {"seed": 5, "epoch": 3}):
         again = masking_noise(torch.arange(4000), count=16, **other)
         assert (again == whole).float().mean() < 1e-3
-    assert 0 <= whole.min() and whole.max() < 1
+    assert whole.min() >= 0 and whole.max() < 1
     assert whole.mean() == pytest.approx(0.5, abs=0.005)
     assert torch.corrcoef(whole.T).fill_diagonal_(0).abs().max() < 0.08
     kept = mask_from_noise(whole, 0.75).keep

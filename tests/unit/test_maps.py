@@ -327,6 +327,13 @@ def test_sound_shorter_than_the_window_is_reflected(work: Path, model: Path) -> 
     assert np.isfinite(localize(photo, audio=short, model=model).map).all()
 
 
+def test_where_the_sound_ends_first_the_last_of_it_is_heard(work: Path, model: Path) -> None:
+    photo, _ = picture_and_sound(work)
+    cut = clip(work / "cut.mp4", np.concatenate([sound(1), sound(1, 3000)]))
+    early, last, later = (heard(photo, model, at, audio=cut) for at in (0.5, 1.5, 3.5))
+    assert np.abs(later - last).max() < 0.2 * np.abs(last - early).max()
+
+
 @pytest.fixture
 def bad(work: Path) -> dict[str, tuple[Path, dict[str, object]]]:
     """A clip that cannot be used for each of the reasons, with what it is called with."""

@@ -22,7 +22,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -40,6 +45,9 @@ __all__ = [
     "Scene", "Stage", "box_of", "describe", "render", "stems_of",
 ]  # fmt: skip
 
+CLIPS_PER_PROCESS = 50
+"""Fewer clips than this are rendered sooner than another process starts."""
+
 COLUMNS = ("id", "split", "label", "video", "boxes", "mask", "stems", "view")
 
 
@@ -56,8 +64,8 @@ def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], Non
     for name in ("clips", "masks", "stems"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     rows = []
-    for clip in range(clips):
-        rows.append(_render_clip(folder, describe(seed, clip)))
+    for row in _rendered(folder, clips, seed):
+        rows.append(row)
         if progress is not None:
             progress(1)
     with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
@@ -71,6 +79,31 @@ def stems_of(scene: Scene) -> np.ndarray:
     """Each source's own waveform, in the labels' order: int16 (sources, samples); their sum never clips."""
     waves = [source(t.kind, scene.rng(4, KINDS.index(t.kind)), SECONDS * SAMPLE_RATE) for t in scene.sounding]
     return np.rint(np.stack(waves) * 32767).astype(np.int16)
+
+
+def _rendered(folder: Path, clips: int, seed: int) -> Iterator[dict[str, str]]:
+    """The rows of all clips in order, rendered by as many processes as pay off."""
+    render_one = partial(_render_number, folder, seed)
+    processes = min(os.cpu_count() or 1, clips // CLIPS_PER_PROCESS)
+    if processes < 2:
+        yield from map(render_one, range(clips))
+        return
+    with ProcessPoolExecutor(processes, get_context("spawn"), _start_process) as pool:
+        try:
+            yield from pool.map(render_one, range(clips), chunksize=4)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_process() -> None:
+    """Ctrl-C is the parent's to handle, and one thread a process is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+
+
+def _render_number(folder: Path, seed: int, clip: int) -> dict[str, str]:
+    return _render_clip(folder, describe(seed, clip))
 
 
 def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
