@@ -47,7 +47,7 @@ def published_ratio_mask(source: Tensor, mixture: Tensor) -> Tensor:
 
 
 def published_binary_mask(source: Tensor, mixture: Tensor) -> Tensor:
-    """1 where S > Mix, else 0. Shapes and source as in ``published_ratio_mask``; ``binary_masks`` are the ideal ones."""
+    """1 where S > Mix, else 0. Shapes and source: see ``published_ratio_mask``; ``binary_masks`` are the ideal ones."""
     return (mel_power(source) > mel_power(mixture)).float()
 
 
@@ -55,7 +55,7 @@ def ratio_masks(sources: Tensor) -> Tensor:
     """S / sum of S over the sources: the ideal ratio masks, which sum to 1.
 
     ``sources`` (B, N, mel, frames), log10 mel powers of all N sources of a mixture -> (B, N, mel, frames).
-    Source: Wang, Narayanan and Wang 2014, for speech; on powers here.
+    Source: Wang, Narayanan and Wang 2014 (theirs has a free exponent, here 1 on powers).
     """
     power = mel_power(sources)
     return power / power.sum(dim=1, keepdim=True)

@@ -110,7 +110,7 @@ def start_at_log_odds(model: AudioVisualClassifier | LinearProbe, share: Tensor)
     """Set the biases of all three heads to log(p / (1 - p)), so that training begins at the classes' frequencies.
 
     ``share`` (C,) is each class's share p of the training clips. ValueError where one is not within (0, 1), or where
-    there are not C of them. Source: the prior of RetinaNet (arXiv 1708.02002, section 3.3).
+    there are not C of them. Source: the prior of RetinaNet (arXiv 1708.02002, sections 3.3 and 4.1).
     """
     classes = model.image_head.out_features
     if share.shape != (classes,):

@@ -44,25 +44,28 @@ def _rename(key: str, names: dict[str, str]) -> str:
     return match[1] + _replace_prefix(match[2], names) if match else key
 
 
-def _task_decoder_names() -> dict[str, str]:
-    """Prefixes in the separation and segmentation decoders, published -> ours."""
-    theirs, ours = "avss_decoder", "separation_decoder"
-    names = {f"{theirs}.xv_norm": f"{ours}.image_norm", f"{theirs}.pred": f"{ours}.predict"}
-    names |= {f"{theirs}.xa_norm.{4 - level}": f"{ours}.audio_norms.{level}" for level in range(5)}
-    names |= {f"{theirs}.cond{5 - level}": f"{ours}.conditions.{level}" for level in range(5)}
-    for step in range(4):
-        names |= {f"{theirs}.{old}{4 - step}": f"{ours}.{new}.{step}" for old, new in _ENLARGERS}
-    names[f"{theirs}.top"] = f"{ours}.top"
-    ours = "segmentation_decoder"
-    names |= {old: f"{ours}.{new}" for old, new in _ENLARGERS}
-    names |= {"top": f"{ours}.top", "predictor.0": f"{ours}.hidden", "predictor.2": f"{ours}.predict"}
-    names |= {"normv": f"{ours}.image_norms", "norma": f"{ours}.audio_norms"}
-    return names | {"proja": f"{ours}.audio_projections"}
-
-
-_ENLARGERS = (("lat", "laterals"), ("up", "ups"))
-_TASK_DECODERS = _task_decoder_names()
+_ENLARGERS = {"lat": "laterals", "up": "ups"}
 _DOUBLE_CONV = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
+
+
+def _separation_names() -> dict[str, str]:
+    names = {"xv_norm": "image_norm", "top": "top", "pred": "predict"}
+    for level in range(5):
+        names[f"xa_norm.{4 - level}"] = f"audio_norms.{level}"
+        names[f"cond{5 - level}"] = f"conditions.{level}"
+    for step in range(4):
+        names |= {f"{old}{4 - step}": f"{new}.{step}" for old, new in _ENLARGERS.items()}
+    return {f"avss_decoder.{old}": f"separation_decoder.{new}" for old, new in names.items()}
+
+
+def _segmentation_names() -> dict[str, str]:
+    names = {"normv": "image_norms", "proja": "audio_projections", "norma": "audio_norms", "top": "top"}
+    names |= {"predictor.0": "hidden", "predictor.2": "predict", **_ENLARGERS}
+    return {old: f"segmentation_decoder.{new}" for old, new in names.items()}
+
+
+_TASK_DECODERS = _separation_names() | _segmentation_names()
+"""Prefixes in the separation and segmentation decoders, published -> ours."""
 
 
 def _task_decoder_from(key: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -38,7 +39,6 @@ class SegmentationDecoder(nn.Module):
         if dim < NARROWEST:
             raise ValueError(f"the segmentation decoder needs an encoder of width 128 or more, not {dim}")
         widths = [max(NARROWEST, dim // 2**level) for level in range(LEVELS)]
-        steps = list(zip(widths[:-1], widths[1:], strict=True))
         self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
         self.audio_projections = nn.ModuleList(nn.Linear(dim, width) for width in widths)
         self.audio_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
@@ -48,14 +48,14 @@ class SegmentationDecoder(nn.Module):
             for level, width in enumerate(widths[1:], start=1)
         )
         self.ups = nn.ModuleList(
-            Enlarge(below, below // 2, width, factor=2, beside=2 * width) for below, width in steps
+            Enlarge(below, below // 2, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
         )
         self.hidden = nn.Conv2d(widths[-1], NARROWEST, 3, padding=1)
         self.predict = nn.Conv2d(NARROWEST, classes, 3, padding=1)
 
     def forward(self, image: Sequence[Tensor], audio: Tensor, grid: tuple[int, int]) -> Tensor:
-        """``image`` four times (B, Ni, D), shallowest first, on a ``grid`` of rows x columns, ``audio`` (B, Na, D) of the
-        last block -> logits (B, classes, 16 * rows, 16 * columns)."""
+        """``image`` four times (B, Ni, D), shallowest first, on a ``grid`` of rows x columns, ``audio`` (B, Na, D) of
+        the last block -> logits (B, classes, 16 * rows, 16 * columns)."""
         maps = [token_map(norm(tokens), grid) for norm, tokens in zip(self.image_norms, image, strict=True)]
         heard = [
             norm(project(audio)).mean(dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -45,8 +46,7 @@ class SeparationDecoder(nn.Module):
             Enlarge(dim, width, width, factor=2**level) for level, width in enumerate(widths[1:], start=1)
         )
         self.ups = nn.ModuleList(
-            Enlarge(below, width, width, factor=2, beside=2 * width)
-            for below, width in zip(widths[:-1], widths[1:], strict=True)
+            Enlarge(below, width, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
         )
         self.predict = nn.Conv2d(widths[-1], 1, 3, padding=1)
 

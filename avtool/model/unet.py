@@ -61,7 +61,7 @@ class DoubleConv(nn.Module):
         self.norm2 = nn.BatchNorm2d(outputs)
 
     def forward(self, *maps: Tensor) -> Tensor:
-        """Maps (B, C_i, rows, columns) whose channels are joined, sum of C_i = inputs -> (B, outputs, rows, columns)."""
+        """Maps (B, C_i, rows, columns), joined to ``inputs`` channels -> (B, outputs, rows, columns)."""
         x = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
         return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
 

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from avtool.losses import masked_autoencoding_loss, reconstruction_loss
+from avtool.losses import (
+    magnitude_weights,
+    masked_autoencoding_loss,
+    published_binary_mask,
+    published_ratio_mask,
+    reconstruction_loss,
+    separation_loss,
+)
 from avtool.model.build import build_empty
+from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.published import PUBLISHED_FUSION, from_published, to_published
+from avtool.model.segmentation import SegmentationModel
+from avtool.model.separation import SeparationModel
 from avtool.model.transformer import sincos_positions
+from avtool.optim import layer_id
 from tests.golden import reader
 
 LARGE = 400
@@ -147,3 +160,103 @@ def test_losses_and_gradient_norms(case: reader.Case, model: MaskedAutoencoder) 
     assert set(names) == set(gradients)
     got = torch.stack([gradients[name].norm() for name in names])
     torch.testing.assert_close(got, case.array("mae.grad_norm.values").float(), rtol=1e-5, atol=1e-5)
+
+
+def head_factory(name: str, case: reader.Case) -> Callable[[AudioVisualEncoder], nn.Module]:
+    """How the published model ``name`` (as in the case's key shapes) is built on an encoder here."""
+    if name == "separation":
+        return SeparationModel
+    if name.startswith("segmentation."):
+        return lambda encoder: SegmentationModel(encoder, classes=int(name.removeprefix("segmentation.")))
+    kind = {"classifier": AudioVisualClassifier, "linear_probe": LinearProbe}[name]
+    return lambda encoder: kind(encoder, classes=case.config["num_classes"])
+
+
+def empty_head(name: str, case: reader.Case) -> nn.Module:
+    with torch.device("meta"):
+        return head_factory(name, case)(build_empty(settings_of(case.config)).encoder)
+
+
+def build_head(name: str, case: reader.Case, model: MaskedAutoencoder) -> nn.Module:
+    """The published model ``name`` with its weights; it shares the encoder's with ``model``, which have equal keys."""
+    published = {
+        key: reader.weight(key, shape)
+        for key, shape in case.shapes(name).items()
+        if not key.startswith("encoder.")
+    }
+    state = from_published(published, fusion=PUBLISHED_FUSION[case.config["fusion"]])
+    state |= {f"encoder.{key}": tensor for key, tensor in model.encoder.state_dict().items()}
+    head = empty_head(name, case)
+    head.load_state_dict(state, assign=True, strict=True)
+    return head.eval()
+
+
+def recorded(case: reader.Case, pattern: str) -> list[re.Match]:
+    """The case's arrays of this name; skips where it has none."""
+    found = [match for name in case.expected if (match := re.fullmatch(pattern, name))]
+    if not found:
+        pytest.skip(f"{case.name} holds no {pattern}")
+    return found
+
+
+def test_published_keys_of_heads(case: reader.Case) -> None:
+    models = {
+        name.removesuffix("_state_dict"): shapes for name, shapes in case.meta.items() if "_state" in name
+    }
+    models |= case.meta.get("shapes_only", {})
+    for name in models.keys() - {"avmae"}:
+        fusion = PUBLISHED_FUSION[case.config["fusion"]]
+        state = empty_head(name, case).state_dict()
+        published = to_published(state, fusion=fusion)
+        got = {key: list(tensor.shape) for key, tensor in published.items()}
+        assert got == {key: shape for key, shape in models[name].items() if not key.endswith("pos_embed")}
+        again = from_published(published, fusion=fusion)
+        assert {key: tensor.shape for key, tensor in again.items()} == {
+            key: tensor.shape for key, tensor in state.items()
+        }
+
+
+@pytest.mark.parametrize("name", ["classifier", "linear_probe"])
+@torch.no_grad()
+def test_classification_logits(name: str, case: reader.Case, model: MaskedAutoencoder) -> None:
+    matches = recorded(case, rf"{name}\.logits_(\w+)")
+    logits = build_head(name, case, model)(case.image, case.audio())
+    for match in matches:
+        assert_close(getattr(logits, match[1]), case.array(match[0]), 5e-6)
+    torch.testing.assert_close(logits.mean, torch.stack(logits[:3]).mean(dim=0))
+
+
+@torch.no_grad()
+def test_separation(case: reader.Case, model: MaskedAutoencoder) -> None:
+    kinds = [match[1] for match in recorded(case, r"separation\.(\w+)\.logits")]
+    mixture, source = case.audio(), case.audio("input.audio_target")
+    logits = build_head("separation", case, model)(case.image, mixture)
+    stored = logits[..., ::8, ::8] if case.config.get("subsample") else logits
+    masks = {"binary": published_binary_mask, "ratio": published_ratio_mask}
+    for kind in kinds:
+        target_name, _, weighted = kind.partition("_")
+        target = masks[target_name](source, mixture)
+        loss = separation_loss(logits, target, magnitude_weights(mixture) if weighted else None)
+        assert_close(stored, case.array(f"separation.{kind}.logits"), 5e-6)
+        assert_close(target[..., ::4, ::4], case.array(f"separation.{kind}.target"), 1e-6)
+        assert_close(loss, case.array(f"separation.{kind}.loss").float(), 2e-5)
+
+
+@torch.no_grad()
+def test_segmentation_logits(case: reader.Case, model: MaskedAutoencoder) -> None:
+    for match in recorded(case, r"(segmentation\.\d+)\.logits"):
+        logits = build_head(match[1], case, model)(case.image, case.audio())
+        assert logits.shape[2:] == case.image.shape[2:]
+        assert_close(logits[..., ::8, ::8], case.array(match[0]), 5e-6)
+
+
+def test_layer_ids(case: reader.Case) -> None:
+    classifier, depth = empty_head("classifier", case), case.config["depth"]
+    ids = {
+        name: torch.tensor(layer_id(name, depth=depth)).expand(parameter.shape)
+        for name, parameter in classifier.named_parameters()
+    }
+    published = to_published(ids, fusion=PUBLISHED_FUSION[case.config["fusion"]])
+    assert all((values == values.flatten()[0]).all() for values in published.values())
+    got = {name: int(values.flatten()[0]) for name, values in published.items()}
+    assert got == case.meta["classifier_layer_ids"]
