@@ -21,7 +21,7 @@ from avtool.progress import say
 
 # The budget: ten minutes at most on two cores.
 CLIPS = 400
-STEPS = 600
+STEPS = 400
 SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
 KIND: str | None = None  # of map; None is the model's own
 

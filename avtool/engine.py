@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from avtool.devices import resolve_device, resolve_precision
 from avtool.errors import TrainingError, UsageError
 from avtool.features import window_samples
 from avtool.files import check_output
+from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import build_empty, count_parameters
 from avtool.optim import adamw, cosine_schedule, parameter_groups, pretrained_ramp, set_learning_rate
 from avtool.places import CHECKPOINTS, checkpoints_of
@@ -32,8 +34,6 @@ from avtool.progress import progress_bar, say
 from avtool.tasks.pretrain import Pretraining, evaluate_pretraining, model_settings, spectrogram_settings
 from avtool.tracking import MetricsLog, write_run_facts
 from avtool.weights import find_starting_weights, load_vit
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ class Run:
         groups = parameter_groups(
             self.task, weight_decay=recipe.optim.weight_decay, pretrained=self.pretrained
         )
+        self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = adamw(groups, betas=recipe.optim.betas)
         if checkpoint:
             self.optimizer.load_state_dict(trainer["optimizer"])
@@ -243,13 +244,14 @@ class Run:
         log = MetricsLog(self.folder, resume_step=self.step)
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
+            Lanes(lanes_for(self.device, settings.batch_size)) as lanes,
             progress_bar("pretrain", total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
             interruptible() as interrupted,
         ):
             while self.step < stop:
                 rate = self.schedule.rate(self.step)
                 set_learning_rate(self.optimizer, rate, ramp=self.schedule.ramp(self.step))
-                losses = self.optimize(batches, meter)
+                losses = self.optimize(batches, lanes, meter)
                 self.step += 1
                 meter.steps += 1
                 ends = self.step == stop or bool(interrupted)
@@ -270,34 +272,38 @@ class Run:
                     )
                     raise KeyboardInterrupt
 
-    def optimize(self, batches: Iterator[Batch], meter: Meter) -> dict[str, Tensor]:
+    def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
         """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
         accumulate = self.schedule.accumulate
-        losses: dict[str, Tensor] = {}
+        total: dict[str, Tensor] = {}
         indices = []
         for turn in range(accumulate):
             with meter.waiting():
                 batch = next(batches)
             indices.append(batch["index"])
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-            epoch = (self.step * accumulate + turn) // self.schedule.passes_per_epoch
-            with self.autocast():
-                parts = self.task(batch, epoch=epoch)
-            (parts["loss"] / accumulate).backward()
-            for name, value in parts.items():
-                losses[name] = losses.get(name, torch.zeros_like(value)) + value.detach() / accumulate
-        self.check_finite(losses, torch.cat(indices))
+            losses_of = partial(
+                self.losses, epoch=(self.step * accumulate + turn) // self.schedule.passes_per_epoch
+            )
+            losses = lanes.backward(losses_of, batch, self.parameters, scale=1 / accumulate)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value / accumulate
+        self.check_finite(total, torch.cat(indices))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return losses
+        return total
+
+    def losses(self, batch: Batch, *, epoch: int) -> dict[str, Tensor]:
+        """The task's losses in the run's precision."""
+        with self.autocast():
+            return self.task(batch, epoch=epoch)
 
     def check_finite(self, losses: dict[str, Tensor], indices: Tensor) -> None:
         """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says."""
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if norm.isfinite() and losses["loss"].isfinite():
             if self.recipe.optim.clip_grad is not None:
-                torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optim.clip_grad, norm)
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.optim.clip_grad, norm)
             return
         bad = [f"loss {name}" for name, value in losses.items() if not value.isfinite()] or ["the gradient"]
         ids = [self.dataset.record(int(index)).id for index in indices]

