@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,13 +146,20 @@ def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path,
 def save_checkpoint(
     folder: Path, *, model: nn.Module, config: Config, trainer: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a whole checkpoint folder, or nothing."""
+    """Write a whole checkpoint folder, or nothing. CheckpointError where the disk does not take it."""
     with atomic_folder(folder) as partial:
         weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-        save_file(weights, partial / "model.safetensors")
         (partial / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-        if trainer is not None:
-            torch.save(dict(trainer), partial / "trainer.pt")
+        try:
+            save_file(weights, partial / "model.safetensors")
+            if trainer is not None:
+                torch.save(dict(trainer), partial / "trainer.pt")
+        except (SafetensorError, RuntimeError) as error:  # what both make of a failed write, a full disk above all
+            raise CheckpointError(
+                f"cannot write {folder}: {str(error).splitlines()[0]} "
+                f"({shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free)",
+                hint="free some space and go on with --resume; earlier checkpoints are whole",
+            ) from error
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from avtool import checkpoint
 from avtool.checkpoint import Config, load_autoencoder, read_pickled_weights, save_checkpoint
 from avtool.errors import CheckpointError
 from avtool.model.build import build_autoencoder
@@ -53,6 +55,24 @@ def test_a_failed_save_leaves_nothing_and_the_old_checkpoint_as_it_was(folder: P
     with pytest.raises(TypeError):
         save_checkpoint(folder, model=model, config=config)
     assert (folder / "config.json").read_bytes() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "trainer.pt"])
+def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
+    folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(content, path):
+        Path(path).write_bytes(b"half of it")
+        raise SafetensorError("No space left on device") if part.endswith("safetensors") else RuntimeError("write")
+
+    if part == "trainer.pt":
+        monkeypatch.setattr(checkpoint.torch, "save", refuse)
+    else:
+        monkeypatch.setattr(checkpoint, "save_file", refuse)
+    model, _, config = load_autoencoder(folder)
+    with pytest.raises(CheckpointError, match="MB are free"):
+        save_checkpoint(folder.parent / "next", model=model, config=config, trainer={"step": 1})
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
