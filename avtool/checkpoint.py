@@ -11,7 +11,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
 from avtool.files import atomic_folder
-from avtool.model.build import build_empty
-from avtool.model.mae import MaskedAutoencoder
+from avtool.model.build import AUTOENCODER, VIT, build_empty_model, check_settings, complete_settings
 
 FORMAT = 1
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -34,14 +33,20 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 class Config:
     """What config.json holds.
 
-    ``model`` and ``spectrogram`` are flat keyword arguments of the model (``avtool.model.build``) and of ``LogMel``;
-    ``origin`` says in words where the weights come from.
+    ``kind`` is one of ``avtool.model.build``; ``model`` and ``spectrogram`` are flat keyword arguments of that model
+    and of ``LogMel``; ``origin`` says in words where the weights come from. Defaults are filled in where a checkpoint
+    is written, and every key has to be there where one is read.
     """
 
     model: dict[str, Any]
     spectrogram: dict[str, Any]
     origin: str
+    kind: str = AUTOENCODER
     format: int = FORMAT
+
+    def complete(self) -> Config:
+        """The same with every default of the model's settings spelt out."""
+        return replace(self, model=complete_settings(self.kind, self.model))
 
     @classmethod
     def read(cls, folder: Path) -> Config:
@@ -66,7 +71,18 @@ class Config:
                 f"{path} is of format {content['format']}; this version reads format {FORMAT}",
                 hint="install the avtool version that wrote it",
             )
-        return cls(**content)
+        return cls(**content)._checked(path)
+
+    def _checked(self, path: Path) -> Config:
+        hint = "take an undamaged copy, or correct that file"
+        for name in ("model", "spectrogram"):
+            if not isinstance(getattr(self, name), dict):
+                raise CheckpointError(f"{path}: {name} is no table of keys and values", hint=hint)
+        try:
+            check_settings(self.kind, self.model)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{path} describes no model: {error}", hint=hint) from error
+        return self
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -110,6 +126,21 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
     return content
 
 
+def name_of_other_content(head: bytes) -> str | None:
+    """What a file that begins with ``head`` is, if it is one of the things that are found in place of weights."""
+    if head.startswith(_LFS_POINTER):
+        return "a Git LFS pointer"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    return None
+
+
+_WAYS_OUT = {
+    "a Git LFS pointer": "run 'git lfs pull' in that repository, or fetch the file itself",
+    "an HTML page": "fetch the file itself, not its web page",
+}
+
+
 def _check_weight_file(path: Path) -> None:
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}", hint="check the path")
@@ -117,30 +148,27 @@ def _check_weight_file(path: Path) -> None:
         head = file.read(512)
     if not head:
         raise CheckpointError(f"{path} is empty", hint="fetch or write it again")
-    if head.startswith(_LFS_POINTER):
+    if found := name_of_other_content(head):
         raise CheckpointError(
-            f"{path} is a Git LFS pointer of {path.stat().st_size} bytes, not the weights themselves",
-            hint="run 'git lfs pull' in that repository, or fetch the file itself",
-        )
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(
-            f"{path} is an HTML page, not weights", hint="fetch the file itself, not its web page"
+            f"{path} is {found} of {path.stat().st_size} bytes, not weights", hint=_WAYS_OUT[found]
         )
 
 
-def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path, hint: str) -> None:
-    """CheckpointError that names every missing, unexpected or mis-shaped key of ``weights`` for ``module``."""
-    wanted = module.state_dict()
+def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Every missing, unexpected and mis-shaped key of ``weights``, in words."""
     problems = [f"missing {key}" for key in wanted if key not in weights]
     problems += [f"unexpected {key}" for key in weights if key not in wanted]
-    problems += [
+    return problems + [
         f"{key} is {tuple(weights[key].shape)}, not {tuple(wanted[key].shape)}"
         for key in wanted
         if key in weights and weights[key].shape != wanted[key].shape
     ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise CheckpointError(f"the weights of {source} do not fit: {shown}", hint=hint)
+
+
+def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path, hint: str) -> None:
+    """CheckpointError that names every missing, unexpected or mis-shaped key of ``weights`` for ``module``."""
+    if problems := misfits(weights, module.state_dict()):
+        raise CheckpointError(f"the weights of {source} do not fit: {'; '.join(problems)}", hint=hint)
 
 
 def save_checkpoint(
@@ -149,7 +177,8 @@ def save_checkpoint(
     """Write a whole checkpoint folder, or nothing. CheckpointError where the disk does not take it."""
     with atomic_folder(folder) as partial:
         weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-        (partial / "config.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+        content = json.dumps(asdict(config.complete()), indent=2)
+        (partial / "config.json").write_text(content + "\n", encoding="utf-8")
         try:
             save_file(weights, partial / "model.safetensors")
             if trainer is not None:
@@ -167,17 +196,22 @@ def load_trainer(folder: Path) -> dict[str, Any]:
     return read_pickled_weights(folder / "trainer.pt")
 
 
-def load_autoencoder(
-    folder: Path, *, device: str | torch.device = "cpu"
-) -> tuple[MaskedAutoencoder, LogMel, Config]:
-    """The model in evaluation mode, and the spectrogram that it hears through, on ``device``.
+def load_model(folder: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, LogMel, Config]:
+    """The model of any kind that has an ``encoder``, in evaluation mode, and the spectrogram that it hears through, on
+    ``device``.
 
-    Weights are memory-mapped, and no weight is initialised only to be overwritten.
+    Weights are memory-mapped, and no weight is initialised only to be overwritten. CheckpointError where weights and
+    config.json do not fit each other, and for the encoder of one modality alone.
     """
     config = Config.read(folder)
+    if config.kind == VIT:
+        raise CheckpointError(
+            f"{folder} holds the encoder of one modality alone, a starting point for pretraining",
+            hint=f"avtool pretrain --recipe factorized init.image={folder} (or init.audio), or name another model",
+        )
     weights = read_safetensors(folder / "model.safetensors")
     try:
-        model = build_empty(config.model)
+        model = build_empty_model(config.kind, config.model)
         log_mel = LogMel(**config.spectrogram)
     except (TypeError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(

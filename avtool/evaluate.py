@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avtool.checkpoint import Config, load_autoencoder
+from avtool.checkpoint import Config, load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate
 from avtool.data.views import EvaluationViews, centre_crop, crop_boxes
@@ -25,7 +25,7 @@ from avtool.metrics.localization import (
     exchange_by_class,
     pointing,
 )
-from avtool.model.build import build_autoencoder
+from avtool.model.build import build_encoder
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.places import CHECKPOINTS, resolve_checkpoint
 from avtool.progress import progress_bar
@@ -106,7 +106,7 @@ def evaluate_localization(
     truth, chosen = _truth(dataset)
     exchange = exchange_by_class([dataset.record(i).label_ids for i in chosen], seed=seed)
     others = chosen[exchange]
-    trained, log_mel, config = load_autoencoder(checkpoint, device=target)
+    trained, log_mel, config = load_model(checkpoint, device=target)
     kind = choose_map(trained.encoder, kind)
     untrained = _untrained(config, seed).to(target)
     views = _views(dataset, trained.encoder, log_mel)
@@ -159,9 +159,9 @@ def _untrained(config: Config, seed: int) -> AudioVisualEncoder:
     """The same encoder with random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_autoencoder(config.model)
-        model.reset_parameters()
-    return model.encoder.eval()
+        encoder = build_encoder(config.model)
+        encoder.reset_parameters()
+    return encoder.eval()
 
 
 def _views(dataset: PreparedDataset, encoder: AudioVisualEncoder, log_mel: LogMel) -> EvaluationViews:

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import torch
 
-from avtool.checkpoint import Config, load_autoencoder
+from avtool.checkpoint import Config, load_model
 from avtool.data.checks import SILENT, refusal
 from avtool.data.views import fit_window
 from avtool.devices import resolve_device
@@ -81,8 +81,8 @@ def localize(
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
     waveform = _listen(scene, Config.read(checkpoint))
-    autoencoder, log_mel, _ = load_autoencoder(checkpoint, device=target)
-    encoder = autoencoder.encoder
+    loaded, log_mel, _ = load_model(checkpoint, device=target)
+    encoder = loaded.encoder
     kind = choose_map(encoder, map)
     size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
     sound = log_mel(to_float_waveform(torch.from_numpy(waveform)[None].to(target)))

@@ -38,6 +38,24 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avtool"
 
 
+def pulled_models() -> Path:
+    """Where published models lie, each under its name, once they are fetched and converted."""
+    return cache_root() / "models"
+
+
+def newest_pulled() -> Path | None:
+    """The published model that was pulled last."""
+    root = pulled_models()
+    if not root.is_dir():
+        return None
+    dated = [(path.stat().st_mtime_ns, path) for path in root.iterdir() if _is_pulled(path)]
+    return max(dated)[1] if dated else None
+
+
+def _is_pulled(path: Path) -> bool:
+    return not path.name.startswith(".") and is_checkpoint(path)
+
+
 def new_run_folder(recipe: str) -> Path:
     """./runs/RECIPE-DATE, with a counter where several runs start within one second."""
     base = runs_root() / f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -71,9 +89,15 @@ def newest_run() -> Path | None:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint folder meant by ``path``: a run (its newest checkpoint), a checkpoint or a converted folder."""
+    """The checkpoint folder meant by ``path``: a run (its newest checkpoint), a checkpoint or a converted folder, or,
+    where there is no such path, the name of a pulled model."""
     if not path.exists():
-        raise CheckpointError(f"no model at {path}", hint="avtool pretrain --recipe tiny makes one")
+        if len(path.parts) == 1 and _is_pulled(pulled_models() / path):
+            return pulled_models() / path
+        raise CheckpointError(
+            f"no model at {path}",
+            hint="avtool pretrain --recipe tiny makes one; avtool pull --list names published ones",
+        )
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is a file; a run folder or a checkpoint folder is needed",
@@ -90,14 +114,17 @@ def resolve_checkpoint(path: Path) -> Path:
 
 
 def find_model(explicit: Path | None) -> tuple[Path, str]:
-    """The checkpoint folder to use and in words where it came from: ``--model``, $AVTOOL_MODEL or the newest run."""
+    """The checkpoint folder to use and in words where it came from: ``--model``, $AVTOOL_MODEL, the newest run
+    or the model pulled last."""
     if explicit is not None:
         return resolve_checkpoint(explicit), "--model"
     if named := os.environ.get("AVTOOL_MODEL"):
         return resolve_checkpoint(Path(named)), "$AVTOOL_MODEL"
     if run := newest_run():
         return resolve_checkpoint(run), f"the newest run under ./{runs_root()}"
+    if pulled := newest_pulled():
+        return pulled, "avtool pull"
     raise UsageError(
-        f"no model given, $AVTOOL_MODEL is not set and there is no run under ./{runs_root()}",
-        hint="avtool pretrain --recipe tiny",
+        f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{runs_root()} and none was pulled",
+        hint="avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
     )

@@ -1,78 +1,124 @@
-"""Published weights by name, and single-modality ViTs as starting points of the two encoders."""
+"""Published weights by name: fetched, checked, converted once into the cache; and ViTs as starting points."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
 from pathlib import Path
 
 from torch import Tensor
 
-from avtool.checkpoint import check_fit, read_pickled_weights, read_safetensors
-from avtool.errors import CheckpointError
+from avtool.checkpoint import Config, check_fit, read_safetensors
+from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
+from avtool.download import download
+from avtool.errors import CheckpointError, UsageError
+from avtool.model.build import VIT
 from avtool.model.encoder import VisionTransformer
-from avtool.places import cache_root
+from avtool.places import is_checkpoint
+from avtool.progress import say
+from avtool.published import PUBLISHED, cached_file, pulled_folder
 
 NONE = "none"
 
 
-@dataclass(frozen=True)
-class Published:
-    """A file of published weights: where it is, and under which licence."""
+def pull(name: str, *, base_url: str | None = None, offline: bool = False, force: bool = False) -> Path:
+    """Fetch, check and convert the published weights ``name``, once; returns the converted folder.
 
-    url: str
-    licence: str
+    What lies in the cache is used as it is, unless ``force``. A download that broke off goes on. A file put by hand at
+    ``cached_file(name)`` is checked like a fetched one and left there; with ``offline`` nothing else is tried.
+    ``base_url`` takes the place of the publisher's address. AvtoolError where the name is unknown, nothing can be
+    fetched, or the file is not the published one.
+    """
+    if name not in PUBLISHED:
+        raise UsageError(f"there are no published weights {name!r}", hint=f"one of {', '.join(PUBLISHED)}")
+    published, folder, file = PUBLISHED[name], pulled_folder(name), cached_file(name)
+    if is_checkpoint(folder) and not force:
+        return folder
+    say(f"{name}: {published.content}")
+    say(f"licence: {published.licence}")
+    url = published.url(base_url)
+    by_hand = f"fetch it on another machine, put it at {file}, then: avtool pull {name} --offline"
+    fetched = not file.is_file()
+    if fetched and offline:
+        raise CheckpointError(
+            f"{name} is not in the cache, and --offline fetches nothing ({url})", hint=by_hand
+        )
+    if fetched:
+        download(url, file, size=published.size, what=name, by_hand=by_hand)
+    try:
+        _check_sum(name, file, url)
+    except CheckpointError:
+        if fetched:
+            file.unlink()
+        raise
+    convert(file, folder, origin=f"{name}, {published.licence}, {url}", force=True)
+    if fetched:
+        file.unlink()
+    return folder
 
 
-_DEEPAVFUSION = "https://media.githubusercontent.com/media/stoneMo/DeepAVFusion/main/"
-PUBLISHED = {
-    "mae-vitb": Published(
-        "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth", "CC BY-NC 4.0 (MAE)"
-    ),
-    "audiomae-vitb": Published(
-        _DEEPAVFUSION + "assets/models/vitbase_audiomae_as2m.pth", "AudioMAE's own, see its repository"
-    ),
-}
-
-
-def cached_file(name: str) -> Path:
-    """Where the file of published weights ``name`` is kept."""
-    return cache_root() / "weights" / f"{name}.pth"
+def _check_sum(name: str, file: Path, url: str) -> None:
+    """CheckpointError where ``file`` is not the published one, or not the one that was fetched first."""
+    size, wanted = PUBLISHED[name].size, PUBLISHED[name].sha256
+    record = file.with_suffix(".sha256")
+    if wanted is None and record.is_file():
+        wanted = record.read_text(encoding="utf-8").strip()
+    if size is not None and file.stat().st_size != size:
+        raise CheckpointError(
+            f"{file} has {file.stat().st_size:,} bytes, {name} has {size:,}",
+            hint=f"fetch it again from {url}",
+        )
+    with file.open("rb") as content:
+        found = hashlib.file_digest(content, "sha256").hexdigest()
+    if wanted is None:
+        record.write_text(found + "\n", encoding="utf-8")
+        say(
+            f"sha256 {found}: nobody has published it, so later downloads are held against this one ({record})"
+        )
+    elif found != wanted:
+        raise CheckpointError(
+            f"{name} from {url} has the wrong sha256: {found}, not {wanted}",
+            hint="try again, or another address with --base-url; if the publisher has changed the file, do not use it",
+        )
 
 
 def find_starting_weights(key: str, value: str) -> Path | None:
-    """The file that recipe key ``key`` = ``value`` names: published weights in the cache, a path, or None for ``none``.
+    """What recipe key ``key`` = ``value`` names: pulled weights, a file or converted folder, or None for ``none``.
 
-    CheckpointError, with the ways out, where it is not there.
+    CheckpointError, with the ways out, where it is not there. Nothing is fetched.
     """
     if value == NONE:
         return None
-    if value in PUBLISHED:
-        path, published = cached_file(value), PUBLISHED[value]
-        if path.is_file():
-            return path
+    starts = [name for name, published in PUBLISHED.items() if published.starts]
+    if value in starts:
+        folder, file = pulled_folder(value), cached_file(value)
+        if is_checkpoint(folder):
+            return folder
+        if file.is_file():
+            return file
         raise CheckpointError(
-            f"the starting weights {key}={value} are not at {path}",
-            hint=f"(1) fetch {published.url} to that path (licence: {published.licence}), or name your copy with "
-            f"{key}=PATH; (2) start from random weights with {key}=none",
+            f"the starting weights {key}={value} are not in the cache ({folder})",
+            hint=f"(1) avtool pull {value} (licence: {PUBLISHED[value].licence}), or name your copy with {key}=PATH; "
+            f"(2) start from random weights with {key}=none",
         )
     path = Path(value)
-    if path.is_file():
+    if path.is_file() or is_checkpoint(path):
         return path
     raise CheckpointError(
-        f"{key}={value} is neither a file nor one of {', '.join(PUBLISHED)}, none",
+        f"{key}={value} is neither a file, a converted folder nor one of {', '.join(starts)}, none",
         hint=f"(1) correct the path; (2) start from random weights with {key}=none",
     )
 
 
 def read_vit(path: Path) -> dict[str, Tensor]:
-    """The encoder of a plain MAE or AudioMAE file under timm's names, without class token, positions and decoder."""
-    if path.suffix == ".safetensors":
-        state = read_safetensors(path)
-    else:
-        content = read_pickled_weights(path)
-        state = content["model"] if isinstance(content.get("model"), dict) else content
-    left_out = ("cls_token", "pos_embed", "mask_token", "decoder")
-    return {key: value for key, value in state.items() if not key.startswith(left_out)}
+    """The encoder of a MAE or AudioMAE file or converted folder, without class token, positions and decoder."""
+    if path.is_dir():
+        if (kind := Config.read(path).kind) != VIT:
+            raise CheckpointError(
+                f"{path} holds a model of kind {kind}, not the encoder of one modality",
+                hint="name weights of a plain MAE or AudioMAE ViT",
+            )
+        return read_safetensors(path / "model.safetensors")
+    return {key: value for key, value in read_published(path).items() if not key.startswith(LEFT_OUT_OF_VITS)}
 
 
 def load_vit(encoder: VisionTransformer, path: Path) -> None:

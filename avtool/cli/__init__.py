@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from avtool import __version__
-from avtool.cli import demo, doctor, localize, prepare, pretrain, recipes
+from avtool.cli import bench, convert, demo, doctor, export, localize, prepare, pretrain, pull, recipes
 from avtool.cli.common import examples
 
 app = typer.Typer(
@@ -46,8 +46,12 @@ def _root(
 app.command(epilog=prepare.EPILOG)(prepare.prepare)
 app.command(epilog=pretrain.EPILOG)(pretrain.pretrain)
 app.command(epilog=localize.EPILOG)(localize.localize)
+app.command(epilog=pull.EPILOG)(pull.pull)
+app.command(epilog=convert.EPILOG)(convert.convert)
+app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command(epilog=demo.EPILOG)(demo.demo)
+app.command(epilog=bench.EPILOG)(bench.bench)
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 

@@ -2,28 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.encoder import AudioVisualEncoder, VisionTransformer
+from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
+from avtool.model.segmentation import SegmentationModel
+from avtool.model.separation import SeparationModel
 
-DECODER_KEYS = ("decoder_dim", "decoder_depth", "decoder_heads", "image_mask_ratio", "audio_mask_ratio")
+AUTOENCODER, VIT = "autoencoder", "vit"
+KINDS: dict[str, Callable[..., nn.Module]] = {
+    AUTOENCODER: MaskedAutoencoder,
+    "classifier": AudioVisualClassifier,
+    "linear_probe": LinearProbe,
+    "separation": SeparationModel,
+    "segmentation": SegmentationModel,
+}
+"""What stands on an encoder, by the ``kind`` in config.json. Besides there is ``vit``: one modality's encoder alone."""
+OF_TRAINING = ("drop_path", "activation_checkpointing")
+"""Settings that change how a model trains and not what it computes: they may be missing."""
+
+
+def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
+    """Keyword arguments and their defaults (``inspect.Parameter.empty`` where there is none)."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "encoder"
+    }
+
+
+def known_settings(kind: str) -> dict[str, Any]:
+    """The keys of a model of this ``kind`` and their defaults. ValueError for an unknown kind."""
+    if kind == VIT:
+        return {key: value for key, value in _parameters(VisionTransformer).items() if key not in OF_TRAINING}
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; there are {', '.join([*KINDS, VIT])}")
+    return _parameters(AudioVisualEncoder) | _parameters(KINDS[kind])
+
+
+def complete_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with the defaults of the keys that are not in it, so that what is built never rests on them."""
+    defaults = {
+        key: value
+        for key, value in known_settings(kind).items()
+        if value is not inspect.Parameter.empty and key not in OF_TRAINING
+    }
+    return {**defaults, **settings}
+
+
+def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
+    """ValueError that names unknown and missing keys, and widths that the heads do not divide."""
+    known = known_settings(kind)
+    unknown = [
+        key + "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(key, known, n=1))
+        for key in settings
+        if key not in known
+    ]
+    missing = [key for key in known if key not in settings and key not in OF_TRAINING]
+    if unknown or missing:
+        parts = (("unknown keys ", unknown), ("missing keys ", missing))
+        raise ValueError("; ".join(what + ", ".join(keys) for what, keys in parts if keys))
+    fused = settings.get("fusion_layers", "none") not in ("none", [])
+    widths = {"dim": 1.0, **({"dim x fusion_attn_ratio": settings["fusion_attn_ratio"]} if fused else {})}
+    split = [(name, int(settings["dim"] * ratio), "heads") for name, ratio in widths.items()]
+    if "decoder_heads" in settings:
+        split.append(("decoder_dim", settings["decoder_dim"], "decoder_heads"))
+    for name, width, heads in split:
+        if settings[heads] < 1 or width % settings[heads]:
+            raise ValueError(f"{name} = {width} is not divided by {heads} = {settings[heads]}")
+
+
+def build_encoder(settings: Mapping[str, Any]) -> AudioVisualEncoder:
+    """The encoder alone of any kind's settings but ``vit``'s, without weights of its own."""
+    return AudioVisualEncoder(
+        **{key: settings[key] for key in _parameters(AudioVisualEncoder) if key in settings}
+    )
+
+
+def build_model(kind: str, settings: Mapping[str, Any]) -> nn.Module:
+    """A model from the keyword arguments of ``AudioVisualEncoder`` and of what stands on it, in one flat mapping.
+
+    Its weights are whatever torch puts there: load them, or call ``reset_parameters``. ValueError for unknown keys.
+    """
+    if unknown := settings.keys() - known_settings(kind).keys():
+        raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
+    if kind == VIT:
+        return VisionTransformer(**settings, drop_path=[0.0] * settings["depth"])
+    head = _parameters(KINDS[kind])
+    return KINDS[kind](
+        encoder=build_encoder(settings), **{key: settings[key] for key in head if key in settings}
+    )
 
 
 def build_autoencoder(settings: Mapping[str, Any]) -> MaskedAutoencoder:
-    """A masked autoencoder from the keyword arguments of ``AudioVisualEncoder`` and ``MaskedAutoencoder`` in one flat
-    mapping. Its weights are whatever torch puts there: load them, or call ``reset_parameters``."""
-    decoder = {key: settings[key] for key in DECODER_KEYS if key in settings}
-    encoder = {key: value for key, value in settings.items() if key not in DECODER_KEYS}
-    return MaskedAutoencoder(encoder=AudioVisualEncoder(**encoder), **decoder)
+    """``build_model`` of a masked autoencoder."""
+    model = build_model(AUTOENCODER, settings)
+    assert isinstance(model, MaskedAutoencoder)
+    return model
+
+
+def build_empty_model(kind: str, settings: Mapping[str, Any]) -> nn.Module:
+    """``build_model`` on the meta device: shapes and names without memory, for loading weights into."""
+    with torch.device("meta"):
+        return build_model(kind, settings)
 
 
 def build_empty(settings: Mapping[str, Any]) -> MaskedAutoencoder:
-    """The same on the meta device: shapes and names without memory, for counting or for loading weights into."""
+    """``build_autoencoder`` on the meta device, also for counting."""
     with torch.device("meta"):
         return build_autoencoder(settings)
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from avtool.model.attention import attend, attend_pairs, attention_weights, merge_heads, split_heads
+from avtool.model.transformer import DropPath, Mlp
 
 
 class CrossAttention(nn.Module):

@@ -17,7 +17,7 @@ from torch import Tensor
 PUBLISHED_FUSION = {"token": "token", "dense_mmi": "dense", "factorized_mmi": "factorized"}
 """Published name of an interaction -> name here."""
 
-_FIXED = re.compile(r"encoder\.(image|audio)\.pos_embed$")
+FIXED_POSITIONS = re.compile(r"encoder\.(image|audio)\.pos_embed$")
 _DECODER = re.compile(r"^(image|audio)_decoder_")
 _FUSION = re.compile(r"(.*\bfusion_blocks\.\d+\.)(.*)")
 
@@ -90,7 +90,7 @@ def from_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor
     """A published state dict under this package's keys. ``fusion`` is token, dense or factorized."""
     names, result = _fusion_names(fusion), {}
     for key, tensor in state.items():
-        if _FIXED.search(key):
+        if FIXED_POSITIONS.search(key):
             continue
         name = _rename(_task_decoder_from(_DECODER.sub(r"\1_decoder.", key)), names)
         if fusion == "dense" and (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from avtool.model.attention import attend, merge_heads, split_heads
@@ -92,6 +91,39 @@ class SelfAttention(nn.Module):
             key, value = F.linear(everything, key_value_weight, key_value_bias).chunk(2, dim=-1)
         query, key, value = (split_heads(part, self.heads) for part in (query, key, value))
         return self.proj(merge_heads(attend(query, key, value, scale=self.scale)))
+
+
+class Mlp(nn.Module):
+    """Two linear maps with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """In training, zero a residual branch for a share ``rate`` of the samples and scale it up for the others.
+
+    ValueError for a rate outside 0 <= rate < 1. Source: stochastic depth (arXiv 1603.09382).
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        if not 0 <= rate < 1:
+            raise ValueError(f"a drop path rate of {rate:g} does not lie within 0 <= rate < 1")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...), each sample's either zero or divided by 1 - rate."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
+        return x * keep.div_(1 - self.rate)
 
 
 class Block(nn.Module):

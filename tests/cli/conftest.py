@@ -17,7 +17,7 @@ Avtool = Callable[..., subprocess.CompletedProcess[str]]
 def avtool(tmp_path: Path) -> Avtool:
     """Run ``avtool ARGS`` in an empty folder; returns exit code, stdout and stderr."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AVTOOL_")}
-    environment["COLUMNS"] = "80"
+    environment |= {"COLUMNS": "80", "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "avtool", *args]

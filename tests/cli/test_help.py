@@ -14,6 +14,10 @@ COMMANDS = [
     ["prepare"],
     ["pretrain"],
     ["localize"],
+    ["pull"],
+    ["convert"],
+    ["export"],
+    ["bench"],
     ["demo"],
     ["doctor"],
     ["recipes"],
@@ -57,6 +61,8 @@ def test_help_fits_80_columns_and_ends_in_examples(command: list[str], avtool: A
         (["recipes", "ls"], ["pydantic"]),  # Typer itself converts values with it
         (["pretrain", "--help"], ["pydantic"]),
         (["localize", "--help"], ["pydantic"]),
+        (["pull", "--list"], ["pydantic"]),
+        (["convert", "--help"], ["pydantic"]),
     ],
     ids=str,
 )

@@ -10,9 +10,9 @@ import torch
 from safetensors import SafetensorError
 
 from avtool import checkpoint
-from avtool.checkpoint import Config, load_autoencoder, read_pickled_weights, save_checkpoint
+from avtool.checkpoint import Config, load_model, read_pickled_weights, save_checkpoint
 from avtool.errors import CheckpointError
-from avtool.model.build import build_autoencoder
+from avtool.model.build import build_autoencoder, complete_settings
 from avtool.weights import find_starting_weights, load_vit
 
 SETTINGS = {
@@ -26,6 +26,7 @@ SETTINGS = {
     "decoder_depth": 1,
     "decoder_heads": 2,
 }
+WHOLE = complete_settings("autoencoder", SETTINGS)
 
 
 @pytest.fixture
@@ -38,8 +39,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_what_is_written_is_what_is_read(folder: Path, tmp_path: Path) -> None:
-    model, log_mel, config = load_autoencoder(folder)
-    assert config.model == SETTINGS
+    model, log_mel, config = load_model(folder)
+    assert config.model == {**config.model, **SETTINGS}
     assert log_mel.mels == 32
     save_checkpoint(tmp_path / "again", model=model, config=config)
     names = ("model.safetensors", "config.json")
@@ -70,7 +71,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
         monkeypatch.setattr(checkpoint.torch, "save", refuse)
     else:
         monkeypatch.setattr(checkpoint, "save_file", refuse)
-    model, _, config = load_autoencoder(folder)
+    model, _, config = load_model(folder)
     with pytest.raises(CheckpointError, match="MB are free"):
         save_checkpoint(folder.parent / "next", model=model, config=config, trainer={"step": 1})
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -95,7 +96,7 @@ def test_files_that_are_no_weights_are_named(
         torch.save({"model": {"a": torch.zeros(10_000)}}, path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content)
     with pytest.raises(CheckpointError) as caught:
-        read_pickled_weights(path) if name.endswith(".pth") else load_autoencoder(folder)
+        read_pickled_weights(path) if name.endswith(".pth") else load_model(folder)
     assert str(path) in caught.value.message
     assert words in caught.value.message or "cannot be read safely" in caught.value.message
     assert caught.value.hint
@@ -116,17 +117,23 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path) -> None:
     [
         ({"colour": 1}, "unknown keys \\['colour'\\]"),
         ({"format": 99}, "format 99"),
-        ({"model": {**SETTINGS, "wings": 2}}, "wings"),
-        ({"model": {**SETTINGS, "dim": 30}}, "is \\(24,\\), not \\(30,\\)"),
-        ({"model": {**SETTINGS, "fusion_layers": "none"}}, "unexpected encoder.fusion_blocks.0"),
-        ({"model": {**SETTINGS, "depth": 3}}, "missing encoder.image.blocks.2"),
+        ({"kind": "poet"}, "unknown kind 'poet'"),
+        ({"model": []}, "model is no table"),
+        ({"model": {**WHOLE, "wings": 2}}, "unknown keys wings"),
+        ({"model": {**WHOLE, "headz": 2}}, "headz \\(did you mean heads\\?\\)"),
+        ({"model": SETTINGS}, "missing keys patch_size, mlp_ratio, fusion, fusion_layers"),
+        ({"model": {**WHOLE, "heads": 5}}, "dim = 24 is not divided by heads = 5"),
+        ({"model": {**WHOLE, "dim": 36}}, "is \\(24,\\), not \\(36,\\)"),
+        ({"model": {**WHOLE, "fusion_layers": "none"}}, "unexpected encoder.fusion_blocks.0"),
+        ({"model": {**WHOLE, "depth": 3}}, "missing encoder.image.blocks.2"),
+        ({"spectrogram": {"bels": 32}}, "bels"),
     ],
 )
 def test_a_config_that_does_not_fit_is_named(folder: Path, change: dict, words: str) -> None:
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=words):
-        load_autoencoder(folder)
+        load_model(folder)
 
 
 def test_starting_weights_missing_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +143,7 @@ def test_starting_weights_missing_or_none(tmp_path: Path, monkeypatch: pytest.Mo
         find_starting_weights("init.image", "mae-vitb")
     assert "init.image=mae-vitb" in caught.value.message
     assert (
-        "(1) fetch https://" in caught.value.hint
+        "(1) avtool pull mae-vitb (licence: CC BY-NC" in caught.value.hint
         and "(2) start from random weights with init.image=none" in caught.value.hint
     )
     (tmp_path / "weights").mkdir()

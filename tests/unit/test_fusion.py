@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avtool.bench.pairs import built_pair_attention
 from avtool.features import LogMel
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
@@ -14,7 +15,7 @@ from avtool.model.build import build_autoencoder, build_empty, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
 from avtool.model.mae import mask_from_noise, masking_noise
-from avtool.model.transformer import Block, patchify, unpatchify
+from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import cosine_schedule, parameter_groups, pretrained_ramp
 
 SMALL = {
@@ -53,23 +54,6 @@ def noise(model, batch: int = 2) -> dict[str, Tensor]:
     return {"image_noise": image, "audio_noise": audio}
 
 
-def naive_pair_attention(module: PairAttention, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-    """Builds every pair [image || audio], as the paper writes it down."""
-    ni, na = image.shape[1], audio.shape[1]
-    pairs = torch.cat(
-        [image.unsqueeze(2).expand(-1, -1, na, -1), audio.unsqueeze(1).expand(-1, ni, -1, -1)], dim=-1
-    ).flatten(1, 2)
-
-    def heads(value: Tensor) -> Tensor:
-        return value.unflatten(-1, (module.heads, -1)).transpose(1, 2)
-
-    query = heads(module.q(x))
-    key = heads(pairs @ module.k.weight.T + module.k.bias)
-    value = heads(pairs @ module.v.weight.T + module.v.bias)
-    weights = (query @ key.transpose(-2, -1) * module.scale).softmax(-1)
-    return module.proj((weights @ value).transpose(1, 2).flatten(2))
-
-
 @pytest.mark.parametrize(("ratio", "value_width"), [(1.0, 48), (0.25, 12), (0.5, 48)])
 def test_pair_attention_equals_built_pairs(ratio: float, value_width: int) -> None:
     torch.manual_seed(0)
@@ -79,7 +63,7 @@ def test_pair_attention_equals_built_pairs(ratio: float, value_width: int) -> No
     tensors = [torch.randn(2, count, 48, dtype=torch.double, requires_grad=True) for count in (5, 7, 4)]
     leaves = [*tensors, *module.parameters()]
     results = []
-    for compute in (module, lambda *x: naive_pair_attention(module, *x)):
+    for compute in (module, lambda *x: built_pair_attention(module, *x)):
         out = compute(*tensors)
         gradients = torch.autograd.grad(out.square().sum(), leaves)
         results.append((out, *gradients))
@@ -277,3 +261,15 @@ def test_log_mel_equals_torchaudio() -> None:
 def test_encoder_refuses_an_unknown_fusion() -> None:
     with pytest.raises(ValueError, match="token, dense, factorized"):
         AudioVisualEncoder(fusion="late")
+
+
+def test_drop_path_drops_whole_samples_in_training_alone() -> None:
+    x, drop = torch.ones(4000, 3, 2), DropPath(0.25)
+    torch.manual_seed(0)
+    dropped = drop.train()(x)
+    assert set(dropped.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert (dropped.flatten(1).amax(1) == dropped.flatten(1).amin(1)).all()
+    assert dropped.mean().item() == pytest.approx(1, abs=0.03)
+    assert drop.eval()(x) is x
+    with pytest.raises(ValueError, match="rate of 1 does not lie"):
+        DropPath(1.0)

@@ -237,6 +237,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AVTOOL_MODEL", raising=False)
+    monkeypatch.setenv("AVTOOL_CACHE", str(tmp_path / "cache"))
     return tmp_path
 
 

@@ -1,0 +1,1 @@
+"""What the model costs on this machine: fusion with and without built pairs, and whole training steps."""

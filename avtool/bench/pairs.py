@@ -1,0 +1,53 @@
+"""The reference that builds the pairs: what ``attend_pairs`` has to equal, and to beat. Nothing else uses it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avtool.model.attention import attention_weights, merge_heads, split_heads
+from avtool.model.fusion import FusionBlock, PairAttention
+
+
+def built_pair_attention(module: PairAttention, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+    """``module`` as the paper writes it down, with every pair [image_i || audio_j] built, projected and attended to.
+
+    (B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D). Source: DeepAVFusion (arXiv 2312.01017), section 3.2.
+    """
+    rows, columns = image.shape[1], audio.shape[1]
+    pairs = torch.cat(
+        [image.unsqueeze(2).expand(-1, -1, columns, -1), audio.unsqueeze(1).expand(-1, rows, -1, -1)], dim=-1
+    ).flatten(1, 2)
+    query, key, value = (
+        split_heads(part, module.heads)
+        for part in (
+            module.q(x),
+            F.linear(pairs, module.k.weight, module.k.bias),
+            F.linear(pairs, module.v.weight, module.v.bias),
+        )
+    )
+    return module.proj(merge_heads(attention_weights(query, key, scale=module.scale) @ value))
+
+
+class BuiltPairs(nn.Module):
+    """A ``PairAttention`` that builds its pairs. It holds the same parameters in the same order."""
+
+    def __init__(self, attention: PairAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
+        return built_pair_attention(self.attention, x, image, audio)
+
+
+def with_built_pairs(block: FusionBlock) -> FusionBlock:
+    """A copy of ``block`` that builds the pairs wherever ``block`` attends to some; parameters in the same order."""
+    twin = copy.deepcopy(block)
+    for name, module in list(twin.named_modules()):
+        if isinstance(module, PairAttention):
+            twin.set_submodule(name, BuiltPairs(module))
+    return twin

@@ -1,0 +1,183 @@
+"""``avtool bench``: measure a suite of passes and say what each costs, and how they compare."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from avtool import __version__
+from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
+from avtool.bench.passes import ATTENTION, BUILT, Setup, Suite, fusion_suite, matrix_product, step_suite
+from avtool.config.recipes import load_recipe
+from avtool.devices import resolve_device
+from avtool.errors import AvtoolError
+from avtool.model.fusion import INTERACTIONS
+from avtool.progress import say
+
+SUITES = {"fusion": fusion_suite, "step": step_suite}
+SIZES = {"full": "dense", "tiny": "tiny"}
+"""Size: the recipe that has it."""
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+PRODUCT_SIDE = 4096
+"""GFLOP-equivalents are seconds times the rate of a product of two square matrices of this side."""
+PRODUCT = "matrix product"
+
+PUBLISHED_GFLOP_EQUIVALENTS = 560.0
+"""Dense attention of the published implementation, which builds the pairs, forward and backward: full size, batch 4,
+attn_ratio 0.25, float32 on a CPU (3.08 s beside a product of 183 GFLOP/s)."""
+PUBLISHED_AT = {
+    "benchmark": "fusion",
+    "size": "full",
+    "batch": 4,
+    "attn_ratio": 0.25,
+    "precision": "float32",
+    "compile": False,
+}
+TOLERANCE = 0.3
+
+
+def benchmark(
+    what: str,
+    *,
+    size: str = "full",
+    fusions: Sequence[str] = tuple(INTERACTIONS),
+    batch: int = 4,
+    precision: str = "float32",
+    rounds: int = 5,
+    attn_ratio: float | None = None,
+    compile: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measure ``what`` (``fusion`` or ``step``) and return plain values: ``machine``, ``settings``, ``product`` (the
+    matrix product that GFLOP-equivalents are expressed in), ``results`` (one for each pass), ``ratios``, and
+    ``built_pairs`` (whether the side that builds pairs is as fast as the published one; None where not measured).
+
+    ``size`` is that of the recipe in ``SIZES``; ``attn_ratio`` None is the recipe's. Times are seconds; bytes are peaks
+    above weights, inputs and the optimizer's moments. AvtoolError where the device is not there or its memory is too
+    small, RecipeError where ``attn_ratio`` does not fit the size.
+    """
+    target = resolve_device(device)
+    ratio = () if attn_ratio is None else (f"model.fusion.attn_ratio={attn_ratio}",)
+    recipes = {
+        kind: load_recipe(SIZES[size], [f"model.fusion.kind={kind}", *ratio])
+        for kind in dict.fromkeys(fusions)
+    }
+    settings = {
+        "benchmark": what,
+        "size": size,
+        "fusions": list(recipes),
+        "batch": batch,
+        "precision": precision,
+        "attn_ratio": next(iter(recipes.values())).model.fusion.attn_ratio,
+        "compile": compile,
+        "rounds": rounds,
+        "product_side": PRODUCT_SIDE,
+    }
+    setup = Setup(batch=batch, device=target, precision=PRECISIONS[precision], compile=compile)
+    about = {"avtool": __version__, "date": _now(), "machine": machine(target), "settings": settings}
+    try:
+        return {**about, **_measure(SUITES[what](recipes, setup), setup, settings)}
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        smaller = f"--batch {batch // 2}" if batch > 1 else "--size tiny"
+        raise AvtoolError(f"{target} has too little memory for a batch of {batch}", hint=smaller) from error
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were taken on; ``load`` is how busy the machine was before, in processes (None: not known)."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _cpu_name() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text(encoding="utf-8").splitlines() if listing.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _measure(suite: Suite, setup: Setup, settings: Mapping[str, Any]) -> dict[str, Any]:
+    rounds = settings["rounds"]
+    passes = {PRODUCT: matrix_product(PRODUCT_SIDE, setup), **suite.passes}
+    times = interleave(
+        passes,
+        rounds=rounds,
+        device=setup.device,
+        on_round=lambda number: say(f"round {number} of {rounds}" if number else "warm-up"),
+    )
+    seconds = spread(times.pop(PRODUCT))
+    rate = 2 * PRODUCT_SIDE**3 / seconds["median"] / 1e9
+    say("memory and arithmetic")
+    results = [
+        {
+            "name": name,
+            "seconds": (taken := spread(times[name])),
+            "rounds": times[name],
+            "gflop_equivalents": taken["median"] * rate,
+            "gflop": (gflop := count_flops(run) / 1e9),
+            "share_of_product_rate": gflop / (taken["median"] * rate),
+            "samples_per_second": setup.batch / taken["median"],
+            "peak_bytes": peak_bytes(run, setup.device),
+        }
+        for name, run in suite.passes.items()
+    ]
+    by_name = {result["name"]: result for result in results}
+    built = built_pairs_check(by_name.get(ATTENTION + BUILT), settings, setup.device)
+    return {
+        "product": {"seconds": seconds, "gflop_per_second": rate},
+        "results": results,
+        "ratios": [compare(by_name[over], by_name[under], built) for over, under in suite.comparisons],
+        "built_pairs": built,
+    }
+
+
+def compare(
+    over: Mapping[str, Any], under: Mapping[str, Any], built: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Time and peak bytes of ``over`` as multiples of ``under``'s: time round by round, so that its quartiles are those
+    of the ratio. ``void`` where ``over`` builds the pairs in another time than the published implementation."""
+    ratios = [a / b for a, b in zip(over["rounds"], under["rounds"], strict=True)]
+    return {
+        "over": over["name"],
+        "under": under["name"],
+        "seconds": spread(ratios),
+        "peak_bytes": over["peak_bytes"] / under["peak_bytes"] if under["peak_bytes"] else None,
+        "void": over["name"].endswith(BUILT) and built is not None and built["verdict"] == "void",
+    }
+
+
+def built_pairs_check(
+    result: Mapping[str, Any] | None, settings: Mapping[str, Any], device: torch.device
+) -> dict[str, Any] | None:
+    """Whether the reference that builds the pairs is an honest one: its attention alone takes what the published
+    implementation takes, give or take 30 %. ``verdict``: honest, void, or unchecked where the settings are not those
+    that the published one was measured at. ``result`` None gives None."""
+    if result is None:
+        return None
+    comparable = device.type == "cpu" and all(settings[key] == value for key, value in PUBLISHED_AT.items())
+    away = result["gflop_equivalents"] / PUBLISHED_GFLOP_EQUIVALENTS - 1
+    return {
+        "gflop_equivalents": result["gflop_equivalents"],
+        "published": PUBLISHED_GFLOP_EQUIVALENTS,
+        "tolerance": TOLERANCE,
+        "verdict": "unchecked" if not comparable else "honest" if abs(away) <= TOLERANCE else "void",
+    }

@@ -1,0 +1,57 @@
+"""``avtool export``: an encoder or classifier as a program that needs torch alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.common import Debug, Force, Json, Threads, examples, guarded, print_json, set_threads
+
+EPILOG = examples(
+    "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
+    "avtool export deepavfusion-vggsound --out encoder.pt2 --json",
+    "avtool export models/classifier --kind encoder --out encoder.pt2",
+    next_command="avtool export --help",
+)
+
+
+class Kind(StrEnum):
+    """What can be exported."""
+
+    encoder = "encoder"
+    classifier = "classifier"
+
+
+@guarded
+def export(
+    model: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Run, checkpoint or converted folder, or a pulled name.")
+    ],
+    *,
+    out: Annotated[Path, typer.Option(help="Program to write.", metavar="PT2")],
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            metavar="KIND", help="encoder or classifier.", show_default="classifier if the model is one"
+        ),
+    ] = None,
+    threads: Threads = None,
+    force: Force = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write an encoder or classifier with torch.export, for any batch size.
+
+    torch.export.load(FILE).module()(image, audio) runs it where avtool is not installed.
+    """
+    set_threads(threads)
+    from avtool.export import export as run
+
+    described = run(model, out, kind=kind and kind.value, force=force)
+    if as_json:
+        print_json({"out": str(out), **described})
+    else:
+        typer.echo(out)

@@ -1,0 +1,92 @@
+"""``avtool pull``: published weights by name, fetched and converted once."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from avtool.cli.common import Debug, Json, examples, guarded, print_json
+
+EPILOG = examples(
+    "avtool pull --list",
+    "avtool pull deepavfusion-vggsound",
+    "avtool pull mae-vitb --base-url https://mirror.example.org/weights",
+    next_command="avtool localize clip.mp4 --out heatmap.png",
+)
+
+
+@guarded
+def pull(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Published weights.")] = None,
+    *,
+    show: Annotated[bool, typer.Option("--list", help="List what there is, and fetch nothing.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Use the cache and files put there by hand only.")
+    ] = False,
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Address in place of the publisher's.", show_default="$AVTOOL_WEIGHTS_URL"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch published weights, check them and convert them into the cache.
+
+    They are used by name: --model NAME, or init.image=NAME for the ViT of one modality.
+    """
+    from avtool.published import PUBLISHED
+
+    if show:
+        _list(as_json)
+        return
+    if name is None:
+        raise typer.BadParameter(f"one of {', '.join(PUBLISHED)}, or --list", param_hint="NAME")
+    from avtool.progress import say
+    from avtool.weights import pull as run
+
+    base = base_url or os.environ.get("AVTOOL_WEIGHTS_URL") or None
+    folder = run(name, base_url=base, offline=offline, force=force)
+    starts = PUBLISHED[name].starts
+    use = (
+        f"avtool pretrain --recipe factorized {starts}={name}"
+        if starts
+        else "avtool localize CLIP --model " + name
+    )
+    say(f"{name} is ready: {use}")
+    if as_json:
+        print_json({"name": name, "folder": str(folder)})
+    else:
+        typer.echo(folder)
+
+
+def _list(as_json: bool) -> None:
+    from avtool.places import is_checkpoint
+    from avtool.published import PUBLISHED, cached_file, pulled_folder
+
+    rows: list[dict[str, Any]] = []
+    for name, published in PUBLISHED.items():
+        rows.append(
+            {
+                "name": name,
+                "content": published.content,
+                "licence": published.licence,
+                "bytes": published.size,
+                "sha256": published.sha256,
+                "url": published.url(),
+                "by_hand": str(cached_file(name)),
+                "pulled": str(pulled_folder(name)) if is_checkpoint(pulled_folder(name)) else None,
+            }
+        )
+    if as_json:
+        print_json({"weights": rows})
+        return
+    for row in rows:
+        size = f"{row['bytes'] / 1e6:,.0f} MB" if row["bytes"] else "size not published"
+        typer.echo(f"{row['name']} ({size}; {row['licence']}){'  pulled' if row['pulled'] else ''}")
+        typer.echo(f"    {row['content']}")
+        typer.echo(f"    {row['url']}")

@@ -1,0 +1,140 @@
+"""Large files over HTTP: resumable, and named where they are something else than what was asked for."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import BinaryIO
+
+from avtool.checkpoint import name_of_other_content
+from avtool.errors import CheckpointError, UsageError
+from avtool.progress import progress_bar, say
+
+ATTEMPTS = 5
+TIMEOUT = 30.0
+"""Seconds without a byte after which a connection counts as broken."""
+_BLOCK = 1 << 20
+
+
+class _BrokenOff(Exception):
+    """The connection ended, or never came about; what came until then is kept."""
+
+
+def download(url: str, target: Path, *, size: int | None, what: str, by_hand: str) -> None:
+    """Fetch ``url`` into ``target``; until it is whole it grows beside it as ``.part``, and a later call goes on there.
+
+    ``size``: its bytes, None where they are not known. ``by_hand`` is the way out in words where there is no network.
+    CheckpointError where it cannot be had, or where what came is a page, a pointer or of another size: nothing of that
+    is kept.
+    """
+    if not re.match(r"https?://", url):
+        raise UsageError(
+            f"{url} is no http or https address", hint="correct --base-url or $AVTOOL_WEIGHTS_URL"
+        )
+    part = target.with_name(target.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    reason = ""
+    for _ in range(ATTEMPTS):
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _fetch(url, part, size=size, what=what)
+            part.replace(target)
+            return
+        except _BrokenOff as broken:
+            reason = str(broken)
+        now = part.stat().st_size if part.exists() else 0
+        if now <= before:
+            break
+        say(f"{what}: broken off after {now:,} bytes ({reason})")
+    kept = (
+        f"; {part.stat().st_size:,} bytes are kept and the same command goes on from there"
+        if part.exists()
+        else ""
+    )
+    raise CheckpointError(f"cannot fetch {url}: {reason}{kept}", hint=f"try again, or {by_hand}")
+
+
+def _fetch(url: str, part: Path, *, size: int | None, what: str) -> None:
+    """One connection: the rest of ``part``, or all of it where the server sends no parts."""
+    have = part.stat().st_size if part.exists() else 0
+    if have and have == size:
+        return
+    request = urllib.request.Request(url, headers={"User-Agent": "avtool", "Accept-Encoding": "identity"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+            start, total = _extent(answer, have)
+            first = answer.read(_BLOCK)
+            if start == 0:
+                _check_content(first, url, total=total, size=size)
+            elif size is not None and total != size:
+                part.unlink()
+                raise CheckpointError(f"{url} has {total} bytes now, not {size:,}", hint="start again")
+            with part.open("r+b" if start else "wb") as file:
+                file.seek(start)
+                _copy(answer, file, first, what=what, start=start, total=total or size)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            if error.headers.get("Content-Range") != f"bytes */{have}":  # what came is of another file
+                part.unlink()
+                _fetch(url, part, size=size, what=what)
+            return
+        raise _BrokenOff(f"the server answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        raise _BrokenOff(str(error.reason)) from error
+    except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise _BrokenOff(str(error) or type(error).__name__) from error
+
+
+def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | None]:
+    """Where in the file the answer begins, and the file's length, if the server says."""
+    if answer.status == http.client.PARTIAL_CONTENT:
+        said = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if said is None or int(said[1]) != have:
+            raise http.client.HTTPException("the server sends another part than was asked for")
+        return have, None if said[2] == "*" else int(said[2])
+    length = answer.headers.get("Content-Length")
+    return 0, int(length) if length else None
+
+
+def _check_content(first: bytes, url: str, *, total: int | None, size: int | None) -> None:
+    """CheckpointError where the file begins as a page or pointer, or is not ``size`` bytes long."""
+    if found := name_of_other_content(first):
+        raise CheckpointError(
+            f"{url} gives {found} of {total or len(first)} bytes, not weights",
+            hint="use an address that serves the files themselves: --base-url or $AVTOOL_WEIGHTS_URL",
+        )
+    if size is not None and total not in (None, size):
+        raise CheckpointError(
+            f"{url} is {total:,} bytes long, not {size:,}: it is another file than the published one",
+            hint="use another address: --base-url or $AVTOOL_WEIGHTS_URL",
+        )
+
+
+def _blocks(count: int) -> int:
+    return -(-count // _BLOCK)
+
+
+def _copy(
+    answer: http.client.HTTPResponse,
+    file: BinaryIO,
+    block: bytes,
+    *,
+    what: str,
+    start: int,
+    total: int | None,
+) -> None:
+    whole = None if total is None else _blocks(total)
+    done = start
+    with progress_bar(what, total=whole, unit="MiB", start=_blocks(start)) as bar:
+        while block:
+            file.write(block)
+            bar.advance(_blocks(done + len(block)) - _blocks(done))
+            done += len(block)
+            block = answer.read(_BLOCK)
+    if total is not None and done < total:
+        raise http.client.HTTPException(f"the connection ended after {done:,} of {total:,} bytes")

@@ -1,0 +1,153 @@
+"""A model in somebody else's program: ``avtool.load(...)`` and what it returns."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from avtool.checkpoint import Config, load_model
+from avtool.devices import resolve_device
+from avtool.errors import UsageError
+from avtool.features import LogMel, normalize_frames, to_float_waveform
+from avtool.model.encoder import AudioVisualEncoder, Tokens
+from avtool.places import resolve_checkpoint
+
+
+@dataclass(frozen=True)
+class Model:
+    """A loaded model. ``module`` is all of it (a masked autoencoder, classifier, ... as ``config.kind`` says), a
+    ``torch.nn.Module`` to train or to take apart; ``encoder`` the part of it that ``encode`` runs; ``log_mel`` its
+    spectrogram; ``folder`` the checkpoint it was read from."""
+
+    module: nn.Module
+    log_mel: LogMel
+    config: Config
+    folder: Path
+
+    @property
+    def encoder(self) -> AudioVisualEncoder:
+        encoder = self.module.encoder
+        assert isinstance(encoder, AudioVisualEncoder)
+        return encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.encoder.fusion_tokens.device
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second of the sound that it hears."""
+        return self.log_mel.sample_rate
+
+    @torch.no_grad()
+    def encode(self, image: Tensor, audio: Tensor) -> Tokens:
+        """The tokens of B frames and their sounds, after the final norms, without gradient.
+
+        ``image`` (B, 3, H, W) RGB: uint8, or floating point and normalised with ImageNet's mean and standard deviation
+        already. ``audio``: a waveform (B, N) at ``sample_rate``, int16 or floating point in [-1, 1], of which N // hop
+        frames are heard; or its log10 mel power (B, 1, mel, frames), as ``log_mel`` gives it. H, W and frames may be
+        any that the patch divides, mel is the model's. Both on ``device``.
+
+        Returns named fields ``image`` (B, H/p * W/p, D) and ``audio`` (B, mel/p * frames/p, D), in row-major order of
+        their grids, and ``fusion`` (B, T, D). UsageError says which input does not fit, and what would.
+        """
+        image, audio = self._prepare_image(image), self._prepare_audio(audio)
+        if len(image) != len(audio):
+            raise UsageError(
+                f"image has {len(image)} frames and audio {len(audio)} sounds", hint="give as many of each"
+            )
+        return self.encoder(image, audio)
+
+    def _prepare_image(self, image: Tensor) -> Tensor:
+        self._check_tensor("image", image)
+        if image.ndim != 4 or image.shape[1] != 3:
+            hint = "give (B, 3, H, W)"
+            if image.ndim == 4 and image.shape[3] == 3:
+                hint += ": image.permute(0, 3, 1, 2) puts the channels first"
+            raise UsageError(f"image is of shape {tuple(image.shape)}, not (B, 3, H, W)", hint=hint)
+        size = self.encoder.patch_size
+        if not all(side and side % size == 0 for side in image.shape[2:]):
+            rows, columns = (grid * size for grid in self.encoder.image_grid)
+            raise UsageError(
+                f"image is {image.shape[2]}x{image.shape[3]}, which patches of {size}x{size} do not divide",
+                hint=f"resize it to {rows}x{columns}, which the model was made for, or to other multiples of {size}",
+            )
+        if image.dtype == torch.uint8:
+            image = normalize_frames(image)
+        elif not image.is_floating_point():
+            raise UsageError(
+                f"image is of {image.dtype}", hint="give uint8, or floating point and normalised"
+            )
+        return image.to(self.encoder.fusion_tokens.dtype)
+
+    def _prepare_audio(self, audio: Tensor) -> Tensor:
+        self._check_tensor("audio", audio)
+        mels = self.encoder.audio_grid[0] * self.encoder.patch_size
+        if audio.ndim == 2:
+            self._check_frames(audio.shape[1] // self.log_mel.hop, f"{audio.shape[1]} samples")
+            if audio.shape[1] <= self.log_mel.n_fft // 2:
+                raise UsageError(
+                    f"audio has {audio.shape[1]} samples, and the spectrogram needs more than "
+                    f"{self.log_mel.n_fft // 2}",
+                    hint="give a longer sound",
+                )
+            if audio.dtype == torch.int16:
+                audio = to_float_waveform(audio)
+            elif not audio.is_floating_point():
+                raise UsageError(
+                    f"audio is of {audio.dtype}", hint="give int16, or floating point in [-1, 1]"
+                )
+            audio = self.log_mel.to(self.device)(audio.float())
+        elif audio.ndim != 4 or audio.shape[1:3] != (1, mels) or not audio.is_floating_point():
+            raise UsageError(
+                f"audio is {audio.dtype} of shape {tuple(audio.shape)}, neither a waveform (B, N) nor a log-mel "
+                f"(B, 1, {mels}, frames)",
+                hint=f"give the waveform at {self.sample_rate} samples a second, or what model.log_mel gives for it",
+            )
+        else:
+            self._check_frames(audio.shape[3], "a log-mel")
+        if audio.shape[2] != mels:
+            raise UsageError(
+                f"config.json of {self.folder} disagrees with itself: a spectrogram of {audio.shape[2]} mel bands and "
+                f"an encoder of {mels}",
+                hint="take an undamaged copy",
+            )
+        return audio.to(self.encoder.fusion_tokens.dtype)
+
+    def _check_frames(self, frames: int, what: str) -> None:
+        size, hop = self.encoder.patch_size, self.log_mel.hop
+        if frames and frames % size == 0:
+            return
+        made_for = self.encoder.audio_grid[1] * size
+        raise UsageError(
+            f"audio is {what} of {frames} frames, which patches of {size} frames do not divide",
+            hint=f"cut or pad it to {made_for} frames ({made_for * hop} samples), which the model was made for, or to "
+            f"other multiples of {size} frames ({size * hop} samples)",
+        )
+
+    def _check_tensor(self, name: str, value: Tensor) -> None:
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"{name} is a {type(value).__name__}, not a tensor", hint="torch.as_tensor makes one"
+            )
+        if value.device != self.device:
+            raise UsageError(
+                f"{name} is on {value.device}, the model on {self.device}",
+                hint=f"{name}.to({str(self.device)!r}), or load the model with device={str(value.device)!r}",
+            )
+
+
+def load(model: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
+    """A model to run: ``model`` is a run, checkpoint or converted folder or the name of pulled weights.
+
+    It is in evaluation mode; its weights are mapped from the file, not copied, where ``device`` is the CPU. AvtoolError
+    where there is no such model, or its files do not fit each other.
+    """
+    folder = resolve_checkpoint(Path(model))
+    module, log_mel, config = load_model(folder, device=resolve_device(str(device)))
+    return Model(module=module, log_mel=log_mel, config=config, folder=folder)
