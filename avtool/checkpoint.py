@@ -181,9 +181,14 @@ def save_checkpoint(
         (partial / "config.json").write_text(content + "\n", encoding="utf-8")
         try:
             save_file(weights, partial / "model.safetensors")
+            # safetensors lets the owner alone read it, whatever the umask says
+            (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
             if trainer is not None:
                 torch.save(dict(trainer), partial / "trainer.pt")
-        except (SafetensorError, RuntimeError) as error:  # what both make of a failed write, a full disk above all
+        except (
+            SafetensorError,
+            RuntimeError,
+        ) as error:  # what both make of a failed write, a full disk above all
             raise CheckpointError(
                 f"cannot write {folder}: {str(error).splitlines()[0]} "
                 f"({shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free)",

@@ -66,7 +66,7 @@ def convert(
     missing, unexpected or of another shape; UsageError where ``assume`` does not go with it. Nothing is written before
     all is known to fit. ``origin`` goes into config.json (none: the file's name).
     """
-    check_output(out, force=force)
+    check_output(out, force=force, markers=("config.json",))
     state = read_published(path)
     kind, settings = infer(state, assume, source=path)
     settings = complete_settings(kind, settings)

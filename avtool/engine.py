@@ -23,16 +23,16 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import evaluation_loader, steps_per_epoch, training_loader
 from avtool.devices import resolve_device, resolve_precision
-from avtool.errors import TrainingError, UsageError
+from avtool.errors import CheckpointError, TrainingError, UsageError
 from avtool.features import window_samples
 from avtool.files import check_output
 from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import build_empty, count_parameters
 from avtool.optim import adamw, cosine_schedule, parameter_groups, pretrained_ramp, set_learning_rate
 from avtool.places import CHECKPOINTS, checkpoints_of
-from avtool.progress import progress_bar, say
+from avtool.progress import progress_bar, say, warn
 from avtool.tasks.pretrain import Pretraining, evaluate_pretraining, model_settings, spectrogram_settings
-from avtool.tracking import MetricsLog, write_run_facts
+from avtool.tracking import RUN_JSON, MetricsLog, write_run_facts
 from avtool.weights import find_starting_weights, load_vit
 
 
@@ -94,7 +94,7 @@ def pretrain(
     is written, then KeyboardInterrupt is raised. AvtoolError where the recipe, the data, the weights and the
     machine do not fit together; nothing is written before that is known.
     """
-    check_output(out, force=force or resume)
+    check_output(out, force=force or resume, markers=(RUN_JSON,))
     target = resolve_device(device)
     precision = resolve_precision(recipe.train.precision, target)
     dataset = PreparedDataset(data, recipe.data.split)
@@ -104,10 +104,14 @@ def pretrain(
     batches = run.batches()
     if out.exists() and checkpoint is None:
         shutil.rmtree(out)
+    if run.step >= run.schedule.max_steps:
+        say(f"{out} is finished: {run.step} of {run.schedule.max_steps} steps are done")
+        return out
     write_run_facts(
         out,
         recipe_yaml=dump_recipe(recipe),
         command=command or [],
+        resumed_from=checkpoint.name if checkpoint else None,
         data={"folder": str(data), "name": dataset.name, "checksum": dataset.checksum, "clips": len(dataset)},
         device=str(target),
         precision=run.precision_name,
@@ -136,6 +140,8 @@ def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:
 def _newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Path | None:
     """Where to go on from. UsageError where the run was made by another recipe, unless ``force``."""
     done = checkpoints_of(out)
+    while done and (damage := _damage(done[-1])):
+        warn(f"{done.pop()} is damaged ({damage}): trying the one before")
     if not done:
         say(f"no whole checkpoint in {out}: starting afresh")
         return None
@@ -150,6 +156,16 @@ def _newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Path | None
     return done[-1]
 
 
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint's files, in words; nothing where they can be read."""
+    try:
+        load_trainer(checkpoint)
+        read_safetensors(checkpoint / "model.safetensors")
+    except CheckpointError as error:
+        return error.message
+    return ""
+
+
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     found = []
     for key, value in now.items():
@@ -162,9 +178,16 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 
 def _starting_weights(task: Pretraining, recipe: Recipe) -> list[str]:
     """Load what the recipe's ``init`` names; the prefixes of the parts that start from weights."""
-    named = {
-        part: find_starting_weights(f"init.{part}", getattr(recipe.init, part)) for part in ("image", "audio")
-    }
+    named, problems = {}, []
+    for part in ("image", "audio"):
+        try:
+            named[part] = find_starting_weights(f"init.{part}", getattr(recipe.init, part))
+        except CheckpointError as error:
+            problems.append(error)
+    if problems:  # all at once, so that one more round is enough
+        raise CheckpointError(
+            "; ".join(error.message for error in problems), hint="; ".join(error.hint for error in problems)
+        )
     pretrained = []
     for part, path in named.items():
         if path is not None:
@@ -309,8 +332,8 @@ class Run:
         ids = [self.dataset.record(int(index)).id for index in indices]
         raise TrainingError(
             f"step {self.step + 1}: {', '.join(bad)} is not finite; the batch's clips: {', '.join(ids)}",
-            hint=f"the checkpoints in {self.folder / CHECKPOINTS} are from before; lower optim.base_lr, set "
-            "optim.clip_grad, or use train.precision=float32",
+            hint=("earlier checkpoints are good; " if checkpoints_of(self.folder) else "")
+            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
         )
 
     def save(self) -> None:

@@ -59,7 +59,9 @@ def explain(error: BaseException) -> AvtoolError | None:
         return error
     if isinstance(error, OSError):
         return _explain_os_error(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+    if (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    ):  # torch's, without importing it
         return AvtoolError(
             f"out of memory: {str(error).splitlines()[0] if str(error) else 'the machine has no more'}",
             hint="lower train.batch_size and raise train.accumulate by as much",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,10 +12,24 @@ from pathlib import Path
 from avtool.errors import UsageError
 
 
-def check_output(path: Path, *, force: bool) -> None:
-    """Refuse an output path that exists (unless ``force``) or whose parent is not a folder. Writes nothing."""
+def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = ()) -> None:
+    """Refuse an output path that exists (unless ``force``) or whose parent is not a folder. Writes nothing.
+
+    With ``markers``, ``force`` may replace only an empty folder, or one in which a file of such a name says that avtool
+    wrote it: never a folder of the user's own.
+    """
     if (path.exists() or path.is_symlink()) and not force:
         raise UsageError(f"{path} exists", hint="choose another --out, or add --force to replace it")
+    if markers and path.exists():
+        ours = path.is_dir() and (
+            any((path / marker).is_file() for marker in markers) or not any(path.iterdir())
+        )
+        here = path.resolve() in (Path.cwd(), *Path.cwd().parents)
+        if not ours or here:
+            why = "you are in it" if here else f"without {' or '.join(markers)} it is not what avtool wrote"
+            raise UsageError(
+                f"{path} is not replaced, not even with --force: {why}", hint="choose another --out"
+            )
     for parent in path.absolute().parents:
         if parent.is_dir():
             break
@@ -27,6 +42,24 @@ def check_output(path: Path, *, force: bool) -> None:
 def partial_name(path: Path) -> Path:
     """The temporary name beside ``path`` under which it is written."""
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what killed processes left of writing ``path``."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+        number = remains.name.rsplit("-", 1)[1]
+        if number.isdigit() and not _is_running(int(number)):
+            shutil.rmtree(remains, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 @contextmanager
@@ -47,6 +80,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     removed only then) and is removed on any exception."""
     partial = partial_name(path)
     old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    _remove_remains(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,6 +201,8 @@ def _caption(result: HeatMap, clip: Path, audio: Path | None) -> list[str]:
 def _write(result: HeatMap, out: Path, raw: Path | None, *, caption: list[str]) -> None:
     picture = render_heatmap(result.frame, result.map, caption=caption, warning=result.warning)
     if raw is not None:
-        with atomic_file(raw) as partial, partial.open("wb") as file:
-            np.save(file, result.map)
+        array = io.BytesIO()  # so that a full disk is an OSError with its reason
+        np.save(array, result.map)
+        with atomic_file(raw) as partial:
+            partial.write_bytes(array.getvalue())
     write_png(out, picture)

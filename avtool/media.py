@@ -161,7 +161,7 @@ def check_file(path: Path) -> None:
             f"{path} does not exist", hint="check the path; a name that begins with - is written ./-name"
         )
     if path.is_dir():
-        raise MediaError(f"{path} is a folder, a file is needed")
+        raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
     try:
         with path.open("rb") as file:
             head = file.read(1024)
@@ -174,7 +174,11 @@ def check_file(path: Path) -> None:
             f"{path} is a Git LFS pointer, not the file itself", reason=UNDECODABLE, hint="run: git lfs pull"
         )
     if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
-        raise UnusableMedia(f"{path} is a text file, not a clip", reason=UNDECODABLE)
+        raise UnusableMedia(
+            f"{path} is a text file, not a clip",
+            reason=UNDECODABLE,
+            hint="name the clip itself; a csv of clips goes through avtool prepare manifest",
+        )
 
 
 @contextmanager

@@ -105,6 +105,8 @@ def resolve_checkpoint(path: Path) -> Path:
         )
     if is_checkpoint(path):
         return path
+    if path.name == CHECKPOINTS:
+        path = path.parent
     if done := checkpoints_of(path):
         return done[-1]
     raise CheckpointError(

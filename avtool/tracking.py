@@ -13,6 +13,7 @@ from avtool import __version__
 from avtool.files import atomic_file
 
 METRICS = "metrics.jsonl"
+RUN_JSON = "run.json"
 
 
 class MetricsLog:
@@ -41,9 +42,18 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_run_facts(run: Path) -> dict[str, Any]:
+    """A run's run.json; nothing where there is none."""
+    path = run / RUN_JSON
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts: Any) -> None:
-    """recipe.yaml (resolved) and run.json (command, versions, machine and ``facts``)."""
+    """recipe.yaml (resolved) and run.json (command, versions, machine and ``facts``; under ``before`` what it held when
+    the run was resumed)."""
     run.mkdir(parents=True, exist_ok=True)
+    earlier = read_run_facts(run)
+    before = [*earlier.pop("before", []), *([earlier] if earlier else [])]
     packages = ("torch", "torchvision", "torchaudio", "timm", "numpy", "av", "opencv-python-headless")
     content = {
         "command": command,
@@ -52,8 +62,9 @@ def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts:
         "machine": {"system": platform.platform(), "cores": os.cpu_count()},
         "versions": {name: version(name) for name in packages},
         **facts,
+        **({"before": before} if before else {}),
     }
     with atomic_file(run / "recipe.yaml") as partial:
         partial.write_text(recipe_yaml, encoding="utf-8")
-    with atomic_file(run / "run.json") as partial:
+    with atomic_file(run / RUN_JSON) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

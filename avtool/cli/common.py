@@ -7,8 +7,10 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Annotated, Any, ParamSpec
 
 import typer
@@ -76,6 +78,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -90,6 +93,11 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
             report(error)
 
     return run
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: it cleans up after itself."""
+    raise KeyboardInterrupt
 
 
 def report(error: Exception) -> None:

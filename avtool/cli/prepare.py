@@ -56,6 +56,7 @@ def prepare(
     if name != "synth" and (clips, seed) != (None, None):
         raise UsageError(f"--clips and --seed go with synth, not with {name}", hint="leave them out")
     from avtool.data.prepare import prepare as run
+    from avtool.errors import DataError
 
     report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0)
     if as_json:
@@ -63,7 +64,14 @@ def prepare(
     else:
         _print_summary(name, report)
     if not report.as_dict()["prepared"]:
-        raise typer.Exit(1)
+        raise DataError(
+            f"nothing was prepared: {_in_words(report.as_dict()['reasons'])}",
+            hint=f"{report.out / 'report.json'} lists the rows; mend them and repeat with --force",
+        )
+
+
+def _in_words(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) or "the table has no rows"
 
 
 def _print_summary(name: str, report: Report) -> None:

@@ -71,8 +71,8 @@ def pretrain(
     resolved = load_recipe(recipe, overrides)
     if dry_run:
         typer.echo(dump_recipe(resolved))
-    data = data or _default_data(resolved)
-    name = Path(recipe).stem
+    out = out or _default_out(Path(recipe).stem, resume=resume)
+    data = data or (_data_of(out) if resume else None) or _default_data(resolved)
     set_threads(threads)
     if dry_run:
         from avtool.engine import dry_run as describe
@@ -84,7 +84,7 @@ def pretrain(
     run = train(
         resolved,
         data=data,
-        out=out or _default_out(name, resume=resume),
+        out=out,
         device=device,
         resume=resume,
         stop_after=stop_after,
@@ -92,6 +92,14 @@ def pretrain(
         command=command_line(),
     )
     typer.echo(run)
+
+
+def _data_of(run: Path) -> Path | None:
+    """The prepared data that a run was made from."""
+    from avtool.tracking import read_run_facts
+
+    folder = read_run_facts(run).get("data", {}).get("folder")
+    return Path(folder) if folder else None
 
 
 def _default_data(recipe: Recipe) -> Path:

@@ -239,6 +239,7 @@ class PreparedDataset:
         )
 
 
+FACTS = ("name", "classes", "splits", "checksum", "settings", "shards")
 _JPEG = b"\xff\xd8"
 _REDUCED = {
     1: cv2.IMREAD_COLOR,
@@ -256,12 +257,15 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         version = facts["format"]
+        missing = [key for key in FACTS if key not in facts]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
     if version != FORMAT:
         raise DataError(
             f"{path} is of format {version}, this avtool reads {FORMAT}", hint=_how_to_prepare(folder)
         )
+    if missing:
+        raise DataError(f"{path} is broken: it has no {', '.join(missing)}", hint=_how_to_prepare(folder))
     return facts
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, Size, TrainingViews
-from avtool.errors import DataError
+from avtool.errors import AvtoolError, DataError
 
 PREFETCH = 4
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 Batch = dict[str, Any]
 
 
@@ -60,7 +62,7 @@ def training_loader(
         seed=seed,
     )
     order = _TrainingOrder(len(dataset), batch_size, seed, start_step)
-    return iter(_loader(_TrainingBatches(views), order, workers, pin_memory))
+    return _raising(_loader(_TrainingBatches(views), order, workers, pin_memory))
 
 
 def evaluation_loader(
@@ -83,7 +85,7 @@ def evaluation_loader(
     count = len(dataset) if limit is None else min(limit, len(dataset))
     chosen = [position * len(dataset) // count for position in range(count)]
     order = [chosen[start : start + batch_size] for start in range(0, count, batch_size)]
-    return iter(_loader(_EvaluationBatches(views), order, workers, pin_memory))
+    return _raising(_loader(_EvaluationBatches(views), order, workers, pin_memory))
 
 
 def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
@@ -115,7 +117,7 @@ class _TrainingBatches(Dataset[Batch]):
         self.views = views
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
-        return collate([self.views.sample(epoch, index) for epoch, index in keys])
+        return _batch_or_error(partial(self.views.sample, epoch, index) for epoch, index in keys)
 
 
 class _EvaluationBatches(Dataset[Batch]):
@@ -123,7 +125,7 @@ class _EvaluationBatches(Dataset[Batch]):
         self.views = views
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        return collate([self.views.sample(index) for index in indices])
+        return _batch_or_error(partial(self.views.sample, index) for index in indices)
 
 
 def collate(views: Sequence[dict[str, Any]]) -> Batch:
@@ -136,6 +138,22 @@ def collate(views: Sequence[dict[str, Any]]) -> Batch:
         else:
             batch[name] = torch.from_numpy(np.stack(values))
     return batch
+
+
+def _batch_or_error(views: Iterable[Callable[[], dict[str, Any]]]) -> Batch:
+    """A batch, or under the key ``error`` what it failed of: raised in a worker, it would come out as text."""
+    try:
+        return collate([view() for view in views])
+    except AvtoolError as error:
+        return {"error": error}
+
+
+def _raising(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, up to one that is an error, which is raised."""
+    for batch in batches:
+        if "error" in batch:
+            raise batch["error"]
+        yield batch
 
 
 def _loader(batches: Dataset[Batch], order: Any, workers: int, pin_memory: bool) -> DataLoader[Batch]:
@@ -155,10 +173,12 @@ def _as_it_is(batch: Batch) -> Batch:
 
 
 def _start_worker(worker: int) -> None:
-    """Workers share the cores with each other and with the model: none starts threads of its own. Ctrl-C reaches
-    them too: it is the training process that ends them, after its last step."""
+    """Workers share the cores with each other and with the model: none starts threads of its own. What is
+    sent to the whole process group (Ctrl-C, a scheduler's SIGTERM) is the training process's to act on: it ends them
+    after its last step."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

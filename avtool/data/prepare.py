@@ -13,7 +13,7 @@ from typing import Any
 from avtool import places
 from avtool.data import catalog
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
-from avtool.data.shards import ShardWriter, seal, shard_path, write_json
+from avtool.data.shards import DATASET_JSON, ShardWriter, seal, shard_path, write_json
 from avtool.errors import UsageError
 from avtool.files import atomic_folder, check_output
 from avtool.progress import progress_bar
@@ -91,7 +91,7 @@ def prepare(
         )
     called = name if name != "manifest" else _name_of(source)
     out = places.prepared_folder(called) if out is None else out
-    check_output(out, force=force)
+    check_output(out, force=force, markers=(DATASET_JSON,))
     source = places.source_folder(name) if source is None else source
     report = Report(called, out)
     settings = Settings()

@@ -45,6 +45,8 @@ def test_what_is_written_is_what_is_read(folder: Path, tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "again", model=model, config=config)
     names = ("model.safetensors", "config.json")
     assert all((folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1  # weights can be read by whoever can read their config
     assert not model.training
     assert all(not parameter.is_meta for parameter in model.parameters())
 
@@ -65,7 +67,11 @@ def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
 ) -> None:
     def refuse(content, path):
         Path(path).write_bytes(b"half of it")
-        raise SafetensorError("No space left on device") if part.endswith("safetensors") else RuntimeError("write")
+        raise (
+            SafetensorError("No space left on device")
+            if part.endswith("safetensors")
+            else RuntimeError("write")
+        )
 
     if part == "trainer.pt":
         monkeypatch.setattr(checkpoint.torch, "save", refuse)

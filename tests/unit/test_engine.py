@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import signal
 from pathlib import Path
 
@@ -148,9 +149,59 @@ def test_resume_without_a_checkpoint_starts_afresh_and_says_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "run" / "checkpoints" / ".step-00000003.partial-1").mkdir(parents=True)
+    with pytest.raises(UsageError, match="not what avtool wrote"):
+        run(data, tmp_path / "run", resume=True)
+    (tmp_path / "run" / "run.json").write_text("{}")
     out = run(data, tmp_path / "run", resume=True)
     assert "no whole checkpoint" in capsys.readouterr().err
     assert [path.name for path in checkpoints_of(out)] == ["step-00000006"]
+
+
+def test_resume_goes_back_to_the_newest_checkpoint_that_is_whole(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = run(data, tmp_path / "whole")
+    out = run(data, tmp_path / "run", "train.save_every=1", "train.keep=3", stop_after=4)
+    newest, before = checkpoints_of(out)[-1:-3:-1]
+    (newest / "trainer.pt").write_bytes((newest / "trainer.pt").read_bytes()[:1000])
+    (before / "model.safetensors").write_bytes(b"")
+    run(data, out, "train.save_every=1", "train.keep=3", resume=True)
+    said = capsys.readouterr().err
+    assert "step-00000004 is damaged" in said and "step-00000003 is damaged" in said
+    assert all(torch.equal(value, weights(out)[name]) for name, value in weights(whole).items())
+
+
+def test_a_finished_run_is_left_as_it_is(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(data, tmp_path / "run", command=["first"])
+    before = (out / "run.json").read_bytes()
+    run(data, out, command=["second"], resume=True)
+    assert "is finished: 6 of 6 steps" in capsys.readouterr().err
+    assert (out / "run.json").read_bytes() == before
+
+
+def test_force_replaces_a_run_and_never_a_folder_of_ones_own(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run")
+    run(data, out, force=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("kept")
+    for folder in (tmp_path / "mine", data):
+        with pytest.raises(UsageError, match="not even with --force"):
+            run(data, folder, force=True)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "kept"
+    assert (data / "dataset.json").is_file()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damaged_data_is_one_clear_error_whoever_meets_it(data: Path, tmp_path: Path, workers: int) -> None:
+    broken = shutil.copytree(data, tmp_path / "broken")
+    for shard in (broken / "shards").iterdir():
+        shard.write_bytes(shard.read_bytes()[:2000])
+    with pytest.raises(DataError) as caught:
+        run(broken, tmp_path / "run", f"data.workers={workers}", "data.split=all")
+    assert "cut short" in caught.value.message and "Traceback" not in caught.value.message
+    assert caught.value.hint
 
 
 def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> None:

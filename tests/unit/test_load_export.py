@@ -234,11 +234,13 @@ def without_avtool(
 ) -> tuple[list[dict], dict]:
     """What ``program`` gives for ``pairs`` in a process that finds torch and not avtool, and what it says of itself."""
     torch.save(pairs, folder / "in.pt")
-    home = str(Path(avtool.__file__).parents[1])
     hide = (
         "import sys\n"
-        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'editable' not in repr(finder).lower()]\n"
-        f"sys.path[:] = [path for path in sys.path if path != {home!r}]\n"
+        "class Hide:\n"
+        "    def find_spec(name, path=None, target=None):\n"
+        "        if name.split('.')[0] == 'avtool':\n"
+        "            raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Hide)\n"
     )
     command = [sys.executable, "-I", "-c", hide + RUN, program, folder / "in.pt", folder / "out.pt"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)

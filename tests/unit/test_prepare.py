@@ -137,6 +137,10 @@ def test_an_output_that_exists_is_kept_unless_forced(mixed, tmp_path):
     with pytest.raises(UsageError, match="exists"):
         prepare("manifest", mixed / "mine.csv", out=out)
     assert (out / "old").is_dir()
+    with pytest.raises(UsageError, match="not what avtool wrote"):
+        prepare("manifest", mixed / "mine.csv", out=out, force=True)
+    assert (out / "old").is_dir()
+    (out / "dataset.json").write_text("{}")
     prepare("manifest", mixed / "mine.csv", out=out, force=True)
     assert not (out / "old").exists() and (out / "dataset.json").is_file()
     (tmp_path / "file").write_text("")

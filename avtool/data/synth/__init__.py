@@ -21,6 +21,7 @@ The folder:
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -126,7 +127,9 @@ def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
     )
     (folder / f"masks/{name}.png").write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
     for file, stem in zip(files, stems, strict=True):
-        soundfile.write(folder / file, stem, SAMPLE_RATE, subtype="PCM_16")
+        sound = io.BytesIO()  # so that a full disk is an OSError
+        soundfile.write(sound, stem, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        (folder / file).write_bytes(sound.getvalue())
     view = [
         {"kind": thing.kind, "box": box, "sounding": bool(thing.voice)}
         for thing, box in zip(scene.things, boxes, strict=True)
