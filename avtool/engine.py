@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +33,9 @@ from avtool.progress import progress_bar, say, warn
 from avtool.tasks.pretrain import Pretraining, evaluate_pretraining, model_settings, spectrogram_settings
 from avtool.tracking import RUN_JSON, MetricsLog, write_run_facts
 from avtool.weights import find_starting_weights, load_vit
+
+WORK_TOGETHER = 64 * 192 * 6
+"""Clips x width x depth up to which small batches of a step make one pass on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +269,7 @@ class Run:
         log = MetricsLog(self.folder, resume_step=self.step)
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
-            Lanes(lanes_for(self.device, settings.batch_size)) as lanes,
+            Lanes(lanes_for(self.device, settings.batch_size * self.together)) as lanes,
             progress_bar("pretrain", total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
             interruptible() as interrupted,
         ):
@@ -297,29 +299,49 @@ class Run:
 
     def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
         """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
-        accumulate = self.schedule.accumulate
+        rounds = self.schedule.accumulate // self.together
         total: dict[str, Tensor] = {}
         indices = []
-        for turn in range(accumulate):
+        for turn in range(rounds):
             with meter.waiting():
-                batch = next(batches)
+                batch = self.join(batches, first=turn * self.together)
             indices.append(batch["index"])
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-            losses_of = partial(
-                self.losses, epoch=(self.step * accumulate + turn) // self.schedule.passes_per_epoch
-            )
-            losses = lanes.backward(losses_of, batch, self.parameters, scale=1 / accumulate)
+            losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
             for name, value in losses.items():
-                total[name] = total.get(name, 0) + value / accumulate
+                total[name] = total.get(name, 0) + value / rounds
         self.check_finite(total, torch.cat(indices))
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
 
-    def losses(self, batch: Batch, *, epoch: int) -> dict[str, Tensor]:
+    @property
+    def together(self) -> int:
+        """How many of a step's batches make one pass: one, but on a CPU as many small ones as keep its cores busy."""
+        size, accumulate = self.recipe.model, self.schedule.accumulate
+        work = self.recipe.train.batch_size * size.dim * size.depth
+        if self.device.type != "cpu":
+            return 1
+        return max(
+            count
+            for count in range(1, accumulate + 1)
+            if accumulate % count == 0 and (count == 1 or count * work <= WORK_TOGETHER)
+        )
+
+    def join(self, batches: Iterator[Batch], *, first: int) -> Batch:
+        """The next ``together`` batches as one, beginning with number ``first`` of the step; each clip with its
+        ``epoch``."""
+        joined = []
+        for turn in range(first, first + self.together):
+            batch = next(batches)
+            epoch = (self.step * self.schedule.accumulate + turn) // self.schedule.passes_per_epoch
+            joined.append({**batch, "epoch": torch.full_like(batch["index"], epoch)})
+        return {name: torch.cat([batch[name] for batch in joined]) for name in joined[0]}
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The task's losses in the run's precision."""
         with self.autocast():
-            return self.task(batch, epoch=epoch)
+            return self.task(batch)
 
     def check_finite(self, losses: dict[str, Tensor], indices: Tensor) -> None:
         """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says."""

@@ -78,7 +78,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -91,6 +91,8 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
                 traceback.print_exc()
             report(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)
 
     return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, Size, TrainingViews
 from avtool.errors import AvtoolError, DataError
+
+# How many workers is the recipe's to say; a hint on it at every start is noise.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 PREFETCH = 4
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)

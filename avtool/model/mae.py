@@ -43,8 +43,9 @@ def _mixed(x: Tensor) -> Tensor:
     return x ^ shifted(x, 31)
 
 
-def masking_noise(index: Tensor, *, seed: int, epoch: int, count: int) -> Tensor:
-    """Uniform noise (B, count) in [0, 1) for the samples ``index`` (B,) of a data set, on their device.
+def masking_noise(index: Tensor, *, seed: int, epoch: int | Tensor, count: int) -> Tensor:
+    """Uniform noise (B, count) in [0, 1) for the samples ``index`` (B,) of a data set, on their device; ``epoch``
+    is one number or (B,).
 
     A function of (seed, epoch, index) alone: the same on any device, for any batch and any number of processes.
     """

@@ -51,7 +51,7 @@ def spectrogram_settings(recipe: Recipe) -> dict[str, Any]:
 class Pretraining(nn.Module):
     """A masked autoencoder and the features before it. ``forward`` gives the loss of a batch and its parts.
 
-    A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,) and index int64 (B,).
+    A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,), index and epoch int64 (B,).
     """
 
     def __init__(self, *, model: MaskedAutoencoder, log_mel: LogMel, seed: int) -> None:
@@ -72,17 +72,17 @@ class Pretraining(nn.Module):
         waveform = to_float_waveform(batch["waveform"], batch.get("gain_db"))
         return normalize_frames(batch["image"]), self.log_mel(waveform)
 
-    def reconstruct(self, batch: dict[str, Tensor], *, epoch: int) -> tuple[Reconstruction, Reconstruction]:
+    def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
         """Image and audio reconstructions under masks that are a function of (seed, epoch, index)."""
         image, audio = self.inputs(batch)
         sizes = [math.prod(grid) for grid in (self.model.encoder.image_grid, self.model.encoder.audio_grid)]
-        noise = masking_noise(batch["index"], seed=self.seed, epoch=epoch, count=sum(sizes))
+        noise = masking_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
         image_noise, audio_noise = noise.split(sizes, dim=1)
         return self.model(image, audio, image_noise=image_noise, audio_noise=audio_noise)
 
-    def forward(self, batch: dict[str, Tensor], *, epoch: int) -> dict[str, Tensor]:
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and its parts ``image`` and ``audio``, scalars."""
-        parts = self.reconstruct(batch, epoch=epoch)
+        parts = self.reconstruct(batch)
         return masked_autoencoding_loss(
             *(reconstruction_loss(part.prediction, part.target) for part in parts)
         )
@@ -127,7 +127,11 @@ def evaluate_pretraining(
     sums: dict[str, float] = defaultdict(float)
     for batch in held_out():
         count = len(batch["index"])
-        for name, part in zip(("image", "audio"), task.reconstruct(batch, epoch=0), strict=True):
+        for name, part in zip(
+            ("image", "audio"),
+            task.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])}),
+            strict=True,
+        ):
             sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
             mean = torch.zeros_like(part.prediction)
             sums["floor"] += count * reconstruction_loss(mean, part.target).item()

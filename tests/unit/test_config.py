@@ -64,7 +64,7 @@ def test_the_four_recipes_are_what_their_names_say() -> None:
         assert (recipe.model.dim, recipe.model.depth, recipe.model.fusion.tokens) == (768, 12, (16, 8, 8))
         assert (recipe.init.image, recipe.init.audio) == ("mae-vitb", "audiomae-vitb")
     tiny = load_recipe("tiny")
-    assert tiny.optim.base_lr * tiny.train.batch_size / 256 == pytest.approx(1e-3)
+    assert tiny.optim.base_lr * tiny.train.batch_size * tiny.train.accumulate / 256 == pytest.approx(1e-3)
     assert (tiny.init.image, tiny.init.audio, tiny.data.name) == ("none", "none", "synth")
 
 

@@ -25,6 +25,7 @@ from avtool.tracking import read_metrics
 SMALL = (
     "max_steps=6",
     "train.batch_size=4",
+    "train.accumulate=1",
     "train.log_every=1",
     "train.precision=float32",
     "model.image_size=[32,32]",
@@ -99,6 +100,21 @@ def test_accumulated_batches_are_one_large_batch(data: Path, tmp_path: Path) -> 
     large = run(data, tmp_path / "large", "train.batch_size=8", "max_steps=1")
     small = run(data, tmp_path / "small", "train.batch_size=4", "train.accumulate=2", "max_steps=1")
     assert read_metrics(small)[1]["loss"] == pytest.approx(read_metrics(large)[1]["loss"], rel=1e-5)
+
+
+def test_small_batches_of_a_step_run_together_on_a_cpu(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = run(data, tmp_path / "together", "train.accumulate=4")
+    monkeypatch.setattr(engine, "WORK_TOGETHER", 0)
+    alone = run(data, tmp_path / "alone", "train.accumulate=4")
+    losses = [[row["loss"] for row in read_metrics(out)[1:7]] for out in (together, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    recipe = load_recipe("tiny", [*SMALL, "train.accumulate=6"])
+    facts = {"folder": tmp_path, "precision": torch.float32, "checkpoint": None}
+    dataset = engine.PreparedDataset(data, "train")
+    monkeypatch.setattr(engine, "WORK_TOGETHER", 4 * 24 * 2 * 5)
+    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).together == 3
 
 
 def test_lanes_give_the_gradient_of_the_whole_batch() -> None:
@@ -214,9 +230,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 ) -> None:
     forward = engine.Pretraining.forward
 
-    def poisoned(self, batch, *, epoch):
-        parts = forward(self, batch, epoch=epoch)
-        return {**parts, "loss": parts["loss"] * float("nan")} if epoch == 1 else parts
+    def poisoned(self, batch):
+        parts = forward(self, batch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if batch["epoch"][0] == 1 else parts
 
     monkeypatch.setattr(engine.Pretraining, "forward", poisoned)
     with pytest.raises(TrainingError, match=r"step 3: loss loss is not finite; the batch's clips: clip\d"):
