@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
+import os
+import shutil
+import sys
+
 import torch
 
 from avtool.errors import UsageError
+
+MAPPED_BLOCKS, TRIM_THRESHOLD = -4, -1
+"""Names of two settings in glibc's malloc.h: M_MMAP_MAX and M_TRIM_THRESHOLD."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -42,3 +51,28 @@ def _has_bf16(device: torch.device) -> bool:
         found = torch.cpu.get_capabilities()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
     return False
+
+
+def check_compiler(device: torch.device) -> None:
+    """UsageError where torch.compile has nothing to compile with: a C++ compiler for a CPU, Triton for a GPU."""
+    if device.type == "cuda":
+        there, needed = importlib.util.find_spec("triton") is not None, "Triton: pip install triton"
+    else:
+        compilers = [os.environ.get("CXX"), "g++", "clang++"]
+        there, needed = any(map(shutil.which, filter(None, compilers))), "a C++ compiler: g++ or clang++"
+    if not there:
+        raise UsageError(f"torch.compile on {device} needs {needed}", hint="or leave train.compile=false")
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let a training process on a CPU keep the memory that its tensors free, at its peak, instead of handing it back.
+
+    Every large tensor is otherwise new memory, which the system clears page by page: a full-size step in bf16 took 1.4
+    times as long. Only glibc (Linux) has the switch; elsewhere nothing changes.
+    """
+    if device.type != "cpu" or sys.platform != "linux":
+        return
+    allocator = ctypes.CDLL(None)
+    if hasattr(allocator, "mallopt"):
+        allocator.mallopt(MAPPED_BLOCKS, 0)
+        allocator.mallopt(TRIM_THRESHOLD, 2**31 - 1)

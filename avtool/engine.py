@@ -20,13 +20,13 @@ from avtool.checkpoint import Config, load_trainer, read_safetensors, save_check
 from avtool.config.recipes import dump_recipe, load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import evaluation_loader, steps_per_epoch, training_loader
-from avtool.devices import resolve_device, resolve_precision
+from avtool.data.loader import STOP_SIGNALS, evaluation_loader, steps_per_epoch, training_loader
+from avtool.devices import check_compiler, keep_freed_memory, resolve_device, resolve_precision
 from avtool.errors import CheckpointError, TrainingError, UsageError
 from avtool.features import window_samples
 from avtool.files import check_output
 from avtool.lanes import Batch, Lanes, lanes_for
-from avtool.model.build import build_empty, count_parameters
+from avtool.model.build import build_empty, compile_blocks, count_parameters
 from avtool.optim import adamw, cosine_schedule, parameter_groups, pretrained_ramp, set_learning_rate
 from avtool.places import CHECKPOINTS, checkpoints_of
 from avtool.progress import progress_bar, say, warn
@@ -40,23 +40,28 @@ WORK_TOGETHER = 64 * 192 * 6
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long a recipe trains on so many clips, and how fast it learns at each step."""
+    """How long a recipe trains on so many clips, and how fast it learns at each step.
+
+    A step is ``accumulate`` batches, of which ``together`` make one pass.
+    """
 
     passes_per_epoch: int
     accumulate: int
+    together: int
     max_steps: int
     warmup_steps: int
     ramp_steps: int
     peak_rate: float
 
     @classmethod
-    def of(cls, recipe: Recipe, clips: int) -> Schedule:
+    def of(cls, recipe: Recipe, clips: int, device: torch.device) -> Schedule:
         passes = max(1, steps_per_epoch(clips, recipe.train.batch_size))
         accumulate = recipe.train.accumulate
         steps = recipe.max_steps or math.ceil((recipe.epochs or 0) * passes / accumulate)
         return cls(
             passes_per_epoch=passes,
             accumulate=accumulate,
+            together=batches_in_a_pass(recipe, device),
             max_steps=steps,
             warmup_steps=round(recipe.optim.warmup * steps),
             ramp_steps=round(recipe.optim.pretrained_ramp * steps),
@@ -76,6 +81,19 @@ class Schedule:
     def epochs(self, steps: int) -> float:
         """Passes over the data after ``steps`` steps."""
         return steps * self.accumulate / self.passes_per_epoch
+
+
+def batches_in_a_pass(recipe: Recipe, device: torch.device) -> int:
+    """How many of a step's batches make one pass: one, but on a CPU as many small ones as keep its cores busy."""
+    accumulate = recipe.train.accumulate
+    work = recipe.train.batch_size * recipe.model.dim * recipe.model.depth
+    if device.type != "cpu":
+        return 1
+    return max(
+        count
+        for count in range(1, accumulate + 1)
+        if accumulate % count == 0 and (count == 1 or count * work <= WORK_TOGETHER)
+    )
 
 
 def pretrain(
@@ -101,10 +119,15 @@ def pretrain(
     precision = resolve_precision(recipe.train.precision, target)
     dataset = PreparedDataset(data, recipe.data.split)
     _check_sample_rate(recipe, dataset)
-    checkpoint = _newest_checkpoint(recipe, out, force=force) if resume else None
-    run = Run(recipe, dataset, folder=out, device=target, precision=precision, checkpoint=checkpoint)
+    if recipe.train.compile:
+        check_compiler(target)
+    keep_freed_memory(target)
+    saved = _newest_checkpoint(recipe, out, force=force) if resume else None
+    resumed_from = saved.folder.name if saved else None
+    run = Run(recipe, dataset, folder=out, device=target, precision=precision, saved=saved)
+    del saved  # as large as the model and its optimizer
     batches = run.batches()
-    if out.exists() and checkpoint is None:
+    if out.exists() and resumed_from is None:
         shutil.rmtree(out)
     if run.step >= run.schedule.max_steps:
         say(f"{out} is finished: {run.step} of {run.schedule.max_steps} steps are done")
@@ -113,7 +136,7 @@ def pretrain(
         out,
         recipe_yaml=dump_recipe(recipe),
         command=command or [],
-        resumed_from=checkpoint.name if checkpoint else None,
+        resumed_from=resumed_from,
         data={"folder": str(data), "name": dataset.name, "checksum": dataset.checksum, "clips": len(dataset)},
         device=str(target),
         precision=run.precision_name,
@@ -123,7 +146,7 @@ def pretrain(
         f"pretraining on {len(dataset)} clips of {dataset.name}, {run.schedule.max_steps} steps of "
         f"{recipe.train.batch_size * recipe.train.accumulate} clips ({target}, {run.precision_name}), into {out}"
     )
-    if checkpoint is None:
+    if resumed_from is None:
         run.evaluate(0)
     run.train(batches, stop=min(run.schedule.max_steps, stop_after or run.schedule.max_steps))
     run.evaluate(run.step)
@@ -139,12 +162,25 @@ def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:
         )
 
 
-def _newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Path | None:
-    """Where to go on from. UsageError where the run was made by another recipe, unless ``force``."""
-    done = checkpoints_of(out)
-    while done and (damage := _damage(done[-1])):
-        warn(f"{done.pop()} is damaged ({damage}): trying the one before")
-    if not done:
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint folder holds."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    trainer: dict[str, Any]
+
+
+def _newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None:
+    """What to go on from. UsageError where the run was made by another recipe, unless ``force``."""
+    saved = None
+    for folder in reversed(checkpoints_of(out)):
+        try:
+            saved = Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
+            break
+        except CheckpointError as error:
+            warn(f"{folder} is damaged ({error.message}): trying the one before")
+    if saved is None:
         say(f"no whole checkpoint in {out}: starting afresh")
         return None
     before = load_recipe(str(out / "recipe.yaml")).model_dump()
@@ -154,18 +190,8 @@ def _newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Path | None
             f"{out} was made by another recipe: {'; '.join(differences)}",
             hint="resume with the settings it was started with, or add --force to go on with these",
         )
-    say(f"resuming from {done[-1]}")
-    return done[-1]
-
-
-def _damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files, in words; nothing where they can be read."""
-    try:
-        load_trainer(checkpoint)
-        read_safetensors(checkpoint / "model.safetensors")
-    except CheckpointError as error:
-        return error.message
-    return ""
+    say(f"resuming from {saved.folder}")
+    return saved
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -200,7 +226,7 @@ def _starting_weights(task: Pretraining, recipe: Recipe) -> list[str]:
 
 
 class Run:
-    """A training run: its task and optimizer, as new or as ``checkpoint`` left them, and the loop."""
+    """A training run: its task and optimizer, as new or as ``saved``, and the loop."""
 
     def __init__(
         self,
@@ -210,27 +236,29 @@ class Run:
         folder: Path,
         device: torch.device,
         precision: torch.dtype,
-        checkpoint: Path | None,
+        saved: Saved | None,
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
         self.device, self.precision = device, precision
-        self.schedule = Schedule.of(recipe, len(dataset))
+        self.schedule = Schedule.of(recipe, len(dataset), device)
         self.task = Pretraining.from_recipe(recipe)
-        trainer = load_trainer(checkpoint) if checkpoint else {"step": 0, "seconds": 0.0}
-        self.step, self.seconds = trainer["step"], trainer["seconds"]
-        if checkpoint:
-            self.task.model.load_state_dict(read_safetensors(checkpoint / "model.safetensors"))
-            self.pretrained = trainer["pretrained"]
+        if saved:
+            self.task.model.load_state_dict(saved.weights)
+            self.step, self.seconds = saved.trainer["step"], saved.trainer["seconds"]
+            self.pretrained = saved.trainer["pretrained"]
         else:
+            self.step, self.seconds = 0, 0.0
             self.pretrained = _starting_weights(self.task, recipe)
         self.task.to(device).train()
+        if recipe.train.compile:
+            compile_blocks(self.task.model)
         groups = parameter_groups(
             self.task, weight_decay=recipe.optim.weight_decay, pretrained=self.pretrained
         )
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.optimizer = adamw(groups, betas=recipe.optim.betas)
-        if checkpoint:
-            self.optimizer.load_state_dict(trainer["optimizer"])
+        if saved:
+            self.optimizer.load_state_dict(saved.trainer["optimizer"])
 
     @property
     def precision_name(self) -> str:
@@ -260,7 +288,8 @@ class Run:
             flip=data.flip,
             gain_db=data.gain_db,
             seed=self.recipe.seed,
-            start_step=self.step * self.recipe.train.accumulate,
+            start_step=self.step * self.schedule.accumulate,
+            together=self.schedule.together,
         )
 
     def train(self, batches: Iterator[Batch], *, stop: int) -> None:
@@ -269,7 +298,7 @@ class Run:
         log = MetricsLog(self.folder, resume_step=self.step)
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
-            Lanes(lanes_for(self.device, settings.batch_size * self.together)) as lanes,
+            Lanes(lanes_for(self.device, settings.batch_size * self.schedule.together)) as lanes,
             progress_bar("pretrain", total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
             interruptible() as interrupted,
         ):
@@ -299,12 +328,12 @@ class Run:
 
     def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
         """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
-        rounds = self.schedule.accumulate // self.together
+        rounds = self.schedule.accumulate // self.schedule.together
         total: dict[str, Tensor] = {}
         indices = []
-        for turn in range(rounds):
+        for _ in range(rounds):
             with meter.waiting():
-                batch = self.join(batches, first=turn * self.together)
+                batch = next(batches)
             indices.append(batch["index"])
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
             losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
@@ -314,29 +343,6 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total
-
-    @property
-    def together(self) -> int:
-        """How many of a step's batches make one pass: one, but on a CPU as many small ones as keep its cores busy."""
-        size, accumulate = self.recipe.model, self.schedule.accumulate
-        work = self.recipe.train.batch_size * size.dim * size.depth
-        if self.device.type != "cpu":
-            return 1
-        return max(
-            count
-            for count in range(1, accumulate + 1)
-            if accumulate % count == 0 and (count == 1 or count * work <= WORK_TOGETHER)
-        )
-
-    def join(self, batches: Iterator[Batch], *, first: int) -> Batch:
-        """The next ``together`` batches as one, beginning with number ``first`` of the step; each clip with its
-        ``epoch``."""
-        joined = []
-        for turn in range(first, first + self.together):
-            batch = next(batches)
-            epoch = (self.step * self.schedule.accumulate + turn) // self.schedule.passes_per_epoch
-            joined.append({**batch, "epoch": torch.full_like(batch["index"], epoch)})
-        return {name: torch.cat([batch[name] for batch in joined]) for name in joined[0]}
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The task's losses in the run's precision."""
@@ -393,7 +399,8 @@ class Run:
             for batch in evaluation_loader(dataset, **self._views(), limit=limit):
                 yield {name: value.to(self.device) for name, value in batch.items()}
 
-        with self.autocast():
+        # Two passes over other sizes are not worth compiling for.
+        with self.autocast(), torch.compiler.set_stance("force_eager"):
             values = evaluate_pretraining(self.task, lambda: batches(held_out), batches(self.dataset))
         MetricsLog(self.folder, resume_step=step).write(
             step=step, held_out=split, **{f"held_out_{name}": value for name, value in values.items()}
@@ -443,14 +450,15 @@ class Meter:
 
 @contextmanager
 def interruptible() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying of it in the middle of a step; a second one kills."""
+    """Collect the first of STOP_SIGNALS instead of dying of it in the middle of a step; the second one kills."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)
         signal.signal(number, previous[number])
+        say("stopping after this step, with a checkpoint; once more ends at once and loses what is not saved")
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield received
     finally:
@@ -462,7 +470,7 @@ def dry_run(recipe: Recipe, *, data: Path) -> str:
     """What a run would be: parameters by part, shapes of one batch, and the schedule on the data in ``data``."""
     model = build_empty(model_settings(recipe))
     dataset = PreparedDataset(data, recipe.data.split)
-    schedule = Schedule.of(recipe, len(dataset))
+    schedule = Schedule.of(recipe, len(dataset), resolve_device("auto"))
     encoder, size = model.encoder, recipe.model
     batch, samples = recipe.train.batch_size, window_samples(size.audio_size[1], recipe.spectrogram.hop)
     parts = {

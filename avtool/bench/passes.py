@@ -14,7 +14,8 @@ from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.schema import Recipe
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
-from avtool.model.build import build_empty
+from avtool.model.build import build_empty, compile_blocks
+from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import FusionBlock
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.transformer import grid_of
@@ -47,7 +48,10 @@ class Setup:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
-        """``module`` through torch.compile where that was asked for."""
+        """``module`` through torch.compile where that was asked for: a model block by block, as in training."""
+        if self.compile and isinstance(module, MaskedAutoencoder | AudioVisualEncoder):
+            compile_blocks(module)
+            return module
         return torch.compile(module.forward) if self.compile else module
 
     def random(self, *shape: int) -> Tensor:

@@ -65,7 +65,7 @@ class Data(Section):
     split: Text = "train"
     """split to train on; all means every split"""
     crop_scale: Pair = (0.5, 1.0)
-    """[low, high] share of the frame's area that a crop keeps"""
+    """[low, high] share of the frame's area that a crop keeps, as [0.5, 1.0]"""
     flip: bool = True
     """whether to flip frames left to right at random: true or false"""
     gain_db: NotNegative = 6.0
@@ -102,7 +102,7 @@ class Fusion(Section):
     kind: Literal["token", "dense", "factorized"]
     """token, dense or factorized"""
     layers: Layers = "all"
-    """layers with a fusion block: all, none, or a list of numbers from 0"""
+    """layers with a fusion block: all, none, or a list of numbers from 0, as [0, 2]"""
     tokens: Tokens = (16, 8, 8)
     """[fusion, image-aggregating, audio-aggregating] learned tokens, as [16, 8, 8]"""
     attn_ratio: Positive = 0.25
@@ -246,6 +246,10 @@ class Train(Section):
     """passes whose gradients make one step"""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """auto, float32 or bf16"""
+    activation_checkpointing: bool = False
+    """compute each layer twice and keep less of it in memory: true or false"""
+    compile: bool = False
+    """whether torch.compile makes the model's kernels: true or false"""
     log_every: Whole = 10
     """steps between two lines of metrics.jsonl"""
     save_every: Whole = 1000

@@ -20,7 +20,10 @@ from avtool.errors import AvtoolError, DataError
 warnings.filterwarnings("ignore", message="This DataLoader will create")
 
 PREFETCH = 4
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""What ends a run after its step: Ctrl-C, a scheduler, a terminal that closes."""
 Batch = dict[str, Any]
 
 
@@ -38,16 +41,17 @@ def training_loader(
     workers: int,
     seed: int,
     start_step: int = 0,
+    together: int = 1,
     crop_scale: tuple[float, float] = (0.5, 1.0),
     flip: bool = True,
     gain_db: float = 6.0,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Endless training batches from step ``start_step`` on.
+    """Endless training batches from step ``start_step`` on, ``together`` of them handed over as one.
 
     A batch: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples), ``gain_db`` float32
-    (B,), ``index`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the views
-    one of (seed, epoch, index): the batch of a step is the same for any number of ``workers`` and any
+    (B,), ``index``, ``epoch`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the
+    views one of (seed, epoch, index): the batch of a step is the same for any number of ``workers`` and any
     ``start_step``. Raises DataError where there are fewer clips than a batch.
     """
     if len(dataset) < batch_size:
@@ -65,7 +69,7 @@ def training_loader(
         gain_db=gain_db,
         seed=seed,
     )
-    order = _TrainingOrder(len(dataset), batch_size, seed, start_step)
+    order = _TrainingOrder(len(dataset), batch_size, seed, start_step, together)
     return _raising(_loader(_TrainingBatches(views), order, workers, pin_memory))
 
 
@@ -98,12 +102,19 @@ def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """For every step from ``start_step`` on the (epoch, index) of its samples, without end."""
+    """For every step from ``start_step`` on the (epoch, index) of its samples, without end; ``together`` steps make one
+    item, over the end of an epoch if need be."""
 
-    def __init__(self, clips: int, batch_size: int, seed: int, start_step: int) -> None:
-        self.clips, self.batch_size, self.seed, self.start_step = clips, batch_size, seed, start_step
+    def __init__(self, clips: int, batch_size: int, seed: int, start_step: int, together: int) -> None:
+        self.clips, self.batch_size, self.seed = clips, batch_size, seed
+        self.start_step, self.together = start_step, together
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        steps = self._steps()
+        while True:
+            yield [sample for _ in range(self.together) for sample in next(steps)]
+
+    def _steps(self) -> Iterator[list[tuple[int, int]]]:
         steps = steps_per_epoch(self.clips, self.batch_size)
         epoch, first = divmod(self.start_step, steps)
         while True:

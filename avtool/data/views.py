@@ -96,8 +96,8 @@ class TrainingViews:
     """Random views: a window of sound, a frame from inside it, crop, flip and gain.
 
     ``sample(epoch, index)``: ``image`` uint8 (3, rows, columns), ``waveform`` int16 (window_samples,),
-    ``gain_db`` to be applied to it later (float32, uniform in -gain_db to gain_db), ``index`` and ``label``
-    (first class id, -1: none).
+    ``gain_db`` to be applied to it later (float32, uniform in -gain_db to gain_db), ``index``, ``epoch`` and
+    ``label`` (first class id, -1: none).
     """
 
     def __init__(
@@ -128,6 +128,7 @@ class TrainingViews:
             "waveform": fit_window(waveform, self.window_samples),
             "gain_db": np.float32((2 * gain - 1) * self.gain_db),
             "index": index,
+            "epoch": epoch,
             "label": record.label_ids[0] if record.label_ids else -1,
         }
 

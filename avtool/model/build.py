@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from avtool.model.encoder import AudioVisualEncoder, VisionTransformer
+from avtool.model.fusion import FusionBlock
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.segmentation import SegmentationModel
 from avtool.model.separation import SeparationModel
+from avtool.model.transformer import Block
 
 AUTOENCODER, VIT = "autoencoder", "vit"
 KINDS: dict[str, Callable[..., nn.Module]] = {
@@ -118,6 +120,17 @@ def build_empty(settings: Mapping[str, Any]) -> MaskedAutoencoder:
     """``build_autoencoder`` on the meta device, also for counting."""
     with torch.device("meta"):
         return build_autoencoder(settings)
+
+
+def compile_blocks(model: nn.Module, *, backend: str = "inductor") -> None:
+    """Let torch.compile make the kernels of every transformer and fusion block in ``model``, in place.
+
+    Layers of one shape share their kernels, so that it takes as long as compiling one layer of each kind: the blocks
+    are where the time goes, and the graph of a whole model took ten times as long to compile.
+    """
+    for module in model.modules():
+        if isinstance(module, (Block, FusionBlock)):
+            module.compile(dynamic=False, backend=backend)
 
 
 def count_parameters(module: nn.Module) -> int:

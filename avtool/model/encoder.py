@@ -7,7 +7,6 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from avtool.model.fusion import INTERACTIONS, FusionBlock
 from avtool.model.transformer import (
@@ -17,6 +16,7 @@ from avtool.model.transformer import (
     grid_of,
     init_like_mae,
     patchify,
+    recomputed,
     sincos_positions,
 )
 
@@ -202,8 +202,8 @@ class AudioVisualEncoder(nn.Module):
         )
         yield tokens
         for layer in range(self.depth):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = Tokens(*checkpoint(self._layer, layer, *tokens, use_reentrant=False))
+            if self.activation_checkpointing:
+                tokens = Tokens(*recomputed(self._layer, layer, *tokens))
             else:
                 tokens = self._layer(layer, *tokens)
             yield tokens

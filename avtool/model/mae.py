@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.model.encoder import AudioVisualEncoder, Tokens, gather_tokens
-from avtool.model.transformer import Block, init_like_mae, patchify, sincos_positions
+from avtool.model.transformer import Block, init_like_mae, patchify, recomputed, sincos_positions
 
 
 class Mask(NamedTuple):
@@ -76,9 +76,11 @@ class Decoder(nn.Module):
         dim: int,
         depth: int,
         heads: int,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.grid = grid
+        self.activation_checkpointing = activation_checkpointing
         self.embed = nn.Linear(encoder_dim, dim)
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.empty(1, grid[0] * grid[1], dim))
@@ -105,12 +107,15 @@ class Decoder(nn.Module):
         removed = self.mask_token + F.embedding(mask.removed, positions)
         x = torch.cat([self.embed(fusion), visible, removed.to(visible.dtype)], dim=1)
         for block in self.blocks[:-1]:
-            x = block(x)
+            x = self._run(block, x)
         unasked = fusion.shape[1] + (0 if everything else visible.shape[1])
-        x = self.pred(self.norm(self.blocks[-1](x[:, unasked:], x[:, :unasked])))
+        x = self.pred(self.norm(self._run(self.blocks[-1], x[:, unasked:], x[:, :unasked])))
         if everything:
             x = gather_tokens(x, torch.cat([mask.keep, mask.removed], dim=1).argsort(dim=1))
         return x
+
+    def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+        return recomputed(block, *inputs) if self.activation_checkpointing else block(*inputs)
 
 
 class MaskedAutoencoder(nn.Module):
@@ -134,6 +139,7 @@ class MaskedAutoencoder(nn.Module):
             "dim": decoder_dim,
             "depth": decoder_depth,
             "heads": decoder_heads,
+            "activation_checkpointing": encoder.activation_checkpointing,
         }
         area = encoder.patch_size**2
         self.image_decoder = Decoder(grid=encoder.image_grid, patch_values=3 * area, **shape)

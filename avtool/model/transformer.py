@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from avtool.model.attention import attend, merge_heads, split_heads
 
@@ -145,6 +149,13 @@ class Block(nn.Module):
         normed = None if context is None else self.norm1(context)
         x = x + self.drop_path(self.attn(self.norm1(x), normed))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
+    """``function(*inputs)``, whose inside is computed again for the backward pass instead of kept in memory."""
+    if not torch.is_grad_enabled():
+        return function(*inputs)
+    return checkpoint(function, *inputs, use_reentrant=False)
 
 
 def init_like_mae(module: nn.Module) -> None:

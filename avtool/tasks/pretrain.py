@@ -61,7 +61,8 @@ class Pretraining(nn.Module):
     @classmethod
     def from_recipe(cls, recipe: Recipe) -> Pretraining:
         """Random starting weights, drawn from the recipe's seed alone."""
-        model = build_autoencoder(model_settings(recipe))
+        how = {"activation_checkpointing": recipe.train.activation_checkpointing}
+        model = build_autoencoder({**model_settings(recipe), **how})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             model.reset_parameters()

@@ -113,10 +113,10 @@ def test_small_batches_of_a_step_run_together_on_a_cpu(
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
     assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-3)
     recipe = load_recipe("tiny", [*SMALL, "train.accumulate=6"])
-    facts = {"folder": tmp_path, "precision": torch.float32, "checkpoint": None}
+    facts = {"folder": tmp_path, "precision": torch.float32, "saved": None}
     dataset = engine.PreparedDataset(data, "train")
     monkeypatch.setattr(engine, "WORK_TOGETHER", 4 * 24 * 2 * 5)
-    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).together == 3
+    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.together == 3
 
 
 def test_lanes_give_the_gradient_of_the_whole_batch() -> None:

@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from avtool.bench.measure import peak_bytes
 from avtool.bench.pairs import built_pair_attention
 from avtool.features import LogMel
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.model.attention import attend, attend_pairs, attention_weights
-from avtool.model.build import build_autoencoder, build_empty, count_parameters
+from avtool.model.build import build_autoencoder, build_empty, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
-from avtool.model.mae import mask_from_noise, masking_noise
+from avtool.model.mae import MaskedAutoencoder, mask_from_noise, masking_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import cosine_schedule, parameter_groups, pretrained_ramp
 
@@ -149,16 +150,63 @@ def test_other_input_sizes_get_positions_of_their_own() -> None:
         encoder(image[:, :, :40], audio)
 
 
+def loss_and_gradients(model: MaskedAutoencoder) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Of the masked model, and of its encoder on all patches."""
+    parts = model(*inputs(), **noise(model))
+    loss = sum(reconstruction_loss(part.prediction, part.target) for part in parts)
+    loss = loss + sum(tokens.square().mean() for tokens in model.encoder(*inputs()))
+    return loss.detach(), list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_activation_checkpointing_changes_nothing(fusion: str) -> None:
-    results = []
-    for switch in (False, True):
-        model = small(fusion=fusion, activation_checkpointing=switch)
-        parts = model(*inputs(), **noise(model))
-        sum(reconstruction_loss(part.prediction, part.target) for part in parts).backward()
-        results.append([parameter.grad for parameter in model.parameters()])
-    for plain, recomputed in zip(*results, strict=True):
-        torch.testing.assert_close(plain, recomputed)
+def test_activation_checkpointing_changes_memory_and_nothing_else(fusion: str) -> None:
+    plain, switched = (
+        small(fusion=fusion, depth=6, decoder_depth=6, activation_checkpointing=switch)
+        for switch in (False, True)
+    )
+    assert (
+        switched.image_decoder.activation_checkpointing and not plain.image_decoder.activation_checkpointing
+    )
+    torch.testing.assert_close(loss_and_gradients(plain), loss_and_gradients(switched))
+    for part in ("encoder", "image_decoder"):
+        kept = [
+            peak_bytes(lambda model=model, part=part: activations(model, part), torch.device("cpu"))
+            for model in (plain, switched)
+        ]
+        assert kept[1] < 0.7 * kept[0]
+
+
+def activations(model: MaskedAutoencoder, part: str) -> None:
+    """A pass through one part, whose activations live until it ends."""
+    if part == "encoder":
+        sum(tokens.mean() for tokens in model.encoder(*inputs()))
+        return
+    image_mask, _ = model.masks(*noise(model).values())
+    visible, fusion = torch.randn(2, image_mask.keep.shape[1], 24), torch.randn(2, 9, 24)
+    model.image_decoder(visible, fusion, image_mask)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.proof)])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_compiling_changes_nothing(fusion: str, backend: str) -> None:
+    torch.compiler.reset()
+    plain, compiled = small(fusion=fusion), small(fusion=fusion)
+    compile_blocks(compiled, backend=backend)
+    assert list(plain.state_dict()) == list(compiled.state_dict())
+    torch.testing.assert_close(loss_and_gradients(plain), loss_and_gradients(compiled), rtol=1e-4, atol=1e-6)
+    assert sum(module._compiled_call_impl is not None for module in compiled.modules()) == 13
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_bf16_gives_the_loss_of_float32(fusion: str) -> None:
+    model = small(fusion=fusion)
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            parts = model(*inputs(), **noise(model))
+        losses.append(sum(reconstruction_loss(part.prediction, part.target) for part in parts).detach())
+    assert losses[1].dtype == torch.float32 and losses[0] != losses[1]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.01, atol=0)
 
 
 def test_patches_go_there_and_back() -> None:

@@ -61,6 +61,7 @@ def test_batches_are_tensors_of_the_shapes_said(dataset):
         "waveform": ((3, 16000), torch.int16),
         "gain_db": ((3,), torch.float32),
         "index": ((3,), torch.int64),
+        "epoch": ((3,), torch.int64),
         "label": ((3,), torch.int64),
     }
     assert batch["label"].tolist() == [i % 3 for i in batch["index"].tolist()]
