@@ -11,7 +11,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +23,10 @@ from torch import Tensor, nn
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
 from avtool.files import atomic_folder
-from avtool.model.build import AUTOENCODER, VIT, build_empty_model, check_settings, complete_settings
+from avtool.model.build import build_empty_model
+from avtool.model.config import Config, read_model_config
 
-FORMAT = 1
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What config.json holds.
-
-    ``kind`` is one of ``avtool.model.build``; ``model`` and ``spectrogram`` are flat keyword arguments of that model
-    and of ``LogMel``; ``origin`` says in words where the weights come from. Defaults are filled in where a checkpoint
-    is written, and every key has to be there where one is read.
-    """
-
-    model: dict[str, Any]
-    spectrogram: dict[str, Any]
-    origin: str
-    kind: str = AUTOENCODER
-    format: int = FORMAT
-
-    def complete(self) -> Config:
-        """The same with every default of the model's settings spelt out."""
-        return replace(self, model=complete_settings(self.kind, self.model))
-
-    @classmethod
-    def read(cls, folder: Path) -> Config:
-        """CheckpointError where config.json is missing, is not JSON, or has other keys than it should."""
-        path = folder / "config.json"
-        if not path.is_file():
-            raise CheckpointError(f"{folder} has no config.json", hint="name a folder that avtool wrote")
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path} is not JSON: {error}", hint="take an undamaged copy") from error
-        known = cls.__dataclass_fields__.keys()
-        if not isinstance(content, dict) or set(content) != set(known):
-            have = set(content) if isinstance(content, dict) else set()
-            raise CheckpointError(
-                f"{path} does not fit this version: unknown keys {sorted(have - set(known))}, "
-                f"missing keys {sorted(set(known) - have)}",
-                hint="take the folder of an avtool run, or install the version that wrote it",
-            )
-        if content["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} is of format {content['format']}; this version reads format {FORMAT}",
-                hint="install the avtool version that wrote it",
-            )
-        return cls(**content)._checked(path)
-
-    def _checked(self, path: Path) -> Config:
-        hint = "take an undamaged copy, or correct that file"
-        for name in ("model", "spectrogram"):
-            if not isinstance(getattr(self, name), dict):
-                raise CheckpointError(f"{path}: {name} is no table of keys and values", hint=hint)
-        try:
-            check_settings(self.kind, self.model)
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(f"{path} describes no model: {error}", hint=hint) from error
-        return self
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -208,25 +152,43 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu") -> tuple[nn.
     Weights are memory-mapped, and no weight is initialised only to be overwritten. CheckpointError where weights and
     config.json do not fit each other, and for the encoder of one modality alone.
     """
-    config = Config.read(folder)
-    if config.kind == VIT:
-        raise CheckpointError(
-            f"{folder} holds the encoder of one modality alone, a starting point for pretraining",
-            hint=f"avtool pretrain --recipe factorized init.image={folder} (or init.audio), or name another model",
-        )
-    weights = read_safetensors(folder / "model.safetensors")
+    config, file = read_model_config(folder), folder / "model.safetensors"
+    weights = read_safetensors(file)
     try:
         model = build_empty_model(config.kind, config.model)
         log_mel = LogMel(**config.spectrogram)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no model: {error}", hint="take an undamaged copy"
+            f"{folder / 'config.json'} describes no model: {reason}", hint="take an undamaged copy"
         ) from error
-    check_fit(
-        weights,
-        model,
-        source=folder / "model.safetensors",
-        hint="take model.safetensors and config.json from the same folder",
-    )
+    hint = "take model.safetensors and config.json from the same folder"
+    if suspect := _suspect(weights, model.state_dict()):
+        hint += f", or correct model.{suspect} in {folder / 'config.json'}"
+    check_fit(weights, model, source=file, hint=hint)
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval(), log_mel.to(device), config
+
+
+_TELLING = (
+    ("encoder.image.patch_embed.proj.weight", 0, "dim"),
+    ("encoder.image.patch_embed.proj.weight", 2, "patch_size"),
+    ("encoder.image.blocks.0.mlp.fc1.weight", 0, "mlp_ratio"),
+    ("encoder.fusion_tokens", 1, "fusion_tokens"),
+    ("image_decoder.embed.weight", 0, "decoder_dim"),
+    ("image_decoder.pos_embed", 1, "image_size"),
+    ("audio_decoder.pos_embed", 1, "audio_size"),
+    ("image_head.weight", 0, "classes"),
+)
+"""A tensor, a dimension of it, and the setting that it follows from; settings that others follow from stand first."""
+
+
+def _suspect(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
+    """The setting that the weights contradict, where one tensor tells."""
+    for name, dimension, setting in _TELLING:
+        pair = weights.get(name), wanted.get(name)
+        if all(tensor is not None and tensor.ndim > dimension for tensor in pair):
+            have, want = (tensor.shape[dimension] for tensor in pair if tensor is not None)
+            if have != want:
+                return setting
+    return None

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
-from avtool.checkpoint import Config, misfits, read_pickled_weights, read_safetensors, save_checkpoint
+from avtool.checkpoint import misfits, read_pickled_weights, read_safetensors, save_checkpoint
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import check_output
-from avtool.model.build import AUTOENCODER, VIT, build_empty_model, check_settings, complete_settings
+from avtool.model.build import AUTOENCODER, VIT, build_empty_model
+from avtool.model.config import Config
 from avtool.model.published import FIXED_POSITIONS, from_published, to_published
 
 HEAD_WIDTH, DECODER_HEAD_WIDTH = 64, 32
@@ -69,14 +70,15 @@ def convert(
     check_output(out, force=force, markers=("config.json",))
     state = read_published(path)
     kind, settings = infer(state, assume, source=path)
-    settings = complete_settings(kind, settings)
+    config = _configure(kind, settings, assume, origin=origin or f"converted from {path.name}")
+    hint = "set --heads, --decoder-heads, --tokens or --spectrogram to fit"
+    if fault := config.fault():
+        raise UsageError(f"{path} cannot be converted: {fault}", hint=hint)
+    settings = config.model
     try:
-        check_settings(kind, settings)
         model = build_empty_model(kind, settings)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(
-            f"{path} cannot be converted: {error}", hint="set --heads, --decoder-heads or --tokens to fit"
-        ) from error
+        raise UsageError(f"{path} cannot be converted: {error}", hint=hint) from error
     fusion = settings.get("fusion", "token")
     wanted = to_published(model.state_dict(), fusion=fusion)
     if problems := misfits(state, wanted):
@@ -85,14 +87,15 @@ def convert(
             hint="convert the file as it was published, or set what no tensor tells (avtool convert --help)",
         )
     model.load_state_dict(from_published(state, fusion=fusion), assign=True)
+    save_checkpoint(out, model=model, config=config)
+    return config
+
+
+def _configure(kind: str, settings: dict[str, Any], assume: Assumptions, *, origin: str) -> Config:
     spectrogram: dict[str, Any] = {}
     if kind != VIT:
         spectrogram = {"sample_rate": assume.sample_rate, "n_fft": assume.n_fft, "hop": assume.hop}
-        spectrogram["mels"] = settings["audio_size"][0]
-    origin = origin or f"converted from {path.name}"
-    config = Config(kind=kind, model=settings, spectrogram=spectrogram, origin=origin)
-    save_checkpoint(out, model=model, config=config)
-    return config
+    return Config(kind=kind, model=settings, spectrogram=spectrogram, origin=origin).complete()
 
 
 def assumed_keys(config: Config) -> list[str]:

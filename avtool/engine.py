@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from avtool.checkpoint import Config, load_trainer, read_safetensors, save_checkpoint
+from avtool.checkpoint import load_trainer, read_safetensors, save_checkpoint
 from avtool.config.recipes import dump_recipe, load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
@@ -27,6 +27,7 @@ from avtool.features import window_samples
 from avtool.files import check_output
 from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import build_empty, compile_blocks, count_parameters
+from avtool.model.config import Config
 from avtool.optim import adamw, cosine_schedule, parameter_groups, pretrained_ramp, set_learning_rate
 from avtool.places import CHECKPOINTS, checkpoints_of
 from avtool.progress import progress_bar, say, warn
@@ -298,7 +299,7 @@ class Run:
         log = MetricsLog(self.folder, resume_step=self.step)
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
-            Lanes(lanes_for(self.device, settings.batch_size * self.schedule.together)) as lanes,
+            Lanes(self.lanes()) as lanes,
             progress_bar("pretrain", total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
             interruptible() as interrupted,
         ):
@@ -325,6 +326,11 @@ class Run:
                         f"stopped after step {self.step}; the same command with --resume --out {self.folder} goes on"
                     )
                     raise KeyboardInterrupt
+
+    def lanes(self) -> int:
+        """Parts of a pass that are computed side by side; compiled blocks do not run in several threads."""
+        clips = self.recipe.train.batch_size * self.schedule.together
+        return 1 if self.recipe.train.compile else lanes_for(self.device, clips)
 
     def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
         """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
@@ -466,11 +472,12 @@ def interruptible() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def dry_run(recipe: Recipe, *, data: Path) -> str:
+def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     """What a run would be: parameters by part, shapes of one batch, and the schedule on the data in ``data``."""
+    target = resolve_device(device)
     model = build_empty(model_settings(recipe))
     dataset = PreparedDataset(data, recipe.data.split)
-    schedule = Schedule.of(recipe, len(dataset), resolve_device("auto"))
+    schedule = Schedule.of(recipe, len(dataset), target)
     encoder, size = model.encoder, recipe.model
     batch, samples = recipe.train.batch_size, window_samples(size.audio_size[1], recipe.spectrogram.hop)
     parts = {

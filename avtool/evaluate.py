@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from avtool.checkpoint import Config, load_model
+from avtool.checkpoint import load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate
 from avtool.data.views import EvaluationViews, centre_crop, crop_boxes
@@ -26,6 +26,7 @@ from avtool.metrics.localization import (
     pointing,
 )
 from avtool.model.build import build_encoder
+from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.places import CHECKPOINTS, resolve_checkpoint
 from avtool.progress import progress_bar

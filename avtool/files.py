@@ -12,14 +12,15 @@ from pathlib import Path
 from avtool.errors import UsageError
 
 
-def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = ()) -> None:
+def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), option: str = "--out") -> None:
     """Refuse an output path that exists (unless ``force``) or whose parent is not a folder. Writes nothing.
+    ``option`` is what the user calls it.
 
     With ``markers``, ``force`` may replace only an empty folder, or one in which a file of such a name says that avtool
     wrote it: never a folder of the user's own.
     """
     if (path.exists() or path.is_symlink()) and not force:
-        raise UsageError(f"{path} exists", hint="choose another --out, or add --force to replace it")
+        raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
     if markers and path.exists():
         ours = path.is_dir() and (
             any((path / marker).is_file() for marker in markers) or not any(path.iterdir())
@@ -28,14 +29,14 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = ()) -> N
         if not ours or here:
             why = "you are in it" if here else f"without {' or '.join(markers)} it is not what avtool wrote"
             raise UsageError(
-                f"{path} is not replaced, not even with --force: {why}", hint="choose another --out"
+                f"{path} is not replaced, not even with --force: {why}", hint=f"choose another {option}"
             )
     for parent in path.absolute().parents:
         if parent.is_dir():
             break
         if parent.exists():
             raise UsageError(
-                f"cannot write {path}: {parent} is a file, not a folder", hint="choose another --out"
+                f"cannot write {path}: {parent} is a file, not a folder", hint=f"choose another {option}"
             )
 
 
@@ -44,9 +45,9 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
-def _remove_remains(path: Path) -> None:
-    """Remove what killed processes left of writing ``path``."""
-    for remains in path.parent.glob(f".{glob.escape(path.name)}.partial-*"):
+def _remove_remains(path: Path, kind: str = "partial") -> None:
+    """Remove what killed processes left of writing or replacing ``path``."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
         number = remains.name.rsplit("-", 1)[1]
         if number.isdigit() and not _is_running(int(number)):
             shutil.rmtree(remains, ignore_errors=True)
@@ -79,18 +80,30 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it takes ``path``'s place on success (what was there before is
     removed only then) and is removed on any exception."""
     partial = partial_name(path)
-    old = path.with_name(f".{path.name}.old-{os.getpid()}")
     _remove_remains(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
-        if path.exists() or path.is_symlink():
-            path.replace(old)
-        partial.replace(path)
+        put_in_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.unlink(missing_ok=True)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Rename ``folder`` to ``path``; what was there before is removed only then, and put back where that fails."""
+    old = path.with_name(f".{path.name}.old-{os.getpid()}")
+    _remove_remains(path, "old")
+    replaces = path.exists() or path.is_symlink()
+    if replaces:
+        path.replace(old)
+    try:
+        folder.replace(path)
+    except BaseException:
+        if replaces:
+            old.replace(path)
+        raise
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)

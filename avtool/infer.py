@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import torch
 
-from avtool.checkpoint import Config, load_model
+from avtool.checkpoint import load_model
 from avtool.data.checks import SILENT, refusal
 from avtool.data.views import fit_window
 from avtool.devices import resolve_device
@@ -28,6 +28,7 @@ from avtool.media import (
     read_image,
     read_waveform,
 )
+from avtool.model.config import Config, read_model_config
 from avtool.places import find_model
 from avtool.progress import say
 from avtool.report.heatmap import render_heatmap, write_png
@@ -81,7 +82,7 @@ def localize(
     scene = _look(clip, audio, at)
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
-    waveform = _listen(scene, Config.read(checkpoint))
+    waveform = _listen(scene, read_model_config(checkpoint))
     loaded, log_mel, _ = load_model(checkpoint, device=target)
     encoder = loaded.encoder
     kind = choose_map(encoder, map)
@@ -113,7 +114,7 @@ def _check_outputs(out: Path, raw: Path | None, *, inputs: tuple[Path | None, ..
                 f"{option} {path} is a folder, a file is needed",
                 hint=f"{option} {path / 'heatmap'}{path.suffix}",
             )
-        check_output(path, force=force)
+        check_output(path, force=force, option=option)
         if path.exists() and any(given and given.exists() and path.samefile(given) for given in inputs):
             raise UsageError(
                 f"{option} {path} would replace the clip itself", hint=f"choose another {option}"
@@ -171,13 +172,8 @@ def _listen(scene: _Scene, config: Config) -> np.ndarray:
     """The model's window of sound around the scene's time, moved to lie inside the sound there is: int16
     (N,).
     """
-    try:
-        rate, hop = config.spectrogram["sample_rate"], config.spectrogram["hop"]
-        count = window_samples(config.model["audio_size"][1], hop)
-    except KeyError as error:
-        raise CheckpointError(
-            f"config.json of the model lacks {error}", hint="take an undamaged copy"
-        ) from error
+    rate = config.spectrogram["sample_rate"]
+    count = window_samples(config.model["audio_size"][1], config.spectrogram["hop"])
     first = max(0, min(round(scene.time * rate) - count // 2, round(scene.length * rate) - count))
     waveform = read_waveform(scene.sound, sample_rate=rate, start=first / rate, end=(first + count) / rate)
     if len(waveform) < count and first > 0:  # the sound ends before the picture: take the last of it

@@ -9,10 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avtool.checkpoint import Config, load_model
+from avtool.checkpoint import load_model
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
+from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder, Tokens
 from avtool.places import resolve_checkpoint
 
@@ -111,12 +112,6 @@ class Model:
             )
         else:
             self._check_frames(audio.shape[3], "a log-mel")
-        if audio.shape[2] != mels:
-            raise UsageError(
-                f"config.json of {self.folder} disagrees with itself: a spectrogram of {audio.shape[2]} mel bands and "
-                f"an encoder of {mels}",
-                hint="take an undamaged copy",
-            )
         return audio.to(self.encoder.fusion_tokens.dtype)
 
     def _check_frames(self, frames: int, what: str) -> None:
@@ -134,6 +129,10 @@ class Model:
         if not isinstance(value, Tensor):
             raise UsageError(
                 f"{name} is a {type(value).__name__}, not a tensor", hint="torch.as_tensor makes one"
+            )
+        if value.ndim and not len(value):
+            raise UsageError(
+                f"{name} is of shape {tuple(value.shape)}: there is nothing in it", hint="give at least one"
             )
         if value.device != self.device:
             raise UsageError(

@@ -18,6 +18,7 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
 
 from avtool.errors import MediaError
 from avtool.files import atomic_file
@@ -70,7 +71,9 @@ class DecodedClip:
 
     ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice; ``times``
     (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``: int16 (N,)
-    mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode.
+    mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode. Seconds that each
+    stream goes on for as decoded, and the clip as its header says: ``picture_seconds``, ``sound_seconds``,
+    ``header_seconds``.
     """
 
     frames: list[np.ndarray]
@@ -80,6 +83,9 @@ class DecodedClip:
     size: tuple[int, int]
     key: int
     middle: float
+    picture_seconds: float
+    sound_seconds: float
+    header_seconds: float
     damaged: int = 0
 
 
@@ -395,6 +401,7 @@ def decode_clip(
         if not grid.frames:
             raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
         waveform = sound.waveform(start, end)
+        last = math.inf if end is None else end
         return DecodedClip(
             frames=grid.frames,
             times=grid.times,
@@ -403,6 +410,9 @@ def decode_clip(
             size=grid.size,
             middle=key,
             key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
+            picture_seconds=min(last, grid.due + grid.interval) - start,
+            sound_seconds=min(last, sound.due) - start,
+            header_seconds=stop - start,
             damaged=clip.damaged,
         )
 
@@ -551,9 +561,16 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """A mask file as uint8 (H, W); of a colour picture the first channel."""
+    """A mask file as uint8 (H, W): grey values, the indices of a palette, 0 and 255 of a two-valued picture, or the
+    first channel of a colour one."""
     check_file(path)
-    mask = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if mask is None or mask.dtype != np.uint8:
-        raise UnusableMedia(f"{path} is not an 8-bit mask", reason=UNDECODABLE)
-    return mask if mask.ndim == 2 else mask[..., 2]  # BGR: red
+    try:
+        with Image.open(path) as picture:
+            mode, mask = picture.mode, np.array(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableMedia(f"{path} is not a picture: {error}", reason=UNDECODABLE) from error
+    if mode not in ("L", "P", "1", "RGB", "RGBA"):
+        raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}", reason=UNDECODABLE)
+    if mask.dtype == bool:
+        return mask.astype(np.uint8) * 255
+    return mask if mask.ndim == 2 else mask[..., 0]

@@ -11,9 +11,32 @@ from avtool.errors import CheckpointError, UsageError
 CHECKPOINTS = "checkpoints"
 
 
+def path_in_environment(name: str) -> Path | None:
+    """The path in environment variable ``name``, ~ expanded; None where it is not set or empty."""
+    value = os.environ.get(name)
+    if not value:
+        return None
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UsageError(
+            f"${name} is {value}, and there is no such home folder", hint=f"set {name} to a whole path"
+        ) from error
+
+
+def _folder_in_environment(name: str) -> Path | None:
+    """The same for a folder that may not be there yet. UsageError where a file is in its place."""
+    path = path_in_environment(name)
+    if path is not None and path.exists() and not path.is_dir():
+        raise UsageError(
+            f"${name} is {path}, a file: a folder is needed", hint=f"set {name} to a folder, or unset {name}"
+        )
+    return path
+
+
 def data_root() -> Path:
     """$AVTOOL_DATA, else ./data."""
-    return Path(os.environ.get("AVTOOL_DATA") or "data")
+    return _folder_in_environment("AVTOOL_DATA") or Path("data")
 
 
 def source_folder(name: str) -> Path:
@@ -33,8 +56,8 @@ def runs_root() -> Path:
 
 def cache_root() -> Path:
     """$AVTOOL_CACHE, else $XDG_CACHE_HOME/avtool, else ~/.cache/avtool."""
-    if explicit := os.environ.get("AVTOOL_CACHE"):
-        return Path(explicit)
+    if explicit := _folder_in_environment("AVTOOL_CACHE"):
+        return explicit
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avtool"
 
 
@@ -120,8 +143,14 @@ def find_model(explicit: Path | None) -> tuple[Path, str]:
     or the model pulled last."""
     if explicit is not None:
         return resolve_checkpoint(explicit), "--model"
-    if named := os.environ.get("AVTOOL_MODEL"):
-        return resolve_checkpoint(Path(named)), "$AVTOOL_MODEL"
+    if named := path_in_environment("AVTOOL_MODEL"):
+        try:
+            return resolve_checkpoint(named), "$AVTOOL_MODEL"
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"$AVTOOL_MODEL: {error.message}",
+                hint="set AVTOOL_MODEL to a run, a checkpoint folder or a pulled name, or give --model",
+            ) from error
     if run := newest_run():
         return resolve_checkpoint(run), f"the newest run under ./{runs_root()}"
     if pulled := newest_pulled():

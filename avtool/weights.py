@@ -7,11 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from avtool.checkpoint import Config, check_fit, read_safetensors
+from avtool.checkpoint import check_fit, read_safetensors
 from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
-from avtool.download import download
+from avtool.download import download, only_one
 from avtool.errors import CheckpointError, UsageError
 from avtool.model.build import VIT
+from avtool.model.config import Config
 from avtool.model.encoder import VisionTransformer
 from avtool.places import is_checkpoint
 from avtool.progress import say
@@ -30,9 +31,14 @@ def pull(name: str, *, base_url: str | None = None, offline: bool = False, force
     """
     if name not in PUBLISHED:
         raise UsageError(f"there are no published weights {name!r}", hint=f"one of {', '.join(PUBLISHED)}")
+    with only_one(cached_file(name), what=name):
+        if is_checkpoint(pulled_folder(name)) and not force:
+            return pulled_folder(name)
+        return _pull(name, base_url=base_url, offline=offline)
+
+
+def _pull(name: str, *, base_url: str | None, offline: bool) -> Path:
     published, folder, file = PUBLISHED[name], pulled_folder(name), cached_file(name)
-    if is_checkpoint(folder) and not force:
-        return folder
     say(f"{name}: {published.content}")
     say(f"licence: {published.licence}")
     url = published.url(base_url)

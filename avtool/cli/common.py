@@ -41,6 +41,9 @@ Threads = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
+]
 
 
 def command_line() -> list[str]:

@@ -32,5 +32,7 @@ def demo(
     """
     set_threads(threads)
     from avtool.demo import demo as run
+    from avtool.devices import resolve_device
 
+    resolve_device(device)  # before minutes of rendering
     run(out, force=force, device=device, seed=seed, threads=threads)

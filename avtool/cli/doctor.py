@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def examine() -> dict[str, Any]:
 
     packages, broken = _packages()
     codecs, codecs_broken = _codecs()
+    places, places_warnings = _places()
     installed = {(package.metadata["Name"] or "").lower() for package in metadata.distributions()}
     return {
         "avtool": __version__,
@@ -71,8 +73,8 @@ def examine() -> dict[str, Any]:
         "devices": _devices(),
         "threads": _threads(),
         "codecs": codecs,
-        "places": _places(),
-        "warnings": opencv_warnings(installed) + version_warnings(packages),
+        "places": places,
+        "warnings": places_warnings + opencv_warnings(installed) + version_warnings(packages),
         "broken": broken + codecs_broken,
     }
 
@@ -150,23 +152,32 @@ def _codecs() -> tuple[dict[str, str], list[str]]:
     return codecs, []
 
 
-def _places() -> dict[str, str]:
+def _places() -> tuple[dict[str, str], list[str]]:
+    """Where things are looked for, and what speaks against a place."""
     from avtool import places
     from avtool.config.shipped import recipes_folder
+    from avtool.errors import AvtoolError
 
-    model = os.environ.get("AVTOOL_MODEL") or places.newest_run()
-    folders = {
-        "data ($AVTOOL_DATA)": places.data_root(),
-        "prepared data": places.prepared_folder("NAME"),
-        "runs": places.runs_root(),
-        "model ($AVTOOL_MODEL, newest run)": model,
-        "downloads ($AVTOOL_CACHE)": places.cache_root(),
-        "recipes": recipes_folder(),
+    look: dict[str, Callable[[], Path | None]] = {
+        "data ($AVTOOL_DATA)": places.data_root,
+        "prepared data": lambda: places.prepared_folder("NAME"),
+        "runs": places.runs_root,
+        "model ($AVTOOL_MODEL, newest run)": lambda: (
+            places.find_model(None)[0] if places.path_in_environment("AVTOOL_MODEL") else places.newest_run()
+        ),
+        "downloads ($AVTOOL_CACHE)": places.cache_root,
+        "recipes": recipes_folder,
     }
-    return {
-        name: "none yet" if folder is None else str(Path(folder).absolute())
-        for name, folder in folders.items()
-    }
+    found, warnings = {}, []
+    for name, find in look.items():
+        try:
+            folder = find()
+        except AvtoolError as error:
+            found[name] = "unusable"
+            warnings += [] if error.message in warnings else [error.message]
+        else:
+            found[name] = "none yet" if folder is None else str(folder.absolute())
+    return found, warnings
 
 
 def opencv_warnings(installed: set[str]) -> list[str]:

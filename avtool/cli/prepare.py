@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,16 +17,24 @@ if TYPE_CHECKING:
 EPILOG = examples(
     "avtool prepare synth",
     "avtool prepare vggsound downloads/vggsound",
+    "avtool prepare music downloads/music --subset duet",
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
 CLIPS = 400
+CLIPS_FOR_DENSE = 1000
+"""Fewer clips to train on than this, and the small recipe is the one to begin with."""
 
 
 @guarded
 def prepare(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="synth, vggsound, or manifest for a csv of your own.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="vggsound, vggss, vggsound-music, audioset, music, flickr-soundnet, avsbench, synth, or manifest"
+            " for a csv of your own.",
+        ),
     ],
     source: Annotated[
         Path | None, typer.Argument(metavar="SOURCE", help="Folder or csv.", show_default="$AVTOOL_DATA/NAME")
@@ -33,7 +42,15 @@ def prepare(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME"),
+        typer.Option(metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME[-SUBSET]"),
+    ] = None,
+    subset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
+            show_default="balanced and eval; solo; avss",
+        ),
     ] = None,
     clips: Annotated[
         int | None,
@@ -41,6 +58,21 @@ def prepare(
     ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Seed of the clips, synth only.", show_default="0")
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Processes to convert clips.", show_default="one for each core"
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Prepare only part I of N; the last part to finish finishes DIR."),
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a Ray cluster.")] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="Where the cluster is.", show_default="Ray on this machine"),
     ] = None,
     force: Force = False,
     as_json: Json = False,
@@ -50,6 +82,8 @@ def prepare(
 
     Every row of the source is prepared, refused or missing; the report says how many and why. Exit code 0
     when anything was prepared, 1 when nothing was. $AVTOOL_DATA is ./data unless set.
+
+    It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
     """
     from avtool.errors import UsageError
 
@@ -58,12 +92,22 @@ def prepare(
     from avtool.data.prepare import prepare as run
     from avtool.errors import DataError
 
-    report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0)
+    how = {
+        "subset": subset,
+        "jobs": jobs,
+        "part": part,
+        "engine": engine if engine != "local" else None,
+        "address": address,
+    }
+    given: dict[str, Any] = {option: value for option, value in how.items() if value is not None}
+    report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **given)
     if as_json:
         print_json(report.as_dict())
     else:
-        _print_summary(name, report)
-    if not report.as_dict()["prepared"]:
+        _print_summary(name, report, at_home=out is None)
+    if not report.as_dict().get("sealed", True):
+        typer.echo(f"this part is done; {report.out} is finished when all parts are", err=True)
+    elif not report.as_dict()["prepared"]:
         raise DataError(
             f"nothing was prepared: {_in_words(report.as_dict()['reasons'])}",
             hint=f"{report.out / 'report.json'} lists the rows; mend them and repeat with --force",
@@ -74,7 +118,7 @@ def _in_words(reasons: dict[str, int]) -> str:
     return ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) or "the table has no rows"
 
 
-def _print_summary(name: str, report: Report) -> None:
+def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
     """A small table for a reader, and the next command."""
     from rich.console import Console
     from rich.table import Table
@@ -86,15 +130,20 @@ def _print_summary(name: str, report: Report) -> None:
     for reason, count in found["reasons"].items():
         table.add_row(f"  {reason}", str(count))
     Console().print(table)
-    typer.echo(f"report: {report.out / 'report.json'}")
+    if not found.get("sealed", True):
+        return
+    typer.echo(f"report: {report.out / 'report.html'}")
     if found["prepared"]:
-        typer.echo(f"next: {_next_command(name, report.out)}")
+        typer.echo(f"next: {_next_command(name, report.out, at_home=at_home)}")
 
 
-def _next_command(name: str, out: Path) -> str:
-    from avtool import places
+def _train_clips(out: Path) -> int:
+    return json.loads((out / "dataset.json").read_text(encoding="utf-8"))["splits"].get("train", 0)
 
-    recipe = {"vggsound": "dense"}.get(name, "tiny")
-    at_home = name in ("synth", "vggsound") and out.absolute() == places.prepared_folder(name).absolute()
-    data = "" if at_home else f" --data {shlex.quote(str(out))}"
+
+def _next_command(name: str, out: Path, *, at_home: bool) -> str:
+    """``at_home``: ``out`` is where the recipe of that data set looks for it."""
+    recipe = "dense" if name == "vggsound" and _train_clips(out) >= CLIPS_FOR_DENSE else "tiny"
+    found = at_home and name == {"dense": "vggsound", "tiny": "synth"}[recipe]
+    data = "" if found else f" --data {shlex.quote(str(out))}"
     return f"avtool pretrain --recipe {recipe}{data}"

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Device, Force, Threads, command_line, examples, guarded, set_threads
+from avtool.cli.common import (
+    Debug,
+    Device,
+    Force,
+    Settings,
+    Threads,
+    command_line,
+    examples,
+    guarded,
+    set_threads,
+)
 
 if TYPE_CHECKING:
     from avtool.config.schema import Recipe
@@ -23,9 +33,7 @@ EPILOG = examples(
 
 @guarded
 def pretrain(
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
-    ] = None,
+    settings: Settings = None,
     *,
     recipe: Annotated[
         str, typer.Option(metavar="NAME", help="A recipe's name (avtool recipes ls) or a YAML file.")
@@ -77,7 +85,7 @@ def pretrain(
     if dry_run:
         from avtool.engine import dry_run as describe
 
-        typer.echo(describe(resolved, data=data))
+        typer.echo(describe(resolved, data=data, device=device))
         return
     from avtool.engine import pretrain as train
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Force, Json, examples, guarded, print_json
+from avtool.cli.common import Debug, Force, Json, Settings, examples, guarded, print_json
 
 EPILOG = examples(
     "avtool recipes ls",
@@ -20,9 +20,6 @@ app = typer.Typer(
     help="List, show, copy and validate recipes.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None
 )
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe or a YAML file.")]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
-]
 
 
 @app.command(
@@ -90,10 +87,15 @@ def cp(
 ) -> None:
     """Copy a recipe, comments and all, to a file of your own."""
     from avtool.config.shipped import find_recipe
+    from avtool.errors import UsageError
     from avtool.files import atomic_file, check_output
 
     source = find_recipe(name)
-    check_output(dest, force=force)
+    if dest.is_dir():
+        raise UsageError(
+            f"{dest} is a folder, a file is needed", hint=f"avtool recipes cp {name} {dest / source.name}"
+        )
+    check_output(dest, force=force, option="DEST")
     with atomic_file(dest) as partial:
         partial.write_bytes(source.read_bytes())
     typer.echo(dest)

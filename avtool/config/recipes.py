@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from avtool.config.schema import Recipe
-from avtool.config.shipped import find_recipe
+from avtool.config.shipped import find_recipe, recipe_names
 from avtool.errors import RecipeError
 
 Key = tuple[str, ...]
@@ -33,7 +33,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False)[0], values, origins, path) from None
+        raise _explain(error.errors(include_url=False), values, origins, path) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -70,14 +70,30 @@ def _read_with_parent(path: Path) -> tuple[dict[str, Any], Origins]:
     where = origins.pop(("extends",))
     if not isinstance(parent, str):
         raise RecipeError(f"{where}: extends names one recipe, not {parent!r}", hint="extends: dense")
-    base, base_origins = _read(_parent_file(parent, path, where))
-    if "extends" in base:
+    file = _parent_file(parent, path, where)
+    if file.samefile(path):
         raise RecipeError(
-            f"{where}: {parent} itself extends {base['extends']}; a recipe has at most one parent",
-            hint=f"extends: {base['extends']}",
+            f"{where}: {parent} extends itself", hint=f"extend a shipped recipe: {', '.join(recipe_names())}"
         )
+    base, base_origins = _read(file)
+    if "extends" in base:
+        raise _second_parent(str(base["extends"]), file, path, where)
     _merge(base, values)
     return base, base_origins | origins
+
+
+def _second_parent(grandparent: str, parent: Path, path: Path, where: str) -> RecipeError:
+    """The error of a parent that has a parent: a chain, which can be cut short, or a loop, which leads nowhere."""
+    if _parent_file(grandparent, parent, str(parent)).samefile(path):
+        return RecipeError(
+            f"{where}: {path.name} and {parent.name} extend each other",
+            hint=f"remove extends from {parent}, and give it every key that has no default",
+        )
+    return RecipeError(
+        f"{where}: {parent.name} itself extends {grandparent}; a recipe has at most one parent",
+        hint=f"extend {grandparent} here, with what {parent.name} changes; or avtool recipes show {parent} > "
+        f"whole.yaml, and extend that",
+    )
 
 
 def _parent_file(parent: str, path: Path, where: str) -> Path:
@@ -180,20 +196,19 @@ def _paths(values: dict[str, Any], at: Key = ()) -> Iterator[Key]:
             yield from _paths(value, (*at, str(name)))
 
 
-def _explain(error: ErrorDetails, values: dict[str, Any], origins: Origins, path: Path) -> RecipeError:
-    """One validation error as a sentence: where, which key, what is wrong with it and what is expected."""
-    known = keys()
+def _explain(errors: list[ErrorDetails], values: dict[str, Any], origins: Origins, path: Path) -> RecipeError:
+    """The first validation error as a sentence: where, which key, what is wrong with it and what is expected."""
+    known, error = keys(), errors[0]
     key: Key = tuple(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        where, dotted = _where(key, origins, path), ".".join(key)
-        return RecipeError(f"{where}: unknown key {dotted}", hint=f"did you mean {_nearest(dotted, known)}?")
+        return RecipeError(
+            f"{_where(key, origins, path)}: unknown key {'.'.join(key)}", hint=_nearest(".".join(key), known)
+        )
     if error["type"] == "fault":
         key += tuple(error["ctx"]["key"].split("."))
-    while ".".join(key) not in known:  # what lies below a key: places in a list, branches of a union
-        key = key[:-1]
-    dotted = ".".join(key)
+    key = _known_part(key, known)
+    dotted, where = ".".join(key), _where(key, origins, path)
     hint = f"{dotted}: {known[dotted]}"
-    where = _where(key, origins, path)
     if error["type"] == "missing" and key == error["loc"]:
         return RecipeError(f"{where}: {dotted} is missing", hint=hint)
     if error["type"] == "fault":
@@ -201,9 +216,47 @@ def _explain(error: ErrorDetails, values: dict[str, Any], origins: Origins, path
     value: Any = values
     for name in key:
         value = value[name]
-    plain = {"missing": "it has too few values", "model_type": "it should be a section with keys of its own"}
-    wrong = plain.get(error["type"], error["msg"].replace("Input", "it"))
+    branches = [other for other in errors if _known_part(tuple(map(str, other["loc"])), known) == key]
+    if isinstance(value, list):  # the words that would do as well are not what was meant
+        branches = [other for other in branches if other["type"] != "literal_error"] or branches
+    first, *others = dict.fromkeys(_in_words(other, value) for other in branches)
+    wrong = ", or ".join([first, *(other.removeprefix("it should be ") for other in others)])
     return RecipeError(f"{where}: {dotted} is {value!r:.60}: {wrong}", hint=hint)
+
+
+def _known_part(key: Key, known: dict[str, str]) -> Key:
+    """``key`` without what lies below it: places in a list, branches of a union."""
+    while ".".join(key) not in known:
+        key = key[:-1]
+    return key
+
+
+_WANTED = {
+    "tuple_type": "a list in brackets",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_too_short": "text, and not empty",
+    "model_type": "a section with keys of its own",
+}
+"""What a value should be, by pydantic's name of the error."""
+
+
+def _in_words(error: ErrorDetails, value: Any) -> str:
+    """What is wrong with ``value``, or with the item of it that the error is about."""
+    if error["type"] == "missing":
+        return "it has too few values"
+    if error["type"] == "too_long":
+        return f"it has {error['ctx']['actual_length']} values, {error['ctx']['max_length']} are wanted"
+    what = repr(error["input"]) if isinstance(value, list) and error["input"] is not value else "it"
+    if error["type"] in _WANTED:
+        return f"{what} should be {_WANTED[error['type']]}"
+    return error["msg"].replace("Input", what)
 
 
 def _where(key: Key, origins: Origins, path: Path) -> str:
@@ -214,14 +267,25 @@ def _where(key: Key, origins: Origins, path: Path) -> str:
     return str(path)
 
 
+FAR = 0.6
+"""Names less alike than this are no slip of the fingers."""
+
+
 def _nearest(dotted: str, known: dict[str, str]) -> str:
-    """The key most like ``dotted``: its last name counts most, so that a key in a wrong section is found."""
+    """The key most like ``dotted``, in whatever section it is; where none is much like it, what its section has."""
+    section, _, name = dotted.rpartition(".")
 
-    def likeness(key: str) -> tuple[float, float]:
-        names = (dotted.rpartition(".")[2], key.rpartition(".")[2])
-        return _ratio(*names) + _ratio(dotted, key), _ratio(dotted, key)
+    def alike(key: str) -> float:
+        its_name = key.rpartition(".")[2]
+        return max(_ratio(name, its_name), 0.8 * (name in its_name.split("_")))
 
-    return max(known, key=likeness)
+    siblings = [key for key in known if key.rpartition(".")[0] == section]
+    near = [key for key in known if alike(key) >= FAR]
+    nearest = max(near or siblings, key=lambda key: alike(key) + _ratio(dotted, key))
+    if near:
+        return f"did you mean {nearest}?"
+    names = ", ".join(key.rpartition(".")[2] for key in siblings)
+    return f"did you mean {nearest}? {section or 'a recipe'} has {names}"
 
 
 def _ratio(a: str, b: str) -> float:

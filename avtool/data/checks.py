@@ -1,23 +1,44 @@
-"""What can be wrong with a clip: reasons to refuse it, and flags on one that is prepared all the same."""
+"""What can be wrong with a clip: reasons to refuse it, and flags on one that is prepared all the same.
+
+Refused: no sound track, no video, undecodable (see ``media``), digital silence (no sample of more than 1 of
+32768), less than 0.2 s of sound, a mask of another size than its frame, a start after the clip's end, and a
+clip that brought down the process that decoded it, twice.
+
+Flagged: *still picture* (at least half of the stored frames repeat the one before them: no cell of 64 x 64
+differs by more than 8 of 255 grey levels), *short* (less sound than the settings' window, 3 s), *quiet* (RMS
+under -50 dBFS), *muted in part* (1 s or more under -60 dBFS, in blocks of 50 ms), *damaged in part* (packets
+that did not decode), *sound and picture of different length* (ends more than 0.5 s apart), *header and
+decoded length disagree* (by more than 0.5 s), *duplicate id* (a row above has the same), *label not in the
+class list*.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 import cv2
 import numpy as np
 
+from avtool.data.catalog import Row
+
 SILENT = "digital silence"
 TOO_SHORT = "less than 0.2 s of sound"
 MASK_SIZE = "mask of another size than its frame"
 MISSING = "no such file"
+BEYOND = "starts after the clip's end"
+CRASHED = "crashed its worker"
+FAILED = "could not be converted"
 
 STILL = "still picture"
 SHORT = "short"
 QUIET = "quiet"
 MUTED = "muted in part"
 DAMAGED = "damaged in part"
+UNEVEN = "sound and picture of different length"
+HEADER = "header and decoded length disagree"
+DUPLICATE = "duplicate id"
+UNKNOWN_LABEL = "label not in the class list"
 
 SECONDS_NEEDED = 0.2
 STILL_SIDE, STILL_LEVELS = 64, 8
@@ -26,6 +47,25 @@ QUIET_DBFS = -50.0
 """RMS over the clip, relative to full scale."""
 MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05
 """A second or more of blocks of 50 ms, all below -60 dBFS, is a muted part."""
+LENGTH_SECONDS = 0.5
+"""Lengths that differ by more than this are different: codecs pad by up to 0.15 s, a last frame lasts some time."""
+
+
+def row_flags(rows: Iterable[Row], classes: Sequence[str]) -> list[list[str]]:
+    """Of DUPLICATE and UNKNOWN_LABEL what holds for each row of a source."""
+    seen: set[str] = set()
+    known, flags = set(classes), []
+    for row in rows:
+        found = [DUPLICATE] if row.id in seen else []
+        flags.append(found + ([] if known.issuperset(row.labels) else [UNKNOWN_LABEL]))
+        seen.add(row.id)
+    return flags
+
+
+def length_flags(*, sound: float, picture: float, header: float) -> list[str]:
+    """Of UNEVEN and HEADER what holds for the seconds decoded of each stream and those the header gives."""
+    flags = [UNEVEN] if abs(sound - picture) > LENGTH_SECONDS else []
+    return flags + ([HEADER] if abs(max(sound, picture) - header) > LENGTH_SECONDS else [])
 
 
 def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -12,6 +14,9 @@ from avtool import media
 from avtool.data import checks
 from avtool.data.catalog import Row
 from avtool.errors import MediaError
+
+THUMBNAIL_SIDE = 160
+"""Pixels of the longer side of a picture in the report."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest."""
+    """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
+
+    ``masks`` maps frames, by number, to their mask as PNG.
+    """
 
     row: Row
     jpegs: list[bytes]
@@ -39,7 +47,7 @@ class PreparedClip:
     source_size: tuple[int, int]
     waveform: np.ndarray
     duration: float
-    mask: bytes | None
+    masks: dict[int, bytes]
     stems: dict[str, np.ndarray]
     flags: list[str]
 
@@ -58,44 +66,60 @@ class PreparedClip:
             "sample_rate": settings.sample_rate,
             "samples": len(self.waveform),
             "boxes": [list(box) for box in self.row.boxes],
+            "masks": list(self.masks),
             "stems": list(self.stems),
             "flags": self.flags,
         }
-        return facts if self.row.view is None else {**facts, "view": self.row.view}
+        for name in ("view", "partner"):
+            if (value := getattr(self.row, name)) is not None:
+                facts[name] = value
+        return facts
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that gives no clip: ``missing`` or refused, why, and the sentence that says more."""
+    """A row that gives no clip: ``missing`` or refused, why, the sentence that says more, and a small JPEG of
+    what there is to see."""
 
     row: Row
     reason: str
     detail: str
     missing: bool = False
+    thumbnail: bytes | None = None
 
 
 class _Refusal(Exception):
     """A clip that can be decoded and is refused all the same."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason, self.detail = reason, detail
 
 
-def convert(row: Row, settings: Settings) -> PreparedClip | Rejected:
-    """Decode, scale and check the clip of ``row``. Never raises for what is wrong with a file."""
-    for path in row.files():
-        if not path.exists():
-            return Rejected(row, checks.MISSING, f"no {path}", missing=True)
+def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> PreparedClip | Rejected:
+    """Decode, scale and check the clip of ``row``, of which ``flags`` are known. Never raises: whatever goes
+    wrong with a clip is the reason why it is refused."""
     try:
-        return _from_video(row, settings) if row.video is not None else _from_image(row, settings)
+        if gone := [path for path in row.files() if not path.exists()]:
+            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+            return Rejected(row, checks.MISSING, f"looked for {gone[0]}{more}", missing=True)
+        return _decode(row, settings, list(flags))
     except _Refusal as refusal:
-        return Rejected(row, refusal.reason, refusal.reason)
+        reason, detail = refusal.reason, refusal.detail
     except MediaError as error:
-        return Rejected(row, getattr(error, "reason", media.UNDECODABLE), error.message)
+        reason, detail = getattr(error, "reason", media.UNDECODABLE), error.message
+    except Exception as error:  # noqa: BLE001 - memory, a disk that fails, a frame no library can scale
+        reason, detail = checks.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return Rejected(row, *_beyond(row, reason, detail), thumbnail=_thumbnail_of(row))
 
 
-def _from_video(row: Row, settings: Settings) -> PreparedClip:
+def _decode(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
+    if row.video is not None:
+        return _from_video(row, settings, flags)
+    return _from_pictures(row, settings, flags)
+
+
+def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
     clip = media.decode_clip(
         row.video,
         frame_rate=settings.frame_rate,
@@ -104,34 +128,70 @@ def _from_video(row: Row, settings: Settings) -> PreparedClip:
         start=row.start,
         end=row.end,
         key_time=row.key_time,
+        threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
     )
-    flags = [checks.STILL] if checks.is_still(clip.frames) else []
-    return _finish(row, settings, clip, [*flags, *([checks.DAMAGED] if clip.damaged else [])])
+    if checks.is_still(clip.frames):
+        flags.append(checks.STILL)
+    if clip.damaged:
+        flags.append(checks.DAMAGED)
+    return _finish(row, settings, clip, [clip.size] * len(clip.frames), flags)
 
 
-def _from_image(row: Row, settings: Settings) -> PreparedClip:
-    """A photograph with a sound: one frame, shown in the middle of the sound."""
-    image = media.read_image(row.image)
-    height, width = image.shape[:2]
-    scaled = media.scaled_size(width, height, settings.short_side)
-    if scaled != (width, height):
-        image = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA)
+def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
+    """Pictures with a sound: one, shown in the middle of it, or one a second, the first at 0.5 s."""
+    pictures = [media.read_image(path) for path in row.frames or (row.image,)]
+    sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
+    scaled = media.scaled_size(*sizes[0], settings.short_side)
+    frames = [_resized(picture, scaled) for picture in pictures]
     waveform = media.read_waveform(row.audio, sample_rate=settings.sample_rate, start=row.start, end=row.end)
     seconds = len(waveform) / settings.sample_rate
+    times = [k + 0.5 for k in range(len(frames))] if row.frames else [seconds / 2]
+    middle = seconds / 2 if row.key_time is None else row.key_time
+    picture_seconds = float(len(frames)) if row.frames else seconds
     clip = media.DecodedClip(
-        [image], [seconds / 2], waveform, duration=seconds, size=(width, height), key=0, middle=seconds / 2
+        frames,
+        times,
+        waveform,
+        duration=seconds,
+        size=sizes[0],
+        key=int(np.argmin(np.abs(np.asarray(times) - middle))),
+        middle=middle,
+        picture_seconds=picture_seconds,
+        sound_seconds=seconds,
+        header_seconds=max(seconds, picture_seconds),
     )
-    return _finish(row, settings, clip, [])
+    if row.frames and checks.is_still(frames):
+        flags.append(checks.STILL)
+    return _finish(row, settings, clip, sizes, flags)
 
 
-def _finish(row: Row, settings: Settings, clip: media.DecodedClip, flags: list[str]) -> PreparedClip:
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height)."""
+    if picture.shape[1::-1] == size:
+        return picture
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def _finish(
+    row: Row,
+    settings: Settings,
+    clip: media.DecodedClip,
+    sizes: Sequence[tuple[int, int]],
+    flags: list[str],
+) -> PreparedClip:
+    """Check sound and masks and encode; ``sizes`` are the frames' (width, height) before scaling."""
     if reason := checks.refusal(clip.waveform, settings.sample_rate):
-        raise _Refusal(reason)
+        seconds = len(clip.waveform) / settings.sample_rate
+        raise _Refusal(reason, f"{row.audio or row.video}: {reason}, {seconds:.2f} s in all")
     stems = {
         name: media.read_waveform(path, sample_rate=settings.sample_rate, start=row.start, end=row.end)
         for name, path in row.stems.items()
     }
     height, width = clip.frames[0].shape[:2]
+    lengths = checks.length_flags(
+        sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
+    )
+    sounds = checks.sound_flags(clip.waveform, settings.sample_rate, settings.window_seconds)
     return PreparedClip(
         row=row,
         times=clip.times,
@@ -142,20 +202,59 @@ def _finish(row: Row, settings: Settings, clip: media.DecodedClip, flags: list[s
         duration=clip.duration,
         jpegs=[_jpeg(frame, settings.jpeg_quality) for frame in clip.frames],
         size=(width, height),
-        mask=_mask(row, clip.size, (width, height)),
+        masks=_masks(row, clip.key, sizes, (width, height)),
         stems=stems,
-        flags=flags + checks.sound_flags(clip.waveform, settings.sample_rate, settings.window_seconds),
+        flags=flags + lengths + sounds,
     )
 
 
-def _mask(row: Row, source_size: tuple[int, int], size: tuple[int, int]) -> bytes | None:
-    """The row's mask, scaled like its frame without mixing values, as PNG."""
-    if row.mask is None:
-        return None
-    mask = media.read_mask(row.mask)
+def _masks(row: Row, key: int, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> dict[int, bytes]:
+    """The row's masks, one for each frame or one for the key frame, scaled like it without mixing values."""
+    if len(row.masks) == 1:
+        masks = [(key, row.masks[0], sizes[key])]
+    else:
+        masks = list(zip(range(len(sizes)), row.masks, sizes, strict=True)) if row.masks else []
+    return {k: _mask(path, source_size, size) for k, path, source_size in masks if path is not None}
+
+
+def _mask(path: Path, source_size: tuple[int, int], size: tuple[int, int]) -> bytes:
+    """A mask as PNG."""
+    mask = media.read_mask(path)
     if mask.shape[::-1] != source_size:
-        raise _Refusal(checks.MASK_SIZE)
-    return cv2.imencode(".png", cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))[1].tobytes()
+        is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], source_size))
+        raise _Refusal(checks.MASK_SIZE, f"{path} is {is_size}, its frame {frame_size}")
+    scaled = mask if source_size == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    return cv2.imencode(".png", scaled)[1].tobytes()
+
+
+def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:
+    """Reason and detail, those of a start after the end where that is why."""
+    if row.start > 0 and reason in (checks.TOO_SHORT, media.UNDECODABLE):
+        try:
+            length = media.probe(row.audio or row.video).duration
+        except MediaError:
+            return reason, detail
+        if row.start > length - checks.SECONDS_NEEDED:
+            said = f"{row.audio or row.video} is {length:.2f} s long, the row starts at {row.start:g} s"
+            return checks.BEYOND, said
+    return reason, detail
+
+
+def _thumbnail_of(row: Row) -> bytes | None:
+    """A small picture of a clip that was refused, where anything can be seen of it."""
+    try:
+        if row.video is not None:
+            return thumbnail(media.read_frame(row.video)[0])
+        return thumbnail(media.read_image(row.image or row.frames[0]))
+    except Exception:  # noqa: BLE001 - why it is refused is known; this only illustrates it
+        return None
+
+
+def thumbnail(picture: np.ndarray) -> bytes:
+    """Picture uint8 (H, W, 3) RGB as a small JPEG."""
+    height, width = picture.shape[:2]
+    scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
+    return _jpeg(_resized(picture, (max(1, round(width * scale)), max(1, round(height * scale)))), 70)
 
 
 def _jpeg(frame: np.ndarray, quality: int) -> bytes:

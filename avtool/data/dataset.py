@@ -16,7 +16,8 @@ import numpy as np
 
 from avtool import places
 from avtool.data import catalog
-from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, index_path, shard_path
+from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, TAR_BLOCK, WAV_HEADER, index_path, shard_path
+from avtool.data.staging import Staging
 from avtool.errors import DataError
 
 OPEN_SHARDS = 128
@@ -26,9 +27,9 @@ ALL = "all"
 @dataclass(frozen=True)
 class Record:
     """What is known of a clip. ``times`` float32 (K,) of its frames in seconds; ``key`` counts the frame that
-    ``boxes``, float32 (M, 4) as x1, y1, x2, y2 fractions of it, and the mask belong to, the one that is shown
-    at ``middle``; ``samples`` of sound; ``width`` and ``height`` of the stored frames; ``stems`` the names of
-    the sources.
+    ``boxes``, float32 (M, 4) as x1, y1, x2, y2 fractions of it, belong to, the one that is shown at ``middle``;
+    ``samples`` of sound; ``width`` and ``height`` of the stored frames; ``masked`` the frames that have a mask;
+    ``stems`` the names of the sources.
     """
 
     id: str
@@ -43,7 +44,7 @@ class Record:
     width: int
     height: int
     boxes: np.ndarray
-    has_mask: bool
+    masked: tuple[int, ...]
     stems: tuple[str, ...]
 
 
@@ -68,11 +69,13 @@ class PreparedDataset:
         self._split_names = list(self.splits)
         self._shard_bytes = [shard["bytes"] for shard in facts["shards"]]
         self._index = {name: self._map(name) for name in ARRAYS}
-        if len(self._index["clips"]) != sum(self.splits.values()):
+        clips = self._index["clips"]
+        in_shards = not len(clips) or 0 <= clips[-1]["shard"] < len(self._shard_bytes)
+        if not len(clips) == len(self._index["splits"]) == sum(self.splits.values()) or not in_shards:
             raise DataError(
                 f"{self.folder}: its index does not fit {DATASET_JSON}", hint=_how_to_prepare(self.folder)
             )
-        self._clips = self._index["clips"]
+        self._clips = clips
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
         self._positions = self._select(split)
@@ -123,7 +126,11 @@ class PreparedDataset:
 
     def _span(self, array: str, span: np.void) -> np.ndarray:
         begin, size = span.item()
-        return self._index[array][begin : begin + size]
+        found = self._index[array][begin : begin + size]
+        if len(found) != size:
+            path = index_path(self.folder, array)
+            raise DataError(f"{path} is shorter than the index needs", hint=_how_to_prepare(self.folder))
+        return found
 
     def _text(self, span: np.void) -> str:
         return self._span("text", span).tobytes().decode()
@@ -146,7 +153,7 @@ class PreparedDataset:
             width=int(clip["width"]),
             height=int(clip["height"]),
             boxes=np.array(self._span("boxes", clip["boxes"])),
-            has_mask=bool(clip["mask"]["size"]),
+            masked=tuple(self._span("masks", clip["masks"])["frame"].tolist()),
             stems=tuple(self._text(stem["name"]) for stem in self._span("stems", clip["stems"])),
         )
 
@@ -159,6 +166,21 @@ class PreparedDataset:
         """The first label's class id, -1 where clip ``i`` has none."""
         labels = self._span("labels", self._clip(i)["labels"])
         return int(labels[0]) if len(labels) else -1
+
+    def durations(self) -> np.ndarray:
+        """Seconds of every clip: float32 (N,)."""
+        return np.array(
+            self._clips["duration"] if self._positions is None else self._clips["duration"][self._positions]
+        )
+
+    def class_counts(self) -> np.ndarray:
+        """How many clips have each class as a label: int64 (classes,)."""
+        labels = self._index["labels"]
+        if self._positions is not None:
+            chosen = np.zeros(len(self._clips), bool)
+            chosen[self._positions] = True
+            labels = labels[np.repeat(chosen, self._clips["labels"]["size"])]
+        return np.bincount(labels, minlength=len(self.classes))
 
     def frame_times(self, i: int) -> np.ndarray:
         """Seconds at which the stored frames of clip ``i`` appear: float32 (K,)."""
@@ -187,16 +209,18 @@ class PreparedDataset:
                 return self._samples(clip, int(stem["wav"]), int(stem["samples"]), start, count)
         raise KeyError(name)
 
-    def mask(self, i: int) -> np.ndarray | None:
-        """The mask of clip ``i``'s key frame, uint8 (H, W), or None where there is none."""
+    def mask(self, i: int, k: int | None = None) -> np.ndarray | None:
+        """The mask of frame ``k`` (None: the key frame) of clip ``i``, uint8 (H, W), None where it has none."""
         clip = self._clip(i)
-        begin, size = clip["mask"].item()
-        if not size:
-            return None
-        mask = cv2.imdecode(np.frombuffer(self._bytes(clip, begin, size), np.uint8), cv2.IMREAD_UNCHANGED)
-        if mask is None:
-            raise self._misfit(clip)
-        return mask
+        frame = int(clip["key"]) if k is None else k
+        entries = self._span("masks", clip["masks"])
+        for entry in entries[entries["frame"] == frame]:
+            data = self._bytes(clip, int(entry["begin"]), int(entry["size"]))
+            mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+            if mask is None:
+                raise self._misfit(clip)
+            return mask
+        return None
 
     def _samples(self, clip: np.void, begin: int, samples: int, start: int, count: int | None) -> np.ndarray:
         start = min(max(0, start), samples)
@@ -205,32 +229,41 @@ class PreparedDataset:
 
     def _bytes(self, clip: np.void, begin: int, size: int) -> bytes:
         with self._lock:
-            data = os.pread(self._file(int(clip["shard"])), size, begin)
+            data = os.pread(self._file(clip), size, begin)
         if len(data) != size:
             raise self._misfit(clip)
         return data
 
-    def _file(self, shard: int) -> int:
-        """The open file of a shard; only so many are kept open."""
+    def _file(self, clip: np.void) -> int:
+        """The open file of the clip's shard; only so many are kept open."""
+        shard = int(clip["shard"])
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        path = shard_path(self.folder, shard)
-        try:
-            file = os.open(path, os.O_RDONLY)
-        except FileNotFoundError as error:
-            raise DataError(f"{path} is missing", hint=_how_to_prepare(self.folder)) from error
-        if os.fstat(file).st_size != self._shard_bytes[shard]:
+        file = self._open(shard)
+        begin = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK
+        name = f"{clip['row']:08d}.wav".encode()
+        if begin < 0 or os.pread(file, len(name), begin) != name:
             os.close(file)
-            raise DataError(
-                f"{path} does not have the {self._shard_bytes[shard]} bytes that {DATASET_JSON} says: it was"
-                " cut short or replaced",
-                hint=_how_to_prepare(self.folder),
-            )
+            raise self._misfit(clip)
         self._files[shard] = file
         if len(self._files) > OPEN_SHARDS:
             os.close(self._files.popitem(last=False)[1])
         return file
+
+    def _open(self, shard: int) -> int:
+        path, size = shard_path(self.folder, shard), self._shard_bytes[shard]
+        try:
+            file = os.open(path, os.O_RDONLY)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing", hint=_how_to_prepare(self.folder)) from error
+        if os.fstat(file).st_size == size:
+            return file
+        os.close(file)
+        raise DataError(
+            f"{path} does not have the {size} bytes that {DATASET_JSON} says: it was cut short or replaced",
+            hint=_how_to_prepare(self.folder),
+        )
 
     def _misfit(self, clip: np.void) -> DataError:
         path = shard_path(self.folder, int(clip["shard"]))
@@ -252,6 +285,8 @@ _REDUCED = {
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / DATASET_JSON
     if not path.is_file():
+        if command := Staging(folder).command():
+            raise DataError(f"{folder} is not prepared to its end yet", hint=f"go on with: {command}")
         what = "there is nothing there" if not folder.exists() else f"no {DATASET_JSON} in it"
         raise DataError(f"{folder} is not a prepared data set: {what}", hint=_how_to_prepare(folder))
     try:
@@ -273,5 +308,9 @@ def _how_to_prepare(folder: Path) -> str:
     """The command that makes ``folder``."""
     known = folder.name in catalog.TABLE and folder.name != "manifest"
     name = folder.name if known else "manifest FILE.csv"
-    out = "" if known and folder == places.prepared_folder(name) else f" --out {shlex.quote(str(folder))}"
+    for of, subsets in catalog.SUBSETS.items():
+        for subset in subsets:
+            if folder.name == f"{of}-{subset}":
+                known, name = True, f"{of} --subset {subset}"
+    out = "" if known and folder == places.prepared_folder(folder.name) else f" --out {shlex.quote(str(folder))}"
     return f"avtool prepare {name}{out}" + (" --force" if folder.exists() else "")

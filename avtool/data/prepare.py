@@ -1,66 +1,39 @@
 """Preparation: the raw files of a data set become tar shards with an index, and a report of every row.
 
 Every row of the source ends in exactly one of prepared, refused and missing; nothing is replaced by another
-sample.
+sample. Clips are converted by worker processes and staged singly (``staging``); a shard is written when the
+last of its rows is there, and the data set takes its place when the last shard is. So it can be stopped at any
+moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from avtool import places
-from avtool.data import catalog
+from avtool.data import catalog, checks, workers
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
-from avtool.data.shards import DATASET_JSON, ShardWriter, seal, shard_path, write_json
+from avtool.data.dataset import ALL, PreparedDataset
+from avtool.data.job import Job, job_of
+from avtool.data.page import page
+from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
+from avtool.data.shards import DATASET_JSON, ShardWriter, clip_bytes, seal, shard_path, write_json
 from avtool.errors import UsageError
-from avtool.files import atomic_folder, check_output
-from avtool.progress import progress_bar
+from avtool.files import check_output, put_in_place
+from avtool.progress import progress_bar, say
 
-REPORT_JSON = "report.json"
 RENDERED = "source"
 """Where a data set that avtool makes itself is kept within the prepared folder."""
+ENGINES = ("local", "ray")
 
-
-@dataclass
-class Report:
-    """What became of the rows: counts, and for every reason and flag the ids it holds for."""
-
-    name: str
-    out: Path
-    prepared: int = 0
-    refused: int = 0
-    missing: int = 0
-    flagged: int = 0
-    ids: dict[str, list[str]] = field(default_factory=dict)
-    details: dict[str, str] = field(default_factory=dict)
-
-    def count(self, outcome: PreparedClip | Rejected) -> None:
-        """Add one row to the report."""
-        if isinstance(outcome, PreparedClip):
-            self.prepared += 1
-            self.flagged += bool(outcome.flags)
-            self._note(outcome.row.id, *outcome.flags)
-            return
-        self.missing += outcome.missing
-        self.refused += not outcome.missing
-        self._note(outcome.row.id, outcome.reason)
-        if not outcome.missing:
-            self.details[outcome.row.id] = outcome.detail
-
-    def _note(self, id: str, *reasons: str) -> None:
-        for reason in reasons:
-            self.ids.setdefault(reason, []).append(id)
-
-    def counts(self) -> dict[str, int]:
-        """{prepared, refused, missing, flagged}."""
-        return {name: getattr(self, name) for name in ("prepared", "refused", "missing", "flagged")}
-
-    def as_dict(self) -> dict[str, Any]:
-        """The counts, ``reasons`` (name to number of rows, flags and refusals alike) and ``out``."""
-        reasons = {name: len(ids) for name, ids in sorted(self.ids.items())}
-        return {"name": self.name, **self.counts(), "reasons": reasons, "out": str(self.out)}
+Task = tuple[int, catalog.Row, list[str]]
+"""A row by its number, and the flags known of it."""
+Engine = Callable[[Callable[[Task], bytes], list[Task]], Iterator[tuple[Task, bytes | workers.Crash]]]
 
 
 def prepare(
@@ -71,72 +44,172 @@ def prepare(
     force: bool = False,
     clips: int = 400,
     seed: int = 0,
+    subset: str | None = None,
+    part: str | None = None,
+    jobs: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> Report:
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
     ``source``: the folder of the raw files (``manifest``: the csv), by default $AVTOOL_DATA/NAME; ``synth``
-    has none: ``clips`` clips are rendered from ``seed`` into OUT/source. ``out``: by default
-    $AVTOOL_DATA/prepared/NAME (``manifest``: the csv's name, or its folder's where it is called
-    manifest.csv). OUT is written under a temporary name and renamed at the end. Raises UsageError, DataError
-    or TableError before any clip is read.
+    has none: ``clips`` clips are rendered from ``seed`` into OUT/source. ``subset``: which part of a data set
+    that has several. ``out``: by default $AVTOOL_DATA/prepared/NAME or NAME-SUBSET (``manifest``: the csv's
+    name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core. ``part``: "I/N", only that share of the
+    shards; the last part to finish, or a call without ``part``, finishes OUT. ``engine``: "local", or "ray"
+    with the ``address`` of a running cluster (None: on this machine).
+
+    Until it is finished all is kept in OUT.unfinished: the same call goes on there. Raises UsageError,
+    DataError or TableError before any clip is read.
     """
     catalog.check_name(name)
-    if source is None and name == "manifest":
-        raise UsageError(
-            "manifest needs the csv that lists the clips", hint="avtool prepare manifest FILE.csv"
-        )
-    if source is not None and name == "synth":
-        raise UsageError(
-            f"synth is rendered, it takes no source ({source})", hint="avtool prepare synth --out DIR"
-        )
-    called = name if name != "manifest" else _name_of(source)
-    out = places.prepared_folder(called) if out is None else out
-    check_output(out, force=force, markers=(DATASET_JSON,))
-    source = places.source_folder(name) if source is None else source
-    report = Report(called, out)
-    settings = Settings()
-    with atomic_folder(out) as folder:
-        source = folder / RENDERED if name == "synth" else source
-        _write(
-            folder,
-            catalog.read_source(name, source, catalog.Request(clips=clips, seed=seed)),
-            settings,
-            report,
-        )
-    return report
+    request = catalog.Request(clips=clips, seed=seed, subset=subset)
+    job = job_of(name, source, out, request, part)
+    run_all = _engine(engine, address, jobs)
+    check_output(job.out, force=force, markers=(DATASET_JSON,))
+    rows = None if job.renders else catalog.read_source(name, job.source, request)
+    with job.staging.opened(job.plan(rows), job.part, force=force), _kept(job):
+        rows = _rendered(job) if rows is None else rows
+        _convert_all(job, rows, run_all)
+        return _finish(job, rows)
 
 
-def _name_of(table: Path) -> str:
-    """The name of a manifest's data set: the csv's, or its folder's where the csv is called manifest."""
-    return table.stem if table.stem != "manifest" else table.absolute().parent.name
+def _engine(engine: str, address: str | None, jobs: int | None) -> Engine:
+    """What runs the work on every row, somewhere."""
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine}", hint=f"there are: {', '.join(ENGINES)}")
+    if engine == "ray":
+        from avtool.data import ray_engine
+
+        ray_engine.check()
+        return partial(ray_engine.run_all, jobs=jobs, address=address)
+    if address is not None:
+        raise UsageError(f"{address}: an address is that of a Ray cluster", hint="add --engine ray")
+    return partial(workers.run_all, jobs=jobs or workers.cores())
 
 
-def _write(folder: Path, source: catalog.Source, settings: Settings, report: Report) -> None:
-    """Convert every row, shard by shard, and write shards, index and report into ``folder``."""
-    rows, splits = source.rows, sorted({row.split for row in source.rows})
+def _rendered(job: Job) -> catalog.Source:
+    """The rows of a data set that avtool makes itself; what an interrupted run left of it is made again."""
+    folder = job.staging.whole / RENDERED
+    manifest = folder / "manifest.csv"
+    if manifest.is_file():
+        return catalog.read_source("manifest", manifest, job.request)
+    shutil.rmtree(folder, ignore_errors=True)
+    return catalog.read_source(job.name, folder, job.request)
+
+
+@contextmanager
+def _kept(job: Job) -> Iterator[None]:
+    """Say what is kept of a run that breaks off, and how to go on; where nothing was done, leave nothing."""
+    try:
+        yield
+    except BaseException:
+        staging = job.staging
+        if staging.is_untouched() and not job.in_parts:
+            staging.remove()
+        elif staging.folder.is_dir():
+            say(f"what was done is kept in {staging.folder}; to go on: {job.command(with_part=True)}")
+        raise
+
+
+# Rows to shards ----------------------------------------------------------------------------------------
+
+
+def _stage(settings: Settings, task: Task) -> bytes:
+    """The work on one row, in whatever process: its outcome as it is staged."""
+    number, row, flags = task
+    outcome = convert(row, settings, flags)
+    if isinstance(outcome, PreparedClip):
+        return clip_bytes(number, outcome, settings)
+    return rejection_bytes(outcome)
+
+
+def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
+    """Convert the rows of this part that are not done yet, and write every shard that is complete."""
+    staging = job.staging
+    flags = checks.row_flags(source.rows, source.classes)
+    staged = staging.staged_rows()
+    shards = [shard for shard in job.shards(source) if job.part.owns(shard)]
+    unwritten = [shard for shard in shards if not staging.has_shard(shard)]
+    left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
+    todo = [(row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard])]
+    total = sum(len(job.rows_of(shard, source)) for shard in shards)
+    shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=total - len(todo))
+    with ThreadPoolExecutor(1) as writer, shown as bar:
+        writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
+        for task, result in run_all(partial(_stage, job.settings), todo):
+            staging.write_row(task[0], _outcome(task[1], result))
+            shard = task[0] // job.settings.rows_per_shard
+            left[shard].discard(task[0])
+            bar.advance()
+            if not left[shard]:
+                writing.append(writer.submit(_write_shard, job, source, shard))
+            while writing and writing[0].done():
+                writing.pop(0).result()
+        for shard in writing:
+            shard.result()
+
+
+def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
+    """What is staged of a row: a clip that brings its worker down again and again is refused by name."""
+    if not isinstance(result, workers.Crash):
+        return result
+    detail = f"{row.video or row.audio}: {workers.ATTEMPTS} processes died of it, the last {result.how}"
+    return rejection_bytes(Rejected(row, checks.CRASHED, detail))
+
+
+def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
+    """One shard out of its staged rows, and the part of index and report that belongs to it."""
+    staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
+    written = staging.new_shard(shard)
+    with ShardWriter(written, shard, source.classes, _splits(source)) as writer:
+        for row in rows:
+            data = staging.read_row(row)
+            if data.startswith(b"{"):
+                report.add_rejected(json.loads(data))
+            else:
+                report.add_clip(writer.add(row, data))
+    record = {"shard": writer.facts(), "report": report.record()}
+    target = shard_path(staging.whole, shard)
+    staging.finish_shard(shard, written, target, writer.part.packed(), record)
+    staging.drop_rows(rows)
+
+
+def _splits(source: catalog.Source) -> list[str]:
+    return sorted({row.split for row in source.rows})
+
+
+def _finish(job: Job, source: catalog.Source) -> Report:
+    """Where every shard is there, make a data set of them and put it in its place."""
+    staging = job.staging
+    with staging.sealing() as unsealed:
+        if not unsealed:  # another part was the last one
+            return Report.from_listing(
+                json.loads((job.out / REPORT_JSON).read_text(encoding="utf-8")), job.out
+            )
+        if all(staging.has_shard(shard) for shard in job.shards(source)):
+            report = _seal(job, source)
+            put_in_place(staging.whole, job.out)
+            staging.remove()
+            return report
+        report = Report(job.called, job.out, sealed=False)
+        for shard in filter(job.part.owns, job.shards(source)):
+            report.add(Report.from_record(staging.read_shard(shard)[1]["report"]))
+        return report
+
+
+def _seal(job: Job, source: catalog.Source) -> Report:
+    report = Report(job.called, job.out, notes=source.notes)
     parts, shards = [], []
-    with progress_bar(f"preparing {report.name}", total=len(rows), unit="clips") as bar:
-        for first in range(0, len(rows), settings.rows_per_shard):
-            number = first // settings.rows_per_shard
-            path = shard_path(folder, number)
-            with ShardWriter(path, number, settings, source.classes, splits) as shard:
-                for position in range(first, min(first + settings.rows_per_shard, len(rows))):
-                    outcome = convert(rows[position], settings)
-                    report.count(outcome)
-                    if isinstance(outcome, PreparedClip):
-                        shard.add(position, outcome)
-                    bar.advance()
-            parts.append(shard.part.packed())
-            shards.append(shard.facts())
-    seal(
-        folder,
-        parts,
-        shards,
-        name=report.name,
-        settings=settings,
-        classes=source.classes,
-        splits=splits,
-        counts=report.counts(),
-    )
-    text = {"name": report.name, **report.counts(), "reasons": dict(sorted(report.ids.items()))}
-    write_json(folder / REPORT_JSON, {**text, "details": report.details, "notes": source.notes})
+    for shard in job.shards(source):
+        arrays, record = job.staging.read_shard(shard)
+        parts.append(arrays)
+        shards.append(record["shard"])
+        report.add(Report.from_record(record["report"]))
+    whole = job.staging.whole
+    names = {"classes": source.classes, "splits": _splits(source)}
+    seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **names)
+    write_json(whole / REPORT_JSON, report.listing())
+    dataset = PreparedDataset(whole, ALL) if report.prepared else None
+    (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8")
+    return report

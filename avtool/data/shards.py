@@ -3,16 +3,15 @@
 A prepared data set is a folder:
 
 - ``shards/shard-000000.tar``: the clips of a fixed range of source rows (it may come out short). The members
-of the
-  clip of row 12 are ``00000012.json`` (facts), ``.wav`` (16-bit mono; samples begin at byte 44),
-  ``.f000.jpg`` and so on (frames), and where they are known ``.mask.png`` and ``.stem0.wav`` and so on.
-  Headers carry no time and no owner.
+  of the clip of row 12 are ``00000012.json`` (facts), ``.wav`` (16-bit mono; samples begin at byte 44),
+  ``.f000.jpg`` and so on (frames), and where they are known ``.m000.png`` (the mask of frame 0) and
+  ``.stem0.wav`` and so on. Headers carry no time and no owner.
 - ``index/*.npy``: arrays that are memory-mapped, so that a large index opens at once. ``clips`` has one entry
-a clip
-  and points into the others: ``frames``, ``labels``, ``boxes``, ``stems`` and ``text`` (ids and names,
-  UTF-8).
+  a clip and points into the others: ``frames``, ``masks``, ``labels``, ``boxes``, ``stems`` and ``text`` (ids
+  and names, UTF-8).
 - ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, and one sum over
-all. - ``report.json``: what became of every row that is not simply prepared.
+  all.
+- ``report.json`` and ``report.html``: what became of every row that is not simply prepared.
 
 The same source and settings give the same bytes.
 """
@@ -20,6 +19,7 @@ The same source and settings give the same bytes.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import struct
 import tarfile
@@ -33,7 +33,7 @@ import numpy as np
 
 from avtool.data.convert import PreparedClip, Settings
 
-FORMAT = 1
+FORMAT = 2
 DATASET_JSON = "dataset.json"
 WAV_HEADER = 44
 TAR_BLOCK = 512
@@ -41,17 +41,19 @@ TAR_BLOCK = 512
 SPAN = np.dtype([("begin", "<i8"), ("size", "<i8")])
 CLIP = np.dtype(
     [("row", "<i8"), ("shard", "<i4"), ("key", "<i4"), ("middle", "<f4"), ("width", "<i4"), ("height", "<i4")]
-    + [("duration", "<f4"), ("samples", "<i8"), ("wav", "<i8"), ("json", SPAN), ("mask", SPAN)]
-    + [(name, SPAN) for name in ("id", "frames", "labels", "boxes", "stems")]
+    + [("duration", "<f4"), ("samples", "<i8"), ("wav", "<i8"), ("json", SPAN)]
+    + [(name, SPAN) for name in ("id", "frames", "masks", "labels", "boxes", "stems")]
 )
-"""``wav`` is where the samples begin; ``json`` and ``mask`` are bytes of the shard (size 0: none); the others
-are spans of the arrays of their names (``id`` of ``text``)."""
+"""``wav`` is where the samples begin and ``json`` bytes of the shard; the others are spans of the arrays of their
+names (``id`` of ``text``)."""
 FRAME = np.dtype([("time", "<f4"), ("begin", "<i8"), ("size", "<i4")])
+MASK = np.dtype([("frame", "<i4"), ("begin", "<i8"), ("size", "<i4")])
 STEM = np.dtype([("name", SPAN), ("wav", "<i8"), ("samples", "<i8")])
 ARRAYS = {
     "clips": CLIP,
     "splits": np.dtype("<i2"),
     "frames": FRAME,
+    "masks": MASK,
     "labels": np.dtype("<i4"),
     "boxes": np.dtype(("<f4", (4,))),
     "stems": STEM,
@@ -75,6 +77,23 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
     riff = struct.pack("<4sI4s", b"RIFF", WAV_HEADER - 8 + len(data), b"WAVE")
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
     return riff + form + struct.pack("<4sI", b"data", len(data)) + data
+
+
+def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
+    """The clip of source row ``row`` as its members lie in a shard."""
+    text = json.dumps(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
+    members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
+    members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
+    members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
+    stems = enumerate(clip.stems.values())
+    members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
+    return b"".join(_member(f"{row:08d}.{name}", data) for name, data in members)
+
+
+def _member(name: str, data: bytes) -> bytes:
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    return header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % TAR_BLOCK)
 
 
 @dataclass
@@ -101,10 +120,8 @@ class IndexPart:
 class ShardWriter:
     """Writes one shard; ``part`` is its index, ``facts`` its line in dataset.json once it is closed."""
 
-    def __init__(
-        self, path: Path, number: int, settings: Settings, classes: list[str], splits: list[str]
-    ) -> None:
-        self.number, self.settings = number, settings
+    def __init__(self, path: Path, number: int, classes: Sequence[str], splits: Sequence[str]) -> None:
+        self.number = number
         self.class_ids = {label: position for position, label in enumerate(classes)}
         self.split_ids = {split: position for position, split in enumerate(splits)}
         self.part = IndexPart()
@@ -124,46 +141,49 @@ class ShardWriter:
 
     def facts(self) -> dict[str, Any]:
         return {
-            "name": self.path.name,
+            "name": shard_path(Path(), self.number).name,
             "clips": self.clips,
             "bytes": self.size,
             "sha256": self.sum.hexdigest(),
         }
 
-    def add(self, number: int, clip: PreparedClip) -> None:
-        """Write the clip of source row ``number``."""
-        key, part, rate = f"{number:08d}", self.part, self.settings.sample_rate
-        text = json.dumps(clip.facts(self.settings), ensure_ascii=False, sort_keys=True).encode()
-        facts = self._member(f"{key}.json", text)
-        wav, _ = self._member(f"{key}.wav", wav_bytes(clip.waveform, rate))
-        spans = [self._member(f"{key}.f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
-        frames = [(time, *span) for time, span in zip(clip.times, spans, strict=True)]
-        mask = self._member(f"{key}.mask.png", clip.mask) if clip.mask is not None else (0, 0)
+    def add(self, row: int, data: bytes) -> dict[str, Any]:
+        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts."""
+        spans = self._spans(row, data)
+        begin, size = spans["json"]
+        facts = json.loads(data[begin - self.size : begin - self.size + size])
+        self._index(row, facts, spans)
+        self._write(data)
+        self.clips += 1
+        return facts
+
+    def _spans(self, row: int, data: bytes) -> dict[str, tuple[int, int]]:
+        """(begin, size) in the shard of each member of the clip that comes next, by what follows the key."""
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            return {
+                member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
+                for member in tar
+            }
+
+    def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
+        part = self.part
+        frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]
         stems = []
-        for k, (name, stem) in enumerate(clip.stems.items()):
-            begin, _ = self._member(f"{key}.stem{k}.wav", wav_bytes(stem, rate))
-            stems.append((part.extend("text", name.encode()), begin + WAV_HEADER, len(stem)))
-        part.extend("splits", [self.split_ids[clip.row.split]])
-        entry = (number, self.number, clip.key, clip.middle, *clip.size, clip.duration)
-        entry += (len(clip.waveform), wav + WAV_HEADER, facts, mask)
+        for k, name in enumerate(facts["stems"]):
+            begin, size = spans[f"stem{k}.wav"]
+            stems.append((part.extend("text", name.encode()), begin + WAV_HEADER, (size - WAV_HEADER) // 2))
+        part.extend("splits", [self.split_ids[facts["split"]]])
+        entry = (row, self.number, facts["key"], facts["middle"], *facts["size"], facts["duration"])
+        entry += (facts["samples"], spans["wav"][0] + WAV_HEADER, spans["json"])
         entry += (
-            part.extend("text", clip.row.id.encode()),
+            part.extend("text", facts["id"].encode()),
             part.extend("frames", frames),
-            part.extend("labels", [self.class_ids[label] for label in clip.row.labels]),
-            part.extend("boxes", clip.row.boxes),
+            part.extend("masks", [(k, *spans[f"m{k:03d}.png"]) for k in facts["masks"]]),
+            part.extend("labels", [self.class_ids[x] for x in facts["labels"] if x in self.class_ids]),
+            part.extend("boxes", [tuple(box) for box in facts["boxes"]]),
             part.extend("stems", stems),
         )
         part.extend("clips", [entry])
-        self.clips += 1
-
-    def _member(self, name: str, data: bytes) -> tuple[int, int]:
-        """Append a member; the (begin, size) of its bytes within the shard."""
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self._write(header.tobuf(tarfile.USTAR_FORMAT))
-        begin = self.size
-        self._write(data + bytes(-len(data) % TAR_BLOCK))
-        return begin, len(data)
 
     def _write(self, data: bytes) -> None:
         self.file.write(data)
@@ -173,7 +193,7 @@ class ShardWriter:
 
 def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The parts of all shards, in order, as one index."""
-    spans = {"id": "text", "frames": "frames", "labels": "labels", "boxes": "boxes", "stems": "stems"}
+    spans = {"id": "text", **{name: name for name in ("frames", "masks", "labels", "boxes", "stems")}}
     begins = dict.fromkeys(ARRAYS, 0)
     shifted = {name: [np.zeros(0, dtype)] for name, dtype in ARRAYS.items()}
     for part in parts:
@@ -194,8 +214,8 @@ def seal(
     *,
     name: str,
     settings: Settings,
-    classes: list[str],
-    splits: list[str],
+    classes: Sequence[str],
+    splits: Sequence[str],
     counts: dict[str, int],
 ) -> None:
     """Write index and dataset.json of a folder whose shards are written, which makes it a data set."""
@@ -209,16 +229,19 @@ def seal(
         "name": name,
         "settings": asdict(settings),
         "counts": counts,
-        "classes": classes,
+        "classes": list(classes),
         "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},
         "shards": list(shards),
-        "index": {
-            array: hashlib.sha256(index_path(folder, array).read_bytes()).hexdigest() for array in arrays
-        },
+        "index": {array: _sum_of(index_path(folder, array)) for array in arrays},
     }
     text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
     facts["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     write_json(folder / DATASET_JSON, facts)
+
+
+def _sum_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

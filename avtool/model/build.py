@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -59,18 +59,23 @@ def complete_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, **settings}
 
 
+def key_faults(given: Collection[str], known: Collection[str], *, may_miss: Collection[str] = ()) -> str:
+    """Unknown and missing keys in words, or nothing."""
+    unknown = [
+        key + "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(key, known, n=1))
+        for key in given
+        if key not in known
+    ]
+    missing = [key for key in known if key not in given and key not in may_miss]
+    parts = (("unknown keys ", unknown), ("missing keys ", missing))
+    return "; ".join(what + ", ".join(keys) for what, keys in parts if keys)
+
+
 def check_settings(kind: str, settings: Mapping[str, Any]) -> None:
     """ValueError that names unknown and missing keys, and widths that the heads do not divide."""
     known = known_settings(kind)
-    unknown = [
-        key + "".join(f" (did you mean {near}?)" for near in difflib.get_close_matches(key, known, n=1))
-        for key in settings
-        if key not in known
-    ]
-    missing = [key for key in known if key not in settings and key not in OF_TRAINING]
-    if unknown or missing:
-        parts = (("unknown keys ", unknown), ("missing keys ", missing))
-        raise ValueError("; ".join(what + ", ".join(keys) for what, keys in parts if keys))
+    if faults := key_faults(settings, known, may_miss=OF_TRAINING):
+        raise ValueError(faults)
     fused = settings.get("fusion_layers", "none") not in ("none", [])
     widths = {"dim": 1.0, **({"dim x fusion_attn_ratio": settings["fusion_attn_ratio"]} if fused else {})}
     split = [(name, int(settings["dim"] * ratio), "heads") for name, ratio in widths.items()]

@@ -131,6 +131,12 @@ def test_dry_run_prints_the_resolved_recipe_and_the_models_facts(calls, work: Pa
     assert done.stdout.endswith("parameters: 7\n")
 
 
+def test_a_dry_run_is_told_the_device(calls, work: Path) -> None:
+    (work / "d").mkdir()
+    assert invoke("pretrain", "--recipe", "tiny", "--data", "d", "--dry-run", "--device", "cuda:99").exit_code == 0
+    assert calls[0][1]["device"] == "cuda:99"
+
+
 def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
     done = invoke("prepare", "synth", "--clips", "8", "--seed", "5")
     assert done.exit_code == 0, done.output

@@ -100,9 +100,27 @@ def test_devices(value: str, code: int) -> None:
             "no prepared data at data/prepared/vggsound",
             "avtool prepare vggsound\n",
         ),
+        (["localize", "x.mp4", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
+        (["demo", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
+        (
+            ["recipes", "cp", "tiny", "."],
+            2,
+            ". is a folder, a file is needed",
+            "avtool recipes cp tiny tiny.yaml",
+        ),
         (["prepare", "vggsound", "--clips", "3"], 2, "--clips and --seed go with synth", "leave them out"),
     ],
-    ids=["recipe", "key", "raw", "data", "data-full", "synth-only"],
+    ids=[
+        "recipe",
+        "key",
+        "raw",
+        "data",
+        "data-full",
+        "device-before-clip",
+        "device-before-rendering",
+        "folder",
+        "synth-only",
+    ],
 )
 def test_bad_input_is_named_with_a_way_out(
     args: list[str], code: int, message: str, hint: str, avtool: Avtool, tmp_path: Path
@@ -124,3 +142,23 @@ def test_unknown_commands_and_options_are_wrong_usage(args: list[str], avtool: A
     done = avtool(*args)
     assert done.returncode == 2
     assert "avtool" in done.stderr
+
+
+def test_a_wrong_choice_is_answered_with_the_choices(avtool: Avtool) -> None:
+    done = avtool("localize", "x.mp4", "--map", "foo")
+    assert done.returncode == 2
+    assert all(name in done.stderr for name in ("'foo'", "--map", "attention", "difference", "cosine"))
+
+
+@pytest.mark.parametrize(
+    ("option", "name"), [("--out", "map.png"), ("--raw", "map.npy")], ids=["picture", "raw"]
+)
+def test_an_output_that_exists_is_refused_by_the_name_of_its_option(
+    option: str, name: str, avtool: Avtool, tmp_path: Path
+) -> None:
+    (tmp_path / name).touch()
+    done = avtool("localize", "x.mp4", option, name)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {name} exists\nhint: choose another {option}, or add --force to replace it\n"
+    )

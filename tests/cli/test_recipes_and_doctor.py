@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from avtool.cli import doctor
 from avtool.config.recipes import load_recipe
 from tests.cli.conftest import Avtool
@@ -34,7 +36,9 @@ def test_a_recipe_is_shown_resolved_copied_and_validated(avtool: Avtool, tmp_pat
     assert avtool("recipes", "validate", "mine.yaml").stdout == "mine.yaml: valid\n"
     refused = avtool("recipes", "cp", "dense", "mine.yaml")
     assert refused.returncode == 2
-    assert "--force" in refused.stderr
+    assert refused.stderr == (
+        "error: mine.yaml exists\nhint: choose another DEST, or add --force to replace it\n"
+    )
     assert avtool("recipes", "cp", "dense", "mine.yaml", "--force").returncode == 0
     assert "kind: dense" in (tmp_path / "mine.yaml").read_text()
 
@@ -49,6 +53,21 @@ def test_doctor_tells_versions_codecs_and_places(avtool: Avtool, tmp_path: Path)
     assert found["threads"] == {"OMP_NUM_THREADS": "1", "torch": 1}
     assert found["places"]["data ($AVTOOL_DATA)"] == str(tmp_path / "data")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_warns_of_places_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("AVTOOL_DATA", str(tmp_path / "file"))
+    monkeypatch.setenv("AVTOOL_MODEL", "nowhere")
+    monkeypatch.setenv("AVTOOL_CACHE", "~/cache-of-mine")
+    found = doctor.examine()
+    assert found["warnings"][:2] == [
+        f"$AVTOOL_DATA is {tmp_path / 'file'}, a file: a folder is needed",
+        "$AVTOOL_MODEL: no model at nowhere",
+    ]
+    assert found["places"]["data ($AVTOOL_DATA)"] == "unusable"
+    assert found["places"]["downloads ($AVTOOL_CACHE)"] == str(Path.home() / "cache-of-mine")
+    assert found["broken"] == []
 
 
 def test_doctor_fails_where_a_package_is_broken(monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import torch
 from safetensors import SafetensorError
 
 from avtool import checkpoint
-from avtool.checkpoint import Config, load_model, read_pickled_weights, save_checkpoint
+from avtool.checkpoint import load_model, read_pickled_weights, save_checkpoint
 from avtool.errors import CheckpointError
-from avtool.model.build import build_autoencoder, complete_settings
+from avtool.features import LogMel
+from avtool.model.build import KINDS, VIT, build_autoencoder, complete_settings, known_settings
+from avtool.model.config import FORMS, Config
 from avtool.weights import find_starting_weights, load_vit
 
 SETTINGS = {
@@ -121,10 +124,10 @@ def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colour": 1}, "unknown keys \\['colour'\\]"),
-        ({"format": 99}, "format 99"),
+        ({"colour": 1}, "unknown keys colour"),
+        ({"format": 99}, "format is 99"),
         ({"kind": "poet"}, "unknown kind 'poet'"),
-        ({"model": []}, "model is no table"),
+        ({"model": []}, "model is \\[\\], no table"),
         ({"model": {**WHOLE, "wings": 2}}, "unknown keys wings"),
         ({"model": {**WHOLE, "headz": 2}}, "headz \\(did you mean heads\\?\\)"),
         ({"model": SETTINGS}, "missing keys patch_size, mlp_ratio, fusion, fusion_layers"),
@@ -140,6 +143,126 @@ def test_a_config_that_does_not_fit_is_named(folder: Path, change: dict, words: 
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(CheckpointError, match=words):
         load_model(folder)
+
+
+WHOLE_NUMBER = "not a whole number of at least 1"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (None, [1], "is no table of keys and values"),
+        (None, None, "is no table of keys and values"),
+        ("kind", ["vit"], "unknown kind \\['vit'\\]; there are autoencoder, classifier"),
+        ("origin", None, "origin is None, not text"),
+        ("format", "1", "format is '1'; this version reads format 1"),
+        ("model", None, "model is None, no table of keys and values"),
+        ("spectrogram", 3, "spectrogram is 3, no table of keys and values"),
+        ("model.audio_size", 64, "not two whole numbers of at least 1, as \\[128, 192\\]"),
+        ("model.audio_size", [32], "not two whole numbers"),
+        ("model.audio_size", [-32, 32], "not two whole numbers"),
+        ("model.image_size", [32.0, 32.0], "not two whole numbers"),
+        ("model.image_size", [32, 40], "\\[32, 40\\], which model.patch_size = 16 does not divide"),
+        ("model.patch_size", 0, WHOLE_NUMBER),
+        ("model.dim", True, WHOLE_NUMBER),
+        ("model.depth", -1, WHOLE_NUMBER),
+        ("model.heads", 3.0, WHOLE_NUMBER),
+        ("model.heads", "3", WHOLE_NUMBER),
+        ("model.decoder_heads", None, WHOLE_NUMBER),
+        ("model.mlp_ratio", float("inf"), "inf, not a number above 0"),
+        ("model.fusion", {}, "not text, as factorized"),
+        ("model.fusion_layers", 5, "not all, none or a list of layers"),
+        ("model.fusion_tokens", [9, -1, -4], "not three whole numbers of at least 0"),
+        ("model.image_mask_ratio", 1, "not a number between 0 and 1"),
+        ("spectrogram.hop", "x", WHOLE_NUMBER),
+        ("spectrogram.hop", 0, WHOLE_NUMBER),
+        ("spectrogram.sample_rate", -16000, WHOLE_NUMBER),
+        ("spectrogram.mels", 16, "it disagrees with itself: spectrogram.mels is 16, model.audio_size has 32"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_its_key(
+    folder: Path, key: str | None, value: object, words: str
+) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    if key is None:
+        content = value
+    else:
+        *section, name = key.split(".")
+        (content[section[0]] if section else content)[name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_model(folder)
+    assert caught.value.message.startswith(str(path))
+    assert "\n" not in caught.value.message
+    assert key is None or key in caught.value.message
+    assert caught.value.hint
+    assert caught.value.exit_code == 1
+
+
+def test_every_key_of_a_config_has_a_form() -> None:
+    known = {key for kind in (*KINDS, VIT) for key in known_settings(kind)}
+    assert FORMS.keys() == known | inspect.signature(LogMel).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("section", "changed", "words"),
+    [
+        ("spectrogram", {"hop": None}, "spectrogram: missing keys hop"),
+        (
+            "spectrogram",
+            {"hop": None, "hopp": 3},
+            "unknown keys hopp (did you mean hop?); missing keys hop",
+        ),
+        ("model", {"heads": None}, "model: missing keys heads"),
+        ("model", {"haeds": 3}, "model: unknown keys haeds (did you mean heads?)"),
+        (None, {"origin": None}, "does not fit this version: missing keys origin"),
+    ],
+)
+def test_unknown_and_missing_keys_are_named(
+    folder: Path, section: str | None, changed: dict, words: str
+) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    table = content[section] if section else content
+    table |= changed
+    for key in [key for key, value in changed.items() if value is None]:
+        del table[key]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    assert str(path) in caught.value.message and words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "weight"),
+    [
+        ("image_size", [32, 64], "image_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
+        ("audio_size", [32, 64], "audio_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
+        ("patch_size", 8, "encoder.image.patch_embed.proj.weight is (24, 3, 16, 16), not (24, 3, 8, 8)"),
+        ("dim", 36, "encoder.image.norm.weight is (24,), not (36,)"),
+        ("fusion_tokens", [2, 1, 2], "encoder.fusion_tokens is (1, 4, 24), not (1, 5, 24)"),
+        ("mlp_ratio", 2.0, "encoder.image.blocks.0.mlp.fc1.weight is (96, 24), not (48, 24)"),
+    ],
+)
+def test_sizes_that_the_weights_contradict_are_named(
+    folder: Path, key: str, value: object, weight: str
+) -> None:
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["model"][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    assert caught.value.message.startswith(f"the weights of {folder / 'model.safetensors'} do not fit: ")
+    assert weight in caught.value.message
+    assert caught.value.hint.endswith(f"or correct model.{key} in {path}")
+
+
+def test_a_config_is_written_with_every_key(folder: Path) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    assert content["spectrogram"] == {"sample_rate": 16000, "n_fft": 800, "hop": 250, "mels": 32}
+    assert content["model"].keys() == WHOLE.keys()
 
 
 def test_starting_weights_missing_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -117,13 +118,49 @@ def test_unknown_keys_on_the_command_line_name_the_argument() -> None:
     error = error_of("tiny", "optim.lr=1e-4")
     assert error.message == "argument 'optim.lr=1e-4': unknown key optim.lr"
     assert error.hint == "did you mean optim.base_lr?"
+    assert error_of("tiny", "lr=1e-4").hint == "did you mean optim.base_lr?"
+    assert error_of("tiny", "train.batchsize=4").hint == "did you mean train.batch_size?"
+
+
+def test_a_key_that_is_near_to_none_is_answered_with_its_section() -> None:
+    hint = error_of("tiny", "train.nope=1").hint
+    assert re.match(r"did you mean train\.\w+\? train has batch_size, accumulate, precision, ", hint)
+    assert error_of("tiny", "train.steps=1").hint == "did you mean max_steps?"
+    assert error_of("tiny", "init.nope=1").hint == "did you mean init.image? init has image, audio"
+    assert "a recipe has task, seed, epochs, " in error_of("tiny", "xyz=1").hint
 
 
 def test_wrong_values_name_file_line_key_and_what_is_expected(recipe_file) -> None:
     path = recipe_file(GOOD.replace("batch_size: 4", "batch_size: many"))
     error = error_of(path)
-    assert error.message == f"{path}:8: train.batch_size is 'many': it should be a valid integer"
+    assert error.message == f"{path}:8: train.batch_size is 'many': it should be a whole number"
     assert error.hint == "train.batch_size: clips in one pass"
+
+
+@pytest.mark.parametrize(
+    ("override", "wrong"),
+    [
+        ("model.image_size=64", "it should be a list in brackets"),
+        ("model.image_size=64,64", "it should be a list in brackets"),
+        ("model.image_size=[64]", "it has too few values"),
+        ("model.image_size=[64,64,3]", "it has 3 values, 2 are wanted"),
+        ("model.image_size=[64,x]", "'x' should be a whole number"),
+        ("model.image_size=[64,-1]", "-1 should be greater than or equal to 1"),
+        ("model.fusion.layers=3", "it should be 'all' or 'none', or a list in brackets"),
+        ("model.fusion.layers=[0,x]", "'x' should be a whole number"),
+        ("model.fusion.kind=sum", "it should be 'token', 'dense' or 'factorized'"),
+        ("data.crop_scale=0.5", "it should be a list in brackets"),
+        ("data.flip=maybe", "it should be true or false"),
+        ("data.name=''", "it should be text, and not empty"),
+        ("optim.base_lr=fast", "it should be a number"),
+        ("train=3", "it should be a section with keys of its own"),
+    ],
+)
+def test_the_form_of_a_value_is_said_in_plain_words(override: str, wrong: str) -> None:
+    error = error_of("tiny", override)
+    assert error.message.endswith(f": {wrong}")
+    if "list" in wrong or "values" in wrong:
+        assert re.search(r", as \[.+\]$", error.hint)
 
 
 def test_missing_keys_are_named(recipe_file) -> None:
@@ -222,6 +259,19 @@ def test_a_child_lies_over_its_one_parent(recipe_file) -> None:
     lost = recipe_file("seed: 1\nextends: tinny\n", "lost.yaml")
     assert error_of(lost).message == f"{lost}:2: extends: unknown recipe 'tinny'"
     assert "at most one" in error_of(sibling).message
+
+
+def test_a_loop_of_parents_is_named_with_a_way_out(recipe_file) -> None:
+    own = recipe_file("extends: own.yaml\n", "own.yaml")
+    assert error_of(own).message == f"{own}:1: own.yaml extends itself"
+    assert error_of(own).hint == "extend a shipped recipe: dense, factorized, tiny, token"
+    first = recipe_file("extends: second.yaml\n", "first.yaml")
+    second = recipe_file("extends: first.yaml\n", "second.yaml")
+    assert error_of(first).message == f"{first}:1: first.yaml and second.yaml extend each other"
+    assert error_of(first).hint.startswith(f"remove extends from {second}")
+    third = recipe_file("extends: first.yaml\n", "third.yaml")
+    assert error_of(third).message.startswith(f"{third}:1: first.yaml itself extends second.yaml")
+    assert "extend second.yaml here" in error_of(third).hint
 
 
 def test_errors_in_a_parent_name_the_parents_line(recipe_file) -> None:

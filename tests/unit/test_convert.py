@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from avtool.checkpoint import Config, load_model
+from avtool.checkpoint import load_model
 from avtool.cli import app
 from avtool.convert import Assumptions, convert, infer, read_published
 from avtool.errors import AvtoolError, CheckpointError, UsageError
 from avtool.model.build import build_empty_model, check_settings, complete_settings
+from avtool.model.config import Config
 from avtool.model.transformer import sincos_positions
 from tests.golden import reader
 from tests.golden.test_golden import LARGE, settings_of
@@ -150,6 +151,8 @@ def test_the_released_models_need_no_options(attn_ratio: float, mlp_ratio: float
         ({"audio_size": None}, "24 audio patches, but", None),
         ({"audio_size": (60, 96)}, "60,96 is not divided by patches of 16x16", "--audio-size"),
         ({"patch_size": 8}, "patches of .* are 16x16", "leave --patch-size out"),
+        ({"hop": 0}, "spectrogram.hop is 0, not a whole number of at least 1", "--spectrogram"),
+        ({"audio_mask_ratio": 1.5}, "model.audio_mask_ratio is 1.5, not a number between 0 and 1", "to fit"),
     ],
     ids=str,
 )

@@ -119,6 +119,39 @@ def test_small_batches_of_a_step_run_together_on_a_cpu(
     assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.together == 3
 
 
+@pytest.mark.proof
+def test_a_compiled_run_has_the_losses_of_a_plain_one(data: Path, tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # of which a plain run makes two lanes
+    options = ("train.batch_size=8", "train.accumulate=2", "model.fusion.kind=dense", "max_steps=2")
+    try:
+        losses = [
+            [
+                row["loss"]
+                for row in read_metrics(run(data, tmp_path / switch, *options, f"train.compile={switch}"))[
+                    1:3
+                ]
+            ]
+            for switch in ("false", "true")
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_two_switches_of_a_recipe_reach_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    monkeypatch.setattr(engine, "compile_blocks", compiled.append)
+    recipe = load_recipe("tiny", [*SMALL, "train.activation_checkpointing=true", "train.compile=true"])
+    facts = {"folder": tmp_path, "precision": torch.float32, "saved": None, "device": torch.device("cpu")}
+    made = engine.Run(recipe, engine.PreparedDataset(data, "train"), **facts)
+    assert compiled == [made.task.model] and made.lanes() == 1
+    assert made.task.model.encoder.activation_checkpointing
+    assert "activation_checkpointing" not in engine.model_settings(recipe)
+
+
 def test_lanes_give_the_gradient_of_the_whole_batch() -> None:
     torch.manual_seed(0)
     model, unused = torch.nn.Linear(4, 3), torch.zeros(2, requires_grad=True)
@@ -286,3 +319,5 @@ def test_dry_run_counts_parameters_and_shapes(data: Path) -> None:
     assert "2 x 3 x 224 x 224" in text
     assert "2 x 1 x 128 x 192" in text
     assert "10 clips of" in text
+    with pytest.raises(UsageError, match="cuda:99 is not there"):
+        engine.dry_run(load_recipe("tiny"), data=data, device="cuda:99")

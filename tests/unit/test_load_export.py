@@ -14,7 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import avtool
-from avtool.checkpoint import Config, save_checkpoint
+from avtool.checkpoint import save_checkpoint
 from avtool.cli import app
 from avtool.errors import CheckpointError, UsageError
 from avtool.export import export
@@ -22,6 +22,7 @@ from avtool.features import normalize_frames
 from avtool.infer import localize
 from avtool.media import write_clip
 from avtool.model.build import build_model
+from avtool.model.config import Config
 
 SETTINGS = {
     "image_size": [32, 48],
@@ -128,6 +129,18 @@ def test_localize_takes_any_kind_and_the_pulled_model_where_none_is_named(
     assert found.map.shape == (40, 60)
 
 
+def test_the_encoder_of_one_modality_localizes_nothing(tmp_path: Path) -> None:
+    vit = {"channels": 3, "patch_size": 16, "dim": 32, "depth": 1, "heads": 2, "mlp_ratio": 4.0}
+    model = build_model("vit", vit)
+    config = Config(kind="vit", model=vit, spectrogram={}, origin="a test")
+    save_checkpoint(tmp_path / "vit", model=model, config=config)
+    sound = np.sin(np.arange(32000) / 8).astype(np.float32) / 2
+    frames = [np.zeros((40, 60, 3), np.uint8)] * 8
+    write_clip(tmp_path / "clip.mp4", frames, fps=4, waveform=sound, sample_rate=16000)
+    with pytest.raises(CheckpointError, match="holds the encoder of one modality alone"):
+        localize(tmp_path / "clip.mp4", model=tmp_path / "vit", out=tmp_path / "map.png", device="cpu")
+
+
 def test_other_sizes_and_lengths_are_encoded(folder: Path) -> None:
     tokens = avtool.load(folder).encode(*inputs(1, image=(64, 16), frames=320))
     assert [part.shape[1] for part in tokens] == [4, 40, 7]
@@ -170,6 +183,7 @@ IMAGE, AUDIO = inputs()
         (IMAGE, torch.zeros(2, 10), "10 samples of 0 frames", "64 frames"),
         (IMAGE, AUDIO[:, :, :16], r"shape \(2, 1, 16, 64\), neither a waveform", "model.log_mel"),
         (IMAGE, torch.zeros(2, 16000, dtype=torch.long), "audio is of torch.int64", "int16"),
+        (IMAGE[:0], AUDIO, r"image is of shape \(0, 3, 32, 48\): there is nothing in it", "at least one"),
         (IMAGE, AUDIO[:1], "image has 2 frames and audio 1 sounds", "as many"),
         (IMAGE.numpy(), AUDIO, "image is a ndarray", "torch.as_tensor"),
     ],
@@ -202,8 +216,8 @@ def test_folders_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None
         avtool.load(broken)
     config["model"]["heads"] = 2
     (broken / "config.json").write_text(json.dumps({**config, "spectrogram": {**SPECTROGRAM, "mels": 16}}))
-    with pytest.raises(UsageError, match="disagrees with itself"):
-        avtool.load(broken).encode(IMAGE, torch.zeros(2, 16000))
+    with pytest.raises(CheckpointError, match="disagrees with itself"):
+        avtool.load(broken)
 
 
 def test_public_names_are_lazy_and_closed() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from avtool import evaluate
-from avtool.checkpoint import Config, save_checkpoint
+from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.errors import DataError
@@ -33,6 +33,7 @@ from avtool.metrics.localization import (
     pointing_hits,
 )
 from avtool.model.build import build_autoencoder
+from avtool.model.config import Config
 
 
 def test_a_box_covers_the_pixels_whose_centres_it_holds() -> None:

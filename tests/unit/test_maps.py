@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avtool.checkpoint import Config, save_checkpoint
+from avtool.checkpoint import save_checkpoint
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError
 from avtool.features import LogMel
 from avtool.infer import localize
 from avtool.media import write_clip
 from avtool.model.build import build_autoencoder
+from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import INTERACTIONS
 from avtool.model.mae import MaskedAutoencoder

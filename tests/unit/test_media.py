@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 import soundfile
 
 from avtool import media
@@ -275,6 +276,15 @@ def test_a_mask_keeps_its_values(tmp_path):
     mask[2:5, 3:7] = 2
     (tmp_path / "mask.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
     np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), mask)
+    palette = Image.fromarray(mask, mode="P")
+    palette.putpalette([37, 0, 0, 74, 0, 0, 111, 0, 0])
+    palette.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), mask)
+    Image.fromarray(mask == 2).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), np.uint8(255) * (mask == 2))
+    Image.fromarray(mask.astype(np.uint16)).save(tmp_path / "mask.png")
+    with pytest.raises(media.UnusableMedia, match="not an 8-bit mask but I;16"):
+        media.read_mask(tmp_path / "mask.png")
 
 
 @clips.needs_test_data

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,10 +22,11 @@ from typer.testing import CliRunner
 
 from avtool import download as downloading
 from avtool import weights
-from avtool.checkpoint import Config
 from avtool.cli import app
+from avtool.download import only_one
 from avtool.errors import CheckpointError, UsageError
 from avtool.model.build import build_autoencoder
+from avtool.model.config import Config
 from avtool.model.published import to_published
 from avtool.places import find_model, resolve_checkpoint
 from avtool.published import PUBLISHED, Published, cached_file, pulled_folder
@@ -51,7 +57,8 @@ def model_file() -> bytes:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``files``; ``breaks`` lists after how many bytes of the next answers the line goes dead."""
+    """Serves ``files``; ``breaks`` lists after how many bytes of the next answers the line goes dead; answers
+    are withheld while ``goes_on`` is not set."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -59,6 +66,8 @@ class Server(ThreadingHTTPServer):
         self.breaks: list[int] = []
         self.ranges = True
         self.asked: list[str | None] = []
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+        self.goes_on.set()
 
     @property
     def url(self) -> str:
@@ -87,6 +96,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
+        self.server.reached.set()
+        self.server.goes_on.wait(60)
         end = start + self.server.breaks.pop(0) if self.server.breaks else len(content)
         self.wfile.write(content[start:end])
 
@@ -308,3 +319,89 @@ def test_a_server_that_never_answers_is_given_up(
     monkeypatch.setattr(downloading, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(CheckpointError, match="timed out"):
         pull("small", base_url=f"http://127.0.0.1:{deaf.getsockname()[1]}")
+
+
+PULL = """
+import json, sys
+from avtool.published import PUBLISHED, Published
+PUBLISHED["small"] = Published(**json.loads(sys.argv[1]))
+sys.argv[1:] = ["pull", "small"]
+from avtool.cli import main
+main()
+"""
+
+
+def start_pull() -> subprocess.Popen[str]:
+    """``avtool pull small`` in a process of its own."""
+    command = [sys.executable, "-c", PULL, json.dumps(asdict(PUBLISHED["small"]))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_second_pull_waits_and_takes_what_the_first_has_made(
+    server: Server, model_file: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(server, monkeypatch, model_file)
+    server.goes_on.clear()
+    with start_pull() as first:
+        assert server.reached.wait(60)
+        with start_pull() as second:
+            assert second.stderr.readline() == "small: waiting for another process that is fetching it\n"
+            server.goes_on.set()
+            done = [process.communicate(timeout=60) for process in (first, second)]
+            assert [process.returncode for process in (first, second)] == [0, 0], done
+    assert [stdout for stdout, _ in done] == [f"{pulled_folder('small')}\n"] * 2
+    assert server.asked == [None]
+    assert cache_files() == []
+
+
+def test_a_pull_that_was_killed_keeps_nobody_waiting(
+    server: Server, model_file: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(server, monkeypatch, model_file)
+    server.goes_on.clear()
+    with start_pull() as first:
+        assert server.reached.wait(60)
+        first.kill()
+    server.goes_on.set()
+    assert "small.pth.lock" in cache_files()
+    pull("small")
+    assert "waiting" not in capsys.readouterr().err
+    assert cache_files() == []
+
+
+@pytest.mark.parametrize("portable", [False, True], ids=["fcntl", "portable"])
+def test_a_lock_is_held_by_one_alone(
+    portable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if portable:
+        monkeypatch.setattr(downloading, "fcntl", None)
+    monkeypatch.setattr(downloading, "POLL", 0.001)
+    target, inside, together = tmp_path / "new" / "file", [0], []
+
+    def work() -> None:
+        for _ in range(20):
+            with only_one(target, what="file"):
+                inside[0] += 1
+                time.sleep(0.001)
+                together.append(inside[0])
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == [1] * 80
+    assert ("if there is none, remove" in capsys.readouterr().err) == portable
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *flags: int) -> int:
+        raise PermissionError(errno.EACCES, "no", str(path))
+
+    monkeypatch.setattr(downloading.os, "open", refuse)
+    with only_one(tmp_path / "file", what="file"):
+        pass

@@ -34,10 +34,10 @@ def store(folder: Path, prepared: list[PreparedClip | None]) -> Path:
     parts, facts = [], []
     for number, first in enumerate(range(0, len(prepared), SETTINGS.rows_per_shard)):
         path = shards.shard_path(folder, number)
-        with shards.ShardWriter(path, number, SETTINGS, classes, splits) as shard:
+        with shards.ShardWriter(path, number, classes, splits) as shard:
             for position in range(first, min(first + SETTINGS.rows_per_shard, len(prepared))):
-                if prepared[position] is not None:
-                    shard.add(position, prepared[position])
+                if (clip := prepared[position]) is not None:
+                    shard.add(position, shards.clip_bytes(position, clip, SETTINGS))
         parts.append(shard.part.packed())
         facts.append(shard.facts())
     counts = {"prepared": sum(clip is not None for clip in prepared)}
@@ -244,6 +244,10 @@ def test_an_index_that_does_not_fit_is_noticed(copy, folder):
     np.save(path, frames)
     with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar \(row 0\)"):
         PreparedDataset(copy, "all").frame(0, 0)
+    text = shards.index_path(copy, "text")
+    np.save(text, np.load(text)[:-1])
+    with pytest.raises(DataError, match=r"text\.npy is shorter than the index needs"):
+        PreparedDataset(copy, "all").record(4)
     clips_path = shards.index_path(copy, "clips")
     np.save(clips_path, np.load(clips_path)[:-1])
     with pytest.raises(DataError, match="index does not fit dataset"):
@@ -251,6 +255,30 @@ def test_an_index_that_does_not_fit_is_noticed(copy, folder):
     clips_path.write_bytes(clips_path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"clips\.npy is missing or broken"):
         PreparedDataset(copy, "all")
+
+
+def test_an_index_of_other_shards_is_noticed_before_sound_is_read(copy):
+    path = shards.index_path(copy, "clips")
+    entries = np.load(path)
+    entries["wav"] += 2
+    np.save(path, entries)
+    with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar"):
+        PreparedDataset(copy, "all").waveform(0)
+    entries["wav"] -= 2
+    entries["shard"][-1] = 99
+    np.save(path, entries)
+    with pytest.raises(DataError, match=r"index does not fit dataset\.json"):
+        PreparedDataset(copy, "all")
+
+
+def test_durations_and_classes_of_a_split(folder, prepared):
+    stored = [clip for clip in prepared if clip]
+    dataset = PreparedDataset(folder, "all")
+    np.testing.assert_allclose(dataset.durations(), [clip.duration for clip in stored], rtol=1e-6)
+    assert dataset.class_counts().tolist() == [3, 2, 1]
+    assert PreparedDataset(folder, "train").class_counts().tolist() == [3, 2, 1]
+    assert PreparedDataset(folder, "test").class_counts().tolist() == [0, 0, 0]
+    np.testing.assert_allclose(PreparedDataset(folder, "test").durations(), [stored[4].duration], rtol=1e-6)
 
 
 def test_sound_members_are_byte_ranges():

@@ -1,7 +1,8 @@
 """The data sets that ``avtool prepare`` knows: one small file each, and the table below that lists them.
 
 To add one: write ``avtool/data/catalog/NAME.py`` with a function ``read(source, request) -> Source`` and add
-its line to TABLE. ``read`` turns annotation files into rows; it opens no clip, and class ids come from the
+its line to TABLE (in the module's name _ stands for -), and to SUBSETS where it has several parts. ``read``
+turns annotation files into rows (``tables`` reads them); it opens no clip, and class ids come from the
 annotations, never from folders on disk.
 """
 
@@ -18,21 +19,36 @@ from avtool.errors import UsageError
 
 TABLE = {
     "vggsound": "VGGSound: 10 s clips of 309 kinds of sound, with the VGG-SS boxes where they are there",
+    "vggss": "VGG-SS: the 5,158 clips of VGGSound with boxes around what sounds",
+    "vggsound-music": "VGGSound's 49 instruments, with the pairs of test clips to mix and separate",
+    "audioset": "AudioSet: 10 s clips, each with several of 527 kinds of sound",
+    "music": "MUSIC: solos of 11 or 21 instruments, or duets with a box for each of the two",
+    "flickr-soundnet": "Flickr-SoundNet: 250 pictures with sound and the boxes of several annotators",
+    "avsbench": "AVSBench: pictures one a second with the masks of what sounds, 70 classes",
     "manifest": "your own clips, listed in a csv",
     "synth": "sounding objects that avtool renders itself, with all truth known",
 }
+SUBSETS = {
+    "audioset": ("balanced", "unbalanced", "eval"),
+    "music": ("solo", "solo21", "duet"),
+    "avsbench": ("s4", "ms3", "avss"),
+}
+"""The parts of the data sets that have several."""
 
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a data set: a ``video``, or an ``image`` with an ``audio`` file, and what is known of it.
+    """One line of a data set: a ``video``, or an ``image`` or ``frames`` with an ``audio`` file, and what is
+    known of it.
 
-    Times in seconds of the file. ``key_time`` is the time, from ``start``, of the frame that ``boxes`` and
-    ``mask`` belong to (None: the middle). ``stems`` maps the name of each source to its own sound file.
-    ``view`` is anything else known of the picture, kept as it is (JSON).
+    ``frames`` are pictures one a second, the first at 0.5 s. Times in seconds of the file. ``key_time`` is the
+    time, from ``start``, of the key frame, which ``boxes`` belong to (None: the middle). ``masks``: one for the
+    key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the name of each source to its
+    own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is anything else known of the
+    picture, kept as it is (JSON).
     """
 
     id: str
@@ -41,26 +57,29 @@ class Row:
     video: Path | None = None
     image: Path | None = None
     audio: Path | None = None
+    frames: tuple[Path, ...] = ()
     start: float = 0.0
     end: float | None = None
     key_time: float | None = None
     boxes: tuple[Box, ...] = ()
-    mask: Path | None = None
+    masks: tuple[Path | None, ...] = ()
     stems: Mapping[str, Path] = field(default_factory=dict)
+    partner: str | None = None
     view: Any = None
 
     def files(self) -> list[Path]:
         """Every file the row names."""
-        named = (self.video, self.image, self.audio, self.mask)
+        named = (self.video, self.image, self.audio, *self.frames, *self.masks)
         return [path for path in named if path is not None] + list(self.stems.values())
 
 
 @dataclass(frozen=True)
 class Source:
-    """The rows of a data set in the order of its annotation file, its classes (sorted), and what was wrong in
-    it.
+    """The rows of a data set in the order of its annotation file, its classes in the order of their ids, and
+    what was wrong in it.
 
-    ``notes`` maps the name of a problem to the ids it was found in (a broken box that was left out, say).
+    Classes are sorted, or in the order of the data set's own list where it has one. ``notes`` maps the name of a
+    problem to the ids it was found in (a broken box that was left out, say).
     """
 
     rows: list[Row]
@@ -70,16 +89,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command asks for beside the source: how many clips to render, from which seed."""
+    """What the command asks for beside the source: how many clips to render, from which seed; which part of a
+    data set that has several (None: what the data set's file says)."""
 
     clips: int = 400
     seed: int = 0
+    subset: str | None = None
 
 
 def read_source(name: str, source: Path, request: Request) -> Source:
     """The rows of data set ``name`` from its raw files at ``source``."""
     check_name(name)
-    return importlib.import_module(f"avtool.data.catalog.{name}").read(source, request)
+    check_subset(name, request.subset)
+    module = importlib.import_module(f"avtool.data.catalog.{name.replace('-', '_')}")
+    return module.read(source, request)
 
 
 def check_name(name: str) -> None:
@@ -90,9 +113,21 @@ def check_name(name: str) -> None:
         raise UsageError(f"unknown data set {name}", hint=f"{hint}there are: {', '.join(TABLE)}")
 
 
+def check_subset(name: str, subset: str | None) -> None:
+    """Raise UsageError where data set ``name`` has no such part."""
+    parts = SUBSETS.get(name, ())
+    if subset is not None and subset not in parts:
+        hint = f"there are: {', '.join(parts)}" if parts else "leave out --subset"
+        raise UsageError(f"{name} has no subset {subset}", hint=hint)
+
+
 def classes_of(rows: Iterable[Row]) -> list[str]:
     """All labels of ``rows``, sorted: the class ids count through them."""
     return sorted({label for row in rows for label in row.labels})
+
+
+BROKEN_BOX = "broken box left out"
+NO_BOX = "no box left, clip left out"
 
 
 def valid_box(box: object) -> Box | None:

@@ -8,20 +8,20 @@ its own sound file).
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import Box, Request, Row, Source, classes_of, valid_box
+from avtool.data.catalog import Box, Request, Row, Source, classes_of, tables, valid_box
 from avtool.errors import DataError, TableError
 
 NEEDED = ("id", "split", "label")
 MEDIA = ("video", "image", "audio")
 OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view")
 EXAMPLE = "a header to start from: id,split,label,video"
+BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of the frame from 0 to 1"
 
 
 def read(source: Path, request: Request) -> Source:
@@ -33,28 +33,24 @@ def read(source: Path, request: Request) -> Source:
         )
     rows: list[Row] = []
     lines_of: dict[str, int] = {}
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as file:
-            table = csv.DictReader(file)
-            _check_header(source, table.fieldnames)
-            for fields in table:
-                row = _Line(source, table.line_num, fields).row()
-                if row.id in lines_of:
-                    raise TableError(
-                        f"{source}, line {table.line_num}: id {row.id} is on line {lines_of[row.id]} too",
-                        hint="give every row an id of its own",
-                    )
-                lines_of[row.id] = table.line_num
-                rows.append(row)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise TableError(f"{source} is not a csv in UTF-8: {error}", hint=EXAMPLE) from error
+
+    def check(names: list[str]) -> None:
+        _check_header(source, names)
+
+    for line in tables.read_headed(source, NEEDED, hint=EXAMPLE, check=check):
+        row = _Reader(line).row()
+        if row.id in lines_of:
+            raise line.error(
+                f"id {row.id} is on line {lines_of[row.id]} too", hint="give every row an id of its own"
+            )
+        lines_of[row.id] = line.number
+        rows.append(row)
     if not rows:
-        raise TableError(f"{source} has a header but no rows")
+        raise TableError(f"{source} has a header but no rows", hint="add a line for each clip")
     return Source(rows, classes_of(rows))
 
 
-def _check_header(source: Path, names: Any) -> None:
-    names = list(names or ())
+def _check_header(source: Path, names: list[str]) -> None:
     needed = [*NEEDED, *(("video",) if not {"image", "audio"} & set(names) else ())]
     missing = [name for name in needed if name not in names]
     if not missing and "video" not in names:
@@ -70,31 +66,28 @@ def _check_header(source: Path, names: Any) -> None:
                 f"{source}, line 1: unknown column {name}", hint=f"columns are {', '.join(known)}"
             )
         if names.count(name) > 1:
-            raise TableError(f"{source}, line 1: column {name} is there twice")
+            raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
 
 
-class _Line:
+class _Reader:
     """One line of the csv and the checks on it."""
 
-    def __init__(self, source: Path, number: int, fields: dict[str, Any]) -> None:
-        self.source, self.number = source, number
-        if None in fields or None in fields.values():
-            raise self.error("not as many fields as the header has", hint="quote fields that hold a comma")
-        self.fields = {name: value.strip() for name, value in fields.items()}
-
-    def error(self, what: str, hint: str = "") -> TableError:
-        return TableError(f"{self.source}, line {self.number}: {what}", hint=hint)
+    def __init__(self, line: tables.Line) -> None:
+        self.fields, self.error, self.folder = line.values, line.error, line.path.parent
 
     def row(self) -> Row:
         for name in ("id", "split"):
             if not self.fields[name]:
-                raise self.error(f"{name} is empty")
+                raise self.error(f"{name} is empty", hint=f"fill in {name}")
         video, image, audio = (self._path(name) for name in MEDIA)
         if (video is None) == (image is None) or (image is None) != (audio is None):
-            raise self.error("names neither a video nor an image with its audio, or both")
+            raise self.error(
+                "names neither a video nor an image with its audio, or both",
+                hint="fill in video, or image and audio, and leave the others empty",
+            )
         start, end = self._seconds("start") or 0.0, self._seconds("end")
         if end is not None and end <= start:
-            raise self.error(f"end {end:g} is not after start {start:g}")
+            raise self.error(f"end {end:g} is not after start {start:g}", hint="both are seconds of the file")
         return Row(
             id=self.fields["id"],
             split=self.fields["split"],
@@ -105,7 +98,7 @@ class _Line:
             start=start,
             end=end,
             boxes=self._json("boxes", self._boxes, ()),
-            mask=self._path("mask"),
+            masks=(mask,) if (mask := self._path("mask")) else (),
             stems=self._json("stems", self._stems, {}),
             view=self._json("view", lambda value: value, None),
         )
@@ -115,7 +108,7 @@ class _Line:
 
     def _path(self, name: str) -> Path | None:
         value = self.fields.get(name)
-        return self.source.parent / value if value else None
+        return self.folder / value if value else None
 
     def _seconds(self, name: str) -> float | None:
         value = self.fields.get(name)
@@ -126,7 +119,7 @@ class _Line:
         except ValueError:
             seconds = math.nan
         if not 0 <= seconds < math.inf:
-            raise self.error(f"{name} is {value}, seconds are needed")
+            raise self.error(f"{name} is {value}, seconds are needed", hint="write 1.5, or leave it empty")
         return seconds
 
     def _json(self, name: str, read: Callable[[Any], Any], default: Any) -> Any:
@@ -141,13 +134,29 @@ class _Line:
             ) from error
 
     def _boxes(self, value: Any) -> tuple[Box, ...]:
-        boxes = [valid_box(box) for box in value] if isinstance(value, list) else [None]
-        if None in boxes:
-            raise self.error(
-                f"boxes {value} are not [[x1, y1, x2, y2], ...] with x1 < x2, y1 < y2, all from 0 to 1",
-                hint="divide pixels by the frame's width and height",
-            )
-        return tuple(box for box in boxes if box is not None)
+        if not isinstance(value, list):
+            raise self.error(f"boxes {value} are not a list of boxes", hint=BOXES)
+        if len(value) == 4 and not any(isinstance(part, list) for part in value):
+            raise self.error(f"boxes {value} are one flat list", hint=f"{BOXES}: [{value}]")
+        return tuple(self._box(box) for box in value)
+
+    def _box(self, value: Any) -> Box:
+        box = valid_box(value)
+        if box is not None:
+            return box
+        what = f"boxes: {value} is not x1, y1, x2, y2 from 0 to 1 with x1 < x2 and y1 < y2"
+        if (
+            not isinstance(value, list)
+            or len(value) != 4
+            or any(type(part) not in (int, float) for part in value)
+        ):
+            raise self.error(what, hint=BOXES)
+        if max(value) > 1:
+            raise self.error(what, hint="divide pixels by the frame's width and height")
+        x1, y1, x2, y2 = value
+        turned = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+        hint = f"exchange them, {turned}, or where these are x, y, width and height add: [x, y, x + width, y + height]"
+        raise self.error(what, hint=hint if valid_box(turned) else BOXES)
 
     def _stems(self, value: Any) -> dict[str, Path]:
         if isinstance(value, list):
@@ -155,5 +164,7 @@ class _Line:
             named = len(labels) == len(set(labels)) == len(value)
             value = dict(zip(labels if named else map(str, range(len(value))), value, strict=True))
         if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
-            raise self.error("stems are neither a list nor a map of sound files")
-        return {name: self.source.parent / path for name, path in value.items()}
+            raise self.error(
+                "stems are neither a list nor a map of sound files", hint='write {"NAME": "FILE.wav", ...}'
+            )
+        return {name: self.folder / path for name, path in value.items()}

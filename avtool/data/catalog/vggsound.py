@@ -8,39 +8,63 @@ comma and bracket. ``annotations/vggss.json``, where it is there: [{"file": "ID_
 
 from __future__ import annotations
 
-import csv
-import json
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avtool.data.catalog import Box, Request, Row, Source, classes_of, valid_box
-from avtool.errors import DataError, TableError
+from avtool.data.catalog import BROKEN_BOX, Box, Request, Row, Source, classes_of, tables, valid_box
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
 SECONDS = 10
 BOXES_AT = 5.0
-BROKEN_BOX = "broken box left out"
+COLUMNS = ("id", "start", "label", "split")
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What VGG-SS says of a clip: its class, and its boxes (None: a broken one)."""
+
+    label: str
+    boxes: list[Box | None]
+
+    @property
+    def valid(self) -> tuple[Box, ...]:
+        return tuple(box for box in self.boxes if box is not None)
 
 
 def read(source: Path, request: Request) -> Source:
     """The rows of ``annotations/vggsound.csv`` under the folder ``source``."""
     table = source / "annotations" / "vggsound.csv"
-    if not table.is_file():
-        raise DataError(_what_is_missing(source, table), hint=_how_to_get_it(source))
-    notes: dict[str, list[str]] = {}
-    boxes = _read_boxes(source / "annotations" / "vggss.json", notes)
+    tables.check_there(table, source, title="VGGSound", get=_how_to_get_it(source))
+    boxes = source / "annotations" / "vggss.json"
+    drawn = read_boxes(boxes) if boxes.is_file() else {}
     rows = []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        for fields in (lines := csv.reader(file)):
-            if not fields:
-                continue
-            if len(fields) != 4 or not fields[1].strip().isdigit():
-                raise TableError(
-                    f"{table}, line {lines.line_num}: not id,start,label,split with a whole number as start",
-                    hint="use the file of the VGGSound page as it is: it has no header",
-                )
-            rows.append(_row(source, *(value.strip() for value in fields), boxes=boxes))
-    return Source(rows, classes_of(rows), notes)
+    for row in read_clips(source):
+        known = drawn.get(row.id)
+        rows.append(replace(row, key_time=BOXES_AT, boxes=known.valid) if known and known.valid else row)
+    return Source(rows, classes_of(rows), notes_of(drawn))
+
+
+def read_clips(source: Path) -> Iterator[Row]:
+    """The rows of ``annotations/vggsound.csv``, without boxes."""
+    table = source / "annotations" / "vggsound.csv"
+    hint = "use the file of the VGGSound page as it is: it has no header"
+    for line in tables.read_rows(table, COLUMNS, hint=hint):
+        if not line["start"].isdecimal():
+            raise line.error(f"not {','.join(COLUMNS)} with a whole number as start", hint=hint)
+        yield clip_row(source, f"{line['id']}_{int(line['start']):06d}", line["label"], line["split"])
+
+
+def clip_row(source: Path, name: str, label: str, split: str) -> Row:
+    """The row of clip ``name``, ID_START with the start as six digits."""
+    clip = f"{name}_{int(name[-6:]) + SECONDS:06d}.mp4"
+    return Row(name, split, (label,), video=source / "clips" / clip_folder(label) / clip)
+
+
+def is_clip_name(name: object) -> bool:
+    """Whether it is ID_START with the start as six digits."""
+    return isinstance(name, str) and re.fullmatch(r".+_[0-9]{6}", name) is not None
 
 
 def clip_folder(label: str) -> str:
@@ -48,37 +72,24 @@ def clip_folder(label: str) -> str:
     return re.sub(r"[ ,()]", "_", label)
 
 
-def _row(source: Path, id: str, start: str, label: str, split: str, *, boxes: dict[str, list[Box]]) -> Row:
-    name = f"{id}_{int(start):06d}"
-    drawn = tuple(boxes.get(name, ()))
-    return Row(
-        id=name,
-        split=split,
-        labels=(label,),
-        video=source / "clips" / clip_folder(label) / f"{name}_{int(start) + SECONDS:06d}.mp4",
-        key_time=BOXES_AT if drawn else None,
-        boxes=drawn,
-    )
+def read_boxes(path: Path) -> dict[str, Drawn]:
+    """{ID_START: what VGG-SS says of it}."""
+
+    def read(entries: list[dict]) -> dict[str, Drawn]:
+        if bad := [entry["file"] for entry in entries if not is_clip_name(entry["file"])]:
+            raise ValueError(f"{bad[0]} is not ID_START")
+        return {
+            entry["file"]: Drawn(str(entry["class"]), [valid_box(box) for box in entry["bbox"]])
+            for entry in entries
+        }
+
+    return tables.read_json(path, "a list of file, class and bbox", read)
 
 
-def _read_boxes(path: Path, notes: dict[str, list[str]]) -> dict[str, list[Box]]:
-    """{ID_START: boxes}; broken ones are left out and named in ``notes``."""
-    if not path.is_file():
-        return {}
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        drawn = {entry["file"]: [valid_box(box) for box in entry["bbox"]] for entry in entries}
-    except (ValueError, TypeError, KeyError) as error:
-        raise TableError(f"{path} is not a list of file, class and bbox: {error!r}") from error
-    if broken := sorted(name for name, boxes in drawn.items() if None in boxes):
-        notes[BROKEN_BOX] = broken
-    return {name: [box for box in boxes if box is not None] for name, boxes in drawn.items()}
-
-
-def _what_is_missing(source: Path, table: Path) -> str:
-    return f"no VGGSound at {source}: " + (
-        "there is no such folder" if not source.is_dir() else f"no {table}"
-    )
+def notes_of(drawn: dict[str, Drawn]) -> dict[str, list[str]]:
+    """Which clips have a broken box."""
+    broken = sorted(name for name, known in drawn.items() if None in known.boxes)
+    return {BROKEN_BOX: broken} if broken else {}
 
 
 def _how_to_get_it(source: Path) -> str:

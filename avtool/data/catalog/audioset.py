@@ -1,0 +1,97 @@
+"""AudioSet (Gemmeke et al., 2017): 10 s clips, each with several of 527 classes.
+
+``annotations/`` holds class_labels_indices.csv (index, mid, display_name) and, by subset,
+balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv: lines that begin with #, then
+id, start, end, mids in quotes, with or without a space before each, seconds as 30 or 30.000. Without a subset:
+balanced as split train and eval as split test.
+
+Clips lie in ``clips/`` or in any folder in it, named ID, ID_START or ID_START_END with the times in seconds
+(30, 30.000, 000030) or milliseconds (30000); Y before the ID is skipped. Each holds just its 10 seconds.
+Classes and their ids are those of class_labels_indices.csv.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from avtool.data.catalog import Request, Row, Source, tables
+
+PAGE = "https://research.google.com/audioset/download.html"
+FILES = {
+    "balanced": ("balanced_train_segments.csv", "train"),
+    "unbalanced": ("unbalanced_train_segments.csv", "train"),
+    "eval": ("eval_segments.csv", "test"),
+}
+SIZES = "balanced 22,160 and eval 20,371 clips, some 15 GB each at 360 lines; unbalanced 2,041,789, over 1 TB"
+COLUMNS = ("id", "start", "end", "labels")
+CLASS_COLUMNS = ("index", "mid", "display_name")
+
+
+def read(source: Path, request: Request) -> Source:
+    """The rows of the subset asked for under the folder ``source``."""
+    annotations = source / "annotations"
+    parts = [FILES[request.subset]] if request.subset else [FILES["balanced"], FILES["eval"]]
+    for name in ("class_labels_indices.csv", *(name for name, _ in parts)):
+        get = _how_to_get_it(source, name, request.subset)
+        tables.check_there(annotations / name, source, title="AudioSet", get=get)
+    names = read_classes(annotations / "class_labels_indices.csv")
+    clips = tables.media_under(source / "clips")
+    rows = [
+        _row(line, split, names, clips, source)
+        for name, split in parts
+        for line in read_segments(annotations / name)
+    ]
+    return Source(rows, list(names.values()))
+
+
+def read_classes(path: Path) -> dict[str, str]:
+    """{mid: name of the class}, in the order of their ids."""
+    names: dict[str, str] = {}
+    for line in tables.read_headed(path, CLASS_COLUMNS, hint="use the file of the AudioSet page as it is"):
+        if line["index"] != str(len(names)):
+            raise line.error(f"index is {line['index']}, {len(names)} is next")
+        names[line["mid"]] = line["display_name"]
+    return names
+
+
+def read_segments(path: Path) -> Iterator[tables.Line]:
+    """The lines of a list of segments."""
+    hint = "use the file of the AudioSet page as it is: id, start, end and quoted labels"
+    for line in tables.read_rows(path, COLUMNS, hint=hint, comment="#"):
+        if not all(line[name].replace(".", "", 1).isdecimal() for name in ("start", "end")):
+            raise line.error("start and end are not seconds", hint=hint)
+        yield line
+
+
+def _row(line: tables.Line, split: str, names: dict[str, str], clips: dict[str, Path], source: Path) -> Row:
+    """A class that is not in the list keeps its mid as its label."""
+    video, start, end = line["id"], float(line["start"]), float(line["end"])
+    names_of_it = file_names(video, start, end)
+    usual = next(names_of_it)
+    found = clips.get(usual) or next((clips[name] for name in names_of_it if name in clips), None)
+    return Row(
+        id=f"{video}_{start:06g}",
+        split=split,
+        labels=tuple(names.get(mid.strip(), mid.strip()) for mid in line["labels"].split(",")),
+        video=found or source / "clips" / f"{usual}.mp4",
+    )
+
+
+def file_names(video: str, start: float, end: float) -> Iterator[str]:
+    """The names, without suffix, under which the clip of a segment is looked for: the first is the usual one."""
+    for prefix in ("", "Y"):
+        for form, scale in (("06.0f", 1), (".0f", 1), (".3f", 1), (".0f", 1000)):
+            first, last = format(start * scale, form), format(end * scale, form)
+            yield f"{prefix}{video}_{first}_{last}"
+            yield f"{prefix}{video}_{first}"
+        yield f"{prefix}{video}"
+
+
+def _how_to_get_it(source: Path, name: str, subset: str | None) -> str:
+    option = f" --subset {subset}" if subset else ""
+    return (
+        f"get {name} from {PAGE} into {source}/annotations/ and the clips ({SIZES}; the annotations are CC BY 4.0,"
+        f" the videos belong to their makers) into {source}/clips/ as ID_START_END.mp4, then: avtool prepare"
+        f" audioset {source}{option}"
+    )

@@ -1,0 +1,161 @@
+"""Annotation files and the folders beside them: read as they are found in the wild, or refused by file and line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from avtool.errors import DataError, TableError
+
+SEPARATORS = {";": "semicolons", "\t": "tabs"}
+COMMAS = "save it with commas between the columns (CSV, UTF-8)"
+MEDIA_SUFFIXES = ("mp4", "mkv", "webm", "avi", "mov", "flv")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a table: its values by the name of their column, spaces around them taken off."""
+
+    path: Path
+    number: int
+    values: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.values[column]
+
+    def error(self, what: str, *, hint: str = "") -> TableError:
+        return TableError(f"{self.path}, line {self.number}: {what}", hint=hint)
+
+
+def check_there(path: Path, source: Path, *, title: str, get: str) -> None:
+    """Raise DataError, with ``get`` as the way out, where ``path`` within ``source`` is not there."""
+    if not path.exists():
+        why = f"there is no {path}" if source.is_dir() else "there is no such folder"
+        if source.is_file():
+            why = "that is a file, a folder is needed"
+        raise DataError(f"no {title} at {source}: {why}", hint=get)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte-order mark. TableError for another coding, or none."""
+    data = path.read_bytes()
+    if not data.strip():
+        raise TableError(f"{path} is empty", hint="get or write the file again")
+    coding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:200] else ""
+    try:
+        if not coding:
+            return data.decode("utf-8-sig")
+        line = 1
+    except UnicodeDecodeError as error:
+        coding, line = "LATIN1", data.count(b"\n", 0, error.start) + 1
+    what = "UTF-16" if coding == "UTF-16" else "another coding, Latin-1 perhaps"
+    raise TableError(
+        f"{path}, line {line}: not UTF-8 but {what}",
+        hint=f"iconv -f {coding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'",
+    )
+
+
+def read_json(path: Path, form: str, read: Callable[[Any], Any]) -> Any:
+    """``read`` of what the JSON file holds. TableError with the line, or that it is not of the ``form``."""
+    text = read_text(path)
+    try:
+        return read(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise TableError(
+            f"{path}, line {error.lineno}: not JSON: {error.msg}",
+            hint="get the file again, it may be cut off",
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise TableError(
+            f"{path} is not {form} ({type(error).__name__}: {error})", hint="use the published file as it is"
+        ) from error
+
+
+def read_rows(path: Path, columns: Sequence[str], *, hint: str, comment: str = "") -> Iterator[Line]:
+    """The lines of a table without a header, each with just these columns; those that begin with ``comment``
+    and empty ones are left out."""
+    for number, text in _lines(path):
+        if comment and text.startswith(comment):
+            continue
+        values = _split(path, number, text)
+        if len(values) != len(columns):
+            raise _wrong_count(path, number, text, columns, hint)
+        yield Line(path, number, dict(zip(columns, values, strict=True)))
+
+
+def read_headed(
+    path: Path, columns: Sequence[str], *, hint: str, check: Callable[[list[str]], None] | None = None
+) -> Iterator[Line]:
+    """The lines of a table whose first line names the columns: these must be among them. ``check`` sees all the
+    names and may raise."""
+    lines = _lines(path)
+    number, text = next(lines)
+    names = _split(path, number, text)
+    for separator, word in SEPARATORS.items():
+        if len(names) == 1 and separator in text:
+            raise TableError(f"{path}, line {number}: {word} between the columns", hint=COMMAS)
+    if check:
+        check(names)
+    for name in columns:
+        if name not in names:
+            raise TableError(
+                f"{path}, line {number}: no column {name} (there are: {', '.join(names)})", hint=hint
+            )
+    for number, text in lines:
+        values = _split(path, number, text)
+        if len(values) != len(names):
+            raise TableError(
+                f"{path}, line {number}: not as many fields as the header has ({len(values)}, not {len(names)})",
+                hint="quote fields that hold a comma",
+            )
+        yield Line(path, number, dict(zip(names, values, strict=True)))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r."""
+    for number, text in enumerate(io.StringIO(read_text(path), newline=None), 1):
+        if text := text.rstrip():
+            yield number, text
+
+
+def _split(path: Path, number: int, text: str) -> list[str]:
+    try:
+        (values,) = csv.reader([text], strict=True, skipinitialspace=True)
+    except csv.Error as error:
+        unclosed = "unexpected end" in str(error)
+        raise TableError(
+            f"{path}, line {number}: {'a quote is opened and not closed' if unclosed else error}",
+            hint='a quoted field begins and ends with " on one line, and a " within it is doubled',
+        ) from error
+    return [value.strip() for value in values]
+
+
+def _wrong_count(path: Path, number: int, text: str, columns: Sequence[str], hint: str) -> TableError:
+    for separator, word in SEPARATORS.items():
+        if text.count(separator) >= len(columns) - 1:
+            return TableError(f"{path}, line {number}: {word} between the columns", hint=COMMAS)
+    return TableError(f"{path}, line {number}: not {','.join(columns)}", hint=hint)
+
+
+def media_under(folder: Path) -> dict[str, Path]:
+    """The video files in ``folder`` and in the folders in it, by their name without the suffix; of two with one
+    name the first in alphabetical order. Empty where there is no such folder."""
+    found: dict[str, Path] = {}
+    folders = [folder]
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            folders += sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    for place in folders if folder.is_dir() else ():
+        with os.scandir(place) as entries:
+            names = sorted(entry.name for entry in entries)
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            if suffix.lower() in MEDIA_SUFFIXES:
+                found.setdefault(stem, place / name)
+    return found

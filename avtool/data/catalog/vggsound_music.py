@@ -1,0 +1,63 @@
+"""VGGSound-Music: the clips of VGGSound's 49 instruments, and the pairs of test clips to mix and separate.
+
+``annotations/vggmusic_eval_ss.csv`` names in its header source_1, source_2 (each ID_START), class_1, class_2
+and sep_type (Easy: two instruments, Hard: the same one twice). Every pair is a row of split test: source_1, with
+source_2 as its ``partner`` and sep_type in ``view``. A class is VGGSound's label without "playing", with _ for
+each space. Where ``annotations/vggsound.csv`` is there too, its clips of these classes and of split train are
+the rows of split train. Clips lie as VGGSound's, ``clips/LABEL/ID_START_END.mp4``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from avtool.data.catalog import Request, Row, Source, tables, vggsound
+
+PAGE = "https://github.com/stoneMo/DeepAVFusion"
+COLUMNS = ("source_1", "source_2", "class_1", "class_2", "sep_type")
+
+
+def read(source: Path, request: Request) -> Source:
+    """The pairs, then the clips to train on, under the folder ``source``."""
+    table = source / "annotations" / "vggmusic_eval_ss.csv"
+    tables.check_there(table, source, title="VGGSound-Music", get=_how_to_get_it(source))
+    tests: dict[str, Row] = {}
+    partners: dict[str, Row] = {}
+    for line in tables.read_headed(table, COLUMNS, hint="use the published list of pairs as it is"):
+        for column in ("source_1", "source_2"):
+            if not vggsound.is_clip_name(line[column]):
+                raise line.error(f"{column} is {line[column]}, not ID_START with the start as six digits")
+        if line["source_1"] in tests:
+            raise line.error(f"{line['source_1']} is source_1 of a line above too", hint="one pair for each")
+        row, partner = (
+            vggsound.clip_row(source, line[f"source_{k}"], label_of(line[f"class_{k}"]), "test")
+            for k in (1, 2)
+        )
+        tests[row.id] = replace(row, partner=partner.id, view={"sep_type": line["sep_type"]})
+        partners[partner.id] = partner
+    rows = [*tests.values(), *(row for name, row in partners.items() if name not in tests)]
+    classes = sorted({label for row in rows for label in row.labels})
+    return Source([*rows, *_to_train_on(source, set(classes))], classes)
+
+
+def label_of(name: str) -> str:
+    """The label of VGGSound for the name of an instrument."""
+    return "playing " + name.replace("_", " ")
+
+
+def _to_train_on(source: Path, classes: set[str]) -> Iterator[Row]:
+    if (source / "annotations" / "vggsound.csv").is_file():
+        for row in vggsound.read_clips(source):
+            if row.split == "train" and row.labels[0] in classes:
+                yield row
+
+
+def _how_to_get_it(source: Path) -> str:
+    return (
+        f"get vggmusic_eval_ss.csv (1,201 pairs) from the metadata of {PAGE} into the annotations of VGGSound, and"
+        " the clips of its 49 instruments (about 35,000 of 10 s, some 25 GB at 360 lines; the annotations are CC"
+        " BY 4.0, the videos belong to their makers) into clips/LABEL/ID_START_END.mp4 there, then: avtool"
+        f" prepare vggsound-music {source.with_name('vggsound')}"
+    )

@@ -1,0 +1,46 @@
+"""VGG-SS (Chen et al., 2021): the clips of VGGSound with boxes around what sounds, all of split test.
+
+``annotations/vggss.json``: [{"file": "ID_START", "class": ..., "bbox": [[x1, y1, x2, y2], ...]}], drawn on the
+frame at 5 s. Clips lie as VGGSound's, ``clips/CLASS/ID_START_END.mp4``; or, where there is a folder ``frames``,
+as that frame and its sound, ``frames/ID_START.jpg`` and ``audio/ID_START.wav``. A clip all of whose boxes are
+broken is left out and named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from avtool.data.catalog import NO_BOX, Request, Row, Source, tables, vggsound
+
+PAGE = "https://www.robots.ox.ac.uk/~vgg/research/lvs/"
+
+
+def read(source: Path, request: Request) -> Source:
+    """The rows of ``annotations/vggss.json`` under the folder ``source``."""
+    table = source / "annotations" / "vggss.json"
+    tables.check_there(table, source, title="VGG-SS", get=_how_to_get_it(source))
+    drawn = vggsound.read_boxes(table)
+    stills = (source / "frames").is_dir()
+    rows = [_row(source, name, known, stills) for name, known in drawn.items() if known.valid]
+    notes = vggsound.notes_of(drawn)
+    if empty := sorted(name for name, known in drawn.items() if not known.valid):
+        notes[NO_BOX] = empty
+    return Source(rows, sorted({known.label for known in drawn.values()}), notes)
+
+
+def _row(source: Path, name: str, known: vggsound.Drawn, stills: bool) -> Row:
+    if stills:
+        image, audio = source / "frames" / f"{name}.jpg", source / "audio" / f"{name}.wav"
+        return Row(name, "test", (known.label,), image=image, audio=audio, boxes=known.valid)
+    row = vggsound.clip_row(source, name, known.label, "test")
+    return replace(row, key_time=vggsound.BOXES_AT, boxes=known.valid)
+
+
+def _how_to_get_it(source: Path) -> str:
+    return (
+        f"get vggss.json from {PAGE} into {source}/annotations/ and its 5,158 clips of VGGSound (about 4 GB; the"
+        f" videos belong to their makers) into {source}/clips/CLASS/ID_START_END.mp4; where VGGSound lies"
+        " already, put vggss.json into its annotations and give that folder: avtool prepare vggss"
+        f" {source.with_name('vggsound')}"
+    )

@@ -1,0 +1,109 @@
+"""The work of a preparation on a Ray cluster: the only user of Ray (extra ``ray``).
+
+Every machine of the cluster needs avtool and must see the source's files under the same path. The outcomes
+come back to the calling process, which alone writes.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+from avtool.data.workers import ATTEMPTS, Crash
+from avtool.errors import AvtoolError, UsageError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+AHEAD = 2
+"""Tasks handed to Ray at a time, for each of its CPUs."""
+KNOCK_SECONDS = 10.0
+
+
+def check() -> None:
+    """Raise UsageError where Ray is not installed."""
+    if find_spec("ray") is None:
+        raise UsageError("engine ray needs the package ray", hint="pip install 'avtool[ray]'")
+
+
+def run_all(
+    work: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int | None, address: str | None
+) -> Iterator[tuple[Task, Result | Crash]]:
+    """``work(task)`` for every task, as results come in, in no fixed order.
+
+    On the cluster at ``address`` (None: one that is started on this machine, with ``jobs`` CPUs; else ``jobs``
+    bounds how many tasks run at a time). A task whose process dies is begun again, ATTEMPTS times at the most.
+    """
+    import ray
+
+    started = _start(address, jobs)
+    remote = ray.remote(num_cpus=1, max_retries=0)(work_on)
+    room = AHEAD * int(ray.cluster_resources().get("CPU", 1)) if address is None or jobs is None else jobs
+    shared, waiting = ray.put(work), deque((task, 0) for task in tasks)
+    running: dict[Any, tuple[Task, int]] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < room:
+                task, died = waiting.popleft()
+                running[remote.remote(shared, task)] = task, died
+            for done in ray.wait(list(running))[0]:
+                task, died = running.pop(done)
+                try:
+                    yield task, ray.get(done)
+                except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+                    if died + 1 < ATTEMPTS:
+                        waiting.appendleft((task, died + 1))
+                    else:
+                        yield task, Crash(type(error).__name__)
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error
+    finally:
+        if started:
+            ray.shutdown()
+
+
+def work_on(work: Callable[[Any], Any], task: Any) -> Any:
+    """What runs on a machine of the cluster."""
+    return work(task)
+
+
+def _start(address: str | None, jobs: int | None) -> bool:
+    """Start or join Ray; whether that was needed."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    if address is not None:
+        _knock(address)
+    quiet = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(
+            address=address or "local",
+            num_cpus=jobs if address is None else None,
+            log_to_driver=False,
+            configure_logging=False,
+            **quiet,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _unreachable(address or "this machine", error) from error
+    return True
+
+
+def _knock(address: str) -> None:
+    """Raise AvtoolError where nobody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+        except (OSError, OverflowError) as error:
+            raise _unreachable(address, error) from error
+
+
+def _unreachable(where: str, error: Exception) -> AvtoolError:
+    return AvtoolError(
+        f"cannot join Ray at {where}: {' '.join(str(error).split())[:200]}",
+        hint="start a cluster with: ray start --head; or leave out --address",
+    )

@@ -1,0 +1,108 @@
+"""What became of the rows of a data set: counts, and for every reason and flag the ids it holds for."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from avtool.data.convert import Rejected
+
+REPORT_JSON = "report.json"
+REPORT_HTML = "report.html"
+COUNTS = ("prepared", "refused", "missing", "flagged")
+
+
+@dataclass
+class Report:
+    """The outcomes of rows, in their order.
+
+    ``ids``: reason or flag to ids; ``details``: id of a row that gave no clip to a sentence; ``thumbnails``: id
+    of a refused row to a JPEG in base64; ``flags``: position among the prepared clips to its flags;
+    ``notes``: what was wrong in the annotations. ``sealed``: whether ``out`` is finished, or waits for other
+    parts.
+    """
+
+    name: str
+    out: Path
+    prepared: int = 0
+    refused: int = 0
+    missing: int = 0
+    flagged: int = 0
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
+    thumbnails: dict[str, str] = field(default_factory=dict)
+    flags: dict[int, list[str]] = field(default_factory=dict)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    sealed: bool = True
+
+    def add_clip(self, facts: dict[str, Any]) -> None:
+        """Add a row that was prepared, by its facts."""
+        if facts["flags"]:
+            self.flagged += 1
+            self.flags[self.prepared] = facts["flags"]
+        self.prepared += 1
+        self._note(facts["id"], facts["flags"])
+
+    def add_rejected(self, rejection: dict[str, Any]) -> None:
+        """Add a row that gave no clip, as ``rejection_bytes`` put it."""
+        id = rejection["id"]
+        self.missing += rejection["missing"]
+        self.refused += not rejection["missing"]
+        self._note(id, [rejection["reason"]])
+        self.details[id] = rejection["detail"]
+        if rejection["thumbnail"]:
+            self.thumbnails[id] = rejection["thumbnail"]
+
+    def add(self, other: Report) -> None:
+        """Add the rows of ``other``, which come after these."""
+        self.flags |= {self.prepared + position: flags for position, flags in other.flags.items()}
+        for name in COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, ids in other.ids.items():
+            self.ids.setdefault(reason, []).extend(ids)
+        self.details |= other.details
+        self.thumbnails |= other.thumbnails
+
+    def _note(self, id: str, reasons: list[str]) -> None:
+        for reason in reasons:
+            self.ids.setdefault(reason, []).append(id)
+
+    def counts(self) -> dict[str, int]:
+        """{prepared, refused, missing, flagged}."""
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts, ``reasons`` (name to number of rows, flags and refusals alike) and ``out``."""
+        reasons = {name: len(ids) for name, ids in sorted(self.ids.items())}
+        found = {"name": self.name, **self.counts(), "reasons": reasons, "out": str(self.out)}
+        return found if self.sealed else {**found, "sealed": False}
+
+    def listing(self) -> dict[str, Any]:
+        """What report.json holds: the same with ids, details and notes."""
+        text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
+        return {**text, "details": self.details, "notes": self.notes}
+
+    @classmethod
+    def from_listing(cls, listing: dict[str, Any], out: Path) -> Report:
+        """The report that a report.json holds."""
+        counts = {name: listing[name] for name in COUNTS}
+        rest = {name: listing[name] for name in ("name", "details", "notes")}
+        return cls(out=out, ids=listing["reasons"], **counts, **rest)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON takes it; ``from_record`` is the way back."""
+        return {**asdict(self), "out": str(self.out), "flags": list(self.flags.items())}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Report:
+        return cls(**{**record, "out": Path(record["out"]), "flags": dict(record["flags"])})
+
+
+def rejection_bytes(rejected: Rejected) -> bytes:
+    """A row that gave no clip, as it is staged: a JSON object."""
+    thumbnail = base64.b64encode(rejected.thumbnail).decode() if rejected.thumbnail else ""
+    found = {"id": rejected.row.id, "reason": rejected.reason, "detail": rejected.detail}
+    return json.dumps({**found, "missing": rejected.missing, "thumbnail": thumbnail}).encode()

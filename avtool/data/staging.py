@@ -1,0 +1,250 @@
+"""The unfinished folder of a preparation: what is done so far, so that it can be stopped and gone on with.
+
+``OUT.unfinished`` beside OUT holds:
+
+- ``plan.json``: what is prepared (settings, source); only the same can go on here
+- ``clips/00000012``: the outcome of source row 12, staged until all rows of its shard are there
+- ``parts/000000.npz``: the index and the report of a shard that is written; its staged clips are gone
+- ``whole/``: what becomes OUT once every shard is written
+- ``locks/``: held by the processes that work here
+
+Every file in it is whole: written under another name, then renamed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from avtool.data.shards import ARRAYS
+from avtool.errors import UsageError
+from avtool.files import check_output
+from avtool.progress import warn
+
+PLAN_JSON = "plan.json"
+RECORD = "record"
+FOLDERS = ("locks", "whole", "clips", "parts")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Part ``number`` of ``count`` of a preparation: it owns every ``count``-th shard."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """From "I/N". Raises UsageError."""
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise UsageError(
+                f"part {text} is not I/N with I from 1 to N", hint="for the second of four: --part 2/4"
+            )
+        return cls(int(number), int(count))
+
+    def owns(self, shard: int) -> bool:
+        return shard % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
+class Staging:
+    """The unfinished folder of ``out``."""
+
+    def __init__(self, out: Path) -> None:
+        self.folder = out.with_name(f"{out.name}.unfinished")
+        self.whole = self.folder / "whole"
+
+    def command(self) -> str:
+        """The command that goes on with it; "" where nothing was begun."""
+        return self._read_plan().get("command", "")
+
+    @contextmanager
+    def opened(self, plan: dict[str, Any], part: Part, *, force: bool) -> Iterator[None]:
+        """Hold ``part`` of ``plan`` for the length of the block, begun afresh or gone on with.
+
+        ``plan["command"]`` is what goes on with it; the rest must be as it was begun, or ``force`` drops what
+        is there. Raises UsageError for another plan, a process that holds the part, or a folder of the user's.
+        """
+        self._check_ours()
+        (self.folder / "locks").mkdir(parents=True, exist_ok=True)
+        with ExitStack() as held:
+            if not held.enter_context(self._lock(f"{part.number}-of-{part.count}")):
+                raise self._in_use()
+            if self._others(part, of_any_count=False):
+                raise self._in_use()
+            different = self._difference(plan)
+            if different and not force:
+                raise UsageError(
+                    f"{self.folder} is an unfinished preparation {different}",
+                    hint=f"go on with it: {self.command()}; or drop it: add --force",
+                )
+            if different or not self.whole.is_dir():
+                if self._others(part, of_any_count=True):
+                    raise self._in_use()
+                self._clear()
+            for name in FOLDERS:
+                (self.folder / name).mkdir(exist_ok=True)
+            self._write_plan(plan)
+            yield
+
+    @contextmanager
+    def sealing(self) -> Iterator[bool]:
+        """Wait until nobody else seals; whether there is still something to seal."""
+        with self._lock("seal", wait=True):
+            yield self.whole.is_dir()
+
+    def remove(self) -> None:
+        """Remove the folder and all in it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # Rows and shards ---------------------------------------------------------------------------------
+
+    def staged_rows(self) -> set[int]:
+        """The rows whose outcome is staged."""
+        return {int(entry.name) for entry in os.scandir(self.folder / "clips") if entry.name.isdecimal()}
+
+    def write_row(self, row: int, data: bytes) -> None:
+        self._write(self.folder / "clips" / f"{row:08d}", data)
+
+    def read_row(self, row: int) -> bytes:
+        return (self.folder / "clips" / f"{row:08d}").read_bytes()
+
+    def new_shard(self, number: int) -> Path:
+        """A name to write a shard under."""
+        folder = self.folder / f".shard-{number:06d}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder / "shard.tar"
+
+    def finish_shard(
+        self, number: int, written: Path, target: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]
+    ) -> None:
+        """Put a written shard in its place and note that it is done."""
+        target.parent.mkdir(exist_ok=True)
+        written.replace(target)
+        text = np.frombuffer(json.dumps(record, ensure_ascii=False).encode(), np.uint8)
+        part = written.with_name("part.npz")
+        np.savez(part, **{**arrays, RECORD: text})
+        part.replace(self._part(number))
+        shutil.rmtree(written.parent, ignore_errors=True)
+
+    def drop_rows(self, rows: Iterable[int]) -> None:
+        """Remove the staged outcomes of a shard that is done."""
+        for row in rows:
+            (self.folder / "clips" / f"{row:08d}").unlink(missing_ok=True)
+
+    def has_shard(self, number: int) -> bool:
+        return self._part(number).is_file()
+
+    def read_shard(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The index arrays and the record of a shard that is done."""
+        with np.load(self._part(number)) as stored:
+            arrays = {name: stored[name] for name in ARRAYS}
+            return arrays, json.loads(stored[RECORD].tobytes())
+
+    def is_untouched(self) -> bool:
+        """Whether no row was done yet."""
+        return not any((self.folder / "clips").iterdir()) and not any((self.folder / "parts").iterdir())
+
+    def _part(self, number: int) -> Path:
+        return self.folder / "parts" / f"{number:06d}.npz"
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Whole or not at all, also where processes on other machines write the same."""
+        with NamedTemporaryFile(prefix=f".{path.name}-", dir=path.parent, delete=False) as file:
+            try:
+                file.write(data)
+                file.flush()
+                Path(file.name).replace(path)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+
+    # Plan and locks ----------------------------------------------------------------------------------
+
+    def _check_ours(self) -> None:
+        begun = (*FOLDERS, f".{PLAN_JSON}")
+        if not self.folder.is_dir() or not all(path.name.startswith(begun) for path in self.folder.iterdir()):
+            check_output(self.folder, force=True, markers=(PLAN_JSON,))
+
+    def _read_plan(self) -> dict[str, Any]:
+        path = self.folder / PLAN_JSON
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except ValueError:
+            return {"name": "a broken plan"}
+
+    def _write_plan(self, plan: dict[str, Any]) -> None:
+        if not (self.folder / PLAN_JSON).is_file():
+            self._write(self.folder / PLAN_JSON, (json.dumps(plan, indent=1) + "\n").encode())
+        if different := self._difference(plan):
+            raise UsageError(f"{self.folder} was begun by another process {different}")
+
+    def _difference(self, plan: dict[str, Any]) -> str:
+        """What is not as it was when the folder was begun; "" where all is."""
+        begun = self._read_plan()
+        keys = [key for key in {**begun, **plan} if key != "command" and begun.get(key) != plan.get(key)]
+        if not begun or not keys:
+            return ""
+        if keys[0] == "rows":
+            return f"of other rows: the annotations of {plan['source']} are not what they were"
+        return f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
+
+    def _clear(self) -> None:
+        """Begin afresh: everything goes but the locks."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and path.name != "locks":
+                shutil.rmtree(path)
+            elif path.name == PLAN_JSON:
+                path.unlink()
+
+    def _in_use(self) -> UsageError:
+        return UsageError(
+            f"{self.folder} is being worked on by another process",
+            hint="wait until it ends, or stop it: what it has done is kept",
+        )
+
+    def _others(self, part: Part, *, of_any_count: bool) -> bool:
+        """Whether another process holds a part, one of another number of parts or of any."""
+        for path in (self.folder / "locks").iterdir():
+            number, _, count = path.name.partition("-of-")
+            if (number, count) == (str(part.number), str(part.count)) or not count:
+                continue
+            if of_any_count or count != str(part.count):
+                with self._lock(path.name) as free:
+                    if not free:
+                        return True
+        return False
+
+    @contextmanager
+    def _lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
+        """Hold lock ``name`` where it is free; whether it is held."""
+        try:
+            file = (self.folder / "locks" / name).open("a")
+        except FileNotFoundError:  # another process has finished and removed it all
+            yield False
+            return
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError as error:  # some network disks know no locks
+                warn(
+                    f"{self.folder} cannot be locked ({error.strerror}): let no two processes do the same part"
+                )
+            yield True

@@ -1,0 +1,174 @@
+"""Worker processes that may die: the work of one that was killed is done again by another.
+
+A clip can bring down the process that decodes it (a defect of a codec, memory that runs out), and the rest of
+a data set must not go with it. The standard pools give up everything once one of their processes is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from typing import Any, Generic, TypeVar
+
+from avtool.errors import AvtoolError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+ATTEMPTS = 2
+"""A task whose worker dies this many times is given up."""
+AHEAD = 2
+"""Tasks a worker is given at a time: the next one waits in its pipe while it works."""
+START_ATTEMPTS = 5
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Crash:
+    """In place of a result: every worker that took the task died of it; ``how`` the last one did."""
+
+    how: str
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_all(
+    work: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int
+) -> Iterator[tuple[Task, Result | Crash]]:
+    """``work(task)`` for every task in ``jobs`` processes, as results come in, in no fixed order.
+
+    ``work`` and its results are pickled. An exception it raises is raised here and ends the work. What a dead
+    worker had begun is begun again by another, ATTEMPTS times at the most.
+    """
+    waiting = deque((task, 0) for task in tasks)
+    team = _Team(work, min(jobs, len(waiting)))
+    try:
+        while waiting or team.busy():
+            team.hand_out(waiting)
+            for worker in team.with_news():
+                try:
+                    news = worker.pipe.recv()
+                except (EOFError, ConnectionError):
+                    yield from team.bury(worker, waiting)
+                    continue
+                if isinstance(news, BaseException):
+                    raise news
+                if news == READY:
+                    team.failed_starts, worker.ready = 0, True
+                else:
+                    yield worker.tasks.popleft()[0], news[0]
+    finally:
+        team.dismiss()
+
+
+class _Worker(Generic[Task]):
+    """A process, the pipe to it, and the tasks it was given, the one it works on first."""
+
+    def __init__(self, work: Callable[[Task], Any]) -> None:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["avtool.data.prepare"])
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
+        with _interrupts_held():
+            self.process.start()
+        theirs.close()
+        self.tasks: deque[tuple[Task, int]] = deque()
+        self.ready = False
+
+    def how_it_died(self) -> str:
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+class _Team(Generic[Task]):
+    """The workers."""
+
+    def __init__(self, work: Callable[[Task], Any], size: int) -> None:
+        self.work, self.failed_starts = work, 0
+        self.workers: list[_Worker[Task]] = []
+        for _ in range(size):
+            self.workers.append(_Worker(work))
+
+    def busy(self) -> bool:
+        return any(worker.tasks for worker in self.workers)
+
+    def hand_out(self, waiting: deque[tuple[Task, int]]) -> None:
+        """Give tasks to the workers, the idle ones first."""
+        for held in range(AHEAD):
+            for worker in self.workers:
+                if waiting and len(worker.tasks) == held:
+                    worker.tasks.append(waiting.popleft())
+                    try:
+                        worker.pipe.send(worker.tasks[-1][0])
+                    except ConnectionError:
+                        continue  # it has died; its pipe says so next
+
+    def with_news(self) -> list[_Worker[Task]]:
+        """Wait for workers that have something to say, or are dead."""
+        pipes = {worker.pipe: worker for worker in self.workers}
+        return [pipes[pipe] for pipe in connection.wait(list(pipes))]
+
+    def bury(self, worker: _Worker[Task], waiting: deque[tuple[Task, int]]) -> Iterator[tuple[Task, Crash]]:
+        """Put another in the place of a dead worker. What it was at goes last in line, what it had not begun first."""
+        self.workers.remove(worker)
+        worker.pipe.close()
+        how = worker.how_it_died()
+        if worker.ready and worker.tasks:
+            task, died = worker.tasks.popleft()
+            if died + 1 >= ATTEMPTS:
+                yield task, Crash(how)
+            else:
+                waiting.append((task, died + 1))
+        elif not worker.ready:
+            self.failed_starts += 1
+            if self.failed_starts >= START_ATTEMPTS:
+                raise AvtoolError(
+                    f"worker processes do not start: {how}",
+                    hint='a script that calls avtool needs: if __name__ == "__main__":',
+                )
+        waiting.extendleft(reversed(worker.tasks))
+        self.workers.append(_Worker(self.work))
+
+    def dismiss(self) -> None:
+        """End all workers at once: nothing they hold is lost but their own time."""
+        for worker in self.workers:
+            worker.process.kill()
+        for worker in self.workers:
+            worker.process.join()
+            worker.pipe.close()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C is the parent's to handle: it waits for the block's end, and processes started in it never see it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: connection.Connection, work: Callable[[Any], Any]) -> None:
+    """A worker's life: it ends when its parent does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        pipe.send(READY)
+        while True:
+            task = pipe.recv()
+            try:
+                answer: Any = (work(task),)
+            except Exception as error:  # noqa: BLE001 - raised again by the parent
+                answer = error
+            pipe.send(answer)
+    except (EOFError, ConnectionError):
+        return

@@ -1,0 +1,83 @@
+"""Where things are looked for: variables of the environment, and whose fault it is where they are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from avtool import places
+from avtool.errors import AvtoolError, CheckpointError, UsageError
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, and an empty working folder beside it."""
+    for name in ("AVTOOL_DATA", "AVTOOL_CACHE", "AVTOOL_MODEL", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+def model_at(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def test_a_tilde_is_the_home_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AVTOOL_DATA", "AVTOOL_CACHE", "AVTOOL_MODEL"):
+        monkeypatch.setenv(name, f"~/{name}")
+    assert places.prepared_folder("synth") == home / "AVTOOL_DATA" / "prepared" / "synth"
+    assert places.pulled_models() == home / "AVTOOL_CACHE" / "models"
+    model = model_at(home / "AVTOOL_MODEL")
+    assert places.find_model(None) == (model, "$AVTOOL_MODEL")
+
+
+def test_an_empty_variable_is_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AVTOOL_DATA", "AVTOOL_CACHE", "AVTOOL_MODEL", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "")
+    assert places.data_root() == Path("data")
+    assert places.cache_root() == home / ".cache" / "avtool"
+    with pytest.raises(UsageError, match=r"no model given, \$AVTOOL_MODEL is not set"):
+        places.find_model(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "find"), [("AVTOOL_DATA", places.data_root), ("AVTOOL_CACHE", places.cache_root)]
+)
+def test_a_file_in_place_of_a_folder_is_laid_at_the_variable(
+    name: str, find, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "file").touch()
+    monkeypatch.setenv(name, "~/file")
+    with pytest.raises(UsageError) as caught:
+        find()
+    assert caught.value.message == f"${name} is {home / 'file'}, a file: a folder is needed"
+    assert f"unset {name}" in caught.value.hint
+    monkeypatch.setenv(name, "~nobody-of-that-name/x")
+    with pytest.raises(UsageError, match=rf"\${name} is ~nobody-of-that-name/x, and there is no such home"):
+        find()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [("nowhere", "no model at nowhere"), ("file", "file is a file"), ("empty", "empty holds no checkpoint")],
+)
+def test_a_wrong_model_is_laid_at_the_variable(
+    value: str, words: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").touch()
+    Path("empty").mkdir()
+    monkeypatch.setenv("AVTOOL_MODEL", value)
+    with pytest.raises(CheckpointError) as caught:
+        places.find_model(None)
+    assert caught.value.message.startswith(f"$AVTOOL_MODEL: {words}")
+    assert "AVTOOL_MODEL" in caught.value.hint and "--model" in caught.value.hint
+    with pytest.raises(AvtoolError) as named:
+        places.find_model(Path(value))
+    assert named.value.message.startswith(words)

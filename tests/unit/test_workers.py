@@ -1,0 +1,79 @@
+"""Worker processes: every task gets one answer, whatever happens to the process that works on it."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from avtool.data import workers
+from avtool.errors import AvtoolError
+
+
+def square(folder: Path, deadly: dict[int, int], number: int) -> int:
+    """number squared, noted in ``folder``; the process dies of a number as often as ``deadly`` says."""
+    path = folder / str(number)
+    with path.open("a") as file:
+        file.write("x")
+    if path.stat().st_size <= deadly.get(number, 0):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def times(folder: Path, number: int) -> int:
+    return (folder / str(number)).stat().st_size
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_task_is_done_once(tmp_path, jobs):
+    done = list(workers.run_all(partial(square, tmp_path, {}), range(20), jobs=jobs))
+    assert sorted(done) == [(number, number**2) for number in range(20)]
+    assert {times(tmp_path, number) for number in range(20)} == {1}
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_killed_worker_loses_only_the_task_it_was_at(tmp_path, jobs):
+    done = list(workers.run_all(partial(square, tmp_path, {4: 1, 9: 1}), range(20), jobs=jobs))
+    assert sorted(done) == [(number, number**2) for number in range(20)]
+    assert [number for number in range(20) if times(tmp_path, number) != 1] == [4, 9]
+    assert times(tmp_path, 4) == times(tmp_path, 9) == 2
+
+
+def test_a_task_that_kills_every_worker_is_given_up_by_name(tmp_path):
+    done = dict(workers.run_all(partial(square, tmp_path, {4: 99}), range(10), jobs=2))
+    assert done.pop(4) == workers.Crash("killed by SIGKILL") and times(tmp_path, 4) == workers.ATTEMPTS
+    assert done == {number: number**2 for number in range(10) if number != 4}
+
+
+def full_disk(number: int) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+
+def test_what_the_work_raises_is_raised_and_no_process_is_left():
+    with pytest.raises(OSError, match="No space left") as caught:
+        list(workers.run_all(full_disk, range(10), jobs=2))
+    assert caught.value.errno == errno.ENOSPC
+    assert multiprocessing.active_children() == []
+
+
+def test_no_process_is_left_where_the_caller_stops(tmp_path):
+    results = workers.run_all(partial(square, tmp_path, {}), range(100), jobs=2)
+    next(results)
+    results.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_that_do_not_start_end_in_an_error(monkeypatch):
+    monkeypatch.setattr(workers, "_serve", not_serving)
+    with pytest.raises(AvtoolError, match="do not start: ended with exit code 3"):
+        list(workers.run_all(abs, range(3), jobs=1))
+
+
+def not_serving(pipe: object, work: object) -> None:
+    os._exit(3)
