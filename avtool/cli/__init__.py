@@ -7,7 +7,19 @@ from typing import Annotated
 import typer
 
 from avtool import __version__
-from avtool.cli import bench, convert, demo, doctor, export, localize, prepare, pretrain, pull, recipes
+from avtool.cli import (
+    bench,
+    convert,
+    demo,
+    doctor,
+    export,
+    inspect,
+    localize,
+    prepare,
+    pretrain,
+    pull,
+    recipes,
+)
 from avtool.cli.common import examples
 
 app = typer.Typer(
@@ -51,7 +63,8 @@ app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command(epilog=demo.EPILOG)(demo.demo)
-app.command(epilog=bench.EPILOG)(bench.bench)
+app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.add_typer(bench.app, name="bench")
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 

@@ -90,7 +90,7 @@ class PreparedDataset:
             ) from error
         if array.dtype != np.zeros(0, ARRAYS[name]).dtype:
             raise DataError(f"{path} is not an index of this version", hint=_how_to_prepare(self.folder))
-        return array
+        return array.view(np.ndarray)  # mapped still; reading an item of a np.memmap costs several times as much
 
     def _select(self, split: str) -> np.ndarray | None:
         """Positions of the split's clips in the index; None for all."""

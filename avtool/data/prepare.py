@@ -55,9 +55,10 @@ def prepare(
     ``source``: the folder of the raw files (``manifest``: the csv), by default $AVTOOL_DATA/NAME; ``synth``
     has none: ``clips`` clips are rendered from ``seed`` into OUT/source. ``subset``: which part of a data set
     that has several. ``out``: by default $AVTOOL_DATA/prepared/NAME or NAME-SUBSET (``manifest``: the csv's
-    name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core. ``part``: "I/N", only that share of the
-    shards; the last part to finish, or a call without ``part``, finishes OUT. ``engine``: "local", or "ray"
-    with the ``address`` of a running cluster (None: on this machine).
+    name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
+    ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
+    finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
+    machine).
 
     Until it is finished all is kept in OUT.unfinished: the same call goes on there. Raises UsageError,
     DataError or TableError before any clip is read.

@@ -89,7 +89,9 @@ def cropped(
         patch = cv2.resize(patch, (columns, rows), interpolation=cv2.INTER_LINEAR)
     if flip:
         patch = cv2.flip(patch, 1)
-    return np.stack(cv2.split(patch))
+    planes = np.empty((3, rows, columns), np.uint8)
+    cv2.split(patch, list(planes))
+    return planes
 
 
 class TrainingViews:

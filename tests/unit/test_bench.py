@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from itertools import groupby
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from avtool.bench import data as bench_data
 from avtool.bench import run as bench_run
 from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
 from avtool.bench.pairs import BuiltPairs, built_pair_attention, with_built_pairs
@@ -17,10 +21,13 @@ from avtool.bench.passes import ATTENTION, BUILT, Setup, fusion_suite, matrix_pr
 from avtool.bench.run import PUBLISHED_AT, PUBLISHED_GFLOP_EQUIVALENTS, benchmark, built_pairs_check, compare
 from avtool.cli import app
 from avtool.config.recipes import load_recipe
-from avtool.errors import RecipeError, UsageError
+from avtool.data.prepare import prepare
+from avtool.errors import DataError, RecipeError, UsageError
+from avtool.media import probe, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
 from avtool.tasks.pretrain import model_settings
+from tests.clips import click, clip, level_frames, level_of, moving_frames, where_is_click
 
 CPU = torch.device("cpu")
 RESULT_KEYS = {
@@ -41,8 +48,8 @@ def _small_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("avtool.bench.measure.MIN_SECONDS", 0.0)
 
 
-def bench(line: str, **options):
-    return CliRunner().invoke(app, ["bench", *line.split()], **options)
+def bench(line: str, *, args: list[str] | None = None, **options):
+    return CliRunner().invoke(app, ["bench", *line.split(), *(args or [])], **options)
 
 
 def gradients(module, tensors, parameters):
@@ -299,15 +306,221 @@ def test_too_little_memory_is_an_error_with_a_way_out(monkeypatch: pytest.Monkey
     assert "--batch 32" in done.stderr
 
 
-def test_help_fits_80_columns_and_ends_in_examples() -> None:
-    done = bench("--help", env={"COLUMNS": "80"})
+@pytest.mark.parametrize("what", ["", "fusion", "step", "data"])
+def test_help_fits_80_columns_and_ends_in_examples(what: str) -> None:
+    done = bench(f"{what} --help", env={"COLUMNS": "80"})
     assert done.exit_code == 0
     assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stdout.index("Examples:") < done.stdout.index("Next:")
 
 
 @pytest.mark.parametrize(
-    "args", ["", "other", "fusion --batch 0", "fusion --device tpu", "step --fusion late"]
+    "args",
+    [
+        "",
+        "other",
+        "fusion --batch 0",
+        "fusion --device tpu",
+        "step --fusion late",
+        "step clips",
+        "data --precision bf16",
+        "data --rounds 0",
+    ],
 )
 def test_wrong_words_are_usage_errors(args: str) -> None:
     assert bench(args).exit_code == 2
+
+
+# Data ------------------------------------------------------------------------------------------------
+
+
+class Drawn:
+    """A generator whose draws between 0 and 1 are given; crops are of the whole frame."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def random(self, size: int | None = None):
+        return self.values.pop(0) if size is None else np.zeros(size)
+
+    def uniform(self, low: float, high: float, size: int) -> np.ndarray:
+        return np.full(size, min(high, 1.0) if low > 0 else 0.0)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_data, "SECONDS", 0.01)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three clips, one of which has no sound, in two folders."""
+    root = tmp_path_factory.mktemp("clips")
+    clip(root / "b" / "-x, y.mp4", 5.0, size=(64, 64), seed=1)
+    clip(root / "a" / "two.mp4", 4.0, size=(96, 64), seed=2)
+    write_clip(root / "a" / "mute.mp4", moving_frames(10), fps=5, waveform=None, sample_rate=16000)
+    (root / "a" / "notes.txt").write_text("no clip")
+    return root
+
+
+def test_a_sample_from_mp4_is_a_frame_and_three_seconds_of_sound(tmp_path: Path) -> None:
+    path = tmp_path / "click.mp4"
+    sound = click(9.0, 6.0, rate=44100)
+    write_clip(path, level_frames(45, 160, 128), fps=5, waveform=sound, sample_rate=44100)
+    sample = bench_data.decode_sample(path, Drawn(0.75, 0.5, 1.0))  # a window from 4.5 s of 9 s
+    assert sample["image"].shape == (3, 224, 224)
+    assert sample["image"].dtype == np.uint8
+    assert level_of(sample["image"]) == 0  # the only key frame, as common loaders have it
+    assert sample["waveform"].shape == (48000,)
+    assert sample["waveform"].dtype == np.int16
+    assert where_is_click(sample["waveform"]) == pytest.approx(1.5, abs=0.05)
+
+
+def test_the_same_clips_are_on_both_sides_in_one_order(folder: Path, tmp_path: Path) -> None:
+    dataset, videos = bench_data._both(folder, tmp_path, clips=10, seed=0)
+    assert [path.name for path in videos] == ["two.mp4", "-x, y.mp4"]  # the mute one is refused
+    for i, path in enumerate(videos):
+        assert dataset.facts(i)["duration"] == pytest.approx(probe(path).duration, abs=0.2)
+    bench_data._list_clips(folder, tmp_path / "two.csv", 2)
+    assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + 2
+    (tmp_path / "mute").mkdir()
+    shutil.copy(folder / "a" / "mute.mp4", tmp_path / "mute")
+    with pytest.raises(DataError, match=r"can be prepared: no sound track"):
+        bench_data._both(tmp_path / "mute", tmp_path / "mute", clips=1, seed=0)
+
+
+def test_a_prepared_set_is_read_as_it_is_where_its_clips_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare("synth", out=tmp_path / "p", clips=2)
+    monkeypatch.setattr(bench_data, "prepare", None)
+    dataset, videos = bench_data._both(tmp_path / "p", tmp_path / "unused", clips=9, seed=0)
+    assert dataset.folder == tmp_path / "p"
+    assert [path.stem for path in videos] == [dataset.record(i).id for i in range(2)]
+    (tmp_path / "p" / "source" / "manifest.csv").unlink()
+    with pytest.raises(DataError, match="does not hold the clips"):
+        bench_data._both(tmp_path / "p", tmp_path / "unused", clips=9, seed=0)
+
+
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "is no folder"), ("", "holds no clip")])
+def test_a_source_without_clips_is_told(name: str, said: str, tmp_path: Path) -> None:
+    done = bench("data", args=[str(tmp_path / name)])
+    assert done.exit_code == 1
+    assert said in done.stderr
+
+
+def test_a_clip_that_common_loaders_cannot_read_is_named(tmp_path: Path) -> None:
+    write_clip(tmp_path / "mute.mp4", moving_frames(10), fps=5, waveform=None, sample_rate=16000)
+    with pytest.raises(DataError, match=r"mute\.mp4 cannot be read"):
+        bench_data._check_all([tmp_path / "mute.mp4"])
+
+
+def test_rates_are_of_cpu_time_and_of_whole_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"cpu": 0.0, "wall": 0.0}
+    monkeypatch.setattr("avtool.bench.data.time.process_time", lambda: clock["cpu"])
+    monkeypatch.setattr("avtool.bench.data.time.perf_counter", lambda: clock["wall"])
+    monkeypatch.setattr(bench_data, "SECONDS", 2.0)
+    closed = []
+
+    def batches():
+        """In bursts of three, as three workers give them; the first pays for what is opened and started."""
+        try:
+            clock["cpu"] += 50.0
+            clock["wall"] += 50.0
+            while True:
+                yield from ({} for _ in range(3))
+                clock["cpu"] += 1.5
+                clock["wall"] += 0.75
+        finally:
+            closed.append(True)
+
+    assert bench_data._rate_of_a_core(batches(), 8) == 16.0
+    del closed[:]
+    assert bench_data._rate_end_to_end(batches(), 8, 3) == 32.0
+    assert closed == [True]  # which is how worker processes end
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "size", "verdict"),
+    [
+        (35.0, 10.0, [480, 360], "honest"),
+        (60.0, 10.0, [320, 240], "honest"),
+        (34.9, 10.0, [480, 360], "void"),
+        (34.9, 4.0, [480, 360], "unchecked"),
+        (60.0, 10.0, [160, 160], "unchecked"),
+    ],
+)
+def test_the_mp4_side_is_honest_where_it_is_as_fast_as_the_published_one(
+    rate: float, seconds: float, size: list[float], verdict: str
+) -> None:
+    about = {"median_seconds": seconds, "median_size": size}
+    found = bench_data.fairness([rate, rate / 2, rate * 2], about)
+    assert (found["verdict"], found["rate"]) == (verdict, rate)
+
+
+def test_ratios_of_rates_are_taken_round_by_round() -> None:
+    rates = {
+        "mp4, a core": [10.0, 20.0, 30.0],
+        "prepared, a core": [10.0, 40.0, 90.0],
+        "prepared, 2 workers": [5.0, 5.0, 5.0],
+    }
+    ratio = bench_data.compare_rates(rates, "prepared, a core", "mp4, a core", "void")
+    assert ratio["rate"] == {"median": 2.0, "q1": 1.5, "q3": 2.5}
+    assert ratio["void"]
+    assert not bench_data.compare_rates(rates, "prepared, a core", "mp4, a core", "honest")["void"]
+    own = bench_data.compare_rates(rates, "prepared, 2 workers", "prepared, a core", "void")
+    assert not own["void"]
+
+
+def test_both_sides_are_measured_by_turns(quick, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[str] = []
+    real = bench_data._sides
+
+    def watched(*args):
+        def told(name, measure):
+            return lambda: (turns.append(name), measure())[1]
+
+        return {name: told(name, measure) for name, measure in real(*args).items()}
+
+    monkeypatch.setattr(bench_data, "_sides", watched)
+    done = bench("data --clips 3 --batch 2 --rounds 2 --seed 1 --json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    names = [f"{way}, {how}" for way in ("mp4", "prepared") for how in ("a core", "1 worker", "2 workers")]
+    assert turns == names * 3  # the first time to warm up
+    assert [result["name"] for result in found["results"]] == names
+    assert set(found) == {
+        "avtool",
+        "date",
+        "machine",
+        "settings",
+        "clips",
+        "results",
+        "ratios",
+        "mp4",
+    }
+    assert found["settings"] == {"benchmark": "data", "batch": 2, "rounds": 2, "seed": 1}
+    assert found["clips"]["count"] == 3
+    assert (found["clips"]["median_seconds"], found["clips"]["median_size"]) == (4.0, [160.0, 160.0])
+    for result in found["results"]:
+        assert len(result["rounds"]) == 2
+        assert result["rate"]["median"] == pytest.approx(sum(result["rounds"]) / 2)
+        assert result["rate"]["median"] > 0
+    assert [(ratio["over"], ratio["under"]) for ratio in found["ratios"]] == bench_data.comparisons()
+    assert found["mp4"]["verdict"] == "unchecked"
+
+
+def test_the_data_table_fits_80_columns(quick, folder: Path) -> None:
+    done = bench("data --rounds 1", args=[str(folder)])
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in done.stdout
+    for words in (
+        "batch 32",
+        "2 clips, median",
+        "prepared, a core : mp4, a core",
+        "mp4, 2 workers",
+        "not compared",
+    ):
+        assert words in done.stdout

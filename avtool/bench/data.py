@@ -1,0 +1,323 @@
+"""``avtool bench data``: samples a second from mp4 files, decoded as commonly published loaders do it, and from the
+same clips prepared."""
+
+from __future__ import annotations
+
+import csv
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torchvision.transforms.functional import hflip, resized_crop
+
+from avtool import __version__
+from avtool.bench.measure import spread
+from avtool.bench.run import machine
+from avtool.data.catalog import Request, read_source
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import PREFETCH, collate, training_loader
+from avtool.data.prepare import RENDERED, prepare
+from avtool.data.shards import DATASET_JSON
+from avtool.data.synth import render
+from avtool.data.views import draws, fit_window, random_crop
+from avtool.devices import keep_freed_memory
+from avtool.errors import DataError
+from avtool.progress import say
+
+IMAGE_SIZE, WINDOW_SECONDS, SAMPLE_RATE = 224, 3.0, 16000
+CROP_SCALE = (0.5, 1.0)
+ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
+WORKERS = (1, 2)
+SECONDS = 2.0
+"""Length of a turn: CPU time of one process, or wall time end to end."""
+
+PUBLISHED_RATE = 35.0
+"""Samples a core-second of the published loader on 10 s clips of VGGSound, at the least: what the mp4 side has to reach
+to be a fair one, on an idle machine."""
+PUBLISHED_SECONDS, PUBLISHED_SIDE = (9.0, 11.0), 240
+"""Median length and short side, at the least, of clips that this holds for."""
+
+Batches = Iterator[Mapping[str, Any]]
+
+
+def benchmark_data(
+    source: Path | None = None, *, clips: int = 64, batch: int = 32, rounds: int = 5, seed: int = 0
+) -> dict[str, Any]:
+    """Measure both ways on the same clips and return plain values: ``machine``, ``settings``, ``clips``, ``results``,
+    ``ratios`` and ``mp4`` (whether the side it is compared with is a fair one).
+
+    ``source``: a folder of clips (also in folders within it), of which at most ``clips`` are taken, prepared in a
+    temporary folder; a prepared data set with its rendered clips in it, which is read as it is; or None: ``clips``
+    clips are rendered. A sample is a random frame, cropped at random to 224 x 224, and 3 s of sound at 16 kHz; no
+    log-mel, which runs on the device. Rates are samples a second of CPU time in one process, and of wall time with one
+    and with two worker processes. Raises DataError where there is no usable clip.
+    """
+    keep_freed_memory(torch.device("cpu"))  # as training does
+    with tempfile.TemporaryDirectory(prefix="avtool-bench-") as folder:
+        dataset, videos = _both(source, Path(folder), clips=clips, seed=seed)
+        _check_all(videos)
+        size = min(batch, len(dataset))  # of which as many as fit are handed over as one
+        batch = batch // size * size
+        sides = _sides(dataset, videos, batch, seed)
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(rounds + 1):
+            say(f"round {number} of {rounds}" if number else "warm-up")
+            for name, measure in sides.items():
+                rate = measure()
+                if number:
+                    rates[name].append(rate)
+        about = _about(dataset, videos)
+    results = [{"name": name, "rate": spread(found), "rounds": found} for name, found in rates.items()]
+    fair = fairness(rates["mp4, a core"], about)
+    return {
+        "avtool": __version__,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(torch.device("cpu")),
+        "settings": {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed},
+        "clips": about,
+        "results": results,
+        "ratios": [compare_rates(rates, *pair, fair["verdict"]) for pair in comparisons()],
+        "mp4": fair,
+    }
+
+
+def comparisons() -> list[tuple[str, str]]:
+    """Pairs of sides, the rate of the first over the second's."""
+    pairs = [("prepared, a core", "mp4, a core")]
+    pairs += [(f"prepared, {_workers(count)}", f"mp4, {_workers(count)}") for count in WORKERS]
+    return pairs + [(f"{way}, {_workers(2)}", f"{way}, {_workers(1)}") for way in ("prepared", "mp4")]
+
+
+def compare_rates(
+    rates: Mapping[str, Sequence[float]], over: str, under: str, verdict: str
+) -> dict[str, Any]:
+    """The rate of ``over`` as a multiple of ``under``'s, round by round. ``void`` where the mp4 side is too slow to be
+    compared with."""
+    ratios = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
+    crosses = over.startswith("prepared") and under.startswith("mp4")
+    return {"over": over, "under": under, "rate": spread(ratios), "void": crosses and verdict == "void"}
+
+
+def fairness(rates: Sequence[float], about: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether decoding from mp4 is as fast here as it was measured elsewhere. ``verdict``: honest, void, or unchecked
+    where the clips are not like those."""
+    low, high = PUBLISHED_SECONDS
+    alike = low <= about["median_seconds"] <= high and min(about["median_size"]) >= PUBLISHED_SIDE
+    rate = spread(rates)["median"]
+    verdict = "unchecked" if not alike else "honest" if rate >= PUBLISHED_RATE else "void"
+    return {"rate": rate, "published": PUBLISHED_RATE, "verdict": verdict}
+
+
+# The clips -------------------------------------------------------------------------------------------
+
+
+def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[PreparedDataset, list[Path]]:
+    """The same clips prepared and as files, in one order."""
+    if source is not None and (source / DATASET_JSON).is_file():
+        prepared, table = source, source / RENDERED / "manifest.csv"
+        if not table.is_file():
+            raise DataError(
+                f"{source} does not hold the clips it was prepared from",
+                hint="name the folder of the clips themselves; they are prepared on the way",
+            )
+    else:
+        prepared = folder / "prepared"
+        table = render(folder / RENDERED, clips=clips, seed=seed) if source is None else folder / "clips.csv"
+        if source is not None:
+            _list_clips(source, table, clips)
+        report = prepare("manifest", table, out=prepared)
+        if not report.prepared:
+            raise DataError(
+                f"none of the clips in {source} can be prepared: {', '.join(report.as_dict()['reasons'])}",
+                hint="avtool inspect CLIP says more of one",
+            )
+    dataset = PreparedDataset(prepared, "all")
+    videos = {row.id: row.video for row in read_source("manifest", table, Request()).rows}
+    files = [videos.get(dataset.record(i).id) for i in range(len(dataset))]
+    if None in files:
+        raise DataError(f"{table} does not list every clip of {prepared}", hint="prepare it again")
+    return dataset, [file for file in files if file is not None]
+
+
+def _list_clips(source: Path, table: Path, clips: int) -> None:
+    """A csv of at most so many clips in ``source``, spread evenly over them."""
+    if not source.is_dir():
+        raise DataError(f"{source} is no folder", hint="name a folder of clips, or a prepared data set")
+    files = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+    if not files:
+        raise DataError(f"{source} holds no clip ({', '.join(ENDINGS)})", hint="name a folder of clips")
+    count = min(clips, len(files))
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "split", "label", "video"])
+        for k in range(count):
+            path = files[k * len(files) // count]
+            writer.writerow([f"{k:05d}-{path.stem}", "bench", "", path.absolute()])
+
+
+def _check_all(videos: Sequence[Path]) -> None:
+    """Raise DataError that names the clip which common loaders would stumble over: avtool prepares more than they
+    can read, and in the middle of a measurement is too late."""
+    for path in videos:
+        try:
+            decode_sample(path, np.random.default_rng(0))
+        except (av.FFmpegError, IndexError) as error:
+            raise DataError(
+                f"{path} cannot be read as common loaders do: {error}", hint="leave this clip out"
+            ) from error
+
+
+def _about(dataset: PreparedDataset, videos: Sequence[Path]) -> dict[str, Any]:
+    facts = [dataset.facts(i) for i in range(len(dataset))]
+    return {
+        "count": len(facts),
+        "median_seconds": float(np.median([fact["duration"] for fact in facts])),
+        "median_size": [float(side) for side in np.median([fact["source_size"] for fact in facts], axis=0)],
+        "file_bytes": sum(path.stat().st_size for path in videos),
+    }
+
+
+# Both sides ------------------------------------------------------------------------------------------
+
+
+def _sides(
+    dataset: PreparedDataset, videos: Sequence[Path], batch: int, seed: int
+) -> dict[str, Callable[[], float]]:
+    """What is measured, by name: each gives samples a second."""
+
+    def prepared(workers: int) -> Batches:
+        return training_loader(
+            dataset,
+            image_size=IMAGE_SIZE,
+            window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
+            batch_size=(size := min(batch, len(dataset))),
+            together=batch // size,
+            workers=workers,
+            seed=seed,
+            crop_scale=CROP_SCALE,
+        )
+
+    def from_mp4(workers: int) -> Batches:
+        loader = DataLoader(
+            Mp4Batches(videos, batch, seed),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+        )
+        return iter(loader)
+
+    sides: dict[str, Callable[[], float]] = {}
+    for way, batches in {"mp4": from_mp4, "prepared": prepared}.items():
+        sides[f"{way}, a core"] = lambda batches=batches: _rate_of_a_core(batches(0), batch)
+        for count in WORKERS:
+            sides[f"{way}, {_workers(count)}"] = lambda batches=batches, count=count: _rate_end_to_end(
+                batches(count), batch, count
+            )
+    return sides
+
+
+def _workers(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"
+
+
+def _rate_of_a_core(batches: Batches, batch: int) -> float:
+    """Samples a second of this process' CPU time, all its threads together."""
+    next(batches)
+    began, count = time.process_time(), 0
+    while (taken := time.process_time() - began) < SECONDS or count == 0:
+        next(batches)
+        count += batch
+    return count / taken
+
+
+def _rate_end_to_end(batches: Batches, batch: int, workers: int) -> float:
+    """Samples a second that arrive from ``workers`` processes once each has handed over its first batch. Whole turns of
+    all workers are counted, as their batches arrive in turn."""
+    for _ in islice(batches, workers):
+        pass
+    began, count = time.perf_counter(), 0
+    while (taken := time.perf_counter() - began) < SECONDS or count == 0:
+        for _ in islice(batches, workers):
+            count += batch
+    return count / taken
+
+
+class Mp4Batches(IterableDataset[Mapping[str, Any]]):
+    """Endless batches of random clips: keys as of the training loader's batches."""
+
+    def __init__(self, videos: Sequence[Path], batch: int, seed: int) -> None:
+        self.videos, self.batch, self.seed = list(videos), batch, seed
+
+    def __iter__(self) -> Batches:
+        info = get_worker_info()
+        if info is not None:
+            torch.set_num_threads(1)
+        worker, epoch = (0 if info is None else info.id), 0
+        while True:
+            generator = draws(self.seed + worker, epoch, len(self.videos))
+            chosen = generator.integers(len(self.videos), size=self.batch)
+            yield collate([decode_sample(self.videos[k], generator) for k in chosen])
+            epoch += 1
+
+
+def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """A training sample straight from a clip: ``image`` uint8 (3, 224, 224) RGB, ``waveform`` int16 (48000,).
+
+    As common loaders do it: the file is opened for the picture and again for the sound. The frame is the first that
+    comes after a seek to a random time within the window: a key frame, of which clips from the web have few, so that
+    the same few frames of a clip are shown again and again. It becomes a picture of full size, of which a random crop
+    is resized. Sound is decoded from where a seek to the window's start leads, which is the picture's key frame before
+    it; what belongs to the window is resampled. One thread. DataError where the clip has no such frame or sound.
+    """
+    with av.open(f"file:{path}") as container:
+        length = (container.duration or 0) / av.time_base
+        start = generator.random() * max(0.0, length - WINDOW_SECONDS)
+        picture = _frame_near(container, start + generator.random() * min(WINDOW_SECONDS, length)).to_image()
+    with av.open(f"file:{path}") as container:
+        waveform = _sound_from(container, start)
+    left, top, width, height = random_crop(generator, *picture.size, CROP_SCALE)
+    view = resized_crop(picture, top, left, height, width, [IMAGE_SIZE, IMAGE_SIZE])
+    view = hflip(view) if generator.random() < 0.5 else view
+    return {"image": np.asarray(view).transpose(2, 0, 1), "waveform": waveform}
+
+
+def _frame_near(container: av.container.InputContainer, seconds: float) -> av.VideoFrame:
+    stream = container.streams.video[0]
+    stream.codec_context.thread_count = 1
+    _seek(container, seconds)
+    for frame in container.decode(stream):
+        return frame
+    raise DataError(f"{container.name}: no frame at {seconds:.2f} s", hint="leave this clip out")
+
+
+def _seek(container: av.container.InputContainer, seconds: float) -> None:
+    container.seek((container.start_time or 0) + math.floor(seconds * av.time_base))
+
+
+def _sound_from(container: av.container.InputContainer, start: float) -> np.ndarray:
+    stream = container.streams.audio[0]
+    _seek(container, start)
+    start += (container.start_time or 0) / av.time_base
+    resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+    needed, have = round(WINDOW_SECONDS * SAMPLE_RATE), 0
+    blocks: list[np.ndarray] = []
+    for frame in container.decode(stream):
+        if frame.time is not None and frame.time + frame.samples / frame.sample_rate < start:
+            continue
+        for block in resampler.resample(frame):
+            blocks.append(block.to_ndarray().reshape(-1))
+            have += block.samples
+        if have >= needed:
+            break
+    if not blocks:
+        raise DataError(f"{container.name}: no sound at {start:.2f} s", hint="leave this clip out")
+    return fit_window(np.concatenate(blocks), needed)
