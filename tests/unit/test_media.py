@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 import soundfile
+from PIL import Image
 
 from avtool import media
 from avtool.errors import MediaError
