@@ -354,8 +354,7 @@ def describe_clip(path: Path) -> dict[str, Any]:
     from avtool.data.catalog import Row
     from avtool.data.convert import PreparedClip, Settings, convert
 
-    media.check_file(path)
-    header = _header(path)
+    header = media.describe_container(path)
     end = CLIP_SECONDS if (header["duration"] or 0) > CLIP_SECONDS else None
     outcome = convert(Row(id=path.stem, split="", labels=(), video=path, end=end), settings := Settings())
     decoded: dict[str, Any] = {"seconds": end or header["duration"]}
@@ -375,53 +374,3 @@ def describe_clip(path: Path) -> dict[str, Any]:
     else:
         decoded |= {"refused": outcome.reason, "detail": outcome.detail, "flags": []}
     return {"what": "clip", "path": str(path), "bytes": path.stat().st_size, **header, "decoded": decoded}
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """``container``, ``duration`` (s), ``bit_rate`` and ``streams``."""
-    import av
-
-    from avtool.media import UNDECODABLE, UnusableMedia
-
-    try:
-        options = {"protocol_whitelist": "file"}
-        with av.open(f"file:{path}", options=options, metadata_errors="ignore") as container:
-            return {
-                "container": container.format.long_name,
-                "duration": container.duration / av.time_base if container.duration else None,
-                "bit_rate": container.bit_rate or None,
-                "streams": [_stream(container, stream) for stream in container.streams],
-            }
-    except av.FFmpegError as error:
-        raise UnusableMedia(
-            f"{path} is no clip: {error.strerror or error}",
-            reason=UNDECODABLE,
-            hint="it may be damaged, or of a kind that FFmpeg does not know",
-        ) from error
-
-
-def _stream(container: Any, stream: Any) -> dict[str, Any]:
-    codec = stream.codec_context
-    facts = {
-        "type": stream.type,
-        "codec": codec.name if codec is not None else "unknown",
-        "duration": float(stream.duration * stream.time_base) if stream.duration else None,
-        "bit_rate": getattr(stream, "bit_rate", None) or None,
-    }
-    if codec is not None and stream.type == "video":
-        rate = stream.average_rate or stream.guessed_rate
-        facts |= {"width": codec.width, "height": codec.height, "fps": float(rate) if rate else None}
-        facts |= {"pixels": codec.pix_fmt, "rotation": _rotation(container, stream)}
-    if codec is not None and stream.type == "audio":
-        facts |= {"rate": codec.sample_rate, "channels": codec.channels, "layout": codec.layout.name}
-    return facts
-
-
-def _rotation(container: Any, stream: Any) -> int | None:
-    """Degrees counter-clockwise that bring the picture upright, from the first frame; None where none decodes."""
-    import av
-
-    try:
-        return next((frame.rotation % 360 for frame in container.decode(stream)), None)
-    except av.FFmpegError:
-        return None

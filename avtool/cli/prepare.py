@@ -42,7 +42,9 @@ def prepare(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME[-SUBSET]"),
+        typer.Option(
+            metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME[-SUBSET]"
+        ),
     ] = None,
     subset: Annotated[
         str | None,

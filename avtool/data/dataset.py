@@ -90,7 +90,9 @@ class PreparedDataset:
             ) from error
         if array.dtype != np.zeros(0, ARRAYS[name]).dtype:
             raise DataError(f"{path} is not an index of this version", hint=_how_to_prepare(self.folder))
-        return array.view(np.ndarray)  # mapped still; reading an item of a np.memmap costs several times as much
+        return array.view(
+            np.ndarray
+        )  # mapped still; reading an item of a np.memmap costs several times as much
 
     def _select(self, split: str) -> np.ndarray | None:
         """Positions of the split's clips in the index; None for all."""
@@ -312,5 +314,9 @@ def _how_to_prepare(folder: Path) -> str:
         for subset in subsets:
             if folder.name == f"{of}-{subset}":
                 known, name = True, f"{of} --subset {subset}"
-    out = "" if known and folder == places.prepared_folder(folder.name) else f" --out {shlex.quote(str(folder))}"
+    out = (
+        ""
+        if known and folder == places.prepared_folder(folder.name)
+        else f" --out {shlex.quote(str(folder))}"
+    )
     return f"avtool prepare {name}{out}" + (" --force" if folder.exists() else "")

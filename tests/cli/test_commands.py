@@ -133,7 +133,10 @@ def test_dry_run_prints_the_resolved_recipe_and_the_models_facts(calls, work: Pa
 
 def test_a_dry_run_is_told_the_device(calls, work: Path) -> None:
     (work / "d").mkdir()
-    assert invoke("pretrain", "--recipe", "tiny", "--data", "d", "--dry-run", "--device", "cuda:99").exit_code == 0
+    assert (
+        invoke("pretrain", "--recipe", "tiny", "--data", "d", "--dry-run", "--device", "cuda:99").exit_code
+        == 0
+    )
     assert calls[0][1]["device"] == "cuda:99"
 
 

@@ -20,7 +20,9 @@ CLIPS = tuple(enumerate(["mp4", "mkv"] * 2))
 def test_damaged_clips_are_prepared_or_refused_each_for_a_reason(tmp_path: Path, count: int) -> None:
     whole = [clips.clip(tmp_path / f"whole{seed}.{kind}", 3.0, seed=seed) for seed, kind in CLIPS]
     if count > 50 and clips.TEST_DATA.is_dir():  # real ones too, the smaller ones
-        found = sorted((clips.TEST_DATA / "vggsound_mini").rglob("*.mp4"), key=lambda path: path.stat().st_size)
+        found = sorted(
+            (clips.TEST_DATA / "vggsound_mini").rglob("*.mp4"), key=lambda path: path.stat().st_size
+        )
         whole += found[:5]
     (tmp_path / "clips").mkdir()
     damaged = write_damaged(whole, tmp_path / "clips", count=count)

@@ -6,7 +6,10 @@ import os
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import cv2
 import numpy as np
@@ -215,6 +218,54 @@ def test_unusable_files_say_so_in_one_clean_error(tmp_path, capfd, read):
     assert "does not exist" in _error_of(read, tmp_path / "absent.mp4").message
     assert "is a folder" in _error_of(read, tmp_path).message
     assert capfd.readouterr() == ("", "")
+
+
+def playlists_of(target: str) -> dict[str, bytes]:
+    hls = b"#EXTM3U\n#EXT-X-TARGETDURATION:5\n%b#EXTINF:1,\n%b\n#EXT-X-ENDLIST\n"
+    concat = b"ffconcat version 1.0\n%bfile %b\n"
+    return {  # a byte that no text has takes a file past the check for text
+        f"{kind}{ending}": text % (comment, target.encode())
+        for kind, comment in (("text", b""), ("binary", b"#\x01\n"))
+        for ending, text in ((".m3u8", hls), (".ffconcat", concat))
+    }
+
+
+@pytest.fixture
+def asked() -> Iterator[list[str]]:
+    """The paths that a server on this machine was asked for; the first entry is its address."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        paths.append(f"http://127.0.0.1:{server.server_port}")
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield paths
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "read", [media.probe, media.describe_container, media.read_frame, media.read_waveform, decode]
+)
+def test_playlists_are_refused_and_not_followed(tmp_path, asked, read):
+    clips.remux(clips.clip(tmp_path / "whole.mp4", 1.0), tmp_path / "part.ts")
+    assert media.probe(tmp_path / "part.ts").has_video
+    for target in ("part.ts", f"{asked[0]}/part.ts"):
+        for name, content in playlists_of(target).items():
+            (tmp_path / name).write_bytes(content)
+            assert _error_of(read, tmp_path / name).reason == media.UNDECODABLE, f"{name} of {target}"
+    assert len(asked) == 1
+
+
+def test_a_picture_named_like_a_row_of_pictures_is_read_alone(tmp_path):
+    for name, width in (("%d", 64), ("0", 32), ("1", 32)):
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((48, width, 3), np.uint8))
+    assert media.probe(tmp_path / "%d.png").width == 64
 
 
 def _error_of(read, path: Path) -> MediaError:

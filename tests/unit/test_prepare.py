@@ -398,5 +398,7 @@ def test_the_next_command_is_the_small_recipe_while_clips_are_few(tmp_path):
         (tmp_path / "dataset.json").write_text(json.dumps({"splits": {"test": 5000, "train": count}}))
         shown = f"avtool pretrain --recipe {recipe}"
         assert _next_command("vggsound", tmp_path, at_home=False) == f"{shown} --data {tmp_path}"
-        data = "" if recipe == "dense" else f" --data {tmp_path}"  # the small recipe looks for another data set
+        data = (
+            "" if recipe == "dense" else f" --data {tmp_path}"
+        )  # the small recipe looks for another data set
         assert _next_command("vggsound", tmp_path, at_home=True) == shown + data

@@ -1,0 +1,30 @@
+"""Clips, frames, images and sound: the only user of PyAV (FFmpeg comes inside its wheel).
+
+Frames are uint8 (H, W, 3) RGB, upright: rotation tags are applied. Sound read here is int16 (N,), mono, all
+channels mixed down. Times are seconds from the clip's start, which is the start of its earliest stream: a
+stream that starts later is placed where it belongs, so that picture and sound stay aligned.
+"""
+
+from __future__ import annotations
+
+import av
+import cv2
+
+from avtool.media.clips import ClipInfo, probe, read_frame
+from avtool.media.container import describe_container
+from avtool.media.decode import DecodedClip, decode_clip
+from avtool.media.encode import write_clip
+from avtool.media.pictures import read_image, read_mask, scaled_size
+from avtool.media.sound import read_waveform
+from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
+
+__all__ = [
+    "NO_SOUND", "NO_VIDEO", "UNDECODABLE", "ClipInfo", "DecodedClip", "UnusableMedia", "check_file", "decode_clip",
+    "describe_container", "probe", "read_frame", "read_image", "read_mask", "read_waveform", "scaled_size",
+    "write_clip",
+]  # fmt: skip
+
+# What is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr.
+av.logging.set_level(None)
+# Pictures are small, and a thread pool does not survive the fork of a loader's workers.
+cv2.setNumThreads(0)

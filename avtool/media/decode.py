@@ -1,0 +1,150 @@
+"""Picture and sound of a clip in one pass: what preparing a data set keeps of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from avtool.media.container import CLOCK, PREROLL, open_clip
+from avtool.media.pictures import quarter_turns, to_picture
+from avtool.media.sound import Sound
+from avtool.media.unusable import UNDECODABLE, UnusableMedia
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """What was found between ``start`` and ``end`` of a clip; times count from ``start``.
+
+    ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice; ``times``
+    (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``: int16 (N,)
+    mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode. Seconds that each
+    stream goes on for as decoded, and the clip as its header says: ``picture_seconds``, ``sound_seconds``,
+    ``header_seconds``.
+    """
+
+    frames: list[np.ndarray]
+    times: list[float]
+    waveform: np.ndarray
+    duration: float
+    size: tuple[int, int]
+    key: int
+    middle: float
+    picture_seconds: float
+    sound_seconds: float
+    header_seconds: float
+    damaged: int = 0
+
+
+def decode_clip(
+    path: Path,
+    *,
+    frame_rate: float,
+    short_side: int,
+    sample_rate: int,
+    start: float = 0.0,
+    end: float | None = None,
+    key_time: float | None = None,
+    threads: int = 0,
+) -> DecodedClip:
+    """Picture and sound of a clip between ``start`` and ``end`` in one pass over both streams.
+
+    Frames are taken ``frame_rate`` times a second on a grid of which ``key_time`` (seconds from ``start``;
+    None: the middle) is a point, each frame once, and scaled down, never up, to a short side of
+    ``short_side`` pixels. Only the frames kept are held in memory. Raises MediaError where a stream is
+    missing or no frame can be decoded.
+    """
+    with open_clip(path, threads) as clip:
+        clip.need(video=True, sound=True)
+        length = clip.duration()
+        stop = length if end is None else min(end, length)
+        key = (stop - start) / 2 if key_time is None else key_time
+        grid = _Grid(start, key, frame_rate, short_side)
+        sound = Sound(sample_rate, length=length)
+        if start > PREROLL:
+            clip.seek(start - PREROLL)
+        for frame in clip.decoded(clip.video, clip.sound):
+            if isinstance(frame, av.VideoFrame):
+                grid.add(frame, clip.time_of(frame, default=grid.due), end)
+            elif end is None or sound.due <= end:
+                sound.add(frame, clip.time_of(frame, default=sound.due))
+            if end is not None and grid.due > end and sound.due > end:
+                break
+        grid.finish(end)
+        if not grid.frames:
+            raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
+        waveform = sound.waveform(start, end)
+        last = math.inf if end is None else end
+        return DecodedClip(
+            frames=grid.frames,
+            times=grid.times,
+            waveform=waveform,
+            duration=min(stop, max(grid.due + grid.interval, sound.due)) - start,
+            size=grid.size,
+            middle=key,
+            key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
+            picture_seconds=min(last, grid.due + grid.interval) - start,
+            sound_seconds=min(last, sound.due) - start,
+            header_seconds=stop - start,
+            damaged=clip.damaged,
+        )
+
+
+class _Grid:
+    """Keeps the frames shown at ``key`` + k / ``rate`` seconds for every whole k, each frame once.
+
+    Times given and grid times are the clip's; the times kept count from ``start``.
+    """
+
+    def __init__(self, start: float, key: float, rate: float, short_side: int) -> None:
+        self.start, self.key, self.rate, self.short_side = start, start + key, rate, short_side
+        self.step = -math.floor(key * rate + CLOCK)
+        self.scaler = VideoReformatter()
+        self.frames: list[np.ndarray] = []
+        self.times: list[float] = []
+        self.size = (0, 0)
+        self.due = start
+        self.last: tuple[av.VideoFrame, float] | None = None
+        self.kept: av.VideoFrame | None = None
+        self.interval = 0.0
+
+    def next_time(self) -> float:
+        return self.key + self.step / self.rate
+
+    def add(self, frame: av.VideoFrame, time: float, end: float | None) -> None:
+        """The next frame, which appears at ``time``."""
+        if self.last is not None:
+            self.interval = max(0.0, time - self.last[1])
+        while self.next_time() < time - CLOCK and (end is None or self.next_time() < end):
+            self._keep(*(self.last or (frame, time)))
+            self.step += 1
+        self.last, self.due = (frame, time), time
+
+    def finish(self, end: float | None) -> None:
+        """The last frame lasts as long as the one before it, and to the key time however early it came."""
+        if self.last is None:
+            return
+        stop = max(self.last[1] + self.interval, self.key + CLOCK)
+        if end is not None:
+            stop = min(stop, end)
+        while self.next_time() < stop or not self.frames:
+            self._keep(*self.last)
+            self.step += 1
+
+    def _keep(self, frame: av.VideoFrame, time: float) -> None:
+        if frame is self.kept:
+            return
+        self.kept = frame
+        picture = to_picture(frame, self.scaler, short_side=self.short_side)
+        if not self.frames:
+            turned = quarter_turns(frame) % 2
+            self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        elif picture.shape != self.frames[0].shape:  # the size changes within the clip
+            picture = cv2.resize(picture, self.frames[0].shape[1::-1], interpolation=cv2.INTER_AREA)
+        self.frames.append(picture)
+        self.times.append(max(0.0, time - self.start))

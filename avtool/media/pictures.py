@@ -1,0 +1,60 @@
+"""Pictures as arrays: decoded frames, image files and mask files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image
+
+from avtool.media.unusable import UNDECODABLE, UnusableMedia, check_file
+
+
+def quarter_turns(frame: av.VideoFrame) -> int:
+    """Counter-clockwise quarter turns that bring the frame upright."""
+    return round(frame.rotation / 90) % 4
+
+
+def to_picture(
+    frame: av.VideoFrame, scaler: VideoReformatter, *, short_side: int | None = None
+) -> np.ndarray:
+    """The frame in RGB, scaled and upright; ``scaler`` keeps what it set up for the frame before."""
+    width, height = scaled_size(frame.width, frame.height, short_side)
+    scaled = scaler.reformat(frame, width, height, format="rgb24", interpolation=Interpolation.AREA)
+    return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), quarter_turns(frame)))
+
+
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) scaled down, never up, to a short side of ``short_side`` (None: as it is)."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    scale = short_side / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
+    check_file(path)
+    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise UnusableMedia(f"{path} cannot be decoded as a picture", reason=UNDECODABLE)
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask file as uint8 (H, W): grey values, the indices of a palette, 0 and 255 of a two-valued picture, or the
+    first channel of a colour one."""
+    check_file(path)
+    try:
+        with Image.open(path) as picture:
+            mode, mask = picture.mode, np.array(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableMedia(f"{path} is not a picture: {error}", reason=UNDECODABLE) from error
+    if mode not in ("L", "P", "1", "RGB", "RGBA"):
+        raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}", reason=UNDECODABLE)
+    if mask.dtype == bool:
+        return mask.astype(np.uint8) * 255
+    return mask if mask.ndim == 2 else mask[..., 0]

@@ -1,0 +1,48 @@
+"""Files that cannot be used, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from avtool.errors import MediaError
+
+NO_SOUND = "no sound track"
+NO_VIDEO = "no video"
+UNDECODABLE = "undecodable"
+
+LFS_POINTER = b"version https://git-lfs"
+
+
+class UnusableMedia(MediaError):
+    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
+
+    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+def check_file(path: Path) -> None:
+    """Raise MediaError where ``path`` is missing, a folder, empty, a Git LFS pointer or text."""
+    if not path.exists():
+        raise MediaError(
+            f"{path} does not exist", hint="check the path; a name that begins with - is written ./-name"
+        )
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except PermissionError as error:
+        raise UnusableMedia(f"no permission to read {path}", reason=UNDECODABLE) from error
+    if not head:
+        raise UnusableMedia(f"{path} is empty", reason=UNDECODABLE, hint="download or copy it again")
+    if head.startswith(LFS_POINTER):
+        raise UnusableMedia(
+            f"{path} is a Git LFS pointer, not the file itself", reason=UNDECODABLE, hint="run: git lfs pull"
+        )
+    if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
+        raise UnusableMedia(
+            f"{path} is a text file, not a clip",
+            reason=UNDECODABLE,
+            hint="name the clip itself; a csv of clips goes through avtool prepare manifest",
+        )
