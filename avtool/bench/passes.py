@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.schema import Recipe
+from avtool.devices import keep_freed_memory
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.model.build import build_empty, compile_blocks
 from avtool.model.encoder import AudioVisualEncoder
@@ -106,7 +107,8 @@ def _fusion_block(settings: Mapping[str, Any]) -> FusionBlock:
 
 def step_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     """Of each kind of fusion: a masked pretraining step (forward, loss, backward, AdamW), and forward and backward of
-    the encoder on all patches. Log-mels and frames are there already."""
+    the encoder on all patches. Log-mels and frames are there already; freed memory is kept, as in training."""
+    keep_freed_memory(setup.device)
     models = shared_models({kind: model_settings(recipe) for kind, recipe in recipes.items()}, setup.device)
     recipe = next(iter(recipes.values()))
     groups = parameter_groups(nn.ModuleDict(models), weight_decay=recipe.optim.weight_decay)

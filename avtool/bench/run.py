@@ -15,7 +15,7 @@ from avtool import __version__
 from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
 from avtool.bench.passes import ATTENTION, BUILT, Setup, Suite, fusion_suite, matrix_product, step_suite
 from avtool.config.recipes import load_recipe
-from avtool.devices import check_compiler, keep_freed_memory, resolve_device
+from avtool.devices import check_compiler, resolve_device
 from avtool.errors import AvtoolError
 from avtool.model.fusion import INTERACTIONS
 from avtool.progress import say
@@ -63,7 +63,6 @@ def benchmark(
     small, RecipeError where ``attn_ratio`` does not fit the size.
     """
     target = resolve_device(device)
-    keep_freed_memory(target)  # as training does
     if compile:
         check_compiler(target)
     ratio = () if attn_ratio is None else (f"model.fusion.attn_ratio={attn_ratio}",)
