@@ -30,7 +30,7 @@ from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.places import CHECKPOINTS, resolve_checkpoint
 from avtool.progress import progress_bar
-from avtool.tasks.localize import choose_map, localization_map
+from avtool.tasks.maps import choose_map, localization_map
 
 LOCALIZATION_JSON = "localization.json"
 BATCH_SIZE = 32
@@ -96,7 +96,7 @@ def evaluate_localization(
 ) -> Localization:
     """Point at what sounds in the clips of prepared ``data``, and run the controls.
 
-    ``model`` is a run, a checkpoint or a converted folder, ``kind`` one of ``avtool.tasks.localize.MAPS``
+    ``model`` is a run, a checkpoint or a converted folder, ``kind`` one of ``avtool.tasks.maps.MAPS``
     (None: the model's own). What is seen is the evaluation view: the square in the middle of the frame that
     the boxes were drawn on, and the sound around it. ``seed`` draws the untrained weights and the exchange of
     sounds. DataError where the clips have no boxes or no labels.

@@ -6,7 +6,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -69,8 +69,53 @@ def training_loader(
         gain_db=gain_db,
         seed=seed,
     )
-    order = _TrainingOrder(len(dataset), batch_size, seed, start_step, together)
+    return batches_in_training(
+        views,
+        np.arange(len(dataset)),
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        start_step=start_step,
+        together=together,
+        pin_memory=pin_memory,
+    )
+
+
+class DrawnViews(Protocol):
+    """Training views: what sample ``index`` shows in ``epoch``."""
+
+    def sample(self, epoch: int, index: int) -> dict[str, Any]: ...
+
+
+class FixedViews(Protocol):
+    """Evaluation views: what sample ``index`` shows, every time."""
+
+    def sample(self, index: int) -> dict[str, Any]: ...
+
+
+def batches_in_training(
+    views: DrawnViews,
+    chosen: np.ndarray,
+    *,
+    batch_size: int,
+    workers: int,
+    seed: int,
+    start_step: int = 0,
+    together: int = 1,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, in ``training_loader``'s
+    order."""
+    order = _TrainingOrder(chosen, batch_size, seed, start_step, together)
     return _raising(_loader(_TrainingBatches(views), order, workers, pin_memory))
+
+
+def batches_in_order(
+    views: FixedViews, chosen: Sequence[int], *, batch_size: int, workers: int = 0, pin_memory: bool = False
+) -> Iterator[Batch]:
+    """The samples ``chosen`` of ``views`` once, in this order, the last batch short."""
+    order = [list(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
+    return _raising(_loader(_EvaluationBatches(views), order, workers, pin_memory))
 
 
 def evaluation_loader(
@@ -90,10 +135,14 @@ def evaluation_loader(
     With ``boxes`` also ``boxes``: a list of B tensors float32 (M, 4), as fractions of the crop.
     """
     views = EvaluationViews(dataset, image_size=image_size, window_samples=window_samples, boxes=boxes)
-    count = len(dataset) if limit is None else min(limit, len(dataset))
-    chosen = [position * len(dataset) // count for position in range(count)]
-    order = [chosen[start : start + batch_size] for start in range(0, count, batch_size)]
-    return _raising(_loader(_EvaluationBatches(views), order, workers, pin_memory))
+    chosen = spread_over(range(len(dataset)), limit)
+    return batches_in_order(views, chosen, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
+
+
+def spread_over(items: Sequence[int], limit: int | None) -> list[int]:
+    """At most ``limit`` of ``items`` (None: all), spread evenly over them."""
+    count = len(items) if limit is None else min(limit, len(items))
+    return [int(items[position * len(items) // count]) for position in range(count)]
 
 
 def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
@@ -105,8 +154,10 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
     """For every step from ``start_step`` on the (epoch, index) of its samples, without end; ``together`` steps make one
     item, over the end of an epoch if need be."""
 
-    def __init__(self, clips: int, batch_size: int, seed: int, start_step: int, together: int) -> None:
-        self.clips, self.batch_size, self.seed = clips, batch_size, seed
+    def __init__(
+        self, chosen: np.ndarray, batch_size: int, seed: int, start_step: int, together: int
+    ) -> None:
+        self.chosen, self.batch_size, self.seed = chosen, batch_size, seed
         self.start_step, self.together = start_step, together
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -115,20 +166,20 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
             yield [sample for _ in range(self.together) for sample in next(steps)]
 
     def _steps(self) -> Iterator[list[tuple[int, int]]]:
-        steps = steps_per_epoch(self.clips, self.batch_size)
+        steps = steps_per_epoch(len(self.chosen), self.batch_size)
         epoch, first = divmod(self.start_step, steps)
         while True:
-            order = epoch_order(self.clips, self.seed, epoch)
+            order = self.chosen[epoch_order(len(self.chosen), self.seed, epoch)]
             for step in range(first, steps):
-                chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(index)) for index in chosen]
+                samples = order[step * self.batch_size : (step + 1) * self.batch_size]
+                yield [(epoch, int(index)) for index in samples]
             epoch, first = epoch + 1, 0
 
 
 class _TrainingBatches(Dataset[Batch]):
     """A whole batch is one item, so that a worker makes it without any hand-over in between."""
 
-    def __init__(self, views: TrainingViews) -> None:
+    def __init__(self, views: DrawnViews) -> None:
         self.views = views
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
@@ -136,7 +187,7 @@ class _TrainingBatches(Dataset[Batch]):
 
 
 class _EvaluationBatches(Dataset[Batch]):
-    def __init__(self, views: EvaluationViews) -> None:
+    def __init__(self, views: FixedViews) -> None:
         self.views = views
 
     def __getitems__(self, indices: list[int]) -> Batch:

@@ -12,6 +12,7 @@ from avtool.model.fusion import INTERACTIONS, FusionBlock
 from avtool.model.transformer import (
     VIT_EPS,
     Block,
+    BranchNoise,
     PatchEmbed,
     grid_of,
     init_like_mae,
@@ -168,14 +169,17 @@ class AudioVisualEncoder(nn.Module):
         *,
         image_keep: Tensor | None = None,
         audio_keep: Tensor | None = None,
+        path_noise: Tensor | None = None,
     ) -> Tokens:
         """Tokens after the final norms.
 
         ``image`` (B, 3, H, W), ImageNet-normalised; ``audio`` (B, 1, mel, frames), log10 mel power. ``image_keep`` and
-        ``audio_keep`` (B, K) list the patches to encode, None for all. ValueError where the patch does not divide an
-        input.
+        ``audio_keep`` (B, K) list the patches to encode, None for all. ``path_noise`` (B, depth, 6), uniform in [0, 1),
+        decides in training which samples keep the two residual branches of a layer's image, audio and fusion block
+        (None: torch's own draws). ValueError where the patch does not divide an input.
         """
-        for tokens in self.layers(image, audio, image_keep=image_keep, audio_keep=audio_keep):  # noqa: B007
+        kept = {"image_keep": image_keep, "audio_keep": audio_keep}
+        for tokens in self.layers(image, audio, **kept, path_noise=path_noise):  # noqa: B007
             pass
         return self.normalize(tokens)
 
@@ -192,6 +196,7 @@ class AudioVisualEncoder(nn.Module):
         *,
         image_keep: Tensor | None = None,
         audio_keep: Tensor | None = None,
+        path_noise: Tensor | None = None,
     ) -> Iterator[Tokens]:
         """What each layer reads, from the embedded tokens on, and last what the last layer puts out: depth + 1 items,
         none of them through the final norms. Item k + 1 is the output of block k."""
@@ -202,18 +207,20 @@ class AudioVisualEncoder(nn.Module):
         )
         yield tokens
         for layer in range(self.depth):
+            noise = (None,) * 6 if path_noise is None else path_noise[:, layer].unbind(dim=1)
             if self.activation_checkpointing:
-                tokens = Tokens(*recomputed(self._layer, layer, *tokens))
+                tokens = Tokens(*recomputed(self._layer, layer, *tokens, noise))
             else:
-                tokens = self._layer(layer, *tokens)
+                tokens = self._layer(layer, *tokens, noise)
             yield tokens
 
-    def _layer(self, layer: int, image: Tensor, audio: Tensor, fusion: Tensor) -> Tokens:
+    def _layer(self, layer: int, image: Tensor, audio: Tensor, fusion: Tensor, noise: BranchNoise) -> Tokens:
         image_block, audio_block = self.image.blocks[layer], self.audio.blocks[layer]
+        of_image, of_audio, of_fusion = noise[:2], noise[2:4], noise[4:]
         if str(layer) not in self.fusion_blocks:
-            return Tokens(image_block(image), audio_block(audio), fusion)
+            return Tokens(image_block(image, noise=of_image), audio_block(audio, noise=of_audio), fusion)
         return Tokens(
-            image_block(image, fusion),
-            audio_block(audio, fusion),
-            self.fusion_blocks[str(layer)](fusion, image, audio),
+            image_block(image, fusion, of_image),
+            audio_block(audio, fusion, of_audio),
+            self.fusion_blocks[str(layer)](fusion, image, audio, of_fusion),
         )

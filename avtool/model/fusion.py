@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.model.attention import attend, attend_pairs, attention_weights, merge_heads, split_heads
-from avtool.model.transformer import DropPath, Mlp
+from avtool.model.transformer import BranchNoise, DropPath, Mlp
 
 
 class CrossAttention(nn.Module):
@@ -180,11 +180,14 @@ class FusionBlock(nn.Module):
     def _normed(self, fusion: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return self.norm_fusion(fusion), self.norm_image(image), self.norm_audio(audio)
 
-    def forward(self, fusion: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-        """(B, T, D), (B, Ni, D), (B, Na, D), the inputs of the layer -> (B, T, D)."""
+    def forward(
+        self, fusion: Tensor, image: Tensor, audio: Tensor, noise: BranchNoise = (None, None)
+    ) -> Tensor:
+        """(B, T, D), (B, Ni, D), (B, Na, D), the inputs of the layer -> (B, T, D). ``noise`` is that of ``DropPath``
+        for the two branches."""
         x, image, audio = self._normed(fusion, image, audio)
-        x = x + self.drop_path(self.attn(x, image, audio))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(x, image, audio), noise[0])
+        return x + self.drop_path(self.mlp(self.norm2(x)), noise[1])
 
     def image_weights(self, fusion: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """How this layer's fusion tokens attend to the image tokens: (B, H, queries, Ni), summing to 1 over Ni."""

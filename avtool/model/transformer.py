@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -110,6 +110,10 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
+BranchNoise = Sequence[Tensor | None]
+"""What decides which samples keep a block's two residual branches, each (B,) or None: see ``DropPath``."""
+
+
 class DropPath(nn.Module):
     """In training, zero a residual branch for a share ``rate`` of the samples and scale it up for the others.
 
@@ -122,12 +126,14 @@ class DropPath(nn.Module):
             raise ValueError(f"a drop path rate of {rate:g} does not lie within 0 <= rate < 1")
         self.rate = rate
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) -> (B, ...), each sample's either zero or divided by 1 - rate."""
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """(B, ...) -> (B, ...), each sample's either zero, where its ``noise`` (B,), uniform in [0, 1) (None: torch's
+        own), is below the rate, or divided by 1 - rate."""
         if not self.training or self.rate == 0:
             return x
-        keep = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(1 - self.rate)
-        return x * keep.div_(1 - self.rate)
+        noise = torch.rand(x.shape[0], device=x.device) if noise is None else noise
+        keep = (noise >= self.rate).to(x.dtype) / (1 - self.rate)
+        return x * keep.view(-1, *(1,) * (x.ndim - 1))
 
 
 class Block(nn.Module):
@@ -143,12 +149,13 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, noise: BranchNoise = (None, None)) -> Tensor:
         """(B, T, D) -> (B, T, D). Equals the first T rows of the whole block applied to [x ; context], for the rows of
-        ``context`` are needed as keys and values only: they get no query, no projection and no MLP."""
+        ``context`` are needed as keys and values only: they get no query, no projection and no MLP. ``noise`` is that
+        of ``DropPath`` for the two branches."""
         normed = None if context is None else self.norm1(context)
-        x = x + self.drop_path(self.attn(self.norm1(x), normed))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.attn(self.norm1(x), normed), noise[0])
+        return x + self.drop_path(self.mlp(self.norm2(x)), noise[1])
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:

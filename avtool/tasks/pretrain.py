@@ -16,7 +16,8 @@ from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.model.build import build_autoencoder
 from avtool.model.encoder import Tokens
-from avtool.model.mae import MaskedAutoencoder, Reconstruction, masking_noise
+from avtool.model.mae import MaskedAutoencoder, Reconstruction
+from avtool.model.noise import sample_noise
 
 
 def model_settings(recipe: Recipe) -> dict[str, Any]:
@@ -77,7 +78,7 @@ class Pretraining(nn.Module):
         """Image and audio reconstructions under masks that are a function of (seed, epoch, index)."""
         image, audio = self.inputs(batch)
         sizes = [math.prod(grid) for grid in (self.model.encoder.image_grid, self.model.encoder.audio_grid)]
-        noise = masking_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
+        noise = sample_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
         image_noise, audio_noise = noise.split(sizes, dim=1)
         return self.model(image, audio, image_noise=image_noise, audio_noise=audio_noise)
 

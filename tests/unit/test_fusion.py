@@ -15,7 +15,8 @@ from avtool.model.attention import attend, attend_pairs, attention_weights
 from avtool.model.build import build_autoencoder, build_empty, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
-from avtool.model.mae import MaskedAutoencoder, mask_from_noise, masking_noise
+from avtool.model.mae import MaskedAutoencoder, mask_from_noise
+from avtool.model.noise import sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import cosine_schedule, parameter_groups, pretrained_ramp
 
@@ -51,7 +52,7 @@ def inputs(batch: int = 2) -> tuple[Tensor, Tensor]:
 
 def noise(model, batch: int = 2) -> dict[str, Tensor]:
     sizes = [rows * columns for rows, columns in (model.encoder.image_grid, model.encoder.audio_grid)]
-    image, audio = masking_noise(torch.arange(batch), seed=0, epoch=0, count=sum(sizes)).split(sizes, dim=1)
+    image, audio = sample_noise(torch.arange(batch), seed=0, epoch=0, count=sum(sizes)).split(sizes, dim=1)
     return {"image_noise": image, "audio_noise": audio}
 
 
@@ -257,11 +258,11 @@ def test_schedule_warms_up_and_falls_to_zero() -> None:
     assert ramp == pytest.approx([0, 0.5, 1, 1])
 
 
-def test_masking_noise_depends_on_seed_epoch_and_index_alone() -> None:
-    whole = masking_noise(torch.arange(4000), seed=3, epoch=5, count=16)
-    assert torch.equal(masking_noise(torch.tensor([7, 3]), seed=3, epoch=5, count=16), whole[[7, 3]])
+def test_sample_noise_depends_on_seed_epoch_and_index_alone() -> None:
+    whole = sample_noise(torch.arange(4000), seed=3, epoch=5, count=16)
+    assert torch.equal(sample_noise(torch.tensor([7, 3]), seed=3, epoch=5, count=16), whole[[7, 3]])
     for other in ({"seed": 4, "epoch": 5}, {"seed": 3, "epoch": 6}, {"seed": 5, "epoch": 3}):
-        again = masking_noise(torch.arange(4000), count=16, **other)
+        again = sample_noise(torch.arange(4000), count=16, **other)
         assert (again == whole).float().mean() < 1e-3
     assert whole.min() >= 0 and whole.max() < 1
     assert whole.mean() == pytest.approx(0.5, abs=0.005)

@@ -24,7 +24,7 @@ from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import INTERACTIONS
 from avtool.model.mae import MaskedAutoencoder
-from avtool.tasks.localize import (
+from avtool.tasks.maps import (
     MAPS,
     attention_layers,
     choose_map,
