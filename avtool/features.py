@@ -5,6 +5,8 @@ The only user of torchaudio: its last release is 2.11, and this is the one place
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,16 @@ def to_float_waveform(waveform: Tensor, gain_db: Tensor | None = None) -> Tensor
     if gain_db is not None:
         scale = scale * 10 ** (gain_db.view(-1, 1) / 20)
     return waveform * scale
+
+
+def blank_frames(frames: Tensor) -> Tensor:
+    """Frames (B, 3, H, W), normalised, in which there is nothing to see: ImageNet's mean colour everywhere."""
+    return torch.zeros_like(frames)
+
+
+def silence(audio: Tensor) -> Tensor:
+    """Log-mels (B, 1, mel, frames) in which there is nothing to hear: digital silence, log10(1e-7) everywhere."""
+    return torch.full_like(audio, math.log10(LOG_FLOOR))
 
 
 def window_samples(frames: int, hop: int) -> int:

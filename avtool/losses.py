@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -85,3 +86,68 @@ def separation_loss(logits: Tensor, target: Tensor, weight: Tensor | None = None
     ``logits``, ``target`` and ``weight`` have one shape, as (B, 1, mel, frames). Source: DeepAVFusion's release.
     """
     return F.binary_cross_entropy_with_logits(logits.float(), target, weight=weight)
+
+
+def smoothed(targets: Tensor, smoothing: float) -> Tensor:
+    """Targets (B, C) that sum to 1, of which a share ``smoothing`` is spread evenly over the classes (arXiv
+    1512.00567, section 7)."""
+    return targets * (1 - smoothing) + smoothing / targets.shape[1]
+
+
+def inverse_frequency(counts: Tensor) -> Tensor:
+    """Weights (C,) proportional to 1 / ``counts`` (C,), with mean 1 over the samples counted; 0 for classes without."""
+    counts = counts.float()
+    present = counts > 0
+    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros_like(counts))
+
+
+def single_label_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Cross-entropy of ``logits`` (B, C) with ``targets`` (B, C) that sum to 1 each, a scalar in float32; classes
+    count by ``weight`` (C,), 1 if None, and the mean is over samples."""
+    log_shares = F.log_softmax(logits.float(), dim=1)
+    weighted = targets if weight is None else targets * weight
+    return -(weighted * log_shares).sum(dim=1).mean()
+
+
+def multi_label_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy over samples and classes of ``logits`` (B, C) with ``targets`` (B, C) in [0, 1], a
+    scalar in float32; classes count by ``weight`` (C,), 1 if None."""
+    return F.binary_cross_entropy_with_logits(logits.float(), targets, weight=weight)
+
+
+def pool_cells(cells: Tensor, *, score: str, temperature: float) -> Tensor:
+    """The score (...,) of maps ``cells`` (..., N): their ``max``, or ``soft``, temperature * log mean exp(cells /
+    temperature), which lies between the mean and the maximum and gives every cell a gradient. ValueError for another
+    ``score``. Source: multiple-instance learning, the smooth maximum of Keeler et al. 1990 in logarithmic form."""
+    if score == "max":
+        return cells.amax(dim=-1)
+    if score == "soft":
+        count = torch.tensor(float(cells.shape[-1]), device=cells.device)
+        return temperature * ((cells / temperature).logsumexp(dim=-1) - count.log())
+    raise ValueError(f"unknown score {score!r}: max or soft")
+
+
+def contrastive_loss(scores: Tensor, *, temperature: float) -> dict[str, Tensor]:
+    """InfoNCE over ``scores`` (B, B) of every frame (rows) with every sound (columns), pairs on the diagonal.
+
+    ``loss`` is the mean of ``image`` (which sound belongs to this frame) and ``audio`` (which frame to this sound).
+    Source: arXiv 1807.03748; both directions as in CLIP (arXiv 2103.00020).
+    """
+    logits = scores.float() / temperature
+    pairs = torch.arange(len(logits), device=logits.device)
+    image, audio = F.cross_entropy(logits, pairs), F.cross_entropy(logits.t(), pairs)
+    return {"loss": (image + audio) / 2, "image": image, "audio": audio}
+
+
+def candidates_loss(scores: Tensor, *, temperature: float) -> Tensor:
+    """Cross-entropy of ``scores`` (B, K) of a frame with K sounds, of which the first is its own: a scalar, float32."""
+    return F.cross_entropy(scores.float() / temperature, scores.new_zeros(len(scores), dtype=torch.int64))
+
+
+def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Mean over pixels, a scalar in float32: binary cross-entropy for one class, logits (B, 1, H, W), else cross-entropy
+    over classes (B, C, H, W). ``masks`` (B, H, W) hold class numbers, 0 and 1 for one class; 255 is left out."""
+    known = masks != 255
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0].float()[known], masks[known].float())
+    return F.cross_entropy(logits.float(), masks.long(), ignore_index=255)

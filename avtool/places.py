@@ -9,6 +9,8 @@ from pathlib import Path
 from avtool.errors import CheckpointError, UsageError
 
 CHECKPOINTS = "checkpoints"
+BEST = "best"
+"""Of a fine-tuned run, the weights with the best validation measure."""
 
 
 def path_in_environment(name: str) -> Path | None:
@@ -112,8 +114,8 @@ def newest_run() -> Path | None:
 
 
 def resolve_checkpoint(path: Path) -> Path:
-    """The checkpoint folder meant by ``path``: a run (its newest checkpoint), a checkpoint or a converted folder, or,
-    where there is no such path, the name of a pulled model."""
+    """The checkpoint folder meant by ``path``: a run (its best weights, where they were chosen, else its newest
+    checkpoint), a checkpoint or a converted folder, or, where there is no such path, the name of a pulled model."""
     if not path.exists():
         if len(path.parts) == 1 and _is_pulled(pulled_models() / path):
             return pulled_models() / path
@@ -128,6 +130,8 @@ def resolve_checkpoint(path: Path) -> Path:
         )
     if is_checkpoint(path):
         return path
+    if is_checkpoint(path / BEST):
+        return path / BEST
     if path.name == CHECKPOINTS:
         path = path.parent
     if done := checkpoints_of(path):

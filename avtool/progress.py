@@ -16,9 +16,24 @@ PLAIN_SECONDS = 10.0
 """Where stderr is not a terminal, a bar prints at most one line in this many seconds."""
 
 
+_quiet = False
+
+
 def say(message: str) -> None:
     """One line to stderr."""
-    print(message, file=sys.stderr, flush=True)
+    if not _quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def quiet(wanted: bool = True) -> Iterator[None]:
+    """Nothing is said inside the block, where ``wanted``: of several processes one talks."""
+    global _quiet  # noqa: PLW0603 - talk goes to one stderr, whoever speaks
+    before, _quiet = _quiet, wanted or _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def warn(message: str) -> None:
@@ -134,7 +149,7 @@ def progress_bar(description: str, *, total: int | None, unit: str, start: int =
     ``start`` how many were done in an earlier run. On a terminal a live bar that fits 80 columns; elsewhere a
     plain line at most every ten seconds and one at the end, also where the block is left by an exception.
     """
-    live = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    live = not _quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     bar = (_LiveBar if live else Bar)(description, total, unit, start)
     try:
         yield bar

@@ -10,10 +10,13 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, ParamSpec
 
 import typer
+from typer.core import TyperCommand
+from typer.exceptions import TyperException
 
 from avtool.errors import AvtoolError, explain
 
@@ -44,6 +47,39 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
 ]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="A recipe's name (avtool recipes ls) or a YAML file.",
+        show_default="with --resume --out the run's",
+    ),
+]
+PreparedData = Annotated[
+    Path | None,
+    typer.Option("--data", help="Prepared data.", show_default="$AVTOOL_DATA/prepared/NAME", metavar="DIR"),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder.", show_default="./runs/RECIPE-DATE", metavar="RUN")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint of --out, or of the newest such run."),
+]
+StopAfter = Annotated[
+    int | None,
+    typer.Option("--stop-after", min=1, help="Stop after step N; the schedule stays as it is.", metavar="N"),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the recipe, the model's size and one batch's shapes.")
+]
+RunSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", min=0, help="Seed of everything drawn at random.", show_default="the recipe's"
+    ),
+]
 
 
 def command_line() -> list[str]:
@@ -63,14 +99,29 @@ def set_threads(threads: int | None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    print(re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def examples(*lines: str, next_command: str = "") -> str:
     """The end of a command's help: commands to copy, and the next one to type."""
     text = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
     return f"{text}\n\n\b\nNext:\n  {next_command}" if next_command else text
+
+
+class ClipCommand(TyperCommand):
+    """A command that takes the name of a clip: where that was read as options, it says how to write it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w+", word)), None):
+                said = f"{name} begins with - and was read as an option: write ./{name}, or put -- before it"
+                raise typer.BadParameter(said, ctx=ctx) from error
+            raise
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

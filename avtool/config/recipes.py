@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -58,8 +58,9 @@ def keys() -> dict[str, str]:
 def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
     for name, field in section.model_fields.items():
         yield prefix + name, field.description or ""
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _walk(field.annotation, f"{prefix}{name}.")
+        for part in (field.annotation, *get_args(field.annotation)):  # a section, or one that may be absent
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from _walk(part, f"{prefix}{name}.")
 
 
 def _read_with_parent(path: Path) -> tuple[dict[str, Any], Origins]:

@@ -42,6 +42,7 @@ Size = Annotated[tuple[Whole, Whole], BeforeValidator(_tuple)]
 Pair = Annotated[tuple[Number, Number], BeforeValidator(_tuple)]
 Betas = Annotated[tuple[ShareBelow1, ShareBelow1], BeforeValidator(_tuple)]
 Tokens = Annotated[tuple[Count, Count, Count], BeforeValidator(_tuple)]
+Fold = Annotated[tuple[Whole, Whole], BeforeValidator(_tuple)]
 Layers = Literal["all", "none"] | Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -72,12 +73,18 @@ class Data(Section):
     """sound is made louder or softer by up to so many dB"""
     workers: Count = 2
     """processes that load data; 0 loads in the training process"""
+    validation: ShareBelow1 = 0.1
+    """share of the recordings of split that fine-tuning leaves out to choose its best checkpoint on"""
+    fold: Fold | None = None
+    """[k, n]: leave out fold k of n by recording, and evaluate on it; null: none"""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise _fault("crop_scale", f"[{low}, {high}] is not 0 < low <= high <= 1")
+        if self.fold and not self.fold[0] <= self.fold[1] >= 2:
+            raise _fault("fold", f"{[*self.fold]} is not a fold from [1, n] to [n, n] of at least 2")
         return self
 
 
@@ -218,23 +225,73 @@ class Model(Section):
 
 
 class Init(Section):
-    image: Text
+    model: Text | None = None
+    """fine-tuning starts from the encoder of a run, a checkpoint or pulled weights, or from none"""
+    image: Text | None = None
     """image encoder starts from mae-vitb, a path to weights, or none"""
-    audio: Text
+    audio: Text | None = None
     """audio encoder starts from audiomae-vitb, a path to weights, or none"""
 
 
+class Classify(Section):
+    probe: bool = False
+    """train heads alone, on a frozen encoder: true or false"""
+    multi_label: bool = False
+    """whether a clip may have several classes at once (clips with several are left out otherwise)"""
+    mixup: NotNegative = 0.0
+    """alpha of mixup's Beta distribution, for image and sound; 0: none"""
+    cutmix: NotNegative = 0.0
+    """alpha of cutmix's Beta distribution, for image and sound; 0: none"""
+    smoothing: ShareBelow1 = 0.0
+    """share of a label that is spread over all classes"""
+    class_weights: bool = False
+    """whether rare classes count more, by inverse frequency: true or false"""
+    odds_bias: bool = False
+    """whether the heads' biases start at the classes' log odds: true or false"""
+
+
+class Localize(Section):
+    way: Literal["two-pass", "joint"] = "two-pass"
+    """two-pass: image and sound encoded each with the other one blank; joint: a frame encoded with several sounds"""
+    score: Literal["max", "soft"] = "soft"
+    """how a map's cells become a score: max, or soft (log of the mean of exponentials)"""
+    candidates: Annotated[Whole, Field(ge=2)] = 4
+    """sounds that a frame is encoded with, its own among them (joint)"""
+    temperature: Positive = 0.07
+    """of the contrast between pairs"""
+    width: Whole = 128
+    """of the space in which patches and sounds are compared (two-pass)"""
+
+
+class Separate(Section):
+    sources: Annotated[Whole, Field(ge=2)] = 2
+    """clips that are summed to a mixture"""
+    target: Literal["ratio", "binary", "published"] = "ratio"
+    """ratio: S / sum of S; binary: S above all others; published: S / (S + mixture)"""
+    weighted: bool = True
+    """whether loud places of the mixture count more: true or false"""
+
+
+class Segment(Section):
+    semantic: bool = False
+    """whether every class has a mask of its own (AVSS), or what sounds has one mask (S4, MS3)"""
+
+
 class Optim(Section):
+    name: Literal["adamw", "lars"] = "adamw"
+    """adamw or lars"""
     base_lr: Positive = 1.5e-4
     """learning rate at an effective batch of 256"""
     weight_decay: NotNegative = 0.05
-    """AdamW's weight decay"""
+    """weight decay of matrices"""
+    layer_decay: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """the learning rate shrinks by this factor from each layer to the one below it; 1: it does not"""
     betas: Betas = (0.9, 0.95)
     """AdamW's two betas, each at least 0 and below 1, as [0.9, 0.95]"""
     warmup: ShareBelow1 = 0.2
     """share of the schedule spent in linear warm-up, below 1"""
     pretrained_ramp: Share = 0.5
-    """share of the schedule over which encoders that start from weights ramp up"""
+    """share of the schedule over which what starts from weights ramps up to its learning rate"""
     clip_grad: Positive | None = None
     """largest norm of the gradient; null: not clipped"""
 
@@ -246,6 +303,8 @@ class Train(Section):
     """passes whose gradients make one step"""
     precision: Literal["auto", "float32", "bf16"] = "auto"
     """auto, float32 or bf16"""
+    drop_path: ShareBelow1 = 0.0
+    """share of the samples that skip a branch of the last layer; rises from 0 in the first"""
     activation_checkpointing: bool = False
     """compute each layer twice and keep less of it in memory: true or false"""
     compile: bool = False
@@ -258,13 +317,20 @@ class Train(Section):
     """newest checkpoints that are kept"""
     eval_clips: Count = 400
     """held-out clips that are measured before and after training; 0: none"""
+    eval_every: Count = 0
+    """steps between two more such measurements while training; 0: none"""
+
+
+PRETRAIN = "pretrain"
+FINETUNED = ("classify", "localize", "separate", "segment")
+"""The tasks that a pretrained encoder is fine-tuned for; each has a section of its name."""
 
 
 class Recipe(Section):
     """A whole recipe, resolved."""
 
-    task: Literal["pretrain"]
-    """pretrain"""
+    task: Literal["pretrain", "classify", "localize", "separate", "segment"]
+    """pretrain, classify, localize, separate or segment"""
     seed: Count = 0
     """seed of everything drawn at random"""
     epochs: Positive | None = None
@@ -279,6 +345,14 @@ class Recipe(Section):
     """the two encoders, fusion blocks and decoders"""
     init: Init
     """where the encoders start from; random weights only where none is said"""
+    classify: Classify | None = None
+    """settings of task classify"""
+    localize: Localize | None = None
+    """settings of task localize"""
+    separate: Separate | None = None
+    """settings of task separate"""
+    segment: Segment | None = None
+    """settings of task segment"""
     optim: Optim = Optim()
     """the optimizer and its schedule"""
     train: Train
@@ -288,6 +362,18 @@ class Recipe(Section):
     def _check(self) -> Self:
         if self.epochs is None and self.max_steps is None:
             raise _fault("max_steps", "neither max_steps nor epochs says how long to train")
+        if self.task == PRETRAIN:
+            for part in ("image", "audio"):
+                if getattr(self.init, part) is None:
+                    raise _fault(f"init.{part}", "it is missing; pretraining says where each encoder starts")
+            if self.init.model is not None:
+                raise _fault("init.model", "pretraining starts from init.image and init.audio")
+        for task in FINETUNED:
+            given = getattr(self, task) is not None
+            if given and task != self.task:
+                raise _fault(task, f"this recipe is of task {self.task}")
+            if not given and task == self.task:
+                raise _fault(task, "it is missing; {} takes every default")
         return self
 
     @property

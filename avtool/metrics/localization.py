@@ -1,10 +1,17 @@
-"""Localization: does a map point at what sounds? Protocol ``pointing``, its truth, and its controls."""
+"""Localization: does a map point at what sounds? Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive`` and
+``slavc-extended``, their truth, and their controls.
+
+Letters: B images, and maps (B, rows, columns) of any resolution, higher where the sound is located; truth (B, H, W).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from avtool.errors import DataError
 
@@ -12,17 +19,34 @@ EVALUATION_SIZE = (224, 224)
 """Rows and columns at which truth is drawn where nothing else is said."""
 
 
-def boxes_to_mask(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
+def boxes_to_mask(size: tuple[int, int], boxes: np.ndarray, *, whole_pixels: bool = False) -> np.ndarray:
     """The union of boxes (M, 4), x1, y1, x2, y2 as fractions of the frame, as a bool (rows, columns) mask.
 
-    A pixel is inside where its centre is; no boxes give an empty mask.
+    A pixel is inside where its centre is; no boxes give an empty mask. With ``whole_pixels``, corners are first rounded
+    down to whole pixels: how the tables of ``ciou-median`` and ``ciou-adaptive`` draw their truth.
     """
     rows, columns = size
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    if whole_pixels:
+        sides = np.array([columns, rows, columns, rows])
+        boxes = np.floor(boxes * sides) / sides
     y, x = (np.arange(rows)[:, None] + 0.5) / rows, (np.arange(columns)[None] + 0.5) / columns
     mask = np.zeros(size, bool)
-    for x1, y1, x2, y2 in np.asarray(boxes, np.float64).reshape(-1, 4):
+    for x1, y1, x2, y2 in boxes:
         mask |= (x1 <= x) & (x < x2) & (y1 <= y) & (y < y2)
     return mask
+
+
+def consensus_map(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
+    """min(1, sum of the annotators' boxes / 2): Flickr-SoundNet's truth, float64 (rows, columns), one of 0, 0.5 and 1.
+
+    ``boxes`` (M, 4) are those of all annotators, drawn in ``whole_pixels``; where one alone drew, a pixel counts half.
+    Source: Senocak et al., CVPR 2018, section 5 (their consensus of two).
+    """
+    drawn = [
+        boxes_to_mask(size, box, whole_pixels=True) for box in np.asarray(boxes, np.float64).reshape(-1, 4)
+    ]
+    return np.minimum(1, sum(drawn, np.zeros(size)) / 2)
 
 
 def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -63,6 +87,145 @@ def pointing(maps: np.ndarray, truth: np.ndarray) -> float:
     hits = pointing_hits(maps, truth)
     known = hits[~np.isnan(hits)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def ciou_median(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Protocol ``ciou-median``: the cIoU of the upper half of each map's pixels, float64 (B,); NaN where the truth is
+    empty.
+
+    P, the map upsampled to the truth's size; theta = sort(P)[floor(n / 2)] of its n pixels; A = [P >= theta];
+
+        cIoU = sum(A G) / (sum(G) + sum(A [G = 0]))
+
+    ``truth`` (B, H, W) in 0 to 1, bool or with half pixels. A map without levels predicts every pixel. Scaling P by its
+    least and highest value, as the protocol is written, changes no order of pixels, so it is not done.
+    ValueError for maps that are not finite or do not go with ``truth``.
+
+    Source: EZ-VSL (Mo and Morgado, ECCV 2022); cIoU is Senocak et al.'s (CVPR 2018).
+    """
+    levels, truth = _on_truth(maps, truth)
+    half = levels.shape[1] // 2
+    theta = np.partition(levels, half, axis=1)[:, half, None]
+    return _ciou((levels >= theta).astype(np.float64), truth)
+
+
+def ciou_adaptive(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Protocol ``ciou-adaptive``: ``ciou_median`` where as many pixels are predicted as the truth has (G > 0).
+
+    Exactly as many: where pixels of one level are not all taken, each counts by the share that is, so that a map
+    without levels is scored as a draw by lot. Source: SSLalignment (Senocak et al., ICCV 2023).
+    """
+    levels, truth = _on_truth(maps, truth)
+    count = (truth > 0).sum(axis=1, keepdims=True)
+    theta = np.take_along_axis(np.sort(levels, axis=1), levels.shape[1] - np.maximum(count, 1), axis=1)
+    above, at = levels > theta, levels == theta
+    share = (count - above.sum(axis=1, keepdims=True)) / at.sum(axis=1, keepdims=True)
+    return _ciou(above + share * at, truth)
+
+
+class Ciou(NamedTuple):
+    """A set's cIoU: the ``share`` of ``images`` at 0.5 or more, and ``auc``, 0 to 1; ``left_out`` have an empty truth."""
+
+    share: float
+    auc: float
+    images: int
+    left_out: int
+
+
+CIOU_THRESHOLDS = np.arange(21) / 20
+
+
+def ciou_summary(ciou: np.ndarray) -> Ciou:
+    """Per-image ``ciou`` (N,) -> the numbers of the tables.
+
+    AUC: the trapezoid over the thresholds t = 0, 0.05 .. 1 of the share of images with cIoU >= t; what is NaN is left
+    out. NaN where nothing is left.
+    """
+    known = ciou[~np.isnan(ciou)]
+    shares = [(known >= threshold).mean() if len(known) else np.nan for threshold in CIOU_THRESHOLDS]
+    auc = float(np.mean([(shares[i] + shares[i + 1]) / 2 for i in range(len(shares) - 1)]))
+    return Ciou(float(shares[10]), auc, len(known), len(ciou) - len(known))
+
+
+def slavc_confidence(maps: np.ndarray, size: tuple[int, int] = EVALUATION_SIZE) -> np.ndarray:
+    """How sure maps of cosines (B, rows, columns) are that something sounds: float64 (B,) in 0 to 1.
+
+    The mean of the top quarter of (cos + 1) / 2 over the pixels of the map upsampled to ``size``.
+    Source: SLAVC (Mo and Morgado, NeurIPS 2022).
+    """
+    levels = np.sort((_upsampled(maps, size).reshape(len(maps), -1) + 1) / 2, axis=1)
+    return levels[:, -(levels.shape[1] // 4) :].mean(axis=1)
+
+
+class SlavcExtended(NamedTuple):
+    """Average precision, the highest F1 and ``loc_acc``, the share of images with boxes whose cIoU is above 0.5."""
+
+    ap: float
+    max_f1: float
+    loc_acc: float
+
+
+def slavc_extended(confidence: np.ndarray, ciou: np.ndarray) -> SlavcExtended:
+    """Protocol ``slavc-extended``: silent and off-screen sources count, from ``slavc_confidence`` (N,) and
+    ``ciou_median`` (N,), NaN for an image without boxes.
+
+    At a threshold t, which runs over all confidences c: TP where c >= t and cIoU >= 0.5; FP where c >= t and
+    cIoU < 0.5 or there are no boxes; FN where there are boxes and c < t. Precision TP / (TP + FP) and recall
+    TP / (TP + FN) are 1 where that is empty. AP is the sum over rising recall of its step times the highest precision
+    at that recall or more. NaN for no images, and ``loc_acc`` where none has boxes.
+
+    Source: SLAVC (Mo and Morgado, NeurIPS 2022), which samples the thresholds and leaves out the first step of recall.
+    """
+    boxed = ~np.isnan(ciou)
+    loc_acc = float((ciou[boxed] > 0.5).mean()) if boxed.any() else np.nan
+    if not len(ciou):
+        return SlavcExtended(np.nan, np.nan, loc_acc)
+    thresholds = np.unique(confidence)[::-1]
+    found = boxed & (np.nan_to_num(ciou) >= 0.5)
+
+    def at_least(which: np.ndarray) -> np.ndarray:
+        return which.sum() - np.searchsorted(np.sort(confidence[which]), thresholds)
+
+    hit, false = at_least(found), at_least(~found)
+    missed = boxed.sum() - at_least(boxed)
+    precision = hit / (hit + false)
+    recall = np.where(hit + missed > 0, hit / np.maximum(hit + missed, 1), 1.0)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, np.finfo(float).tiny)
+    return SlavcExtended(float(np.diff(recall, prepend=0) @ envelope), float(f1.max()), loc_acc)
+
+
+def ideal_map(truth: np.ndarray) -> np.ndarray:
+    """The ceiling of ``ciou_median`` and ``ciou_adaptive``: a map float64 (B, H, W), the truth with all ties broken.
+
+    With half of the frame always predicted, even this one passes only where the truth covers a quarter of it.
+    """
+    order = np.arange(truth[0].size).reshape(truth[0].shape) / truth[0].size
+    return truth + order / 4
+
+
+def _on_truth(maps: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Maps upsampled to their truth's size, and the truth, both float64 (B, H W)."""
+    truth = np.asarray(truth, np.float64)
+    if truth.ndim != 3 or np.ndim(maps) != 3 or len(maps) != len(truth):
+        raise ValueError(f"maps {np.shape(maps)} and truth {truth.shape} are not B maps and B masks")
+    levels = _upsampled(maps, (truth.shape[1], truth.shape[2]))
+    if not np.isfinite(levels).all():
+        raise ValueError("a map holds values that are not finite")
+    return levels.reshape(len(levels), -1), truth.reshape(len(truth), -1)
+
+
+def _upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
+    coarse = torch.from_numpy(np.asarray(maps, np.float64)).unsqueeze(1)
+    return F.interpolate(coarse, size, mode="bilinear", align_corners=False).squeeze(1).numpy()
+
+
+def _ciou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """sum(A G) / (sum(G) + sum(A [G = 0])) of (B, n) each: (B,), NaN where G is 0 everywhere."""
+    inside = (predicted * truth).sum(axis=1)
+    union = truth.sum(axis=1) + (predicted * (truth == 0)).sum(axis=1)
+    return np.where(truth.any(axis=1), inside / np.maximum(union, 1), np.nan)
 
 
 def binomial_error(share: float, count: int) -> float:

@@ -13,10 +13,21 @@ def nearest_neighbour_accuracy(
     references: Tensor | None = None,
     reference_labels: Tensor | None = None,
 ) -> float:
-    """Share of ``queries`` (Q, D) whose nearest reference (R, D) by cosine has the same label (``knn``, k = 1).
+    """Share of ``nearest_neighbour_hits``. The floor is the share of the commonest label."""
+    hits = nearest_neighbour_hits(queries, query_labels, references, reference_labels)
+    return hits.float().mean().item()
 
-    Without references, each query's neighbours are the other queries (leave one out). Labels are integers. The floor
-    is the share of the commonest label.
+
+def nearest_neighbour_hits(
+    queries: Tensor,
+    query_labels: Tensor,
+    references: Tensor | None = None,
+    reference_labels: Tensor | None = None,
+) -> Tensor:
+    """Whether the reference (R, D) nearest to each of ``queries`` (Q, D) by cosine has the same label (``knn``, k = 1):
+    bool (Q,).
+
+    Without references, each query's neighbours are the other queries (leave one out). Labels are integers.
     """
     leave_one_out = references is None
     if references is None or reference_labels is None:
@@ -24,5 +35,4 @@ def nearest_neighbour_accuracy(
     similarity = F.normalize(queries.float(), dim=1) @ F.normalize(references.float(), dim=1).T
     if leave_one_out:
         similarity.fill_diagonal_(-torch.inf)
-    nearest = reference_labels[similarity.argmax(dim=1)]
-    return (nearest == query_labels).float().mean().item()
+    return reference_labels[similarity.argmax(dim=1)] == query_labels

@@ -13,6 +13,7 @@ from torch import nn
 from avtool.model.encoder import AudioVisualEncoder, VisionTransformer
 from avtool.model.fusion import FusionBlock
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
+from avtool.model.localization import LocalizationModel
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.segmentation import SegmentationModel
 from avtool.model.separation import SeparationModel
@@ -23,6 +24,7 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     AUTOENCODER: MaskedAutoencoder,
     "classifier": AudioVisualClassifier,
     "linear_probe": LinearProbe,
+    "localization": LocalizationModel,
     "separation": SeparationModel,
     "segmentation": SegmentationModel,
 }

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
+from avtool.model.localization import WAYS
 from avtool.model.build import AUTOENCODER, KINDS, VIT, check_settings, complete_settings, key_faults
 
 FORMAT = 1
@@ -165,6 +166,8 @@ FORMS = {
     "image_mask_ratio": _SHARE,
     "audio_mask_ratio": _SHARE,
     "classes": _WHOLE,
+    "way": Form("two-pass or joint", lambda value: value in WAYS),
+    "width": _WHOLE,
     "sample_rate": _WHOLE,
     "n_fft": _WHOLE,
     "hop": _WHOLE,

@@ -1,1 +1,85 @@
+"""The tasks: each a model, its loss, the views that it reads and what it measures. One file a task, one line below.
 
+A task is a ``torch.nn.Module`` whose ``forward`` gives the losses of a batch (see ``Task``). The engine trains any of
+them with the same loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import numpy as np
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from avtool.config.schema import Recipe
+    from avtool.data.dataset import PreparedDataset
+    from avtool.data.loader import DrawnViews, FixedViews
+    from avtool.features import LogMel
+
+Batches = Callable[[], Iterable[dict[str, Tensor]]]
+"""Begins the same batches anew, on the task's device."""
+
+TABLE = {
+    "pretrain": "pretrain:Pretraining",
+    "classify": "classify:Classification",
+    "localize": "localize:Localization",
+    "separate": "separate:Separation",
+    "segment": "segment:Segmentation",
+}
+"""Module and class of each task that a recipe may name."""
+
+
+class Task(Protocol):
+    """What the engine asks of a task, beside being a module.
+
+    ``kind`` and ``settings`` are those of the model's config.json. ``best`` names the measure, the larger the better,
+    that the best checkpoint is chosen by ("": the last one is meant). ``couples`` says that the loss relates the
+    samples of a batch to each other, so that a batch cannot be computed in parts.
+    """
+
+    best: ClassVar[str]
+    couples: bool
+    kind: str
+    model: nn.Module
+    log_mel: LogMel
+    settings: dict[str, Any]
+
+    @classmethod
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+        """``kind`` and ``settings`` of a model whose head fits ``dataset``. AvtoolError where none can."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Self:
+        """That model with random starting weights, drawn from the recipe's seed alone, and its loss on ``dataset``, of
+        which the clips ``chosen`` are trained on."""
+
+    @classmethod
+    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """The numbers of the clips that can be trained on, int64 (N,), and how many were left out, by reason."""
+
+    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
+        """What a training sample shows; ``chosen``: the clips that are trained on."""
+
+    def evaluation_views(
+        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
+    ) -> tuple[FixedViews, np.ndarray]:
+        """What ``measure`` looks at, of the held-out clips ``chosen``: views and the numbers to show of them."""
+
+    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+        """Measures over held-out samples; ``reference``: the same views of clips that are trained on."""
+
+    @staticmethod
+    def in_words(values: dict[str, float]) -> str:
+        """What ``measure`` gave, in words, each with its floor."""
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and its parts, scalars."""
+
+
+def find_task(name: str) -> type[Any]:
+    """The class of the task ``name`` (see ``Task``)."""
+    module, _, found = TABLE[name].partition(":")
+    return getattr(importlib.import_module(f"avtool.tasks.{module}"), found)

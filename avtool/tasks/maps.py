@@ -7,7 +7,6 @@ located. Adding a kind of map is one function and one line in ``MAPS``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avtool.errors import UsageError
-from avtool.features import LOG_FLOOR, normalize_frames
+from avtool.features import normalize_frames, silence
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.transformer import grid_of
 
@@ -58,8 +57,7 @@ def difference_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor) ->
 
     Silence is digital silence through the same log-mel: log10(1e-7) everywhere.
     """
-    silence = torch.full_like(audio, math.log10(LOG_FLOOR))
-    moved = encoder(image, audio).image - encoder(image, silence).image
+    moved = encoder(image, audio).image - encoder(image, silence(audio)).image
     return _on_grid(encoder, image, moved.norm(dim=-1))
 
 

@@ -5,37 +5,37 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from avtool.config.schema import Recipe
-from avtool.features import LogMel, normalize_frames, to_float_waveform
+from avtool.data.dataset import PreparedDataset
+from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
-from avtool.model.build import build_autoencoder
+from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
 from avtool.model.mae import MaskedAutoencoder, Reconstruction
 from avtool.model.noise import sample_noise
+from avtool.tasks import Batches
+from avtool.tasks.settings import (
+    drawn_views,
+    encoder_settings,
+    fixed_views,
+    inputs_of,
+    new_log_mel,
+    new_model,
+)
 
 
 def model_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's model as the flat keyword arguments that config.json keeps."""
-    model, fusion, decoder = recipe.model, recipe.model.fusion, recipe.model.decoder
+    """The recipe's masked autoencoder as the flat keyword arguments that config.json keeps."""
+    model, decoder = recipe.model, recipe.model.decoder
     return {
-        "image_size": list(model.image_size),
-        "audio_size": list(model.audio_size),
-        "patch_size": model.patch_size,
-        "dim": model.dim,
-        "depth": model.depth,
-        "heads": model.heads,
-        "mlp_ratio": model.mlp_ratio,
-        "fusion": fusion.kind,
-        "fusion_layers": fusion.layers if isinstance(fusion.layers, str) else list(fusion.layers),
-        "fusion_tokens": list(fusion.tokens),
-        "fusion_attn_ratio": fusion.attn_ratio,
-        "fusion_mlp_ratio": fusion.mlp_ratio,
+        **encoder_settings(recipe),
         "decoder_dim": decoder.dim,
         "decoder_depth": decoder.depth,
         "decoder_heads": decoder.heads,
@@ -44,35 +44,54 @@ def model_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def spectrogram_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's spectrogram as ``LogMel``'s keyword arguments."""
-    return {**recipe.spectrogram.model_dump(), "mels": recipe.model.audio_size[0]}
-
-
 class Pretraining(nn.Module):
     """A masked autoencoder and the features before it. ``forward`` gives the loss of a batch and its parts.
 
     A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,), index and epoch int64 (B,).
     """
 
-    def __init__(self, *, model: MaskedAutoencoder, log_mel: LogMel, seed: int) -> None:
+    best: ClassVar[str] = ""
+    couples = False
+    kind = AUTOENCODER
+
+    def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        self.model, self.log_mel, self.seed = model, log_mel, seed
+        self.settings, self.seed = model_settings(recipe), recipe.seed
+        self.log_mel = new_log_mel(recipe)
+        model = new_model(self.kind, self.settings, recipe)
+        assert isinstance(model, MaskedAutoencoder)
+        self.model = model
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe) -> Pretraining:
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+        """A masked autoencoder. It fits any data."""
+        return AUTOENCODER, model_settings(recipe)
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, dataset: PreparedDataset | None = None, chosen: np.ndarray | None = None
+    ) -> Pretraining:
         """Random starting weights, drawn from the recipe's seed alone."""
-        how = {"activation_checkpointing": recipe.train.activation_checkpointing}
-        model = build_autoencoder({**model_settings(recipe), **how})
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            model.reset_parameters()
-        return cls(model=model, log_mel=LogMel(**spectrogram_settings(recipe)), seed=recipe.seed)
+        return cls(recipe)
+
+    @classmethod
+    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """Every clip."""
+        return np.arange(len(dataset)), {}
+
+    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> TrainingViews:
+        """A random window, frame, crop, flip and gain."""
+        return drawn_views(recipe, dataset)
+
+    def evaluation_views(
+        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
+    ) -> tuple[EvaluationViews, np.ndarray]:
+        """The clips' own evaluation views."""
+        return fixed_views(recipe, dataset), chosen
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The batch as the model takes it: frames (B, 3, H, W) and log-mels (B, 1, mels, frames), float32."""
-        waveform = to_float_waveform(batch["waveform"], batch.get("gain_db"))
-        return normalize_frames(batch["image"]), self.log_mel(waveform)
+        return inputs_of(self.log_mel, batch)
 
     def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
         """Image and audio reconstructions under masks that are a function of (seed, epoch, index)."""
@@ -88,6 +107,23 @@ class Pretraining(nn.Module):
         return masked_autoencoding_loss(
             *(reconstruction_loss(part.prediction, part.target) for part in parts)
         )
+
+    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+        """See ``evaluate_pretraining``."""
+        return evaluate_pretraining(self, held_out, reference())
+
+    @staticmethod
+    def in_words(values: dict[str, float]) -> str:
+        """Held-out measures in words, each with its floor."""
+        text = f"loss {values['loss']:.3f}, {values['share_of_floor']:.3f} of what each patch's mean gets"
+        accuracy = [
+            f"{name.removeprefix('knn_')} {value:.1%}"
+            for name, value in values.items()
+            if name.startswith("knn_")
+        ]
+        if accuracy:
+            text += f"; nearest-neighbour accuracy (knn, k = 1, among training clips): {', '.join(accuracy)}"
+        return text
 
 
 def mean_tokens(tokens: Tokens) -> dict[str, Tensor]:

@@ -14,12 +14,15 @@ import soundfile
 import torch
 
 from avtool import engine
+from avtool.engine import run as engine_run
+from avtool.engine import schedule
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.lanes import Lanes, lanes_for
 from avtool.places import checkpoints_of
+from avtool.tasks.pretrain import Pretraining
 from avtool.tracking import read_metrics
 
 SMALL = (
@@ -106,7 +109,7 @@ def test_small_batches_of_a_step_run_together_on_a_cpu(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = run(data, tmp_path / "together", "train.accumulate=4")
-    monkeypatch.setattr(engine, "WORK_TOGETHER", 0)
+    monkeypatch.setattr(schedule, "WORK_TOGETHER", 0)
     alone = run(data, tmp_path / "alone", "train.accumulate=4")
     losses = [[row["loss"] for row in read_metrics(out)[1:7]] for out in (together, alone)]
     # Later steps part: AdamW makes full steps of gradients that are nothing but rounding.
@@ -115,7 +118,7 @@ def test_small_batches_of_a_step_run_together_on_a_cpu(
     recipe = load_recipe("tiny", [*SMALL, "train.accumulate=6"])
     facts = {"folder": tmp_path, "precision": torch.float32, "saved": None}
     dataset = engine.PreparedDataset(data, "train")
-    monkeypatch.setattr(engine, "WORK_TOGETHER", 4 * 24 * 2 * 5)
+    monkeypatch.setattr(schedule, "WORK_TOGETHER", 4 * 24 * 2 * 5)
     assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.together == 3
 
 
@@ -143,13 +146,13 @@ def test_the_two_switches_of_a_recipe_reach_the_model(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
-    monkeypatch.setattr(engine, "compile_blocks", compiled.append)
+    monkeypatch.setattr(engine_run, "compile_blocks", compiled.append)
     recipe = load_recipe("tiny", [*SMALL, "train.activation_checkpointing=true", "train.compile=true"])
     facts = {"folder": tmp_path, "precision": torch.float32, "saved": None, "device": torch.device("cpu")}
     made = engine.Run(recipe, engine.PreparedDataset(data, "train"), **facts)
     assert compiled == [made.task.model] and made.lanes() == 1
     assert made.task.model.encoder.activation_checkpointing
-    assert "activation_checkpointing" not in engine.model_settings(recipe)
+    assert "activation_checkpointing" not in made.task.settings
 
 
 def test_lanes_give_the_gradient_of_the_whole_batch() -> None:
@@ -263,14 +266,14 @@ def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> Non
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = engine.Pretraining.forward
+    forward = Pretraining.forward
 
     def poisoned(self, batch):
         parts = forward(self, batch)
         return {**parts, "loss": parts["loss"] * float("nan")} if batch["epoch"][0] == 1 else parts
 
-    monkeypatch.setattr(engine.Pretraining, "forward", poisoned)
-    with pytest.raises(TrainingError, match=r"step 3: loss loss is not finite; the batch's clips: clip\d"):
+    monkeypatch.setattr(Pretraining, "forward", poisoned)
+    with pytest.raises(TrainingError, match=r"step 3: loss is not finite; the batch's clips: clip\d"):
         run(data, tmp_path / "run", "train.save_every=1")
     (*_, last) = checkpoints_of(tmp_path / "run")
     assert last.name == "step-00000002"
@@ -300,7 +303,7 @@ def test_a_signal_leaves_a_checkpoint_to_go_on_from(
 
 
 def test_what_does_not_fit_stops_before_anything_is_written(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has 8 clips of split train, a batch needs 64"):
+    with pytest.raises(DataError, match="has 8 clips of split train to train on; a batch needs 64"):
         run(data, tmp_path / "run", "train.batch_size=64")
     with pytest.raises(CheckpointError, match=r"init.audio=audiomae-vitb"):
         run(data, tmp_path / "run", "init.audio=audiomae-vitb")

@@ -1,0 +1,131 @@
+"""``avtool evaluate``: a model and prepared data in, tables by named protocols out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from avtool.cli.common import (
+    Debug,
+    Device,
+    Force,
+    Json,
+    Seed,
+    Threads,
+    examples,
+    guarded,
+    print_json,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    from avtool.evaluate import Table
+
+EPILOG = examples(
+    "avtool evaluate runs/tiny-classify-20260101-120000 --data data/prepared/synth",
+    "avtool evaluate RUN --data DIR --protocol top1,knn --out metrics.json",
+    "avtool evaluate RUN --data DIR --split all --fold 1/5 --json",
+    next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
+)
+
+
+def _fold(value: str | None) -> str | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
+        raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, as 1/5")
+    return value
+
+
+@guarded
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or converted folder.")],
+    *,
+    data: Annotated[Path, typer.Option(help="Prepared data.", metavar="DIR")],
+    task: Annotated[
+        str | None,
+        typer.Option(metavar="TASK", help="classify, localize, separate or segment.", show_default="the model's"),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="P,...", help="Protocols, by name.", show_default="all of the task's that apply"),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to judge, or all.")] = "test",
+    fold: Annotated[
+        str | None,
+        typer.Option(metavar="K/N", callback=_fold, help="Only fold K of N by recording, as data.fold leaves it out."),
+    ] = None,
+    windows: Annotated[int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify).")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
+    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Also write metrics.json here.")] = None,
+    save_predictions: Annotated[
+        Path | None, typer.Option(metavar="NPZ", help="Write what the numbers were made of.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model by named protocols, beside floors, ceilings and controls."""
+    set_threads(threads)
+    from avtool.evaluate import evaluate as run
+
+    tables = run(
+        model,
+        data,
+        task=task,
+        protocols=[name.strip() for name in protocol.split(",")] if protocol else (),
+        split=split,
+        fold=None if fold is None else tuple(map(int, fold.split("/"))),  # type: ignore[arg-type]
+        windows=windows,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        device=device,
+        out=out,
+        save_predictions=save_predictions,
+        force=force,
+    )
+    if json:
+        print_json([table.as_dict() for table in tables])
+        return
+    for table in tables:
+        _print(table)
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    what = f"{table.task} by {table.protocol}: n = {table.samples}"
+    if table.recordings != table.samples:
+        what += f" from {table.recordings} recordings"
+    left_out = [f"{count} clips left out {reason}" for reason, count in table.left_out.items()]
+    interval = f"95 % bootstrap intervals (seed {table.seed})"
+    caption = "\n".join([table.words, "; ".join([interval, *left_out]), *table.notes])
+    grid = Grid(title=what, caption=caption, title_justify="left", caption_justify="left")
+    grid.add_column("")
+    names = list(dict.fromkeys(name for row in table.rows for name in row.measures))
+    for name in names:
+        grid.add_column(f"{name} {table.unit}".strip(), justify="right", no_wrap=True)
+    for row in table.rows:
+        cells = [_cell(row.measures.get(name), table.unit) for name in names]
+        grid.add_row(row.name if row.role == "model" else f"{row.name} ({row.role})", *cells)
+    Console().print(grid)
+
+
+def _cell(measure, unit: str) -> str:  # type: ignore[no-untyped-def]
+    if measure is None:
+        return ""
+    digits = 1 if unit == "%" else 2
+    text = f"{measure.value:.{digits}f}"
+    if measure.low is None or measure.low != measure.low:
+        return text
+    return f"{text} [{measure.low:.{digits}f}, {measure.high:.{digits}f}]"

@@ -1,0 +1,104 @@
+"""``avtool finetune``: a pretrained model, a recipe and prepared data in, a run folder with a model for a task out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.common import (
+    Debug,
+    Device,
+    DryRun,
+    Force,
+    Out,
+    PreparedData,
+    RecipeName,
+    Resume,
+    RunSeed,
+    Settings,
+    StopAfter,
+    Threads,
+    command_line,
+    examples,
+    guarded,
+    set_threads,
+)
+from avtool.cli.runs import Training
+
+EPILOG = examples(
+    "avtool finetune classify --recipe tiny-classify --from runs/tiny-20260101-120000",
+    "avtool finetune localize --recipe tiny-localize --from RUN --data data/prepared/synth",
+    "avtool finetune classify --recipe finetune-vggsound --from deepavfusion-vggsound",
+    next_command="avtool evaluate RUN --data DIR",
+)
+
+
+class Task(StrEnum):
+    """What an encoder is fine-tuned for."""
+
+    classify = "classify"
+    localize = "localize"
+    separate = "separate"
+    segment = "segment"
+
+
+@guarded
+def finetune(
+    task: Annotated[Task, typer.Argument(help="classify, localize, separate or segment.", show_default=False)],
+    settings: Settings = None,
+    *,
+    recipe: RecipeName = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="MODEL", help="Run, checkpoint, pulled name, or none.", show_default="the recipe's"
+        ),
+    ] = None,
+    allow_random: Annotated[
+        bool, typer.Option("--allow-random", help="Allow random fusion weights, as a control.")
+    ] = False,
+    data: PreparedData = None,
+    out: Out = None,
+    resume: Resume = False,
+    stop_after: StopAfter = None,
+    dry_run: DryRun = False,
+    seed: RunSeed = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a pretrained model for a task.
+
+    The sizes of the encoder are those of the model it starts from. The best weights, chosen on a part of the training
+    split, are kept in RUN/best, the last ones in RUN/checkpoints. Settings are keys of the recipe, as
+    optim.base_lr=1e-4.
+    """
+    begun = () if start is None else (f"init.model={start}",)
+    training = Training.of(
+        recipe, [*(settings or ()), *begun], data=data, out=out, resume=resume, seed=seed, task=task.value
+    )
+    set_threads(threads)
+    if dry_run:
+        from avtool.engine import plan_finetuning
+
+        training.describe(plan_finetuning(training.recipe, allow_random=allow_random), device)
+        return
+    from avtool.engine import finetune as train
+
+    typer.echo(
+        train(
+            training.recipe,
+            data=training.data,
+            out=training.out,
+            allow_random=allow_random,
+            device=device,
+            resume=resume,
+            stop_after=stop_after,
+            force=force,
+            command=command_line(),
+        )
+    )

@@ -1,0 +1,75 @@
+"""Views with partners: a clip and others to mix it with, or to hold it against."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from avtool.data.views import EvaluationViews, TrainingViews, draws
+from avtool.errors import DataError
+
+_PARTNERS = 0x9A47  # sets these draws apart from those of the clip's own view
+
+
+class PartnerViews:
+    """Training views of a clip and of ``partners`` others drawn from ``chosen``, a function of (seed, epoch, index).
+
+    ``sample(epoch, index)``: what ``views`` gives, and under ``other_image`` uint8 (P, 3, rows, columns),
+    ``other_waveform`` int16 (P, N), ``other_gain_db`` (P,), ``other_index`` and ``other_label`` int64 (P,) the same of the partners.
+    They are all different clips; with ``other_class`` no two of a sample have the same first label. DataError where
+    there are too few clips or classes.
+    """
+
+    def __init__(
+        self, views: TrainingViews, chosen: np.ndarray, *, partners: int, other_class: bool = False
+    ) -> None:
+        self.views, self.chosen, self.partners, self.other_class = views, chosen, partners, other_class
+        dataset = views.dataset
+        self.labels = np.array([dataset.label_id(int(i)) for i in chosen]) if other_class else None
+        kinds = len(np.unique(self.labels)) if self.labels is not None else len(chosen)
+        if kinds <= partners:
+            what = "classes" if other_class else "clips"
+            raise DataError(
+                f"{dataset.folder} has {kinds} {what} of split {dataset.split} to draw from, {partners + 1} are needed "
+                "for a sample",
+                hint=f"use more data, or fewer {what} a sample",
+            )
+
+    def sample(self, epoch: int, index: int) -> dict[str, Any]:
+        others = [self.views.sample(epoch, int(i)) for i in self._draw(epoch, index)]
+        parts = ("image", "waveform", "gain_db", "index", "label")
+        together = {f"other_{name}": np.stack([other[name] for other in others]) for name in parts}
+        return {**self.views.sample(epoch, index), **together}
+
+    def _draw(self, epoch: int, index: int) -> list[int]:
+        """Clip numbers of the partners: draws are repeated until clips, or classes, differ."""
+        generator = draws(self.views.seed, epoch, index + (_PARTNERS << 32))
+        taken, kinds = [index], {self._kind(index)}
+        while len(taken) <= self.partners:
+            place = int(generator.integers(len(self.chosen)))
+            clip = int(self.chosen[place])
+            kind = clip if self.labels is None else int(self.labels[place])
+            if kind not in kinds:
+                taken.append(clip)
+                kinds.add(kind)
+        return taken[1:]
+
+    def _kind(self, index: int) -> int:
+        return index if self.labels is None else self.views.dataset.label_id(index)
+
+
+class MixtureViews:
+    """Fixed mixtures for evaluation: sample ``i`` is the evaluation view of clip ``mixtures[i, 0]`` with those of the
+    others in its row under ``other_``; ``mixtures`` int64 (M, N)."""
+
+    def __init__(self, views: EvaluationViews, mixtures: np.ndarray) -> None:
+        self.views, self.mixtures = views, mixtures
+
+    def sample(self, index: int) -> dict[str, Any]:
+        own, *others = (self.views.sample(int(clip)) for clip in self.mixtures[index])
+        together = {
+            f"other_{name}": np.stack([other[name] for other in others])
+            for name in ("image", "waveform", "index", "label")
+        }
+        return {**own, **together}

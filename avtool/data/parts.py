@@ -1,0 +1,53 @@
+"""Parts of a split by recording: what is held out to choose a checkpoint on, and folds.
+
+Clips of one recording (the same sound file, the same video) never lie on both sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from avtool.data.dataset import PreparedDataset
+
+
+def recordings(dataset: PreparedDataset) -> list[str]:
+    """Of every clip, what it was recorded in: clips that share it are not independent."""
+    return [dataset.recording(i) for i in range(len(dataset))]
+
+
+def ranks(names: Sequence[str], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Of every clip, the rank of its recording among those of its class, and how many there are: int64 (N,) each.
+
+    ``names`` of recordings and first ``labels``. The order within a class is that of a hash of the name: it looks
+    random, and does not depend on what else there is but for the rank.
+    """
+    of_class: dict[int, set[str]] = defaultdict(set)
+    home: dict[str, int] = {}
+    for name, label in zip(names, labels, strict=True):
+        of_class[home.setdefault(name, label)].add(name)
+    rank = {}
+    for label, members in of_class.items():
+        for number, name in enumerate(sorted(members, key=_hash)):
+            rank[name] = number, len(members)
+    pairs = np.array([rank[name] for name in names], np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _hash(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def held_out(names: Sequence[str], labels: Sequence[int], share: float) -> np.ndarray:
+    """Which clips are held out, bool (N,): of every class the nearest number of recordings to ``share`` of them."""
+    rank, count = ranks(names, labels)
+    return rank < np.rint(share * count)
+
+
+def fold(names: Sequence[str], labels: Sequence[int], k: int, n: int) -> np.ndarray:
+    """Which clips are in fold ``k`` of ``n`` (from 1), bool (N,): every recording is in exactly one."""
+    rank, _ = ranks(names, labels)
+    return rank % n == k - 1

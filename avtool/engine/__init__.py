@@ -1,0 +1,201 @@
+"""Training: one loop from a recipe and prepared data to a run folder, for pretraining and every task after it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from avtool.config.recipes import dump_recipe
+from avtool.config.schema import FINETUNED, PRETRAIN, Recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.devices import check_compiler, keep_freed_memory, resolve_device, resolve_precision
+from avtool.distributed import World, joined, local_device
+from avtool.engine.dry import dry_run
+from avtool.engine.run import Run
+from avtool.engine.start import newest_checkpoint, starting_model
+from avtool.errors import TrainingError, UsageError
+from avtool.files import check_output
+from avtool.progress import quiet, say
+from avtool.tracking import RUN_JSON, write_run_facts
+
+__all__ = ["Run", "dry_run", "finetune", "plan_finetuning", "pretrain"]
+
+
+def pretrain(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    device: str = "auto",
+    resume: bool = False,
+    stop_after: int | None = None,
+    force: bool = False,
+    command: list[str] | None = None,
+) -> Path:
+    """Train by ``recipe`` on the prepared data in ``data`` and return the run folder ``out``.
+
+    With ``resume``, go on from the newest whole checkpoint of ``out``, or start afresh where there is none.
+    ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
+    is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
+    AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
+    that is known.
+    """
+    if recipe.task != PRETRAIN:
+        raise UsageError(
+            f"this recipe is of task {recipe.task}, not pretrain", hint=f"avtool finetune {recipe.task}"
+        )
+    return _train(
+        recipe,
+        None,
+        data=data,
+        out=out,
+        device=device,
+        resume=resume,
+        stop_after=stop_after,
+        force=force,
+        command=command,
+    )
+
+
+def finetune(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    allow_random: bool = False,
+    device: str = "auto",
+    resume: bool = False,
+    stop_after: int | None = None,
+    force: bool = False,
+    command: list[str] | None = None,
+) -> Path:
+    """``pretrain`` for the tasks after it: starts from the encoder that ``init.model`` names, whose sizes take the
+    place of the recipe's. With ``allow_random`` that may be ``none``.
+
+    The weights with the best validation measure are kept in the run's ``best``, the last ones in its checkpoints.
+    """
+    if recipe.task not in FINETUNED:
+        raise UsageError(f"this recipe is of task {recipe.task}", hint="avtool pretrain --recipe ...")
+    recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
+    return _train(
+        recipe,
+        checkpoint,
+        data=data,
+        out=out,
+        device=device,
+        resume=resume,
+        stop_after=stop_after,
+        force=force,
+        command=command,
+    )
+
+
+def plan_finetuning(recipe: Recipe, *, allow_random: bool = False) -> Recipe:
+    """The recipe that ``finetune`` would train by: with the sizes of the encoder that it starts from."""
+    return starting_model(recipe, allow_random=allow_random)[0]
+
+
+def _train(
+    recipe: Recipe,
+    checkpoint: Path | None,
+    *,
+    data: Path,
+    out: Path,
+    device: str,
+    resume: bool,
+    stop_after: int | None,
+    force: bool,
+    command: list[str] | None,
+) -> Path:
+    check_output(out, force=force or resume, markers=(RUN_JSON,))
+    target = local_device(resolve_device(device))
+    precision = resolve_precision(recipe.train.precision, target)
+    dataset = PreparedDataset(data, recipe.data.split)
+    _check_sample_rate(recipe, dataset)
+    if recipe.train.compile:
+        check_compiler(target)
+    keep_freed_memory(target)
+    with joined(target) as world, quiet(not world.main):
+        _check_shares(recipe, world)
+        saved = newest_checkpoint(recipe, out, force=force) if resume else None
+        resumed_from = saved.folder.name if saved else None
+        if saved and (before := saved.trainer.get("processes", 1)) != world.size:
+            say(f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same")
+        run = Run(
+            recipe,
+            dataset,
+            folder=out,
+            device=target,
+            precision=precision,
+            saved=saved,
+            checkpoint=checkpoint,
+            world=world,
+        )
+        del saved  # as large as the model and its optimizer
+        world.wait()
+        if world.main and out.exists() and resumed_from is None:
+            shutil.rmtree(out)
+        stop = min(run.schedule.max_steps, stop_after or run.schedule.max_steps)
+        if run.step >= stop:
+            done = "finished" if stop == run.schedule.max_steps else f"already past --stop-after {stop}"
+            say(f"{out} is {done}: {run.step} of {run.schedule.max_steps} steps are done")
+            return out
+        if world.main:
+            _begin(run, data, target, resumed_from, command or [])
+        if resumed_from is None:
+            run.evaluate()
+        run.train(run.batches(), stop=stop)
+        run.evaluate()
+        return out
+
+
+def _begin(run: Run, data: Path, device: torch.device, resumed_from: str | None, command: list[str]) -> None:
+    """Say what starts, and write what a run folder begins with."""
+    recipe, clips, dataset = run.recipe, run.clips, run.dataset
+    write_run_facts(
+        run.folder,
+        recipe_yaml=dump_recipe(recipe),
+        command=command,
+        resumed_from=resumed_from,
+        data={
+            "folder": str(data),
+            "name": dataset.name,
+            "checksum": dataset.checksum,
+            "clips": len(dataset),
+            "trained_on": len(clips.training),
+            "held_out": len(clips.held_out),
+            "left_out": clips.left_out,
+        },
+        device=str(device),
+        precision=run.precision_name,
+        threads=torch.get_num_threads(),
+        processes=run.world.size,
+    )
+    left_out = "".join(f", {count} left out {reason}" for reason, count in clips.left_out.items())
+    verb = "pretraining" if recipe.task == PRETRAIN else f"fine-tuning ({recipe.task})"
+    say(
+        f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
+        f"{recipe.train.batch_size * recipe.train.accumulate} clips ({device}, {run.precision_name}), "
+        f"into {run.folder}"
+    )
+    if run.task.best and not len(clips.held_out):
+        say("no recording is held out to choose the best checkpoint on: the last one is kept alone")
+
+
+def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:
+    if recipe.spectrogram.sample_rate != dataset.sample_rate:
+        raise TrainingError(
+            f"spectrogram.sample_rate is {recipe.spectrogram.sample_rate}, but {dataset.folder} holds sound of "
+            f"{dataset.sample_rate} samples a second",
+            hint=f"spectrogram.sample_rate={dataset.sample_rate}",
+        )
+
+
+def _check_shares(recipe: Recipe, world: World) -> None:
+    if recipe.train.batch_size % world.size:
+        raise UsageError(
+            f"{world.size} processes cannot share a batch of {recipe.train.batch_size} clips evenly",
+            hint=f"set train.batch_size to a multiple of {world.size}",
+        )

@@ -1,0 +1,320 @@
+"""A training run: its task and optimizer, and the loop."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.checkpoint import save_checkpoint
+from avtool.config.schema import PRETRAIN, Recipe
+from avtool.data import parts
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import batches_in_order, batches_in_training, spread_over
+from avtool.distributed import World
+from avtool.engine.meter import Meter, interruptible
+from avtool.engine.schedule import Schedule
+from avtool.engine.start import Saved, load_start
+from avtool.errors import DataError, TrainingError
+from avtool.lanes import Batch, Lanes, lanes_for
+from avtool.model.build import compile_blocks
+from avtool.model.config import Config
+from avtool.optim import LARS, adamw, parameter_groups, set_learning_rate
+from avtool.places import BEST, CHECKPOINTS, checkpoints_of
+from avtool.progress import progress_bar, say
+from avtool.tasks import Task, find_task
+from avtool.tasks.settings import spectrogram_settings
+from avtool.tracking import MetricsLog
+
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Which clips a run uses: ``training`` of its split, and ``held_out`` of ``held_out_of``, called ``part``.
+
+    ``left_out``: how many cannot be trained on, by reason. Pretraining is measured on another split, fine-tuning on a
+    part of its own, by recording: the split that results are reported on chooses nothing.
+    """
+
+    training: np.ndarray
+    held_out: np.ndarray
+    held_out_of: PreparedDataset
+    part: str
+    left_out: dict[str, int]
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
+        """DataError where fewer than a batch are left to train on."""
+        usable, left_out = find_task(recipe.task).usable(recipe, dataset)
+        names = [dataset.recording(int(i)) for i in usable]
+        labels = [dataset.label_id(int(i)) for i in usable]
+        inside = np.ones(len(usable), bool)
+        if recipe.data.fold:
+            inside = ~parts.fold(names, labels, *recipe.data.fold)
+        none = np.zeros(0, np.int64)
+        if recipe.task == PRETRAIN:
+            other = _other_split(recipe, dataset)
+            held_out = none if other is None else np.arange(len(other))
+            clips = cls(usable[inside], held_out, other or dataset, other.split if other else "", left_out)
+        else:
+            chosen = inside & parts.held_out(names, labels, recipe.data.validation)
+            clips = cls(usable[inside & ~chosen], usable[chosen], dataset, VALIDATION, left_out)
+        clips._check(recipe, dataset)
+        return clips
+
+    def _check(self, recipe: Recipe, dataset: PreparedDataset) -> None:
+        count = len(self.training)
+        if count >= recipe.train.batch_size:
+            return
+        reasons = "".join(f", {number} {reason}" for reason, number in self.left_out.items())
+        raise DataError(
+            f"{dataset.folder} has {count} clips of split {dataset.split} to train on{reasons}; a batch needs "
+            f"{recipe.train.batch_size}",
+            hint=f"set train.batch_size={max(1, count)} or less"
+            + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
+        )
+
+
+def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | None:
+    others = [name for name, clips in dataset.splits.items() if clips and name != recipe.data.split]
+    if not others or recipe.data.split == "all":
+        return None
+    return PreparedDataset(dataset.folder, "test" if "test" in others else others[0])
+
+
+class Run:
+    """A training run: its task and optimizer, as new or as ``saved``, and the loop."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: PreparedDataset,
+        *,
+        folder: Path,
+        device: torch.device,
+        precision: torch.dtype,
+        saved: Saved | None,
+        checkpoint: Path | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.recipe, self.dataset, self.folder = recipe, dataset, folder
+        self.device, self.precision, self.world = device, precision, world or World()
+        self.clips = Clips.of(recipe, dataset)
+        self.task: Task = find_task(recipe.task).from_recipe(recipe, dataset, self.clips.training)
+        self.whole = self.task.couples or _has_batch_norm(self.task)
+        self.schedule = Schedule.of(recipe, len(self.clips.training), device, whole=self.whole)
+        if saved:
+            self.task.model.load_state_dict(saved.weights)
+            self.step, self.seconds = saved.trainer["step"], saved.trainer["seconds"]
+            self.pretrained, self.best = saved.trainer["pretrained"], saved.trainer.get("best")
+        else:
+            self.step, self.seconds, self.best = 0, 0.0, None
+            self.pretrained = load_start(self.task, recipe, checkpoint)
+        self.task.to(device).train()
+        if recipe.train.compile:
+            compile_blocks(self.task.model)
+        self.optimizer = self._optimizer()
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if saved:
+            self.optimizer.load_state_dict(saved.trainer["optimizer"])
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        settings = self.recipe.optim
+        groups = parameter_groups(
+            self.task.model,
+            weight_decay=settings.weight_decay,
+            pretrained=self.pretrained,
+            layer_decay=settings.layer_decay,
+            depth=self.recipe.model.depth,
+        )
+        return LARS(groups) if settings.name == "lars" else adamw(groups, betas=settings.betas)
+
+    @property
+    def precision_name(self) -> str:
+        return {torch.float32: "float32", torch.bfloat16: "bf16"}[self.precision]
+
+    def autocast(self) -> torch.autocast:
+        """The run's precision for a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+    def batches(self) -> Iterator[Batch]:
+        """Endless training batches, this process's share of each, from where the run is."""
+        return batches_in_training(
+            self.task.training_views(self.recipe, self.dataset, self.clips.training),
+            self.clips.training,
+            batch_size=self.recipe.train.batch_size,
+            workers=self.recipe.data.workers,
+            seed=self.recipe.seed,
+            start_step=self.step * self.schedule.accumulate,
+            together=self.schedule.together,
+            share=self.world.share(self.recipe.train.batch_size * self.schedule.together),
+            pin_memory=self.device.type == "cuda",
+        )
+
+    def train(self, batches: Iterator[Batch], *, stop: int) -> None:
+        """Steps up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
+        settings = self.recipe.train
+        log = MetricsLog(self.folder, resume_step=self.step) if self.world.main else None
+        meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
+        with (
+            Lanes(self.lanes()) as lanes,
+            progress_bar(self.recipe.task, total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
+            interruptible() as interrupted,
+        ):
+            while self.step < stop:
+                rate = self.schedule.rate(self.step)
+                set_learning_rate(self.optimizer, rate, ramp=self.schedule.ramp(self.step))
+                losses = self.optimize(batches, lanes, meter)
+                self.step += 1
+                meter.steps += 1
+                ends = self.step == stop or self.world.any(bool(interrupted), self.device)
+                if ends or self.step % settings.log_every == 0:
+                    values = {name: value.item() for name, value in losses.items()}
+                    speed = meter.read()
+                    self.seconds += speed.pop("elapsed")
+                    facts = {"epoch": self.schedule.epochs(self.step), "seconds": self.seconds, "lr": rate}
+                    if log:
+                        log.write(step=self.step, **values, **facts, **speed)
+                    shown = {"loss": f"{values['loss']:.3f}", "wait": f"{speed['waiting']:.0%}"}
+                    bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
+                bar.advance()
+                if settings.eval_every and self.step % settings.eval_every == 0 and self.step < stop:
+                    with meter.paused():
+                        self.evaluate()
+                if ends or self.step % settings.save_every == 0:
+                    self.save()
+                if ends and self.step < stop:
+                    say(
+                        f"stopped after step {self.step}; the same command with --resume --out {self.folder} goes on"
+                    )
+                    raise KeyboardInterrupt
+
+    def lanes(self) -> int:
+        """Parts of a pass that are computed side by side; compiled blocks do not run in several threads."""
+        clips = self.recipe.train.batch_size * self.schedule.together // self.world.size
+        return 1 if self.recipe.train.compile or self.whole else lanes_for(self.device, clips)
+
+    def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
+        """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
+        rounds = self.schedule.accumulate // self.schedule.together
+        total: dict[str, Tensor] = {}
+        indices = []
+        for _ in range(rounds):
+            with meter.waiting():
+                batch = next(batches)
+            indices.append(batch["index"])
+            batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+            losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value / rounds
+        self.world.average([p.grad for p in self.parameters if p.grad is not None])
+        self.world.average(list(total.values()))
+        self.check_finite(total, torch.cat(indices))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return total
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The task's losses in the run's precision."""
+        with self.autocast():
+            return self.task(batch)
+
+    def check_finite(self, losses: dict[str, Tensor], indices: Tensor) -> None:
+        """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says."""
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if norm.isfinite() and losses["loss"].isfinite():
+            if self.recipe.optim.clip_grad is not None:
+                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.optim.clip_grad, norm)
+            return
+        bad = [name if name == "loss" else f"{name} loss" for name, value in losses.items() if not value.isfinite()]
+        own = [self.dataset.record(int(index)).id for index in indices]
+        ids = [id for of_one in self.world.gather(own) for id in of_one]
+        raise TrainingError(
+            f"step {self.step + 1}: {', '.join(bad or ['gradient'])} is not finite; the batch's clips: {', '.join(ids)}",
+            hint=("earlier checkpoints are good; " if checkpoints_of(self.folder) else "")
+            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
+        )
+
+    def save(self) -> None:
+        """Write a checkpoint, then let go of all but the newest ``keep``."""
+        if self.world.main:
+            self._write(
+                self.folder / CHECKPOINTS / f"step-{self.step:08d}",
+                trainer={
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "pretrained": self.pretrained,
+                    "best": self.best,
+                    "processes": self.world.size,
+                    "optimizer": self.optimizer.state_dict(),
+                },
+            )
+            for old in checkpoints_of(self.folder)[: -self.recipe.train.keep]:
+                shutil.rmtree(old)
+        self.world.wait()
+
+    def _write(self, folder: Path, trainer: dict[str, Any] | None = None) -> None:
+        verb = "pretrain" if self.recipe.task == PRETRAIN else f"finetune {self.recipe.task}"
+        save_checkpoint(
+            folder,
+            model=self.task.model,
+            config=Config(
+                kind=self.task.kind,
+                model=self.task.settings,
+                spectrogram=spectrogram_settings(self.recipe),
+                origin=f"avtool {verb} on {self.dataset.name}, step {self.step} of {self.schedule.max_steps}",
+            ),
+            trainer=trainer,
+        )
+
+    def evaluate(self) -> None:
+        """Measure on held-out clips, where there are any, into metrics.jsonl; keep the weights that are best so far."""
+        limit = self.recipe.train.eval_clips
+        if not limit or not len(self.clips.held_out):
+            return
+        if self.world.main:
+            values = self._measure(limit)
+            MetricsLog(self.folder, resume_step=self.step).write(
+                step=self.step,
+                held_out=self.clips.part,
+                **{f"held_out_{name}": value for name, value in values.items()},
+            )
+            say(
+                f"held out after step {self.step} ({self.clips.part}, {values['clips']:.0f} samples): "
+                f"{self.task.in_words(values)}"
+            )
+            if self.task.best and (self.best is None or values[self.task.best] > self.best["value"]):
+                self.best = {"value": values[self.task.best], "step": self.step}
+                self._write(self.folder / BEST)
+        self.world.wait()
+
+    def _measure(self, limit: int) -> dict[str, float]:
+        def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:
+            views, chosen = self.task.evaluation_views(self.recipe, dataset, clips)
+            settings = self.recipe
+            for batch in batches_in_order(
+                views,
+                spread_over(chosen, limit),
+                batch_size=settings.train.batch_size,
+                workers=settings.data.workers,
+                pin_memory=self.device.type == "cuda",
+            ):
+                yield {name: value.to(self.device) for name, value in batch.items()}
+
+        # Two passes over other sizes are not worth compiling for.
+        with self.autocast(), torch.compiler.set_stance("force_eager"):
+            return self.task.measure(
+                lambda: batches(self.clips.held_out_of, self.clips.held_out),
+                lambda: batches(self.dataset, self.clips.training),
+            )
+
+
+def _has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())

@@ -1,0 +1,126 @@
+"""Where a run starts: from random weights, from a pretrained encoder, or from its own newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from avtool.checkpoint import check_fit, load_trainer, read_safetensors
+from avtool.config.recipes import load_recipe
+from avtool.config.schema import Recipe
+from avtool.errors import CheckpointError, UsageError
+from avtool.model.config import Config, read_model_config
+from avtool.places import checkpoints_of, resolve_checkpoint
+from avtool.progress import say, warn
+from avtool.tasks import Task
+from avtool.tasks.settings import recipe_like
+from avtool.weights import NONE, find_starting_weights, load_vit
+
+ENCODER = "encoder."
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint folder holds."""
+
+    folder: Path
+    weights: dict[str, Tensor]
+    trainer: dict[str, Any]
+
+
+def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None:
+    """What to go on from. UsageError where the run was made by another recipe, unless ``force``."""
+    saved = None
+    for folder in reversed(checkpoints_of(out)):
+        try:
+            Config.read(folder)
+            saved = Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
+            break
+        except CheckpointError as error:
+            warn(f"{folder} is damaged ({error.message}): trying the one before")
+    if saved is None:
+        say(f"no whole checkpoint in {out}: starting afresh")
+        return None
+    before = load_recipe(str(out / "recipe.yaml")).model_dump()
+    differences = _differences(before, recipe.model_dump())
+    if differences and not force:
+        raise UsageError(
+            f"{out} was made by another recipe: {'; '.join(differences)}",
+            hint="resume with the settings it was started with, or add --force to go on with these",
+        )
+    say(f"resuming from {saved.folder}")
+    return saved
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key, value in now.items():
+        earlier = before.get(key)
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            found += _differences(earlier, value, f"{prefix}{key}.")
+        elif earlier != value:
+            found.append(f"{prefix}{key} was {earlier}, is now {value}")
+    return found
+
+
+def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
+    """The recipe with the encoder of the checkpoint that ``init.model`` names, and that checkpoint; None for random
+    weights, which have to be allowed. Nothing but config.json is read."""
+    named = recipe.init.model
+    if named is None:
+        raise UsageError(
+            "nothing says which pretrained model to fine-tune",
+            hint="--from RUN (avtool pretrain), --from deepavfusion-vggsound (avtool pull), or as a control random "
+            "weights: --from none --allow-random",
+        )
+    if named == NONE:
+        if not allow_random:
+            raise UsageError(
+                "fine-tuning would start from random fusion weights (init.model is none)",
+                hint="name a pretrained model with --from, or add --allow-random where that is what you want",
+            )
+        return recipe, None
+    checkpoint = resolve_checkpoint(Path(named))
+    return recipe_like(recipe, read_model_config(checkpoint)), checkpoint
+
+
+def load_start(task: Task, recipe: Recipe, checkpoint: Path | None) -> list[str]:
+    """Load what the recipe's ``init`` names into a new task's model; the names or prefixes of what starts from
+    weights, as ``encoder.image``."""
+    if checkpoint is None:
+        return _load_vits(task, recipe)
+    file = checkpoint / "model.safetensors"
+    weights = {
+        name.removeprefix(ENCODER): value
+        for name, value in read_safetensors(file).items()
+        if name.startswith(ENCODER)
+    }
+    encoder = task.model.encoder
+    check_fit(weights, encoder, source=file, hint="take an undamaged copy")
+    encoder.load_state_dict(weights)
+    say(f"the encoder starts from {checkpoint}")
+    return [ENCODER.rstrip(".")]
+
+
+def _load_vits(task: Task, recipe: Recipe) -> list[str]:
+    named, problems = {}, []
+    for part in ("image", "audio"):
+        try:
+            named[part] = find_starting_weights(f"init.{part}", getattr(recipe.init, part) or NONE)
+        except CheckpointError as error:
+            problems.append(error)
+    if problems:  # all at once, so that one more round is enough
+        raise CheckpointError(
+            "; ".join(error.message for error in problems), hint="; ".join(error.hint for error in problems)
+        )
+    pretrained = []
+    for part, path in named.items():
+        if path is not None:
+            load_vit(getattr(task.model.encoder, part), path)
+            say(f"the {part} encoder starts from {path}")
+            pretrained.append(f"encoder.{part}")
+    return pretrained

@@ -1,0 +1,167 @@
+"""Evaluation by named protocols: the Python API behind ``avtool evaluate``.
+
+One file a task; ``TASKS`` lists the protocols of each. Adding a protocol is a function and its line.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from avtool.data import parts
+from avtool.data.dataset import PreparedDataset
+from avtool.devices import resolve_device
+from avtool.errors import DataError, UsageError
+from avtool.evaluate.classification import evaluate_classification, evaluate_knn
+from avtool.evaluate.context import Context
+from avtool.evaluate.pointing import (
+    Localization,
+    evaluate_localization,
+    keep_localization,
+    kept_localization,
+)
+from avtool.evaluate.table import Table
+from avtool.files import atomic_file, check_output
+from avtool.model.config import Config, read_model_config
+from avtool.places import resolve_checkpoint
+
+__all__ = ["Localization", "Table", "evaluate", "evaluate_localization", "keep_localization", "kept_localization"]
+
+TASKS = {
+    "classify": ("top1", "top5", "mAP", "AUC", "knn"),
+}
+"""The protocols of each task."""
+KINDS = {
+    "autoencoder": "classify",
+    "classifier": "classify",
+    "linear_probe": "classify",
+    "localization": "localize",
+    "separation": "separate",
+    "segmentation": "segment",
+}
+"""What a model of each kind is evaluated for where nothing else is said."""
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    task: str | None = None,
+    protocols: Sequence[str] = (),
+    split: str = "test",
+    fold: tuple[int, int] | None = None,
+    windows: int = 1,
+    batch_size: int = 32,
+    workers: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+    out: Path | None = None,
+    save_predictions: Path | None = None,
+    force: bool = False,
+) -> list[Table]:
+    """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
+
+    ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
+    fold by recording, which a run with ``data.fold`` did not see. ``out``: also write metrics.json there;
+    ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
+    model's head and the data do not fit, before any weights are loaded.
+    """
+    for option, path in (("--out", out), ("--save-predictions", save_predictions)):
+        if path is not None:
+            check_output(path, force=force, option=option)
+    checkpoint = resolve_checkpoint(model)
+    config = read_model_config(checkpoint)
+    task = task or KINDS[config.kind]
+    chosen_protocols = _protocols(task, protocols, config)
+    dataset = PreparedDataset(data, split)
+    context = Context(
+        checkpoint=checkpoint,
+        config=config,
+        dataset=dataset,
+        chosen=_clips(dataset, fold),
+        device=resolve_device(device),
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+    )
+    tables = _FAMILIES[task](context, chosen_protocols, windows)
+    if save_predictions is not None:
+        with atomic_file(save_predictions) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **context.predictions)
+    if out is not None:
+        write_metrics(out, tables, model=checkpoint, data=dataset)
+    return tables
+
+
+def write_metrics(path: Path, tables: Sequence[Table], *, model: Path, data: PreparedDataset) -> None:
+    """metrics.json: the tables, and what they are of."""
+    content = {
+        "model": str(model),
+        "data": {"name": data.name, "folder": str(data.folder), "split": data.split, "checksum": data.checksum},
+        "tables": [table.as_dict() for table in tables],
+    }
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, ...]:
+    if task not in TASKS:
+        raise UsageError(f"there is no task {task!r} to evaluate", hint=f"one of {', '.join(TASKS)}")
+    if unknown := [name for name in wanted if name not in TASKS[task]]:
+        raise UsageError(
+            f"{task} has no protocol {unknown[0]!r}", hint=f"choose among {', '.join(TASKS[task])}"
+        )
+    if wanted:
+        return tuple(dict.fromkeys(wanted))
+    if task == "classify":
+        return ("knn",) if "classes" not in config.model else ("top1", "top5")
+    return TASKS[task]
+
+
+def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray:
+    everything = np.arange(len(dataset))
+    if fold is None:
+        return everything
+    return everything[_in_fold(dataset, fold)]
+
+
+def _in_fold(dataset: PreparedDataset, fold: tuple[int, int]) -> np.ndarray:
+    labels = [dataset.label_id(i) for i in range(len(dataset))]
+    return parts.fold(parts.recordings(dataset), labels, *fold)
+
+
+def _classify(context: Context, protocols: Sequence[str], windows: int) -> list[Table]:
+    tables = []
+    if heads := [name for name in protocols if name != "knn"]:
+        if "classes" not in context.config.model:
+            raise UsageError(
+                f"{context.checkpoint} has no classification head",
+                hint=f"avtool finetune classify --from {context.checkpoint}, or --protocol knn",
+            )
+        tables += evaluate_classification(context, heads, windows=windows)
+    if "knn" in protocols:
+        tables.append(evaluate_knn(context, *_reference(context)))
+    return tables
+
+
+def _reference(context: Context) -> tuple[PreparedDataset, np.ndarray]:
+    """Training clips that may be nearest neighbours: another split's, or of one split those that are not judged."""
+    dataset = context.dataset
+    others = [name for name, clips in dataset.splits.items() if clips and name != dataset.split]
+    if dataset.split != "all" and others:
+        other = PreparedDataset(dataset.folder, "train" if "train" in others else others[0])
+        return other, np.arange(len(other))
+    rest = np.setdiff1d(np.arange(len(dataset)), context.chosen)
+    if not len(rest):
+        raise DataError(
+            f"{dataset.folder} leaves no clips to be neighbours: all are judged",
+            hint="choose --split test, or --fold 1/5",
+        )
+    return dataset, rest
+
+
+_FAMILIES: dict[str, Any] = {"classify": _classify}

@@ -1,0 +1,196 @@
+"""Protocols ``top1``, ``top5``, ``mAP``, ``AUC`` and ``knn``: what class a clip is of."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.windows import WindowViews
+from avtool.errors import DataError
+from avtool.evaluate.context import Context
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.features import LogMel, blank_frames, silence
+from avtool.metrics.bootstrap import bootstrap_statistic
+from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
+from avtool.metrics.neighbours import nearest_neighbour_hits
+from avtool.tasks.classify import labels_of, one_hot
+from avtool.tasks.pretrain import mean_tokens
+from avtool.tasks.settings import inputs_of
+
+BLANKED = {"image": "fused, image blank", "audio": "fused, sound silent"}
+WORDS = {
+    "top1": "the true class scores highest",
+    "top5": "the true class is among the five that score highest",
+    "mAP": "mean over classes of average precision",
+    "AUC": "mean over classes of the area under the ROC curve",
+    "knn": "the nearest training clip, by cosine of the mean token, has the same class (k = 1)",
+}
+SETS = ("mAP", "AUC")
+
+
+def evaluate_classification(context: Context, protocols: Sequence[str], *, windows: int = 1) -> list[Table]:
+    """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
+    commonest class gets. ``windows`` of a clip are averaged as logits."""
+    several = any(protocol in SETS for protocol in protocols)
+    clips, left_out = _clips(context, several=several)
+    model, log_mel = context.load()
+    logits = _logits(context, model, log_mel, clips, windows)
+    context.predictions |= {f"logits_{name}": value for name, value in logits.items()} | {"clips": clips}
+    targets = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
+    recordings = context.recordings(clips)
+    tables = []
+    for group in (tuple(p for p in protocols if p not in SETS), tuple(p for p in protocols if p in SETS)):
+        if not group:
+            continue
+        rows = [
+            Row(name, CONTROL if name in BLANKED.values() else MODEL, _measures(value, targets, group, recordings, context))
+            for name, value in logits.items()
+        ]
+        floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
+        rows.append(Row("always the commonest class", FLOOR, _measures(floor, targets, group, recordings, context)))
+        tables.append(
+            Table(
+                task="classify",
+                protocol=", ".join(group),
+                words="; ".join(WORDS[name] for name in group)
+                + (f"; {windows} windows a clip, logits averaged" if windows > 1 else "; 1 window a clip"),
+                unit="%",
+                rows=rows,
+                samples=len(clips),
+                recordings=len(set(recordings)),
+                seed=context.seed,
+                left_out=left_out,
+            )
+        )
+    return tables
+
+
+def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """The clips that can be judged, and how many cannot, by reason. DataError where the head does not fit the data."""
+    classes, dataset = context.config.model.get("classes"), context.dataset
+    if classes is not None and classes != len(dataset.classes):
+        raise DataError(
+            f"the model tells {classes} classes apart, {dataset.folder} has {len(dataset.classes)}",
+            hint="evaluate on the data it was trained for, or fine-tune it on this",
+        )
+    counts = np.array([len(dataset.record(int(i)).label_ids) for i in context.chosen])
+    fits = counts >= 1 if several else counts == 1
+    if not fits.any():
+        raise DataError(
+            f"no clip of split {dataset.split} of {dataset.folder} has {'a label' if several else 'exactly one label'}",
+            hint="choose another --split, or --protocol mAP,AUC for clips with several labels",
+        )
+    left_out = {
+        "without a label": int((counts == 0).sum()),
+        **({} if several else {"with several labels": int((counts > 1).sum())}),
+    }
+    return context.chosen[fits], {reason: count for reason, count in left_out.items() if count}
+
+
+@torch.no_grad()
+def _logits(
+    context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray, windows: int
+) -> dict[str, np.ndarray]:
+    """Logits (N, C) of the fused prediction, of each head, and fused with either input blanked."""
+    views = WindowViews(context.dataset, **context.view_size(), windows=windows)
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for batch in context.batches(views, views.numbers(clips)):
+        image, audio = inputs_of(log_mel, batch)
+        heads = model(image, audio)._asdict()
+        found["fused"].append(heads.pop("mean"))
+        for name, value in heads.items():
+            found[f"{name} head"].append(value)
+        found[BLANKED["image"]].append(model(blank_frames(image), audio).mean)
+        found[BLANKED["audio"]].append(model(image, silence(audio)).mean)
+    return {
+        name: torch.cat(parts).float().unflatten(0, (len(clips), windows)).mean(dim=1).cpu().numpy()
+        for name, parts in found.items()
+    }
+
+
+def _measures(
+    scores: np.ndarray, targets: np.ndarray, protocols: Sequence[str], recordings: Sequence[str], context: Context
+) -> dict[str, Measure]:
+    measures = {}
+    for protocol in protocols:
+        if protocol in SETS:
+            measures[protocol] = _of_set(protocol, scores, targets.astype(bool), recordings, context.seed)
+        else:
+            hits = top_k_correct(scores, targets.argmax(axis=1), int(protocol.removeprefix("top")))
+            measures[protocol] = measured(hits, recordings, seed=context.seed, scale=100)
+    return measures
+
+
+def _of_set(
+    protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str], seed: int
+) -> Measure:
+    per_class = average_precision if protocol == "mAP" else roc_auc
+
+    def score(chosen: np.ndarray) -> float:
+        return 100 * macro(per_class(scores[chosen], targets[chosen])).mean
+
+    draws = 200 if targets.size < 2e6 else 20
+    found = bootstrap_statistic(score, len(scores), groups=np.asarray(recordings), seed=seed, draws=draws)
+    return Measure(found.value, found.low, found.high)
+
+
+@torch.no_grad()
+def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> Table:
+    """Protocol ``knn`` of any model's encoder, stream by stream, beside untrained weights and the commonest class.
+
+    ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged.
+    """
+    clips, left_out = _labelled(context.dataset, context.chosen)
+    others, _ = _labelled(reference, usable)
+    if not len(clips) or not len(others):
+        raise DataError(f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels")
+    labels = np.array([context.dataset.label_id(int(i)) for i in clips])
+    other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
+    recordings = context.recordings(clips)
+    trained, log_mel = context.load()
+    rows = []
+    for role, name, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
+        queries = _means(context, model, log_mel, context.dataset, clips)
+        references = _means(context, model, log_mel, reference, others)
+        for stream, query in queries.items():
+            hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
+            measure = measured(hits.numpy(), recordings, seed=context.seed, scale=100)
+            rows.append(Row(f"{name}{stream}", role, {"knn": measure}))
+    commonest = labels == np.bincount(labels).argmax()
+    rows.append(
+        Row("always the commonest class", FLOOR, {"knn": measured(commonest, recordings, seed=context.seed, scale=100)})
+    )
+    return Table(
+        task="classify",
+        protocol="knn",
+        words=f"{WORDS['knn']}; {len(others)} training clips",
+        unit="%",
+        rows=rows,
+        samples=len(clips),
+        recordings=len(set(recordings)),
+        seed=context.seed,
+        left_out=left_out,
+    )
+
+
+def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    has = np.array([dataset.label_id(int(i)) >= 0 for i in chosen], bool)
+    missing = int((~has).sum())
+    return chosen[has], {"without a label": missing} if missing else {}
+
+
+def _means(
+    context: Context, model: nn.Module, log_mel: LogMel, dataset: PreparedDataset, clips: np.ndarray
+) -> dict[str, Tensor]:
+    """Mean tokens (N, D) of the clips, by stream."""
+    views = WindowViews(dataset, **context.view_size(), windows=1)
+    found: dict[str, list[Tensor]] = defaultdict(list)
+    for batch in context.batches(views, clips):
+        for name, mean in mean_tokens(model.encoder(*inputs_of(log_mel, batch))).items():
+            found[name].append(mean.cpu())
+    return {name: torch.cat(parts) for name, parts in found.items()}

@@ -1,0 +1,82 @@
+"""What an evaluation has to do with: a checkpoint, clips, and how to go through them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.checkpoint import load_model
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import FixedViews, batches_in_order
+from avtool.data.views import EvaluationViews
+from avtool.features import LogMel, window_samples
+from avtool.model.build import build_model
+from avtool.model.config import Config
+
+
+@dataclass
+class Context:
+    """An evaluation's surroundings.
+
+    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on. ``predictions`` collects what
+    ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size`` and ``workers``.
+    """
+
+    checkpoint: Path
+    config: Config
+    dataset: PreparedDataset
+    chosen: np.ndarray
+    device: torch.device
+    batch_size: int = 32
+    workers: int = 0
+    seed: int = 0
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def load(self) -> tuple[nn.Module, LogMel]:
+        """The model and its spectrogram, on the device."""
+        model, log_mel, _ = load_model(self.checkpoint, device=self.device)
+        return model, log_mel
+
+    def untrained(self) -> nn.Module:
+        """The same model with random weights, drawn from ``seed``: the control of what training has to do with it."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            model = build_model(self.config.kind, self.config.model)
+            for part in (model.encoder, model):
+                reset = getattr(part, "reset_parameters", None) or getattr(part, "reset_head", None)
+                assert reset is not None
+                reset()
+        return model.to(self.device).eval()
+
+    def view_size(self) -> dict[str, Any]:
+        """The frame's size and the length of sound that the model was made for."""
+        return {
+            "image_size": tuple(self.config.model["image_size"]),
+            "window_samples": window_samples(
+                self.config.model["audio_size"][1], self.config.spectrogram["hop"]
+            ),
+        }
+
+    def views(self) -> EvaluationViews:
+        """The clips' own evaluation views."""
+        return EvaluationViews(self.dataset, **self.view_size())
+
+    def batches(self, views: FixedViews, numbers: np.ndarray) -> Iterator[dict[str, Tensor]]:
+        """The samples ``numbers`` of ``views`` in order, on the device."""
+        for batch in batches_in_order(
+            views, numbers.tolist(), batch_size=self.batch_size, workers=self.workers
+        ):
+            yield {
+                name: value.to(self.device) if isinstance(value, Tensor) else value
+                for name, value in batch.items()
+            }
+
+    def recordings(self, clips: np.ndarray) -> list[str]:
+        """What each of the ``clips`` was recorded in."""
+        return [self.dataset.recording(int(i)) for i in clips]

@@ -1,0 +1,76 @@
+"""What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples they are over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from avtool.metrics.bootstrap import bootstrap_mean
+
+MODEL, CONTROL, FLOOR, CEILING = "model", "control", "floor", "ceiling"
+"""What a row stands for: the model itself, the same under a condition that should spoil it, a predictor that sees and
+hears nothing, and the best that the protocol allows."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number and its 95 % bootstrap interval, where there is one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One predictor's measures by name. ``role`` is one of MODEL, CONTROL, FLOOR, CEILING."""
+
+    name: str
+    role: str
+    measures: Mapping[str, Measure]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Results of one ``protocol``: ``words`` says its rule in a line, ``unit`` is %, dB or nothing.
+
+    ``samples`` were used, from ``recordings`` recordings (which intervals resample); ``left_out`` counts the others by
+    reason; ``seed`` drew what was drawn. ``notes`` are sentences that belong under the table.
+    """
+
+    task: str
+    protocol: str
+    words: str
+    unit: str
+    rows: Sequence[Row]
+    samples: int
+    recordings: int
+    seed: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; a number that is not finite is null."""
+        return _plain(asdict(self))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def measured(values: np.ndarray, recordings: Sequence[str], *, seed: int, scale: float = 1.0) -> Measure:
+    """The mean of per-sample ``values`` (N,) times ``scale``, with its interval: recordings are resampled, for samples
+    of one recording are not independent."""
+    values = np.asarray(values, np.float64) * scale
+    found = bootstrap_mean(values, groups=np.asarray(recordings), seed=seed)
+    return Measure(found.value, found.low, found.high)

@@ -1,0 +1,64 @@
+"""Localization of what sounds: every patch is scored against a sound, so that their map can be trained by contrast.
+
+Patches of an early-fusion encoder have read their own sound. A contrast between the patches of one clip and the sound
+of another is then solved by telling who was encoded with whom. Both ways here keep that from leaking: either each
+modality is encoded with the other one blank, or every pair is encoded anew.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from avtool.features import blank_frames, silence
+from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.transformer import grid_of
+
+TWO_PASS, JOINT = "two-pass", "joint"
+WAYS = (TWO_PASS, JOINT)
+
+
+class LocalizationModel(nn.Module):
+    """The encoder and what turns its tokens into a map of a sound.
+
+    ``two-pass``: the cosine of projected patches, encoded with silence, with the projected mean audio token, encoded
+    with a blank frame; both projections have ``width``. ``joint``: a linear score of each patch, encoded with the
+    sound. ValueError for another ``way``.
+    """
+
+    def __init__(self, encoder: AudioVisualEncoder, *, way: str, width: int) -> None:
+        super().__init__()
+        if way not in WAYS:
+            raise ValueError(f"unknown way {way!r}; there are {', '.join(WAYS)}")
+        self.encoder, self.way = encoder, way
+        if way == TWO_PASS:
+            self.image_projection = nn.Linear(encoder.dim, width)
+            self.audio_projection = nn.Linear(encoder.dim, width)
+        else:
+            self.cell_score = nn.Linear(encoder.dim, 1)
+
+    def reset_head(self) -> None:
+        """Starting weights of everything but the encoder."""
+        for name, part in self.named_children():
+            if name != "encoder" and isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+
+    def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+        """``image`` (B, 3, H, W) and ``audio`` (B, 1, mel, frames) as the encoder takes them -> maps (B, rows, columns)
+        over the patches, higher where the sound is located."""
+        if self.way == TWO_PASS:
+            cells = (self.patches(image, audio) @ self.sounds(image, audio).unsqueeze(2)).squeeze(2)
+        else:
+            cells = self.cell_score(self.encoder(image, audio).image).squeeze(2)
+        return cells.unflatten(1, grid_of(image.shape[2], image.shape[3], self.encoder.patch_size))
+
+    def patches(self, image: Tensor, audio: Tensor) -> Tensor:
+        """Two-pass: unit vectors (B, N, width) of the patches, seen with silence in place of ``audio``."""
+        tokens = self.encoder(image, silence(audio)).image
+        return F.normalize(self.image_projection(tokens), dim=-1)
+
+    def sounds(self, image: Tensor, audio: Tensor) -> Tensor:
+        """Two-pass: unit vectors (B, width) of the sounds, heard with a blank frame in place of ``image``."""
+        tokens = self.encoder(blank_frames(image), audio).audio
+        return F.normalize(self.audio_projection(tokens.mean(dim=1)), dim=-1)
