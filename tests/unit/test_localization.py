@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from avtool import evaluate
+from avtool.evaluate import pointing as evaluate
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.errors import DataError
-from avtool.evaluate import (
+from avtool.evaluate.pointing import (
     LOCALIZATION_JSON,
     Localization,
     evaluate_localization,

@@ -1,0 +1,162 @@
+"""Localization: maps trained by contrast between a frame's own sound and others, without labels and without boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.config.schema import Localize, Recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import DrawnViews, FixedViews
+from avtool.data.mixing import MixtureViews, PartnerViews
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells
+from avtool.model.localization import TWO_PASS, LocalizationModel
+from avtool.tasks import Batches
+from avtool.tasks.settings import (
+    drawn_views,
+    encoder_settings,
+    fixed_views,
+    inputs_of,
+    new_log_mel,
+    new_model,
+)
+
+KIND = "localization"
+GROUP = 32
+"""Sounds that a held-out frame's own is told from, two-pass: consecutive clips, whatever the batches are."""
+
+
+class Localization(nn.Module):
+    """A localizer and its contrastive multiple-instance loss: a pair scores as high as the best of its cells.
+
+    ``two-pass``: every frame of a batch against every sound, each encoded with the other modality blank. ``joint``: a
+    frame with ``candidates`` sounds and a sound with as many frames, each pair a forward pass of its own.
+    """
+
+    best: ClassVar[str] = "score"
+    kind = KIND
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        assert recipe.localize is not None
+        self.options: Localize = recipe.localize
+        self.couples = self.options.way == TWO_PASS
+        self.settings = localizer_settings(recipe)
+        model = new_model(KIND, self.settings, recipe)
+        assert isinstance(model, LocalizationModel)
+        self.model = model
+        self.log_mel = new_log_mel(recipe)
+
+    @classmethod
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+        """A localizer. It fits any data."""
+        return KIND, localizer_settings(recipe)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Localization:
+        """Random starting weights, drawn from the recipe's seed alone."""
+        return cls(recipe)
+
+    @classmethod
+    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """Every clip: neither labels nor boxes are needed."""
+        return np.arange(len(dataset)), {}
+
+    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
+        """A random window, frame, crop, flip and gain; joint: of other clips as well."""
+        views = drawn_views(recipe, dataset)
+        if self.options.way == TWO_PASS:
+            return views
+        return PartnerViews(views, chosen, partners=self.options.candidates - 1)
+
+    def evaluation_views(
+        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
+    ) -> tuple[FixedViews, np.ndarray]:
+        """The clips' own evaluation views; joint: with those of the clips after them."""
+        views = fixed_views(recipe, dataset)
+        if self.options.way == TWO_PASS:
+            return views, chosen
+        partners = [np.roll(chosen, -shift) for shift in range(self.options.candidates)]
+        return MixtureViews(views, np.stack(partners, axis=1)), np.arange(len(chosen))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
+        sound."""
+        temperature = self.options.temperature
+        if self.options.way == TWO_PASS:
+            image, audio = inputs_of(self.log_mel, batch)
+            patches, sounds = self.model.patches(image, audio), self.model.sounds(image, audio)
+            return contrastive_loss(self.scores(patches, sounds), temperature=temperature)
+        sides = {
+            name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
+            for name in ("image", "audio")
+        }
+        return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
+
+    def scores(self, patches: Tensor, sounds: Tensor) -> Tensor:
+        """``patches`` (B, N, W) of frames and ``sounds`` (M, W), unit vectors -> scores (B, M) of all pairs."""
+        cells = torch.einsum("bnw,mw->bmn", patches.float(), sounds.float())
+        return pool_cells(cells, score=self.options.score, temperature=self.options.temperature)
+
+    def candidate_scores(self, batch: dict[str, Tensor], fixed: str) -> Tensor:
+        """Joint: scores (B, K) of the ``fixed`` modality of each clip with K of the other one, its own first."""
+        own = dict(zip(("image", "audio"), inputs_of(self.log_mel, batch), strict=True))
+        flat = {name: value.flatten(0, 1) for name, value in batch.items() if name.startswith("other_")}
+        others = dict(zip(("image", "audio"), inputs_of(self.log_mel, flat, "other_"), strict=True))
+        count = len(own["image"])
+        pairs = {}
+        for name, value in own.items():
+            if name == fixed:
+                pairs[name] = value.unsqueeze(1).expand(-1, self.options.candidates, *value.shape[1:])
+            else:
+                pairs[name] = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
+        cells = self.model(pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1)).float()
+        scores = pool_cells(cells.flatten(1), score=self.options.score, temperature=self.options.temperature)
+        return scores.unflatten(0, (count, -1))
+
+    @torch.no_grad()
+    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+        """``score``: how often a held-out frame scores its own sound above all the others it is shown, ties by lot;
+        ``floor``: by lot alone; ``clips``. Two-pass: among ``GROUP`` consecutive clips; joint: among the candidates."""
+        training = self.training
+        self.eval()
+        groups = list(self._paired_scores(held_out))
+        self.train(training)
+        hits = [
+            ((own >= scores.amax(dim=1)) / (scores == scores.amax(dim=1, keepdim=True)).sum(dim=1)).sum().item()
+            for own, scores in groups
+        ]
+        clips = sum(len(own) for own, _ in groups)
+        floor = sum(len(own) / scores.shape[1] for own, scores in groups) / clips
+        return {"score": sum(hits) / clips, "floor": floor, "clips": float(clips)}
+
+    def _paired_scores(self, held_out: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores (G,) of the true pairs and (G, M) of all that a frame is shown, group by group."""
+        if self.options.way != TWO_PASS:
+            for batch in held_out():
+                scores = self.candidate_scores(batch, "image")
+                yield scores[:, 0], scores
+            return
+        patches, sounds = [], []
+        for batch in held_out():
+            image, audio = inputs_of(self.log_mel, batch)
+            patches.append(self.model.patches(image, audio).float())
+            sounds.append(self.model.sounds(image, audio).float())
+        for part in zip(torch.cat(patches).split(GROUP), torch.cat(sounds).split(GROUP), strict=True):
+            scores = self.scores(*part)
+            yield scores.diagonal(), scores
+
+    @staticmethod
+    def in_words(values: dict[str, float]) -> str:
+        """Held-out measures in words, with their floor."""
+        return f"its own sound scores highest for {values['score']:.1%} of the frames (floor {values['floor']:.1%})"
+
+
+def localizer_settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's localizer as the flat keyword arguments that config.json keeps."""
+    assert recipe.localize is not None
+    return {**encoder_settings(recipe), "way": recipe.localize.way, "width": recipe.localize.width}
