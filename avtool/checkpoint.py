@@ -2,14 +2,19 @@
 
 A checkpoint is a folder with ``model.safetensors`` (weights), ``config.json`` (what to build, and what the model's
 input is) and, in a run, ``trainer.pt`` (what a resume needs). It is written under a temporary name and renamed, so one
-that is there is whole.
+that is there is whole; whether it is still as it was written is checked before it is gone on with.
 """
 
 from __future__ import annotations
 
 import json
 import pickle
+import re
 import shutil
+import struct
+import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,23 +22,30 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
-from avtool.files import atomic_folder
+from avtool.files import atomic_folder, is_unicode
 from avtool.model.build import build_empty_model
 from avtool.model.config import Config, read_model_config
 
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MODEL_SUM = "model_crc32"
+"""The key of trainer.pt that holds the sum of the weights beside it; its own records have theirs, as in any zip."""
+_DAMAGED = (
+    ArithmeticError, AttributeError, EOFError, ImportError, LookupError, NotImplementedError, OSError, RuntimeError,
+    TypeError, ValueError, zipfile.BadZipFile, zlib.error, pickle.PickleError, struct.error,
+)  # fmt: skip
+"""Whatever a damaged file leads torch, pickle and zipfile to."""
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Weights, memory-mapped. CheckpointError names a Git LFS pointer, a truncated file or a file of another kind."""
     _check_weight_file(path)
     try:
-        return load_file(path)
+        return load_file(path) if is_unicode(path) else load(path.read_bytes())
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is truncated or no safetensors file ({error})", hint="fetch or write it again"
@@ -45,20 +57,14 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
     pickle asks for more than tensors and plain containers."""
     _check_weight_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what torch advises is no way out here
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{path} cannot be read safely, it holds more than weights or is damaged ({reason})",
-            hint="save its state dict alone with torch.save, or fetch the file again",
-        ) from error
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:  # whatever a damaged zip leads torch to
+        raise _refused(path, str(error)) from error
+    except _DAMAGED as error:
+        if "TorchScript" in str(error):
+            raise _refused(path, "GLOBAL TorchScript") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is truncated or damaged ({reason})", hint="fetch the file again"
@@ -68,6 +74,21 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict"
         )
     return content
+
+
+def _refused(path: Path, reason: str) -> CheckpointError:
+    """The error for a pickle that torch does not read safely, for ``reason`` in torch's many words."""
+    if found := re.search(
+        r"(?:GLOBAL|class|function) ([\w.]+)", reason.partition("WeightsUnpickler error")[2] or reason
+    ):
+        return CheckpointError(
+            f"{path} is refused: it holds {found[1]}, and nothing is read but tensors, numbers, text, lists and dicts",
+            hint="save the state dict alone: torch.save(model.state_dict(), FILE)",
+        )
+    return CheckpointError(
+        f"{path} is refused: it is no file of weights that torch.save wrote, or it is damaged",
+        hint="fetch the file again, or save the state dict alone: torch.save(model.state_dict(), FILE)",
+    )
 
 
 def name_of_other_content(head: bytes) -> str | None:
@@ -86,6 +107,11 @@ _WAYS_OUT = {
 
 
 def _check_weight_file(path: Path) -> None:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder, a file of weights is needed",
+            hint="name the .pth or .safetensors file in it",
+        )
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}", hint="check the path")
     with path.open("rb") as file:
@@ -123,12 +149,16 @@ def save_checkpoint(
         weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
         content = json.dumps(asdict(config.complete()), indent=2)
         (partial / "config.json").write_text(content + "\n", encoding="utf-8")
+        file = partial / "model.safetensors"
         try:
-            save_file(weights, partial / "model.safetensors")
-            # safetensors lets the owner alone read it, whatever the umask says
-            (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
+            if is_unicode(file):
+                save_file(weights, file)
+                # safetensors lets the owner alone read it, whatever the umask says
+                file.chmod((partial / "config.json").stat().st_mode)
+            else:
+                file.write_bytes(save(weights))
             if trainer is not None:
-                torch.save(dict(trainer), partial / "trainer.pt")
+                torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, partial / "trainer.pt")
         except (
             SafetensorError,
             RuntimeError,
@@ -141,8 +171,34 @@ def save_checkpoint(
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:
-    """The trainer's state of a run's checkpoint."""
-    return read_pickled_weights(folder / "trainer.pt")
+    """The trainer's state of a run's checkpoint, to go on from. CheckpointError where config.json, the weights or
+    trainer.pt are not as they were written."""
+    Config.read(folder)
+    file, model = folder / "trainer.pt", folder / "model.safetensors"
+    _check_weight_file(file)
+    try:
+        with zipfile.ZipFile(file) as records:
+            broken = records.testzip()
+    except _DAMAGED as error:
+        raise CheckpointError(f"{file} is truncated or damaged ({error})", hint=_GO_BACK) from error
+    if broken is not None:
+        raise CheckpointError(f"{file} is damaged: {broken} in it is not as it was written", hint=_GO_BACK)
+    trainer = read_pickled_weights(file)
+    if trainer.pop(_MODEL_SUM, None) not in (None, _sum_of(model)):
+        raise CheckpointError(f"{model} is damaged: it is not as it was written", hint=_GO_BACK)
+    return trainer
+
+
+_GO_BACK = "remove that folder, and go on from an earlier checkpoint"
+
+
+def _sum_of(file: Path) -> int:
+    """CRC-32 of a file."""
+    total = 0
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            total = zlib.crc32(block, total)
+    return total
 
 
 def load_model(folder: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, LogMel, Config]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from avtool.checkpoint import misfits, read_pickled_weights, read_safetensors, save_checkpoint
@@ -114,7 +115,7 @@ def read_published(path: Path) -> dict[str, Tensor]:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not content or not all(isinstance(value, Tensor) for value in content.values()):
+    if not content or not all(_is_weight(key, value) for key, value in content.items()):
         shown = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise CheckpointError(
             f"{path} holds no state dict, neither bare nor under state_dict or model (it holds {shown})",
@@ -125,6 +126,10 @@ def read_published(path: Path) -> dict[str, Tensor]:
     if "blocks.0.norm1.weight" in content:
         content = {key: value for key, value in content.items() if not key.startswith(LEFT_OUT_OF_VITS)}
     return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
+
+
+def _is_weight(key: object, value: object) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
 
 
 def infer(state: dict[str, Tensor], assume: Assumptions, *, source: Path) -> tuple[str, dict[str, Any]]:

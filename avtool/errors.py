@@ -21,6 +21,8 @@ class AvtoolError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # where a script of the user's does not catch it
 
 
 class MediaError(AvtoolError):
@@ -81,6 +83,7 @@ def _explain_os_error(error: OSError) -> AvtoolError | None:
         errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),
         errno.ENOENT: ("{name} does not exist", "check the path"),
         errno.EISDIR: ("{name} is a folder, a file is needed", "check the path"),
+        errno.ENAMETOOLONG: ("the name {name} is longer than the file system takes", "choose a shorter one"),
         errno.ENOTDIR: ("a part of the path {name} is a file, not a folder", "check the path"),
     }
     if error.errno not in table:

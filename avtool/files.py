@@ -33,11 +33,31 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
             )
     for parent in path.absolute().parents:
         if parent.is_dir():
+            closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
+            if closed and not path.exists():
+                raise UsageError(
+                    f"cannot write {path}: nothing can be written in {parent}",
+                    hint=f"choose another {option}",
+                )
             break
         if parent.exists():
             raise UsageError(
                 f"cannot write {path}: {parent} is a file, not a folder", hint=f"choose another {option}"
             )
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether the path is text: names are bytes, and libraries that want text take no others."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(path: Path | str) -> str:
+    """The path as text that can be drawn and printed anywhere, with ? for what is none."""
+    return str(path).encode(errors="replace").decode()
 
 
 def partial_name(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ class Model:
             raise UsageError(
                 f"image is of {image.dtype}", hint="give uint8, or floating point and normalised"
             )
+        else:
+            _check_range("image", image, _IMAGE_LIMIT, hint="give uint8, or normalise it as ImageNet is")
         return image.to(self.encoder.fusion_tokens.dtype)
 
     def _prepare_audio(self, audio: Tensor) -> Tensor:
@@ -103,6 +106,8 @@ class Model:
                 raise UsageError(
                     f"audio is of {audio.dtype}", hint="give int16, or floating point in [-1, 1]"
                 )
+            else:
+                _check_range("audio", audio, _SOUND_LIMIT, hint="give int16, or floating point in [-1, 1]")
             audio = self.log_mel.to(self.device)(audio.float())
         elif audio.ndim != 4 or audio.shape[1:3] != (1, mels) or not audio.is_floating_point():
             raise UsageError(
@@ -112,6 +117,7 @@ class Model:
             )
         else:
             self._check_frames(audio.shape[3], "a log-mel")
+            _check_range("audio", audio, _LOG_MEL_LIMIT, hint="give what model.log_mel gives for a waveform")
         return audio.to(self.encoder.fusion_tokens.dtype)
 
     def _check_frames(self, frames: int, what: str) -> None:
@@ -130,6 +136,9 @@ class Model:
             raise UsageError(
                 f"{name} is a {type(value).__name__}, not a tensor", hint="torch.as_tensor makes one"
             )
+        if value.layout is not torch.strided or value.is_complex() or value.is_quantized:
+            kind = value.layout if value.layout is not torch.strided else value.dtype
+            raise UsageError(f"{name} is a tensor of {kind}", hint="give a dense one of real numbers")
         if value.ndim and not len(value):
             raise UsageError(
                 f"{name} is of shape {tuple(value.shape)}: there is nothing in it", hint="give at least one"
@@ -141,12 +150,30 @@ class Model:
             )
 
 
+_IMAGE_LIMIT, _SOUND_LIMIT, _LOG_MEL_LIMIT = 10.0, 10.0, 100.0
+"""Beyond any value of the right units (2.7, about 1 and about 10 at the most), and far below those of wrong ones."""
+
+
+def _check_range(name: str, value: Tensor, limit: float, *, hint: str) -> None:
+    """UsageError where something is not finite, or so large that it is in other units than it should be."""
+    if value.numel() and not (largest := value.abs().max().item()) <= limit:
+        found = (
+            f"has values up to {largest:g}" if math.isfinite(largest) else "has values that are not finite"
+        )
+        raise UsageError(f"{name} is floating point and {found}", hint=hint)
+
+
 def load(model: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
     """A model to run: ``model`` is a run, checkpoint or converted folder or the name of pulled weights.
 
     It is in evaluation mode; its weights are mapped from the file, not copied, where ``device`` is the CPU. AvtoolError
     where there is no such model, or its files do not fit each other.
     """
+    if not isinstance(model, str | os.PathLike):
+        raise UsageError(
+            f"the model to load is a {type(model).__name__}, neither a path nor a name",
+            hint='avtool.load("runs/tiny-20250101-120000"), or the name of pulled weights',
+        )
     folder = resolve_checkpoint(Path(model))
     module, log_mel, config = load_model(folder, device=resolve_device(str(device)))
     return Model(module=module, log_mel=log_mel, config=config, folder=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
 
@@ -30,7 +31,11 @@ def pull(name: str, *, base_url: str | None = None, offline: bool = False, force
     fetched, or the file is not the published one.
     """
     if name not in PUBLISHED:
-        raise UsageError(f"there are no published weights {name!r}", hint=f"one of {', '.join(PUBLISHED)}")
+        near = difflib.get_close_matches(name, PUBLISHED, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"there are no published weights {name!r}", hint=f"{hint}there are: {', '.join(PUBLISHED)}"
+        )
     with only_one(cached_file(name), what=name):
         if is_checkpoint(pulled_folder(name)) and not force:
             return pulled_folder(name)

@@ -24,6 +24,8 @@ class Map(StrEnum):
     attention = "attention"
     difference = "difference"
     cosine = "cosine"
+    trained = "trained"
+    decoder = "decoder"
 
 
 @guarded
@@ -49,7 +51,10 @@ def localize(
     kind: Annotated[
         Map | None,
         typer.Option(
-            "--map", metavar="KIND", help="attention, difference or cosine.", show_default="the model's own"
+            "--map",
+            metavar="KIND",
+            help="attention, difference, cosine; trained or decoder if fine-tuned.",
+            show_default="the model's own",
         ),
     ] = None,
     raw: Annotated[

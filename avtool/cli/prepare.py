@@ -148,4 +148,5 @@ def _next_command(name: str, out: Path, *, at_home: bool) -> str:
     recipe = "dense" if name == "vggsound" and _train_clips(out) >= CLIPS_FOR_DENSE else "tiny"
     found = at_home and name == {"dense": "vggsound", "tiny": "synth"}[recipe]
     data = "" if found else f" --data {shlex.quote(str(out))}"
-    return f"avtool pretrain --recipe {recipe}{data}"
+    split = "" if _train_clips(out) else " data.split=all"
+    return f"avtool pretrain --recipe {recipe}{data}{split}"

@@ -15,6 +15,7 @@ from avtool.data.convert import Settings
 from avtool.data.shards import FORMAT
 from avtool.data.staging import Part, Staging
 from avtool.errors import UsageError
+from avtool.files import printable
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def job_of(
         )
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
-    called = _name_of(source) if name == "manifest" else "-".join(filter(None, (name, request.subset)))
+    called = (
+        printable(_name_of(source)) if name == "manifest" else "-".join(filter(None, (name, request.subset)))
+    )
     out = places.prepared_folder(called) if out is None else out
     return Job(
         name=name,

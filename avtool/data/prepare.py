@@ -13,7 +13,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from multiprocessing import current_process
 from pathlib import Path
 
 from avtool.data import catalog, checks, workers
@@ -24,11 +26,13 @@ from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
 from avtool.data.shards import DATASET_JSON, ShardWriter, clip_bytes, seal, shard_path, write_json
 from avtool.errors import UsageError
-from avtool.files import check_output, put_in_place
+from avtool.files import check_output, printable, put_in_place
 from avtool.progress import progress_bar, say
 
 RENDERED = "source"
 """Where a data set that avtool makes itself is kept within the prepared folder."""
+MADE_FROM = "made_from.json"
+"""The rows and settings of a finished data set, by which a part that comes late knows it."""
 ENGINES = ("local", "ray")
 
 Task = tuple[int, catalog.Row, list[str]]
@@ -60,19 +64,47 @@ def prepare(
     finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
     machine).
 
-    Until it is finished all is kept in OUT.unfinished: the same call goes on there. Raises UsageError,
-    DataError or TableError before any clip is read.
+    Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
+    already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
     """
+    _check_not_in_a_worker()
     catalog.check_name(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
     job = job_of(name, source, out, request, part)
     run_all = _engine(engine, address, jobs)
+    if job.in_parts and not force and (finished := _finished(job)):
+        return finished
     check_output(job.out, force=force, markers=(DATASET_JSON,))
     rows = None if job.renders else catalog.read_source(name, job.source, request)
     with job.staging.opened(job.plan(rows), job.part, force=force), _kept(job):
         rows = _rendered(job) if rows is None else rows
         _convert_all(job, rows, run_all)
         return _finish(job, rows)
+
+
+def _check_not_in_a_worker() -> None:
+    """End a worker that runs the caller's script as it starts: without a guard in it, each would prepare it all again.
+    The process that started it says so, once."""
+    if getattr(current_process(), "_inheriting", False):
+        raise SystemExit(1)
+
+
+def _finished(job: Job) -> Report | None:
+    """The report of ``job.out`` where it is finished, and was made of the same rows in the same way."""
+    try:
+        made = json.loads((job.out / MADE_FROM).read_text(encoding="utf-8"))
+        report = json.loads((job.out / REPORT_JSON).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    if made != _made_from(job, catalog.read_source(job.name, job.source, job.request)):
+        return None
+    say(f"{job.out} is finished already")
+    return Report.from_listing(report, job.out)
+
+
+def _made_from(job: Job, rows: catalog.Source) -> dict[str, object]:
+    """The plan without the places: what a finished data set was made of, and how."""
+    return {key: value for key, value in job.plan(rows).items() if key not in ("source", "command")}
 
 
 def _engine(engine: str, address: str | None, jobs: int | None) -> Engine:
@@ -122,7 +154,12 @@ def _stage(settings: Settings, task: Task) -> bytes:
     outcome = convert(row, settings, flags)
     if isinstance(outcome, PreparedClip):
         return clip_bytes(number, outcome, settings)
-    return rejection_bytes(outcome)
+    return _refused(outcome)
+
+
+def _refused(outcome: Rejected) -> bytes:
+    """A row that gave no clip, as it is staged; the paths in its detail are text from here on."""
+    return rejection_bytes(replace(outcome, detail=printable(outcome.detail)))
 
 
 def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
@@ -156,7 +193,7 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
     if not isinstance(result, workers.Crash):
         return result
     detail = f"{row.video or row.audio}: {workers.ATTEMPTS} processes died of it, the last {result.how}"
-    return rejection_bytes(Rejected(row, checks.CRASHED, detail))
+    return _refused(Rejected(row, checks.CRASHED, detail))
 
 
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
@@ -211,6 +248,8 @@ def _seal(job: Job, source: catalog.Source) -> Report:
     names = {"classes": source.classes, "splits": _splits(source)}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **names)
     write_json(whole / REPORT_JSON, report.listing())
+    if not job.renders:
+        write_json(whole / MADE_FROM, _made_from(job, source))
     dataset = PreparedDataset(whole, ALL) if report.prepared else None
-    (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8")
+    (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

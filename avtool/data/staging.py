@@ -135,7 +135,7 @@ class Staging:
         """Put a written shard in its place and note that it is done."""
         target.parent.mkdir(exist_ok=True)
         written.replace(target)
-        text = np.frombuffer(json.dumps(record, ensure_ascii=False).encode(), np.uint8)
+        text = np.frombuffer(json.dumps(record).encode(), np.uint8)
         part = written.with_name("part.npz")
         np.savez(part, **{**arrays, RECORD: text})
         part.replace(self._part(number))

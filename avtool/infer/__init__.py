@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from avtool.infer.classification import Classified, classify
+from avtool.infer.embedding import embed
 from avtool.infer.localization import HeatMap, localize
 
-__all__ = ["HeatMap", "localize"]
+__all__ = ["Classified", "HeatMap", "classify", "embed", "localize"]

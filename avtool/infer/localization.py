@@ -20,7 +20,7 @@ from avtool.model.config import read_model_config
 from avtool.places import find_model
 from avtool.progress import say
 from avtool.report.heatmap import render_heatmap, write_png
-from avtool.tasks.maps import MAPS, choose_map, localization_map, upsample, whole_frame
+from avtool.tasks.maps import EVERY, choose_map, localization_map, upsample, whole_frame, words_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def localize(
     of its own sound. ``at``: seconds from the start (None: the middle) of the frame and of the middle of the
     sound heard, which is as long as the model was trained on, moved to lie inside the clip and reflected
     where the clip is shorter; for a picture, of the sound file. ``map``: a kind in
-    ``avtool.tasks.maps.MAPS`` (None: the model's own). ``raw``: also write the map, float32 (H, W) of the
+    ``avtool.tasks.maps.EVERY`` (None: the model's own). ``raw``: also write the map, float32 (H, W) of the
     frame, as .npy: what the picture shows before it is scaled to its colours. ``model``: a run, checkpoint or
     converted folder (None: see ``avtool.places.find_model``).
 
@@ -65,8 +65,8 @@ def localize(
     """
     _check_outputs(out, raw, inputs=(clip, audio), force=force)
     target = resolve_device(device)
-    if map is not None and map not in MAPS:
-        raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(MAPS)}")
+    if map is not None and map not in EVERY:
+        raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
     scene = look(clip, audio, at)
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
@@ -75,10 +75,10 @@ def localize(
     waveform = listen(scene, config)
     loaded, log_mel, _ = load_model(checkpoint, device=target)
     encoder = loaded.encoder
-    kind = choose_map(encoder, map)
+    kind = choose_map(loaded, map)
     size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
     sound = log_mel(to_float_waveform(torch.from_numpy(waveform)[None].to(target)))
-    maps = localization_map(encoder, whole_frame(scene.frame, size).to(target), sound, kind=kind)
+    maps = localization_map(loaded, whole_frame(scene.frame, size).to(target), sound, kind=kind)
     heat = upsample(maps, scene.frame.shape[:2])[0].cpu().numpy()
     if not np.isfinite(heat).all():
         raise CheckpointError(
@@ -113,7 +113,7 @@ def _check_outputs(out: Path, raw: Path | None, *, inputs: tuple[Path | None, ..
 
 def _caption(result: HeatMap, clip: Path, audio: Path | None) -> list[str]:
     sound = f", sound of {audio.name}" if audio is not None else ""
-    lines = f"{clip.name} at {result.time:.2f} s{sound}", MAPS[result.kind].words, f"model {result.model}"
+    lines = f"{clip.name} at {result.time:.2f} s{sound}", words_of(result.kind), f"model {result.model}"
     return [printable(line) for line in lines]
 
 

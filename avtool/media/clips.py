@@ -10,7 +10,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from avtool.errors import MediaError
-from avtool.media.container import CLOCK, Clip, open_clip
+from avtool.media.container import CLOCK, Clip, open_clip, starts
 from avtool.media.pictures import quarter_turns, to_picture
 from avtool.media.unusable import UNDECODABLE, UnusableMedia
 
@@ -36,7 +36,7 @@ def probe(path: Path) -> ClipInfo:
         width = height = 0
         fps = 0.0
         if video is not None:
-            frame = next(clip.decoded(video), None)
+            frame = next(clip.decoded_video(), None)
             if frame is None:
                 raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
             width, height = frame.width, frame.height
@@ -65,27 +65,26 @@ def read_frame(path: Path, at: float | None = None) -> tuple[np.ndarray, float]:
     with open_clip(path) as clip:
         clip.need(video=True)
         length = clip.duration()
-        time = length / 2 if at is None else at
-        if not 0 <= time <= length + CLOCK:
-            raise MediaError(
-                f"{path} is {length:.2f} s long: there is no frame at {time:g} s",
-                hint=f"choose a time from 0 to {length:.2f}",
-            )
-        frame, shown = _frame_at(clip, time)
-        return to_picture(frame, VideoReformatter()), shown
+    time = length / 2 if at is None else at
+    if not 0 <= time <= length + CLOCK:
+        raise MediaError(
+            f"{path} is {length:.2f} s long: there is no frame at {time:g} s",
+            hint=f"choose a time from 0 to {length:.2f}",
+        )
+    for start in starts(time):
+        with open_clip(path, start=start) as clip:
+            found = _frame_at(clip, time, or_later=start == 0)
+            if found is not None:
+                return to_picture(found[0], VideoReformatter()), found[1]
+    raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
 
 
-def _frame_at(clip: Clip, time: float) -> tuple[av.VideoFrame, float]:
-    for start in (time, 0.0):  # once more from the start where a seek lands behind the time or finds nothing
-        clip.seek(start)
-        found: tuple[av.VideoFrame, float] | None = None
-        for frame in clip.decoded(clip.video):
-            shown = clip.time_of(frame, default=0.0)
-            if shown > time + CLOCK:
-                if found is None and start == 0.0:
-                    return frame, shown
-                break
-            found = frame, shown
-        if found is not None:
-            return found
-    raise UnusableMedia(f"{clip.path}: no frame of its video can be decoded", reason=UNDECODABLE)
+def _frame_at(clip: Clip, time: float, *, or_later: bool) -> tuple[av.VideoFrame, float] | None:
+    """The last frame that appears at or before ``time``, and when; None, or the next one, where there is none."""
+    found: tuple[av.VideoFrame, float] | None = None
+    for frame in clip.decoded_video():
+        shown = clip.time_of(frame, default=0.0)
+        if shown > time + CLOCK:
+            return found or ((frame, shown) if or_later else None)
+        found = frame, shown
+    return found

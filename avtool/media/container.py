@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
+from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
 
 from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
 
@@ -24,14 +26,27 @@ OPEN_OPTIONS = {
 """What is opened is the file named and nothing else: a playlist must not make us fetch from elsewhere."""
 CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
+FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
 
 
 @contextmanager
-def open_clip(path: Path, threads: int = 0) -> Iterator[Clip]:
-    """A clip to read from, decoded by ``threads`` threads (0: as many as FFmpeg sees fit). Raises MediaError where it
-    is missing, and whenever FFmpeg fails on it."""
+def open_clip(path: Path, threads: int = 0, start: float = 0.0) -> Iterator[Clip]:
+    """A clip to read from, decoded by ``threads`` threads (0: as many as FFmpeg sees fit), at the last key frame at or
+    before ``start`` seconds, or somewhere behind it (see ``starts``). Raises MediaError where it is missing, and
+    whenever FFmpeg fails on it."""
     with _opened(path, "cannot be decoded", hint="it may be cut short or damaged") as container:
-        yield Clip(path, container, threads)
+        clip = Clip(path, container, threads)
+        if start > 0:
+            with suppress(av.FFmpegError):  # the time stamps tell where it is now
+                container.seek(math.floor((start + clip.origin) * av.time_base), backward=True)
+        yield clip
+
+
+def starts(time: float) -> list[float]:
+    """Where to open a clip that is wanted from ``time`` on: there, farther back, and at its very start, the next one
+    where what was wanted had gone by. A seek lands late in streams without an index, as MPEG-TS is, and a clip that is
+    wound back may not find its first key frame again: it is opened anew."""
+    return [start for start in (time, time - FARTHER) if start > 0] + [0.0]
 
 
 @contextmanager
@@ -56,9 +71,10 @@ class Clip:
         self.sounds = list(container.streams.audio)
         self.video = next(filter(_has_codec, self.videos), None)
         self.sound = next(filter(_has_codec, self.sounds), None)
-        for stream in filter(None, (self.video, self.sound)):
-            stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = threads
+        for stream in (self.video, self.sound):
+            if stream is not None:
+                stream.codec_context.thread_type = "AUTO"
+                stream.codec_context.thread_count = threads
         self.damaged = 0
         self.origin = (container.start_time or 0) / av.time_base
 
@@ -76,22 +92,26 @@ class Clip:
         """Seconds, from the header; where it does not say, from the time stamps of all packets."""
         if self.container.duration:
             return self.container.duration / av.time_base
-        ends = [
-            float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-            for packet in self.container.demux()
-            if packet.pts is not None
-        ]
-        self.seek(0.0)
+        with _opened(self.path, "cannot be read", hint="it may be damaged") as container:
+            ends = [
+                float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+                for packet in container.demux()
+                if packet.pts is not None
+            ]
         return max(ends, default=self.origin) - self.origin
-
-    def seek(self, time: float) -> None:
-        """To the last key frame at or before ``time``."""
-        self.container.seek(math.floor((time + self.origin) * av.time_base), backward=True)
 
     def time_of(self, frame: av.VideoFrame | av.AudioFrame, default: float) -> float:
         return default if frame.time is None else frame.time - self.origin
 
-    def decoded(self, *streams: Stream) -> Iterator[av.VideoFrame | av.AudioFrame]:
+    def decoded_video(self) -> Iterator[av.VideoFrame]:
+        """The frames of its picture, which it must have (``need``)."""
+        return cast(Iterator[av.VideoFrame], self.decoded(self.video))
+
+    def decoded_sound(self) -> Iterator[av.AudioFrame]:
+        """The blocks of its sound, which it must have (``need``)."""
+        return cast(Iterator[av.AudioFrame], self.decoded(self.sound))
+
+    def decoded(self, *streams: MediaStream | None) -> Iterator[av.VideoFrame | av.AudioFrame]:
         """The frames of ``streams`` in the file's order; what is damaged is counted and passed over."""
         packets = self.container.demux(*streams)
         while True:
@@ -104,7 +124,8 @@ class Clip:
                 break
             yield from self._frames(packet.decode)
         for stream in streams:  # reading broke off before the file's end: take what the decoders still hold
-            yield from self._frames(stream.decode)
+            if stream is not None:
+                yield from self._frames(stream.decode)
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
@@ -114,6 +135,9 @@ class Clip:
         except av.FFmpegError:
             self.damaged += 1
             return []
+
+
+MediaStream = VideoStream | AudioStream
 
 
 def _has_codec(stream: Stream) -> bool:
@@ -138,19 +162,19 @@ def _stream(container: InputContainer, stream: Stream) -> dict[str, Any]:
     facts = {
         "type": stream.type,
         "codec": codec.name if codec is not None else "unknown",
-        "duration": float(stream.duration * stream.time_base) if stream.duration else None,
+        "duration": float(stream.duration * (stream.time_base or 0)) if stream.duration else None,
         "bit_rate": getattr(stream, "bit_rate", None) or None,
     }
-    if codec is not None and stream.type == "video":
+    if isinstance(stream, VideoStream) and codec is not None:
         rate = stream.average_rate or stream.guessed_rate
-        facts |= {"width": codec.width, "height": codec.height, "fps": float(rate) if rate else None}
-        facts |= {"pixels": codec.pix_fmt, "rotation": _rotation(container, stream)}
-    if codec is not None and stream.type == "audio":
-        facts |= {"rate": codec.sample_rate, "channels": codec.channels, "layout": codec.layout.name}
+        facts |= {"width": stream.width, "height": stream.height, "fps": float(rate) if rate else None}
+        facts |= {"pixels": stream.pix_fmt, "rotation": _rotation(container, stream)}
+    if isinstance(stream, AudioStream) and codec is not None:
+        facts |= {"rate": stream.sample_rate, "channels": stream.channels, "layout": stream.layout.name}
     return facts
 
 
-def _rotation(container: InputContainer, stream: Stream) -> int | None:
+def _rotation(container: InputContainer, stream: VideoStream) -> int | None:
     """Degrees counter-clockwise that bring the picture upright, from the first frame; None where none decodes."""
     try:
         return next((frame.rotation % 360 for frame in container.decode(stream)), None)

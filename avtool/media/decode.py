@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from avtool.media.container import CLOCK, PREROLL, open_clip
+from avtool.media.container import CLOCK, PREROLL, Clip, open_clip, starts
 from avtool.media.pictures import quarter_turns, to_picture
-from avtool.media.sound import Sound
+from avtool.media.sound import SOUND_GAP, Sound
 from avtool.media.unusable import UNDECODABLE, UnusableMedia
 
 
@@ -59,40 +59,46 @@ def decode_clip(
     ``short_side`` pixels. Only the frames kept are held in memory. Raises MediaError where a stream is
     missing or no frame can be decoded.
     """
-    with open_clip(path, threads) as clip:
-        clip.need(video=True, sound=True)
-        length = clip.duration()
-        stop = length if end is None else min(end, length)
-        key = (stop - start) / 2 if key_time is None else key_time
-        grid = _Grid(start, key, frame_rate, short_side)
-        sound = Sound(sample_rate, length=length)
-        if start > PREROLL:
-            clip.seek(start - PREROLL)
-        for frame in clip.decoded(clip.video, clip.sound):
-            if isinstance(frame, av.VideoFrame):
-                grid.add(frame, clip.time_of(frame, default=grid.due), end)
-            elif end is None or sound.due <= end:
-                sound.add(frame, clip.time_of(frame, default=sound.due))
-            if end is not None and grid.due > end and sound.due > end:
+    for begin in starts(start - PREROLL):
+        with open_clip(path, threads, begin) as clip:
+            clip.need(video=True, sound=True)
+            length = clip.duration()
+            stop = length if end is None else min(end, length)
+            key = (stop - start) / 2 if key_time is None else key_time
+            grid = _Grid(start, key, frame_rate, short_side)
+            sound = Sound(sample_rate, length=length)
+            _gather(clip, grid, sound, end)
+            waveform = sound.waveform(start, end)
+            if begin == 0 or (grid.first <= start + CLOCK and sound.first <= start + SOUND_GAP):
                 break
-        grid.finish(end)
-        if not grid.frames:
-            raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
-        waveform = sound.waveform(start, end)
-        last = math.inf if end is None else end
-        return DecodedClip(
-            frames=grid.frames,
-            times=grid.times,
-            waveform=waveform,
-            duration=min(stop, max(grid.due + grid.interval, sound.due)) - start,
-            size=grid.size,
-            middle=key,
-            key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
-            picture_seconds=min(last, grid.due + grid.interval) - start,
-            sound_seconds=min(last, sound.due) - start,
-            header_seconds=stop - start,
-            damaged=clip.damaged,
-        )
+    if not grid.frames:
+        raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
+    last = math.inf if end is None else end
+    return DecodedClip(
+        frames=grid.frames,
+        times=grid.times,
+        waveform=waveform,
+        duration=min(stop, max(grid.due + grid.interval, sound.due)) - start,
+        size=grid.size,
+        middle=key,
+        key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
+        picture_seconds=min(last, grid.due + grid.interval) - start,
+        sound_seconds=min(last, sound.due) - start,
+        header_seconds=stop - start,
+        damaged=clip.damaged,
+    )
+
+
+def _gather(clip: Clip, grid: _Grid, sound: Sound, end: float | None) -> None:
+    """All that the clip holds up to ``end``, into ``grid`` and ``sound``."""
+    for frame in clip.decoded(clip.video, clip.sound):
+        if isinstance(frame, av.VideoFrame):
+            grid.add(frame, clip.time_of(frame, default=grid.due), end)
+        elif end is None or sound.due <= end:
+            sound.add(frame, clip.time_of(frame, default=sound.due))
+        if end is not None and grid.due > end and sound.due > end:
+            break
+    grid.finish(end)
 
 
 class _Grid:
@@ -109,6 +115,7 @@ class _Grid:
         self.times: list[float] = []
         self.size = (0, 0)
         self.due = start
+        self.first = math.inf
         self.last: tuple[av.VideoFrame, float] | None = None
         self.kept: av.VideoFrame | None = None
         self.interval = 0.0
@@ -118,6 +125,7 @@ class _Grid:
 
     def add(self, frame: av.VideoFrame, time: float, end: float | None) -> None:
         """The next frame, which appears at ``time``."""
+        self.first = min(self.first, time)
         if self.last is not None:
             self.interval = max(0.0, time - self.last[1])
         while self.next_time() < time - CLOCK and (end is None or self.next_time() < end):

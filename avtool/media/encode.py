@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -29,16 +29,16 @@ def write_clip(
     """Write an H.264 (yuv420p) + AAC mp4; the same input gives the same bytes.
 
     ``frames``: uint8 (H, W, 3) RGB, all of one size, H and W even. ``waveform``: float32 (N,) or (N, C) in
-    [-1, 1], or None for a clip without a sound track.
+    [-1, 1], or None for a clip without a sound track. MediaError where they are not so.
     """
     with atomic_file(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(30000)
         video = container.add_stream("libx264", rate=rate, options={"crf": str(crf), **X264})
         video.pix_fmt = "yuv420p"
         video.codec_context.thread_count = 1
-        chunks = iter(())
+        chunks: Iterator[av.AudioFrame] = iter(())
         if waveform is not None:
-            planes = np.atleast_2d(np.asarray(waveform, np.float32).T)
+            planes = _planes(path, waveform)
             coder = {"aac_coder": "fast"}  # half the time, and closer to the original here
             audio = container.add_stream("aac", rate=sample_rate, layout=_layout(len(planes)), options=coder)
             chunks = _audio_chunks(planes, sample_rate)
@@ -46,12 +46,13 @@ def write_clip(
         for number, frame in enumerate(frames):
             if number == 0:
                 video.height, video.width = _even_size(path, frame)
+            _check_frame(path, frame, (video.height, video.width, 3))
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts, picture.time_base = number, 1 / rate
             container.mux(video.encode(picture))
             while sounded <= number / rate and (chunk := next(chunks, None)) is not None:
                 container.mux(audio.encode(chunk))
-                sounded = (chunk.pts + chunk.samples) / sample_rate
+                sounded = ((chunk.pts or 0) + chunk.samples) / sample_rate
         container.mux(video.encode(None))
         for chunk in chunks:
             container.mux(audio.encode(chunk))
@@ -69,11 +70,32 @@ def _layout(channels: int) -> str:
 def _even_size(path: Path, frame: np.ndarray) -> tuple[int, int]:
     height, width = frame.shape[:2]
     if height % 2 or width % 2:
-        raise MediaError(f"cannot write {path}: frames are {width} x {height}, H.264 needs even numbers")
+        raise MediaError(
+            f"cannot write {path}: frames are {width} x {height}, H.264 needs even numbers",
+            hint=f"crop or scale them to {max(2, width - width % 2)} x {max(2, height - height % 2)}",
+        )
     return height, width
 
 
-def _audio_chunks(planes: np.ndarray, sample_rate: int) -> Iterable[av.AudioFrame]:
+def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
+    if frame.shape != shape or frame.dtype != np.uint8:
+        raise MediaError(
+            f"cannot write {path}: a frame is {frame.dtype} of shape {frame.shape}, not uint8 of {shape}",
+            hint="give RGB frames of one size, values 0 to 255",
+        )
+
+
+def _planes(path: Path, waveform: np.ndarray) -> np.ndarray:
+    """The sound as float32 (C, N)."""
+    if not np.issubdtype(waveform.dtype, np.floating) or not np.isfinite(waveform).all():
+        what = waveform.dtype if not np.issubdtype(waveform.dtype, np.floating) else "not finite"
+        raise MediaError(
+            f"cannot write {path}: its sound is {what}", hint="give finite floating point numbers in [-1, 1]"
+        )
+    return np.atleast_2d(waveform.astype(np.float32).T)
+
+
+def _audio_chunks(planes: np.ndarray, sample_rate: int) -> Iterator[av.AudioFrame]:
     layout = _layout(len(planes))
     for start in range(0, planes.shape[1], AUDIO_CHUNK):
         block = np.ascontiguousarray(planes[:, start : start + AUDIO_CHUNK])

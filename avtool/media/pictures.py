@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import av
@@ -11,6 +12,19 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from avtool.media.unusable import UNDECODABLE, UnusableMedia, check_file
+
+_PICTURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftypavi[fs]"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-7Ff]\s|#\?R|\x59\xa6\x6a\x95",
+    re.DOTALL,
+)
+"""How files begin that OpenCV decodes: it is not asked itself, for it takes no path that is not UTF-8."""
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is a picture by what it begins with, whatever its name."""
+    with path.open("rb") as file:
+        return _PICTURE.match(file.read(16)) is not None
 
 
 def quarter_turns(frame: av.VideoFrame) -> int:
@@ -38,7 +52,10 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 def read_image(path: Path) -> np.ndarray:
     """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
     check_file(path)
-    picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    try:
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # larger than OpenCV takes, or of a kind that it was built without
+        raise UnusableMedia(f"{path} cannot be decoded: {error.err}", reason=UNDECODABLE) from error
     if picture is None:
         raise UnusableMedia(f"{path} cannot be decoded as a picture", reason=UNDECODABLE)
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import av
 import numpy as np
 
-from avtool.media.container import PREROLL, open_clip
+from avtool.media.container import PREROLL, open_clip, starts
 
 SOUND_GAP = 0.1  # seconds: a longer hole between the time stamps of two blocks of sound is kept as silence
 CODEC_PADDING = 0.15  # seconds: codecs fill their last block with silence that is no part of the clip
@@ -22,16 +23,18 @@ def read_waveform(
     From ``start`` to ``end`` (None: the end), in seconds of the clip. Sound that begins later than the
     picture, and holes in it, are filled with silence.
     """
-    with open_clip(path) as clip:
-        clip.need(sound=True)
-        sound = Sound(sample_rate, length=clip.duration())
-        if start > PREROLL:
-            clip.seek(start - PREROLL)
-        for frame in clip.decoded(clip.sound):
-            sound.add(frame, clip.time_of(frame, default=sound.due))
-            if end is not None and sound.due > end:
+    for begin in starts(start - PREROLL):
+        with open_clip(path, start=begin) as clip:
+            clip.need(sound=True)
+            sound = Sound(sample_rate, length=clip.duration())
+            for frame in clip.decoded_sound():
+                sound.add(frame, clip.time_of(frame, default=sound.due))
+                if end is not None and sound.due > end:
+                    break
+            waveform = sound.waveform(start, end)
+            if begin == 0 or sound.first <= start + SOUND_GAP:
                 break
-        return sound.waveform(start, end)
+    return waveform
 
 
 class Sound:
@@ -44,6 +47,11 @@ class Sound:
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
         self.resampler: av.AudioResampler | None = None
+
+    @property
+    def first(self) -> float:
+        """Seconds of the clip at which the first block begins."""
+        return self.stretches[0][0] if self.stretches else math.inf
 
     def add(self, frame: av.AudioFrame, time: float) -> None:
         """The next block, which begins at ``time``."""
@@ -64,10 +72,9 @@ class Sound:
         self.due += frame.samples / frame.sample_rate
 
     def _resample(self, frame: av.AudioFrame | None) -> None:
-        blocks = self.stretches[-1][1]
-        blocks.extend(
-            out.to_ndarray().reshape(-1) for out in self.resampler.resample(frame) if out is not None
-        )
+        assert self.resampler is not None
+        resampled = self.resampler.resample(frame)
+        self.stretches[-1][1].extend(out.to_ndarray().reshape(-1) for out in resampled if out is not None)
 
     def _flush(self) -> None:
         if self.resampler is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from avtool.errors import MediaError
@@ -21,14 +22,32 @@ class UnusableMedia(MediaError):
         self.reason = reason
 
 
+_SPECIAL = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def check_file(path: Path) -> None:
-    """Raise MediaError where ``path`` is missing, a folder, empty, a Git LFS pointer or text."""
+    """Raise MediaError where ``path`` is missing, no regular file, empty, a Git LFS pointer or text.
+
+    Nothing but a regular file is opened: a pipe would be waited on for ever.
+    """
     if not path.exists():
         raise MediaError(
             f"{path} does not exist", hint="check the path; a name that begins with - is written ./-name"
         )
     if path.is_dir():
         raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
+    if not path.is_file():
+        kind = _SPECIAL.get(stat.S_IFMT(path.stat().st_mode), "something else")
+        raise UnusableMedia(
+            f"{path} is {kind}, a file is needed",
+            reason=UNDECODABLE,
+            hint="write what comes out of it to a file, and name that",
+        )
     try:
         with path.open("rb") as file:
             head = file.read(1024)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
+import sys
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from avtool.checkpoint import save_checkpoint
 from avtool.cli.common import Debug, Device, guarded
 from avtool.errors import DataError, RecipeError
+from avtool.model.build import build_autoencoder
+from avtool.model.config import Config
+from tests import clips
 from tests.cli.conftest import Avtool
 
 
@@ -109,6 +116,15 @@ def test_devices(value: str, code: int) -> None:
             "avtool recipes cp tiny tiny.yaml",
         ),
         (["prepare", "vggsound", "--clips", "3"], 2, "--clips and --seed go with synth", "leave them out"),
+        (["pull", "deepavfusion-vggsoud"], 2, "no published weights", "did you mean deepavfusion-vggsound?"),
+        (
+            ["localize", "x.mp4", "--out", "/proc/x.png"],
+            2,
+            "nothing can be written in /proc",
+            "another --out",
+        ),
+        (["prepare", "synth", "--out", "/proc/x"], 2, "nothing can be written in /proc", "another --out"),
+        (["localize", f"{'x' * 300}.mp4"], 1, "is longer than the file system takes", "a shorter one"),
     ],
     ids=[
         "recipe",
@@ -120,6 +136,10 @@ def test_devices(value: str, code: int) -> None:
         "device-before-rendering",
         "folder",
         "synth-only",
+        "weights",
+        "out",
+        "prepare-out",
+        "name",
     ],
 )
 def test_bad_input_is_named_with_a_way_out(
@@ -142,6 +162,40 @@ def test_unknown_commands_and_options_are_wrong_usage(args: list[str], avtool: A
     done = avtool(*args)
     assert done.returncode == 2
     assert "avtool" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["localize", "inspect"])
+def test_a_clip_read_as_an_option_is_answered_with_how_to_write_it(command: str, avtool: Avtool) -> None:
+    done = avtool(command, "-dash.mp4")
+    assert done.returncode == 2 and done.stdout == ""
+    assert "write ./-dash.mp4, or put -- before it" in " ".join(done.stderr.split())
+    assert "--devise" in avtool(command, "--devise", "x.mp4").stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not UTF-8")
+def test_names_that_are_not_utf_8(avtool: Avtool, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    clips.clip(folder / "x.mp4", 2.0)
+    settings = {"image_size": [32, 32], "audio_size": [32, 32], "dim": 32, "depth": 2, "heads": 2}
+    model = build_autoencoder(settings)
+    model.reset_parameters()
+    config = Config(model=settings, spectrogram={"mels": 32}, origin="a test")
+    save_checkpoint(folder / "model", model=model, config=config)
+    out = folder / "map.png"
+    arguments = [str(path) for path in (folder / "x.mp4", "--model", folder / "model", "--out", out)]
+    done = avtool("localize", *arguments, errors="surrogateescape")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{out}\n" and out.is_file()
+    for path in (folder / "x.mp4", folder / "model"):
+        done = avtool("inspect", str(path), "--json", errors="strict")
+        assert json.loads(done.stdout)["path"] == str(path), done.stderr
+
+
+def test_a_pipe_is_no_clip(avtool: Avtool, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.mp4")
+    done = avtool("localize", "x.mp4")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: x.mp4 is a pipe, a file is needed\nhint: ")
 
 
 def test_a_wrong_choice_is_answered_with_the_choices(avtool: Avtool) -> None:

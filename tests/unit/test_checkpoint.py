@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -11,11 +17,12 @@ import torch
 from safetensors import SafetensorError
 
 from avtool import checkpoint
-from avtool.checkpoint import load_model, read_pickled_weights, save_checkpoint
+from avtool.checkpoint import load_model, load_trainer, read_pickled_weights, save_checkpoint
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
 from avtool.model.build import KINDS, VIT, build_autoencoder, complete_settings, known_settings
 from avtool.model.config import FORMS, Config
+from avtool.tracking import read_run_facts, write_run_facts
 from avtool.weights import find_starting_weights, load_vit
 
 SETTINGS = {
@@ -107,7 +114,7 @@ def test_files_that_are_no_weights_are_named(
     with pytest.raises(CheckpointError) as caught:
         read_pickled_weights(path) if name.endswith(".pth") else load_model(folder)
     assert str(path) in caught.value.message
-    assert words in caught.value.message or "cannot be read safely" in caught.value.message
+    assert words in caught.value.message or "it is no file of weights" in caught.value.message
     assert caught.value.hint
 
 
@@ -117,8 +124,93 @@ class Innocent:
 
 def test_a_pickle_that_asks_for_code_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}, "args": Innocent()}, tmp_path / "weights.pth")
-    with pytest.raises(CheckpointError, match="cannot be read safely"):
+    with pytest.raises(
+        CheckpointError, match=r"is refused: it holds [\w.]*Innocent, and nothing is read but"
+    ):
         read_pickled_weights(tmp_path / "weights.pth")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_refused_pickle_is_told_without_torchs_advice(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for protocol in (2, 4):
+        path.write_bytes(pickle.dumps({"args": Innocent()}, protocol=protocol))
+        with warnings.catch_warnings(), pytest.raises(CheckpointError, match="is refused") as caught:
+            warnings.simplefilter("error")
+            read_pickled_weights(path)
+        assert "weights_only" not in caught.value.message + caught.value.hint
+    torch.jit.script(torch.nn.Linear(2, 2)).save(path)
+    with pytest.raises(CheckpointError, match="is refused: it holds TorchScript"):
+        read_pickled_weights(path)
+
+
+@pytest.fixture
+def of_a_run(folder: Path) -> Path:
+    """A checkpoint with a trainer's state."""
+    model, _, config = load_model(folder)
+    moments = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = {"step": 3, "pretrained": ["a"], "optimizer": {"state": moments}}
+    save_checkpoint(folder, model=model, config=config, trainer=trainer)
+    return folder
+
+
+def test_a_trainers_state_comes_back_as_it_was_given(of_a_run: Path) -> None:
+    trainer = load_trainer(of_a_run)
+    assert trainer.keys() == {"step", "pretrained", "optimizer"} and trainer["step"] == 3
+
+
+@pytest.mark.parametrize("name", ["trainer.pt", "model.safetensors"])
+def test_no_flipped_bit_is_gone_on_with(of_a_run: Path, name: str) -> None:
+    path = of_a_run / name
+    data, whole = path.read_bytes(), load_trainer(of_a_run)
+    rng = random.Random(0)
+    places = [rng.randrange(len(data)) for _ in range(150)] + list(range(len(data) - 100, len(data)))
+    noticed = 0
+    for place in places:
+        damaged = bytearray(data)
+        damaged[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            found = load_trainer(of_a_run)
+        except CheckpointError as error:
+            noticed += 1
+            assert str(path) in error.message and error.hint
+        else:  # a zip has bytes of no meaning
+            assert name == "trainer.pt"
+            assert found["step"] == 3 and found["pretrained"] == ["a"]
+            torch.testing.assert_close(found["optimizer"], whole["optimizer"], rtol=0, atol=0)
+    assert noticed == len(places) if name == "model.safetensors" else noticed > 0.7 * len(places)
+
+
+def test_a_damaged_config_is_not_gone_on_from(of_a_run: Path) -> None:
+    (of_a_run / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json is not JSON"):
+        load_trainer(of_a_run)
+
+
+def test_a_trainers_state_without_a_sum_of_the_weights_is_gone_on_with(of_a_run: Path) -> None:
+    torch.save({"step": 7}, of_a_run / "trainer.pt")
+    assert load_trainer(of_a_run) == {"step": 7}
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "\x00" * 40])
+def test_a_damaged_history_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"run\.json is damaged") as caught:
+        write_run_facts(tmp_path, recipe_yaml="", command=[])
+    subprocess.run(caught.value.hint.partition(": ")[2], shell=True, check=True)
+    write_run_facts(tmp_path, recipe_yaml="", command=["avtool"])
+    assert read_run_facts(tmp_path)["command"] == ["avtool"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8 are refused by other systems")
+def test_a_folder_whose_name_is_not_utf_8(of_a_run: Path) -> None:
+    odd = of_a_run.parent / os.fsdecode(b"caf\xe9")
+    model, _, config = load_model(of_a_run)
+    save_checkpoint(odd, model=model, config=config, trainer={"step": 1})
+    assert load_trainer(odd) == {"step": 1}
+    again = load_model(odd)[0].state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

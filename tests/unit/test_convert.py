@@ -199,6 +199,8 @@ def test_every_key_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ),
         ({"epoch": 3, "lr": 0.1}, "holds no state dict"),
         ({}, "holds no state dict"),
+        ({1: torch.zeros(2), "a": torch.zeros(2)}, r"holds no state dict, .*it holds 1, a"),
+        ({"a": torch.eye(2).to_sparse()}, "holds no state dict"),
         ({"image_decoder_norm.weight": torch.zeros(3)}, "has no encoder.image.patch_embed.proj.weight"),
         (
             {"blocks.0.norm1.weight": torch.zeros(3), "patch_embed.proj.weight": torch.zeros(3)},
@@ -265,6 +267,8 @@ def test_the_command_prints_what_it_assumed_and_keeps_it(tmp_path: Path) -> None
     assert wrong.exit_code == 2 and "3 whole numbers" in wrong.stderr
 
 
-def test_errors_are_avtools() -> None:
+def test_errors_are_avtools(tmp_path: Path) -> None:
     with pytest.raises(AvtoolError, match="no weights at"):
         convert(Path("nowhere.pth"), Path("out"))
+    with pytest.raises(AvtoolError, match="is a folder, a file of weights is needed"):
+        convert(tmp_path, tmp_path / "out")

@@ -129,6 +129,22 @@ def test_localize_takes_any_kind_and_the_pulled_model_where_none_is_named(
     assert found.map.shape == (40, 60)
 
 
+@pytest.mark.parametrize(
+    "change", [{"audio_size": [32, 16 * 10**9]}, {"image_size": [16 * 10**5, 16 * 10**5]}]
+)
+def test_a_model_that_asks_for_an_absurd_input_is_refused_before_memory_is(
+    change: dict[str, list[int]], tmp_path: Path
+) -> None:
+    config = saved(tmp_path / "model") / "config.json"
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "model": {**content["model"], **change}}))
+    frames = [np.zeros((40, 60, 3), np.uint8)] * 8
+    sound = np.sin(np.arange(32000) / 8).astype(np.float32) / 2
+    write_clip(tmp_path / "clip.mp4", frames, fps=4, waveform=sound, sample_rate=16000)
+    with pytest.raises(CheckpointError, match=r"config\.json asks for an input of [\d,]+ numbers"):
+        localize(tmp_path / "clip.mp4", out=tmp_path / "map.png", model=tmp_path / "model", device="cpu")
+
+
 def test_the_encoder_of_one_modality_localizes_nothing(tmp_path: Path) -> None:
     vit = {"channels": 3, "patch_size": 16, "dim": 32, "depth": 1, "heads": 2, "mlp_ratio": 4.0}
     model = build_model("vit", vit)
@@ -186,6 +202,13 @@ IMAGE, AUDIO = inputs()
         (IMAGE[:0], AUDIO, r"image is of shape \(0, 3, 32, 48\): there is nothing in it", "at least one"),
         (IMAGE, AUDIO[:1], "image has 2 frames and audio 1 sounds", "as many"),
         (IMAGE.numpy(), AUDIO, "image is a ndarray", "torch.as_tensor"),
+        (IMAGE.to_sparse(), AUDIO, "image is a tensor of torch.sparse_coo", "a dense one"),
+        (IMAGE, AUDIO.to(torch.complex64), "audio is a tensor of torch.complex64", "real numbers"),
+        (IMAGE.abs() * 80, AUDIO, "image is floating point and has values up to", "give uint8, or normalise"),
+        (IMAGE * torch.nan, AUDIO, "image is floating point and has values that are not finite", "uint8"),
+        (IMAGE, torch.full((2, 16000), torch.inf), "audio is floating point and has values that", "int16"),
+        (IMAGE, torch.full((2, 16000), 3e4), "audio is floating point and has values up to 30000", "[-1, 1]"),
+        (IMAGE, AUDIO * torch.nan, "audio is floating point and has values that", "model.log_mel"),
     ],
     ids=lambda value: None if isinstance(value, Tensor) or not isinstance(value, str) else value[:20],
 )
@@ -201,6 +224,9 @@ def test_folders_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="no model at deepavfusion-vggsoud") as caught:
         avtool.load("deepavfusion-vggsoud")
     assert "avtool pull --list" in caught.value.hint
+    for model in (None, 5, b"model"):
+        with pytest.raises(UsageError, match=f"is a {type(model).__name__}, neither a path nor a name"):
+            avtool.load(model)
     with pytest.raises(UsageError, match="cuda:99"):
         avtool.load(folder, device="cuda:99")
     broken = saved(tmp_path / "broken")

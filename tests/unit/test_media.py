@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import struct
 import subprocess
 import sys
@@ -107,6 +108,28 @@ def test_a_part_of_a_clip(levels, start, end):
     assert np.abs(clip.waveform.astype(int) - part).max() < 400
 
 
+@pytest.mark.parametrize("start", [0.0, 0.5, 1.5, 2.5, 13.0])
+def test_a_transport_stream_has_no_index_and_is_read_all_the_same(levels, tmp_path, start):
+    source = levels
+    if start > 10:  # one key frame for all of 16 s
+        source = tmp_path / "long.mp4"
+        sound = clips.click(16, 14, RATE)
+        media.write_clip(source, clips.level_frames(56), fps=3.5, waveform=sound, sample_rate=RATE)
+    path = clips.remux(source, tmp_path / "a.ts")
+    whole, part = decode(path, frame_rate=10), decode(path, frame_rate=10, start=start, end=start + 1)
+    grid = [time for time in whole.times if start + 0.1 < time < start + 0.8]
+    assert len(grid) > 2
+    for time in grid:
+        frame = clips.level_of(whole.frames[whole.times.index(time)])
+        picture, shown = media.read_frame(path, time + 0.01)
+        assert (clips.level_of(picture), shown) == (frame, pytest.approx(time, abs=1e-3))
+        assert frame in [clips.level_of(kept) for kept in part.frames]
+    first, rate = round(start * RATE), RATE
+    for waveform in (part.waveform, media.read_waveform(path, start=start, end=start + 1)):
+        assert len(waveform) == rate
+        assert np.abs(waveform.astype(int) - whole.waveform[first : first + rate]).max() < 400
+
+
 def test_a_frame_shown_for_long_is_kept_once(tmp_path):
     path = tmp_path / "one.mp4"
     media.write_clip(path, clips.level_frames(1), fps=25, waveform=clips.tone(3), sample_rate=RATE)
@@ -160,18 +183,39 @@ def test_written_clips_are_the_same_bytes_whatever_was_in_memory(tmp_path):
     assert written[0] == written[1] == written[2]
 
 
-def test_odd_sizes_are_refused(tmp_path):
-    with pytest.raises(MediaError, match="65 x 48"):
-        clips.clip(tmp_path / "odd.mp4", size=(48, 65))
+@pytest.mark.parametrize(
+    ("frame", "waveform", "said"),
+    [
+        (np.zeros((48, 65, 3), np.uint8), None, "frames are 65 x 48, H.264 needs even numbers"),
+        (np.full((48, 64, 3), 200.0), None, r"a frame is float64 of shape \(48, 64, 3\), not uint8"),
+        (
+            np.zeros((48, 64), np.uint8),
+            None,
+            r"a frame is uint8 of shape \(48, 64\), not uint8 of \(48, 64, 3\)",
+        ),
+        (np.zeros((48, 64, 3), np.uint8), np.full(9000, np.nan, np.float32), "its sound is not finite"),
+        (np.zeros((48, 64, 3), np.uint8), np.zeros(9000, np.int16), "its sound is int16"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(tmp_path, frame, waveform, said):
+    with pytest.raises(MediaError, match=said) as caught:
+        media.write_clip(tmp_path / "odd.mp4", [frame], fps=5, waveform=waveform, sample_rate=RATE)
+    assert caught.value.hint
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["-dash.mp4", "a:colon.mp4", "ü space.mp4"])
+NOT_UTF_8 = pytest.param(
+    os.fsdecode(b"caf\xe9.mp4"),
+    marks=pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not UTF-8"),
+)
+
+
+@pytest.mark.parametrize("name", ["-dash.mp4", "a:colon.mp4", "ü space.mp4", NOT_UTF_8])
 def test_awkward_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     clips.clip(Path(name), 1.0)
     assert media.probe(Path(name)).has_video
-    assert len(media.read_waveform(Path(name))) > 15000
+    assert len(media.read_waveform(Path(name))) > 15000 and not media.is_picture(Path(name))
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
@@ -266,6 +310,37 @@ def test_a_picture_named_like_a_row_of_pictures_is_read_alone(tmp_path):
     for name, width in (("%d", 64), ("0", 32), ("1", 32)):
         assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((48, width, 3), np.uint8))
     assert media.probe(tmp_path / "%d.png").width == 64
+
+
+@pytest.mark.parametrize(
+    "read", [media.probe, media.read_frame, media.read_waveform, media.read_image, decode]
+)
+def test_only_regular_files_are_opened(tmp_path, read):
+    os.mkfifo(tmp_path / "fifo.mp4")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.mp4"))
+    (tmp_path / "device.mp4").symlink_to("/dev/zero")
+    for kind in ("fifo", "socket", "device"):
+        error = _error_of(read, tmp_path / f"{kind}.mp4")
+        assert error.reason == media.UNDECODABLE and error.hint
+        assert f"is a {kind.replace('fifo', 'pipe')}, a file is needed" in error.message
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "ppm", "gif", "jp2", "hdr"])
+def test_pictures_are_told_by_their_content_as_opencv_tells_them(tmp_path, ending):
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    path = tmp_path / f"x.{ending}"
+    if not cv2.haveImageWriter(str(path)):
+        pytest.skip("OpenCV was built without it")
+    assert cv2.imwrite(str(path), picture.astype(np.float32) if ending == "hdr" else picture)
+    path.rename(tmp_path / "x.mp4")
+    assert media.is_picture(tmp_path / "x.mp4") and cv2.haveImageReader(str(tmp_path / "x.mp4"))
+
+
+def test_clips_and_sounds_are_no_pictures(levels, tmp_path):
+    soundfile.write(tmp_path / "a.wav", clips.tone(1), RATE)
+    found = [clips.remux(levels, tmp_path / f"a.{ending}") for ending in ("mkv", "ts")]
+    assert not any(media.is_picture(path) for path in (levels, tmp_path / "a.wav", *found))
 
 
 def _error_of(read, path: Path) -> MediaError:

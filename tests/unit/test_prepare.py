@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import tarfile
 from pathlib import Path
 
 import cv2
@@ -104,8 +105,13 @@ def test_every_row_has_one_outcome_and_a_reason(mixed, tmp_path):
             checks.QUIET: 1,
             checks.MUTED: 1,
         },
+        "stored": report.stored(),
         "out": str(tmp_path / "out"),
     }
+    with tarfile.open(tmp_path / "out" / "shards" / "shard-000000.tar") as tar:
+        assert report.bytes == sum(512 + -(-member.size // 512) * 512 for member in tar) > 100_000
+    assert report.seconds == pytest.approx(PreparedDataset(tmp_path / "out").durations().sum(), abs=1e-3)
+    assert report_of(tmp_path / "out")["stored"] == report.stored()
     reasons = report_of(tmp_path / "out")["reasons"]
     assert reasons[media.NO_SOUND] == ["mute"] and reasons[media.NO_VIDEO] == ["sound"]
     assert reasons[media.UNDECODABLE] == ["text", "empty", "noise"]

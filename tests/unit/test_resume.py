@@ -184,6 +184,60 @@ def test_parts_at_the_same_time_give_the_same_bytes(table, whole, tmp_path):
     assert contents(tmp_path / "out") == whole
 
 
+def test_a_part_that_comes_late_finds_it_finished(table, whole, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    prepare("manifest", table, out=out)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    report = prepare("manifest", table, out=out, part="2/3")
+    assert f"{out} is finished already" in capsys.readouterr().err
+    assert report.sealed and report.prepared == ROWS // 2 and report.out == out
+    late = start(table, out, "--part", "1/3")
+    assert late.wait() == 0 and b"finished already" in late.stderr.read()
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+    assert contents(out) == whole and not unfinished(out).exists()
+    other = table.with_name("fewer.csv")
+    other.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(job, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD, short_side=32))
+        with pytest.raises(UsageError, match="exists"):
+            prepare("manifest", table, out=out, part="2/3")
+    for options in ({"source": other, "part": "2/3"}, {"source": table}):
+        with pytest.raises(UsageError, match="exists"):
+            prepare("manifest", out=out, **options)
+    (out / "made_from.json").unlink()
+    with pytest.raises(UsageError, match="exists"):
+        prepare("manifest", table, out=out, part="2/3")
+
+
+def test_a_script_without_a_guard_gets_one_error_that_says_so(table, tmp_path):
+    script = tmp_path / "mine.py"
+    call = f"prepare('manifest', Path({str(table)!r}), out=Path({str(tmp_path / 'out')!r}), jobs=2)"
+    script.write_text(f"from pathlib import Path\nfrom avtool.data.prepare import prepare\n{call}\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(module.__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.rstrip().endswith('if __name__ == "__main__":')
+    assert done.stderr.count("avtool.errors.") == 1 and done.stderr.count("mine.py") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse names that are not UTF-8")
+def test_a_folder_whose_name_is_not_utf_8(table, tmp_path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    clips.clip(folder / "a.mp4", 2.0)
+    os.mkfifo(folder / "b.mp4")
+    (folder / "mine.csv").write_text(
+        "id,split,label,video\na,train,x,a.mp4\nb,train,x,b.mp4\nc,train,x,c.mp4\n"
+    )
+    report = prepare("manifest", folder / "mine.csv", out=folder / "out")
+    assert report.counts() == {"prepared": 1, "refused": 1, "missing": 1, "flagged": 1}
+    details = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))["details"]
+    assert details["b"].endswith("caf?/b.mp4 is a pipe, a file is needed") and "caf?/c.mp4" in details["c"]
+
+
 def test_a_run_of_all_finishes_what_parts_began(table, whole, tmp_path, monkeypatch):
     done = interrupted(table, tmp_path / "out", monkeypatch, after=10, part="2/2")
     assert {row // ROWS_PER_SHARD % 2 for row in done} == {1}
