@@ -15,7 +15,7 @@ from rich.table import Table
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError
-from avtool.evaluate import Localization, evaluate_localization, keep_localization
+from avtool.evaluate import Localization, measure_pointing, keep_localization
 from avtool.files import check_output
 from avtool.progress import say
 
@@ -63,7 +63,7 @@ def demo(
         pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
         _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS])
         say("\nHow well do its maps point, on clips that it has not seen?")
-        result = evaluate_localization(run, data, kind=KIND, split=HELD_OUT, device=device, seed=seed)
+        result = measure_pointing(run, data, kind=KIND, split=HELD_OUT, device=device, seed=seed)
         keep_localization(run, result)
         clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
         kind = ["--map", KIND] if KIND else []

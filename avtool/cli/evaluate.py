@@ -60,6 +60,12 @@ def evaluate(
         typer.Option(metavar="K/N", callback=_fold, help="Only fold K of N by recording, as data.fold leaves it out."),
     ] = None,
     windows: Annotated[int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify).")] = 1,
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            "--map", metavar="KIND,...", help="Maps to judge (localize).", show_default="the model's own"
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="JSON", help="Also write metrics.json here.")] = None,
@@ -85,6 +91,7 @@ def evaluate(
         split=split,
         fold=None if fold is None else tuple(map(int, fold.split("/"))),  # type: ignore[arg-type]
         windows=windows,
+        maps=[name.strip() for name in maps.split(",")] if maps else (),
         batch_size=batch_size,
         workers=workers,
         seed=seed,

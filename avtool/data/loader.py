@@ -13,18 +13,18 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avtool.data.dataset import PreparedDataset
+from avtool.data.handover import PREFETCH, Batch, Parcel, Receiver, Sender, collate  # noqa: F401 - offered here too
 from avtool.data.views import EvaluationViews, Size, TrainingViews
 from avtool.errors import AvtoolError, DataError
 
 # How many workers is the recipe's to say; a hint on it at every start is noise.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
 
-PREFETCH = 4
+ALL = slice(None)
 STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """What ends a run after its step: Ctrl-C, a scheduler, a terminal that closes."""
-Batch = dict[str, Any]
 
 
 def steps_per_epoch(clips: int, batch_size: int) -> int:
@@ -102,20 +102,21 @@ def batches_in_training(
     seed: int,
     start_step: int = 0,
     together: int = 1,
+    share: slice = ALL,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, in ``training_loader``'s
-    order."""
-    order = _TrainingOrder(chosen, batch_size, seed, start_step, together)
-    return _raising(_loader(_TrainingBatches(views), order, workers, pin_memory))
+    order; ``share`` of each, where several processes have one batch."""
+    order = _TrainingOrder(chosen, batch_size, seed, start_step, together, share)
+    return _batches(_TrainingBatches(views), order, workers, pin_memory)
 
 
 def batches_in_order(
     views: FixedViews, chosen: Sequence[int], *, batch_size: int, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """The samples ``chosen`` of ``views`` once, in this order, the last batch short."""
-    order = [list(chosen[start : start + batch_size]) for start in range(0, len(chosen), batch_size)]
-    return _raising(_loader(_EvaluationBatches(views), order, workers, pin_memory))
+    order = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
+    return _batches(_EvaluationBatches(views), order, workers, pin_memory)
 
 
 def evaluation_loader(
@@ -155,15 +156,21 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
     item, over the end of an epoch if need be."""
 
     def __init__(
-        self, chosen: np.ndarray, batch_size: int, seed: int, start_step: int, together: int
+        self,
+        chosen: np.ndarray,
+        batch_size: int,
+        seed: int,
+        start_step: int,
+        together: int,
+        share: slice,
     ) -> None:
         self.chosen, self.batch_size, self.seed = chosen, batch_size, seed
-        self.start_step, self.together = start_step, together
+        self.start_step, self.together, self.share = start_step, together, share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         steps = self._steps()
         while True:
-            yield [sample for _ in range(self.together) for sample in next(steps)]
+            yield [sample for _ in range(self.together) for sample in next(steps)][self.share]
 
     def _steps(self) -> Iterator[list[tuple[int, int]]]:
         steps = steps_per_epoch(len(self.chosen), self.batch_size)
@@ -176,53 +183,42 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
             epoch, first = epoch + 1, 0
 
 
-class _TrainingBatches(Dataset[Batch]):
+class _Batches(Dataset[Batch | Parcel]):
     """A whole batch is one item, so that a worker makes it without any hand-over in between."""
 
-    def __init__(self, views: DrawnViews) -> None:
-        self.views = views
+    def __init__(self, views: Any) -> None:
+        self.views, self.sender = views, Sender()
 
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
-        return _batch_or_error(partial(self.views.sample, epoch, index) for epoch, index in keys)
-
-
-class _EvaluationBatches(Dataset[Batch]):
-    def __init__(self, views: FixedViews) -> None:
-        self.views = views
-
-    def __getitems__(self, indices: list[int]) -> Batch:
-        return _batch_or_error(partial(self.views.sample, index) for index in indices)
+    def made(self, views: Iterable[Callable[[], dict[str, Any]]]) -> Batch | Parcel:
+        """A batch, or under the key ``error`` what it failed of: raised in a worker, it would come out as text."""
+        try:
+            return self.sender.send([view() for view in views])
+        except AvtoolError as error:
+            return {"error": error}
 
 
-def collate(views: Sequence[dict[str, Any]]) -> Batch:
-    """Views as one batch of tensors; boxes, of which every clip has its own number, stay a list."""
-    batch: Batch = {}
-    for name in views[0]:
-        values = [view[name] for view in views]
-        if name == "boxes":
-            batch[name] = [torch.from_numpy(value) for value in values]
-        else:
-            batch[name] = torch.from_numpy(np.stack(values))
-    return batch
+class _TrainingBatches(_Batches):
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Parcel:
+        return self.made(partial(self.views.sample, epoch, index) for epoch, index in keys)
 
 
-def _batch_or_error(views: Iterable[Callable[[], dict[str, Any]]]) -> Batch:
-    """A batch, or under the key ``error`` what it failed of: raised in a worker, it would come out as text."""
-    try:
-        return collate([view() for view in views])
-    except AvtoolError as error:
-        return {"error": error}
+class _EvaluationBatches(_Batches):
+    def __getitems__(self, indices: Sequence[int]) -> Batch | Parcel:
+        return self.made(partial(self.views.sample, index) for index in indices)
 
 
-def _raising(batches: Iterable[Batch]) -> Iterator[Batch]:
+def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches, up to one that is an error, which is raised."""
-    for batch in batches:
+    receiver = Receiver(batches.sender)
+    for item in _loader(batches, order, workers, pin_memory):
+        batch = item.unpacked() if isinstance(item, Parcel) else item
         if "error" in batch:
             raise batch["error"]
         yield batch
+    del receiver
 
 
-def _loader(batches: Dataset[Batch], order: Any, workers: int, pin_memory: bool) -> DataLoader[Batch]:
+def _loader(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
     return DataLoader(
         batches,
         batch_sampler=order,
@@ -231,10 +227,11 @@ def _loader(batches: Dataset[Batch], order: Any, workers: int, pin_memory: bool)
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # nothing is drawn by it, and the global one is left alone
     )
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

@@ -149,21 +149,28 @@ class EvaluationViews:
     it.
 
     ``sample(index)``: ``image`` uint8 (3, rows, columns), the square in the middle of the frame (resize 256,
-    crop 224 in proportion); ``waveform`` int16 (window_samples,); ``index`` and ``label``; with ``boxes``
+    crop 224 in proportion), or with ``whole`` all of the frame, squeezed to that size; ``waveform`` int16 (window_samples,); ``index`` and ``label``; with ``boxes``
     also ``boxes``, float32 (M, 4) as fractions of that crop.
     """
 
     def __init__(
-        self, dataset: PreparedDataset, *, image_size: Size, window_samples: int, boxes: bool = False
+        self,
+        dataset: PreparedDataset,
+        *,
+        image_size: Size,
+        window_samples: int,
+        boxes: bool = False,
+        whole: bool = False,
     ) -> None:
-        self.dataset, self.boxes = dataset, boxes
+        self.dataset, self.boxes, self.whole = dataset, boxes, whole
         self.image_size, self.window_samples = image_size, window_samples
 
     def sample(self, index: int) -> dict[str, Any]:
         dataset, record = self.dataset, self.dataset.record(index)
         start = round(record.middle * dataset.sample_rate) - self.window_samples // 2
         start = min(max(0, start), max(0, record.samples - self.window_samples))
-        crop = centre_crop(record.width, record.height)
+        size = record.width, record.height
+        crop = (0, 0, *size) if self.whole else centre_crop(*size)
         view = {
             "image": cropped(dataset, index, record.key, crop, self.image_size),
             "waveform": fit_window(dataset.waveform(index, start, self.window_samples), self.window_samples),

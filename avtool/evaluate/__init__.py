@@ -18,21 +18,21 @@ from avtool.devices import resolve_device
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.classification import evaluate_classification, evaluate_knn
 from avtool.evaluate.context import Context
-from avtool.evaluate.pointing import (
-    Localization,
-    evaluate_localization,
-    keep_localization,
-    kept_localization,
-)
+from avtool.evaluate.localization import PROTOCOLS as LOCALIZATION
+from avtool.evaluate.localization import evaluate_localization
+from avtool.evaluate.pointing import Localization, keep_localization, kept_localization, measure_pointing
+from avtool.evaluate.retrieval import evaluate_retrieval
 from avtool.evaluate.table import Table
 from avtool.files import atomic_file, check_output
 from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
 
-__all__ = ["Localization", "Table", "evaluate", "evaluate_localization", "keep_localization", "kept_localization"]
+__all__ = ["Localization", "Table", "evaluate", "keep_localization", "kept_localization", "measure_pointing"]
 
 TASKS = {
+    "localize": tuple(LOCALIZATION),
     "classify": ("top1", "top5", "mAP", "AUC", "knn"),
+    "retrieve": ("recall",),
 }
 """The protocols of each task."""
 KINDS = {
@@ -55,6 +55,7 @@ def evaluate(
     split: str = "test",
     fold: tuple[int, int] | None = None,
     windows: int = 1,
+    maps: Sequence[str] = (),
     batch_size: int = 32,
     workers: int = 0,
     seed: int = 0,
@@ -87,8 +88,10 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         seed=seed,
+        windows=windows,
+        maps=maps,
     )
-    tables = _FAMILIES[task](context, chosen_protocols, windows)
+    tables = _FAMILIES[task](context, chosen_protocols)
     if save_predictions is not None:
         with atomic_file(save_predictions) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **context.predictions)
@@ -134,7 +137,7 @@ def _in_fold(dataset: PreparedDataset, fold: tuple[int, int]) -> np.ndarray:
     return parts.fold(parts.recordings(dataset), labels, *fold)
 
 
-def _classify(context: Context, protocols: Sequence[str], windows: int) -> list[Table]:
+def _classify(context: Context, protocols: Sequence[str]) -> list[Table]:
     tables = []
     if heads := [name for name in protocols if name != "knn"]:
         if "classes" not in context.config.model:
@@ -142,7 +145,7 @@ def _classify(context: Context, protocols: Sequence[str], windows: int) -> list[
                 f"{context.checkpoint} has no classification head",
                 hint=f"avtool finetune classify --from {context.checkpoint}, or --protocol knn",
             )
-        tables += evaluate_classification(context, heads, windows=windows)
+        tables += evaluate_classification(context, heads)
     if "knn" in protocols:
         tables.append(evaluate_knn(context, *_reference(context)))
     return tables
@@ -164,4 +167,4 @@ def _reference(context: Context) -> tuple[PreparedDataset, np.ndarray]:
     return dataset, rest
 
 
-_FAMILIES: dict[str, Any] = {"classify": _classify}
+_FAMILIES: dict[str, Any] = {"localize": evaluate_localization, "classify": _classify, "retrieve": evaluate_retrieval}

@@ -19,6 +19,7 @@ from avtool.metrics.bootstrap import bootstrap_statistic
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
 from avtool.tasks.classify import labels_of, one_hot
+from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain import mean_tokens
 from avtool.tasks.settings import inputs_of
 
@@ -33,13 +34,13 @@ WORDS = {
 SETS = ("mAP", "AUC")
 
 
-def evaluate_classification(context: Context, protocols: Sequence[str], *, windows: int = 1) -> list[Table]:
+def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[Table]:
     """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
-    commonest class gets. ``windows`` of a clip are averaged as logits."""
+    commonest class gets. Windows of a clip are averaged as logits."""
     several = any(protocol in SETS for protocol in protocols)
     clips, left_out = _clips(context, several=several)
     model, log_mel = context.load()
-    logits = _logits(context, model, log_mel, clips, windows)
+    logits = _logits(context, model, log_mel, clips)
     context.predictions |= {f"logits_{name}": value for name, value in logits.items()} | {"clips": clips}
     targets = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
     recordings = context.recordings(clips)
@@ -48,17 +49,22 @@ def evaluate_classification(context: Context, protocols: Sequence[str], *, windo
         if not group:
             continue
         rows = [
-            Row(name, CONTROL if name in BLANKED.values() else MODEL, _measures(value, targets, group, recordings, context))
+            Row(
+                name,
+                CONTROL if name in BLANKED.values() else MODEL,
+                _measures(value, targets, group, recordings, context),
+            )
             for name, value in logits.items()
         ]
         floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
-        rows.append(Row("always the commonest class", FLOOR, _measures(floor, targets, group, recordings, context)))
+        rows.append(
+            Row("always the commonest class", FLOOR, _measures(floor, targets, group, recordings, context))
+        )
         tables.append(
             Table(
                 task="classify",
                 protocol=", ".join(group),
-                words="; ".join(WORDS[name] for name in group)
-                + (f"; {windows} windows a clip, logits averaged" if windows > 1 else "; 1 window a clip"),
+                words="; ".join(WORDS[name] for name in group) + f"; {_in_words(context.windows, 'logits')}",
                 unit="%",
                 rows=rows,
                 samples=len(clips),
@@ -70,14 +76,14 @@ def evaluate_classification(context: Context, protocols: Sequence[str], *, windo
     return tables
 
 
+def _in_words(windows: int, what: str) -> str:
+    return f"{windows} windows a clip, {what} averaged" if windows > 1 else "1 window a clip"
+
+
 def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
     """The clips that can be judged, and how many cannot, by reason. DataError where the head does not fit the data."""
-    classes, dataset = context.config.model.get("classes"), context.dataset
-    if classes is not None and classes != len(dataset.classes):
-        raise DataError(
-            f"the model tells {classes} classes apart, {dataset.folder} has {len(dataset.classes)}",
-            hint="evaluate on the data it was trained for, or fine-tune it on this",
-        )
+    dataset = context.dataset
+    _check_head(context)
     counts = np.array([len(dataset.record(int(i)).label_ids) for i in context.chosen])
     fits = counts >= 1 if several else counts == 1
     if not fits.any():
@@ -92,12 +98,25 @@ def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, in
     return context.chosen[fits], {reason: count for reason, count in left_out.items() if count}
 
 
+def _check_head(context: Context) -> None:
+    """DataError where the model's classes are not those of the data, by number or by name."""
+    count, dataset = context.config.model["classes"], context.dataset
+    known = ClassNames.read(context.checkpoint, count=count)
+    if count != len(dataset.classes):
+        found = f"the model tells {count} classes apart, {dataset.folder} has {len(dataset.classes)}"
+    elif known is not None and known.names != tuple(dataset.classes):
+        pairs = enumerate(zip(known.names, dataset.classes, strict=True))
+        number, (of_model, of_data) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
+        found = f"class {number} is {of_model!r} for the model and {of_data!r} in {dataset.folder}"
+    else:
+        return
+    raise DataError(found, hint="evaluate on the data it was trained for, or fine-tune it on this")
+
+
 @torch.no_grad()
-def _logits(
-    context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray, windows: int
-) -> dict[str, np.ndarray]:
+def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray) -> dict[str, np.ndarray]:
     """Logits (N, C) of the fused prediction, of each head, and fused with either input blanked."""
-    views = WindowViews(context.dataset, **context.view_size(), windows=windows)
+    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
     found: dict[str, list[Tensor]] = defaultdict(list)
     for batch in context.batches(views, views.numbers(clips)):
         image, audio = inputs_of(log_mel, batch)
@@ -108,13 +127,17 @@ def _logits(
         found[BLANKED["image"]].append(model(blank_frames(image), audio).mean)
         found[BLANKED["audio"]].append(model(image, silence(audio)).mean)
     return {
-        name: torch.cat(parts).float().unflatten(0, (len(clips), windows)).mean(dim=1).cpu().numpy()
+        name: torch.cat(parts).float().unflatten(0, (len(clips), context.windows)).mean(dim=1).cpu().numpy()
         for name, parts in found.items()
     }
 
 
 def _measures(
-    scores: np.ndarray, targets: np.ndarray, protocols: Sequence[str], recordings: Sequence[str], context: Context
+    scores: np.ndarray,
+    targets: np.ndarray,
+    protocols: Sequence[str],
+    recordings: Sequence[str],
+    context: Context,
 ) -> dict[str, Measure]:
     measures = {}
     for protocol in protocols:
@@ -143,12 +166,15 @@ def _of_set(
 def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> Table:
     """Protocol ``knn`` of any model's encoder, stream by stream, beside untrained weights and the commonest class.
 
-    ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged.
+    ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged. Windows of a clip are
+    averaged as tokens.
     """
     clips, left_out = _labelled(context.dataset, context.chosen)
     others, _ = _labelled(reference, usable)
     if not len(clips) or not len(others):
-        raise DataError(f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels")
+        raise DataError(
+            f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels"
+        )
     labels = np.array([context.dataset.label_id(int(i)) for i in clips])
     other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
     recordings = context.recordings(clips)
@@ -163,12 +189,16 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
             rows.append(Row(f"{name}{stream}", role, {"knn": measure}))
     commonest = labels == np.bincount(labels).argmax()
     rows.append(
-        Row("always the commonest class", FLOOR, {"knn": measured(commonest, recordings, seed=context.seed, scale=100)})
+        Row(
+            "always the commonest class",
+            FLOOR,
+            {"knn": measured(commonest, recordings, seed=context.seed, scale=100)},
+        )
     )
     return Table(
         task="classify",
         protocol="knn",
-        words=f"{WORDS['knn']}; {len(others)} training clips",
+        words=f"{WORDS['knn']}; {len(others)} training clips; {_in_words(context.windows, 'tokens')}",
         unit="%",
         rows=rows,
         samples=len(clips),
@@ -187,10 +217,13 @@ def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray,
 def _means(
     context: Context, model: nn.Module, log_mel: LogMel, dataset: PreparedDataset, clips: np.ndarray
 ) -> dict[str, Tensor]:
-    """Mean tokens (N, D) of the clips, by stream."""
-    views = WindowViews(dataset, **context.view_size(), windows=1)
+    """Mean tokens (N, D) of the clips, by stream, averaged over their windows."""
+    views = WindowViews(dataset, **context.view_size(), windows=context.windows)
     found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in context.batches(views, clips):
+    for batch in context.batches(views, views.numbers(clips)):
         for name, mean in mean_tokens(model.encoder(*inputs_of(log_mel, batch))).items():
             found[name].append(mean.cpu())
-    return {name: torch.cat(parts) for name, parts in found.items()}
+    return {
+        name: torch.cat(parts).unflatten(0, (-1, context.windows)).mean(dim=1)
+        for name, parts in found.items()
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
 from avtool.data.views import EvaluationViews
 from avtool.features import LogMel, window_samples
-from avtool.model.build import build_model
+from avtool.model.build import random_model
 from avtool.model.config import Config
 
 
@@ -24,7 +24,8 @@ from avtool.model.config import Config
 class Context:
     """An evaluation's surroundings.
 
-    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on. ``predictions`` collects what
+    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on. ``windows`` of a clip are averaged where a
+    protocol does so, and ``maps`` (none: the model's own kind) are evaluated. ``predictions`` collects what
     ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size`` and ``workers``.
     """
 
@@ -36,6 +37,8 @@ class Context:
     batch_size: int = 32
     workers: int = 0
     seed: int = 0
+    windows: int = 1
+    maps: Sequence[str] = ()
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
 
     def load(self) -> tuple[nn.Module, LogMel]:
@@ -45,13 +48,7 @@ class Context:
 
     def untrained(self) -> nn.Module:
         """The same model with random weights, drawn from ``seed``: the control of what training has to do with it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            model = build_model(self.config.kind, self.config.model)
-            for part in (model.encoder, model):
-                reset = getattr(part, "reset_parameters", None) or getattr(part, "reset_head", None)
-                assert reset is not None
-                reset()
+        model = random_model(self.config.kind, self.config.model, seed=self.seed)
         return model.to(self.device).eval()
 
     def view_size(self) -> dict[str, Any]:

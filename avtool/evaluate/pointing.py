@@ -1,4 +1,4 @@
-"""Evaluation of a model on prepared data: how well its maps point, beside the controls a result needs."""
+"""How well a kind of map points, in short: kept beside a model, so that each of its heat maps can say so."""
 
 from __future__ import annotations
 
@@ -7,33 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from avtool.checkpoint import load_model
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import collate
-from avtool.data.views import EvaluationViews, centre_crop, crop_boxes
 from avtool.devices import resolve_device
 from avtool.errors import DataError
-from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
+from avtool.evaluate.context import Context
+from avtool.evaluate.localization import evaluate_localization
 from avtool.files import atomic_file
-from avtool.metrics.localization import (
-    EVALUATION_SIZE,
-    binomial_error,
-    boxes_to_mask,
-    centred_disc,
-    exchange_by_class,
-    pointing,
-)
-from avtool.model.build import build_encoder
-from avtool.model.config import Config
-from avtool.model.encoder import AudioVisualEncoder
-from avtool.places import CHECKPOINTS, resolve_checkpoint
-from avtool.progress import progress_bar
-from avtool.tasks.maps import choose_map, localization_map
+from avtool.metrics.localization import binomial_error
+from avtool.model.config import read_model_config
+from avtool.places import BEST, CHECKPOINTS, resolve_checkpoint
 
 LOCALIZATION_JSON = "localization.json"
-BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -85,7 +70,7 @@ class Localization:
         )
 
 
-def evaluate_localization(
+def measure_pointing(
     model: Path,
     data: Path,
     *,
@@ -94,98 +79,41 @@ def evaluate_localization(
     device: str = "auto",
     seed: int = 0,
 ) -> Localization:
-    """Point at what sounds in the clips of prepared ``data``, and run the controls.
+    """Protocol ``pointing`` of one ``kind`` of map (None: the model's own), in short.
 
-    ``model`` is a run, a checkpoint or a converted folder, ``kind`` one of ``avtool.tasks.maps.MAPS``
-    (None: the model's own). What is seen is the evaluation view: the square in the middle of the frame that
-    the boxes were drawn on, and the sound around it. ``seed`` draws the untrained weights and the exchange of
-    sounds. DataError where the clips have no boxes or no labels.
+    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
     """
-    checkpoint = resolve_checkpoint(model)
-    target = resolve_device(device)
-    dataset = PreparedDataset(data, split)
-    truth, chosen = _truth(dataset)
-    exchange = exchange_by_class([dataset.record(i).label_ids for i in chosen], seed=seed)
-    others = chosen[exchange]
-    trained, log_mel, config = load_model(checkpoint, device=target)
-    kind = choose_map(trained.encoder, kind)
-    untrained = _untrained(config, seed).to(target)
-    views = _views(dataset, trained.encoder, log_mel)
-    found: dict[str, list[np.ndarray]] = {"score": [], "untrained": [], "exchanged": []}
-    with progress_bar("pointing", total=len(chosen), unit="clips") as bar:
-        for first in range(0, len(chosen), BATCH_SIZE):
-            part = slice(first, first + BATCH_SIZE)
-            image, own = _inputs(views, chosen[part], log_mel, target)
-            _, other = _inputs(views, others[part], log_mel, target)
-            for name, encoder, sound in (
-                ("score", trained.encoder, own),
-                ("untrained", untrained, own),
-                ("exchanged", trained.encoder, other),
-            ):
-                found[name].append(localization_map(encoder, image, sound, kind=kind).cpu().numpy())
-            bar.advance(len(image))
-    blind = np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)
-    return Localization(
-        checkpoint=checkpoint.name,
-        kind=kind,
-        data=dataset.name,
-        split=split,
-        clips=len(chosen),
-        left_out=len(dataset) - len(chosen),
-        **{name: pointing(np.concatenate(maps), truth) for name, maps in found.items()},
-        disc=pointing(blind, truth),
-        anywhere=float(truth.mean()),
+    checkpoint, dataset = resolve_checkpoint(model), PreparedDataset(data, split)
+    context = Context(
+        checkpoint=checkpoint,
+        config=read_model_config(checkpoint),
+        dataset=dataset,
+        chosen=np.arange(len(dataset)),
+        device=resolve_device(device),
+        seed=seed,
+        maps=(kind,) if kind else (),
     )
-
-
-def _truth(dataset: PreparedDataset) -> tuple[np.ndarray, np.ndarray]:
-    """Masks (B, 224, 224) of the clips where one can point right and wrong, and those clips' numbers (B,)."""
-    masks, chosen = [], []
-    for i in range(len(dataset)):
-        record = dataset.record(i)
-        size = record.width, record.height
-        mask = boxes_to_mask(EVALUATION_SIZE, crop_boxes(record.boxes, centre_crop(*size), *size))
-        if mask.any() and not mask.all():
-            masks.append(mask)
-            chosen.append(i)
-    if not chosen:
-        raise DataError(
-            f"{dataset.folder}: no clip of split {dataset.split} has boxes to point at",
-            hint="prepare data with boxes: avtool prepare synth",
-        )
-    return np.stack(masks), np.array(chosen)
-
-
-def _untrained(config: Config, seed: int) -> AudioVisualEncoder:
-    """The same encoder with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = build_encoder(config.model)
-        encoder.reset_parameters()
-    return encoder.eval()
-
-
-def _views(dataset: PreparedDataset, encoder: AudioVisualEncoder, log_mel: LogMel) -> EvaluationViews:
-    """Frames and windows of sound of the size that the encoder was made for."""
-    rows, columns = (side * encoder.patch_size for side in encoder.image_grid)
-    samples = window_samples(encoder.audio_grid[1] * encoder.patch_size, log_mel.hop)
-    return EvaluationViews(dataset, image_size=(rows, columns), window_samples=samples)
-
-
-def _inputs(
-    views: EvaluationViews, clips: np.ndarray, log_mel: LogMel, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames and log-mels of some clips, as the encoder takes them."""
-    batch = collate([views.sample(int(i)) for i in clips])
-    return (
-        normalize_frames(batch["image"].to(device)),
-        log_mel(to_float_waveform(batch["waveform"].to(device))),
+    (table,) = evaluate_localization(context, ("pointing",), smooth=False)
+    score, exchanged, untrained, disc, anywhere = (row.measures["pointing"].value / 100 for row in table.rows)
+    return Localization(
+        checkpoint=context.checkpoint.name,
+        kind=table.rows[0].name,
+        data=context.dataset.name,
+        split=context.dataset.split,
+        clips=table.samples,
+        left_out=sum(table.left_out.values()),
+        score=score,
+        untrained=untrained,
+        exchanged=exchanged,
+        disc=disc,
+        anywhere=anywhere,
     )
 
 
 def _place(checkpoint: Path) -> Path:
     """Where the evaluation of a checkpoint is kept: in its run, or in its folder where it is of no run."""
     folder = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
+    folder = folder.parent if folder.name == BEST else folder
     return folder / LOCALIZATION_JSON
 
 

@@ -117,6 +117,19 @@ def build_autoencoder(settings: Mapping[str, Any]) -> MaskedAutoencoder:
     return model
 
 
+def random_model(kind: str, settings: Mapping[str, Any], *, seed: int) -> nn.Module:
+    """``build_model`` with random starting weights, drawn from ``seed`` alone; torch's own generator is left as it is."""
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(kind, settings)
+        torch.manual_seed(seed)
+        if hasattr(model, "reset_head"):
+            model.encoder.reset_parameters()
+            model.reset_head()
+        else:
+            model.reset_parameters()
+    return model
+
+
 def build_empty_model(kind: str, settings: Mapping[str, Any]) -> nn.Module:
     """``build_model`` on the meta device: shapes and names without memory, for loading weights into."""
     with torch.device("meta"):

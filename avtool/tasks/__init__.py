@@ -37,7 +37,7 @@ class Task(Protocol):
 
     ``kind`` and ``settings`` are those of the model's config.json. ``best`` names the measure, the larger the better,
     that the best checkpoint is chosen by ("": the last one is meant). ``couples`` says that the loss relates the
-    samples of a batch to each other, so that a batch cannot be computed in parts.
+    samples of a batch to each other: a pass then holds whole batches, and the loss is the mean of theirs.
     """
 
     best: ClassVar[str]

@@ -14,12 +14,14 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
 from avtool.data.mixing import PartnerViews
 from avtool.data.views import EvaluationViews
-from avtool.errors import TrainingError
+from avtool.errors import DataError, TrainingError
+from avtool.features import blank_frames, silence
 from avtool.losses import inverse_frequency, multi_label_loss, single_label_loss, smoothed
 from avtool.metrics.classification import average_precision, macro, top_k_correct
-from avtool.model.heads import ClassLogits
+from avtool.model.heads import ClassLogits, start_at_log_odds
 from avtool.model.noise import sample_noise
 from avtool.tasks import Batches
+from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
@@ -30,7 +32,8 @@ from avtool.tasks.settings import (
     with_one_label,
 )
 
-MIXING_DRAWS = 6
+DRAWS = 6
+"""Numbers drawn for a sample beside its path noise: five for mixing, one for blanking."""
 
 
 class Classification(nn.Module):
@@ -52,8 +55,15 @@ class Classification(nn.Module):
         self.model = new_model(self.kind, self.settings, recipe)
         self.log_mel = new_log_mel(recipe)
         self.register_buffer("labels", labels_of(dataset), persistent=False)
+        self.class_names = ClassNames(tuple(dataset.classes), several=self.options.multi_label)
         of_chosen = self.labels[torch.from_numpy(chosen)]
         counts = of_chosen[of_chosen >= 0].bincount(minlength=len(dataset.classes))
+        if (counts > 0).sum() < 2:
+            only = dataset.classes[int(counts.argmax())]
+            raise DataError(
+                f"every clip to train on in {dataset.folder} is of class {only!r}: there is nothing to tell apart",
+                hint="choose another data.split, or prepare data of more classes",
+            )
         weight = inverse_frequency(counts) if self.options.class_weights else None
         self.register_buffer("weight", weight, persistent=False)
         if self.options.odds_bias:
@@ -68,8 +78,8 @@ class Classification(nn.Module):
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """Heads for the classes of ``dataset``. TrainingError where it has fewer than two, or none to read fusion
-        tokens."""
+        """Heads for the classes of ``dataset``. DataError where it has fewer than two, TrainingError for an encoder
+        without fusion tokens."""
         assert recipe.classify is not None
         if sum(recipe.model.fusion.tokens) == 0:
             raise TrainingError(
@@ -77,8 +87,9 @@ class Classification(nn.Module):
                 hint="start from a model with model.fusion.tokens",
             )
         if len(dataset.classes) < 2:
-            raise TrainingError(
-                f"{dataset.folder} has {len(dataset.classes)} classes: there is nothing to tell apart",
+            known = f"one class, {dataset.classes[0]!r}" if dataset.classes else "no classes"
+            raise DataError(
+                f"{dataset.folder} has {known}: there is nothing to tell apart",
                 hint="prepare data with labels",
             )
         kind = "linear_probe" if recipe.classify.probe else "classifier"
@@ -93,19 +104,26 @@ class Classification(nn.Module):
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with a label; where a clip has one class, those with exactly one."""
         assert recipe.classify is not None
-        one, left_out = with_one_label(dataset)
-        if not recipe.classify.multi_label:
-            return one, left_out
-        labelled = (labels_of(dataset)[:, 0] >= 0).numpy()
-        none = int((~labelled).sum())
-        return np.flatnonzero(labelled), {"without a label": none} if none else {}
+        usable, left_out = with_one_label(dataset)
+        if recipe.classify.multi_label:
+            labelled = (labels_of(dataset)[:, 0] >= 0).numpy()
+            usable, none = np.flatnonzero(labelled), int((~labelled).sum())
+            left_out = {"without a label": none} if none else {}
+        if not len(usable):
+            where = f"no clip of split {dataset.split} of {dataset.folder} has"
+            if "with several labels" in left_out:
+                raise DataError(f"{where} exactly one label", hint="classify.multi_label=true")
+            raise DataError(f"{where} a label", hint="prepare data with labels, or choose another data.split")
+        return usable, left_out
 
     def _start_at_odds(self, shares: Tensor) -> None:
-        """Biases at the log odds of the classes' shares of the clips, kept a clip away from 0 and 1."""
+        """Biases with which the first predictions are the classes' ``shares`` of the clips, kept away from 0 and 1."""
         shares = shares.clamp(1e-4, 1 - 1e-4)
-        odds = shares.log() - (-shares).log1p() if self.options.multi_label else shares.log()
+        if self.options.multi_label:
+            start_at_log_odds(self.model, shares)
+            return
         for head in (self.model.image_head, self.model.audio_head, self.model.fusion_head):
-            head.bias.data.copy_(odds)
+            head.bias.data.copy_(shares.log())
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
         """A random window, frame, crop, flip and gain; two of them where clips are mixed."""
@@ -127,21 +145,26 @@ class Classification(nn.Module):
         """``loss`` on the mean of the three heads' logits."""
         image, audio = inputs_of(self.log_mel, batch)
         targets = self.targets(batch["index"])
-        count = 6 * self.depth
-        noise = sample_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=count + MIXING_DRAWS)
+        noise = sample_noise(
+            batch["index"], seed=self.seed, epoch=batch["epoch"], count=6 * self.depth + DRAWS
+        )
+        path_noise, drawn = noise.split([6 * self.depth, DRAWS], dim=1)
         if self.mixes:
             own = {"image": image, "audio": audio, "targets": targets}
-            partner = self._partner(batch)
-            image, audio, targets = mix(own, partner, noise[:, count:], self.options)
-        path_noise = noise[:, :count].unflatten(1, (self.depth, 6))
-        extra = {} if self.options.probe else {"path_noise": path_noise}
+            image, audio, targets = mix(own, self._partner(batch), drawn, self.options)
+        image, audio = blanked(image, audio, drawn[:, 5], self.options.blank)
+        extra = {} if self.options.probe else {"path_noise": path_noise.unflatten(1, (self.depth, 6))}
         logits = self.model(image, audio, **extra).mean
         targets = smoothed(targets, self.options.smoothing)
         loss = multi_label_loss if self.options.multi_label else single_label_loss
         return {"loss": loss(logits, targets, self.weight)}
 
     def _partner(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        other = {name.removeprefix("other_"): value[:, 0] for name, value in batch.items() if name.startswith("other_")}
+        other = {
+            name.removeprefix("other_"): value[:, 0]
+            for name, value in batch.items()
+            if name.startswith("other_")
+        }
         image, audio = inputs_of(self.log_mel, other)
         return {"image": image, "audio": audio, "targets": self.targets(other["index"])}
 
@@ -211,8 +234,14 @@ def mix(
     decides all that is drawn. The same share is kept of both modalities, as a weight, or as area of the image and
     length of the sound.
     """
-    cuts = noise[:, 0] < 0.5 if options.mixup and options.cutmix else torch.full_like(noise[:, 0], options.cutmix) > 0
-    alpha = torch.where(cuts, torch.full_like(noise[:, 0], options.cutmix), torch.full_like(noise[:, 0], options.mixup))
+    cuts = (
+        noise[:, 0] < 0.5
+        if options.mixup and options.cutmix
+        else torch.full_like(noise[:, 0], options.cutmix) > 0
+    )
+    alpha = torch.where(
+        cuts, torch.full_like(noise[:, 0], options.cutmix), torch.full_like(noise[:, 0], options.mixup)
+    )
     keep = beta_quantile(noise[:, 1], alpha)
     image_share = torch.where(cuts, torch.ones_like(keep), keep)
     pictures = _blend(own["image"], partner["image"], image_share)
@@ -222,6 +251,14 @@ def mix(
     pictures = torch.where(box, partner["image"], pictures)
     sounds = torch.where(span, partner["audio"], sounds)
     return pictures, sounds, _blend(own["targets"], partner["targets"], keep)
+
+
+def blanked(image: Tensor, audio: Tensor, noise: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """Image (B, 3, H, W) and audio (B, 1, mel, frames) of which a ``share`` of the samples loses one: half of these the
+    picture, half the sound, as uniform ``noise`` (B,) decides. So that either is learned from, not the easier alone."""
+    no_image, no_audio = (noise < share / 2), (share / 2 <= noise) & (noise < share)
+    image = torch.where(no_image.view(-1, 1, 1, 1), blank_frames(image), image)
+    return image, torch.where(no_audio.view(-1, 1, 1, 1), silence(audio), audio)
 
 
 def _blend(own: Tensor, partner: Tensor, share: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class Localization(nn.Module):
         assert recipe.localize is not None
         self.options: Localize = recipe.localize
         self.couples = self.options.way == TWO_PASS
+        self.batch_size = recipe.train.batch_size
         self.settings = localizer_settings(recipe)
         model = new_model(KIND, self.settings, recipe)
         assert isinstance(model, LocalizationModel)
@@ -90,7 +91,9 @@ class Localization(nn.Module):
         if self.options.way == TWO_PASS:
             image, audio = inputs_of(self.log_mel, batch)
             patches, sounds = self.model.patches(image, audio), self.model.sounds(image, audio)
-            return contrastive_loss(self.scores(patches, sounds), temperature=temperature)
+            batches = zip(patches.split(self.batch_size), sounds.split(self.batch_size), strict=True)
+            losses = [contrastive_loss(self.scores(*batch), temperature=temperature) for batch in batches]
+            return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
         sides = {
             name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
             for name in ("image", "audio")

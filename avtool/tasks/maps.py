@@ -1,4 +1,4 @@
-"""Where a sound comes from, without labels: maps over image patches from a pretrained encoder.
+"""Where a sound comes from: maps over image patches, of any pretrained encoder or of a model fine-tuned for them.
 
 Inputs are those of the encoder: ``image`` (B, 3, H, W) ImageNet-normalised, ``audio`` (B, 1, mel, frames)
 log10 mel power. Every map is float32 (B, rows, columns) over the grid of patches, higher where the sound is
@@ -14,11 +14,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from avtool.errors import UsageError
 from avtool.features import normalize_frames, silence
 from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.localization import LocalizationModel
+from avtool.model.segmentation import SegmentationModel
 from avtool.model.transformer import grid_of
 
 ATTENTION_SHARE = 1 / 3
@@ -73,9 +75,9 @@ def _on_grid(encoder: AudioVisualEncoder, image: Tensor, values: Tensor) -> Tens
 
 
 class Map(NamedTuple):
-    """A kind of map: how it is computed from encoder, image and audio, and what it is in words."""
+    """A kind of map: how it is computed, and what it is in words."""
 
-    compute: Callable[[AudioVisualEncoder, Tensor, Tensor], Tensor]
+    compute: Callable[..., Tensor]
     words: str
 
 
@@ -84,30 +86,72 @@ MAPS = {
     "difference": Map(difference_map, "difference of image tokens between the sound and silence"),
     "cosine": Map(cosine_map, "cosine of image tokens with the mean audio token"),
 }
+"""Maps of any encoder, without training for them: computed from encoder, image and audio."""
 
 
-def choose_map(encoder: AudioVisualEncoder, kind: str | None) -> str:
-    """``kind``, or where None ``attention`` for a model with fusion blocks, else ``cosine``.
+def trained_map(model: LocalizationModel, image: Tensor, audio: Tensor) -> Tensor:
+    """The scores of a fine-tuned localizer's patches."""
+    return model(image, audio).float()
+
+
+def decoder_map(model: SegmentationModel, image: Tensor, audio: Tensor) -> Tensor:
+    """The probability of each pixel that something sounds there: of the one class, or of any but the background."""
+    logits = model(image, audio).float()
+    return logits[:, 0].sigmoid() if logits.shape[1] == 1 else 1 - logits.softmax(dim=1)[:, 0]
+
+
+TRAINED = {
+    "trained": Map(trained_map, "fine-tuned scores of image patches"),
+    "decoder": Map(decoder_map, "the segmentation decoder's probability that a pixel sounds"),
+}
+"""Maps of models that were fine-tuned for them: computed from model, image and audio."""
+OF_MODEL: dict[type[nn.Module], str] = {LocalizationModel: "trained", SegmentationModel: "decoder"}
+EVERY = (*MAPS, *TRAINED)
+
+
+def choose_map(model: nn.Module, kind: str | None) -> str:
+    """``kind``, or where None what ``model`` was fine-tuned for, ``attention`` for another with fusion blocks, else
+    ``cosine``. ``model`` is an encoder or what stands on one.
 
     UsageError for a kind that is unknown or that would not hear the sound in this model: fusion tokens are
     read one fusion block after they have read the sound, so ``attention`` and ``difference`` need two of
     them.
     """
+    own, encoder = OF_MODEL.get(type(model)), _encoder_of(model)
     hears = len(encoder.fusion_blocks) >= 2
     if kind is None:
-        return "attention" if hears else "cosine"
-    if kind not in MAPS:
-        raise UsageError(f"there is no map {kind!r}", hint=f"choose one of {', '.join(MAPS)}")
+        return own or ("attention" if hears else "cosine")
+    if kind not in EVERY:
+        raise UsageError(f"there is no map {kind!r}", hint=f"choose one of {', '.join(EVERY)}")
+    if kind in TRAINED:
+        if kind != own:
+            task = "localize" if kind == "trained" else "segment"
+            raise UsageError(f"this model has no {kind} map", hint=f"avtool finetune {task} trains one")
+        return kind
     if kind != "cosine" and not hears:
         found = {0: "no fusion blocks", 1: "a single fusion block"}[len(encoder.fusion_blocks)]
         raise UsageError(f"this model has {found}, so its {kind} map would be deaf", hint="use --map cosine")
     return kind
 
 
+def _encoder_of(model: nn.Module) -> AudioVisualEncoder:
+    encoder = model if isinstance(model, AudioVisualEncoder) else model.encoder
+    assert isinstance(encoder, AudioVisualEncoder)
+    return encoder
+
+
+def words_of(kind: str) -> str:
+    """What a kind of map is."""
+    return (MAPS | TRAINED)[kind].words
+
+
 @torch.no_grad()
-def localization_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor, *, kind: str) -> Tensor:
-    """The map of a ``kind`` in ``MAPS``: float32 (B, rows, columns), without gradient."""
-    return MAPS[kind].compute(encoder, image, audio)
+def localization_map(model: nn.Module, image: Tensor, audio: Tensor, *, kind: str) -> Tensor:
+    """The map of a ``kind`` of ``EVERY``: float32 (B, rows, columns), without gradient. ``model`` is an encoder or what
+    stands on one."""
+    if kind in TRAINED:
+        return TRAINED[kind].compute(model, image, audio)
+    return MAPS[kind].compute(_encoder_of(model), image, audio)
 
 
 def whole_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:

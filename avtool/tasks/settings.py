@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from avtool.config.schema import Model, Recipe, Spectrogram
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
-from avtool.model.build import build_model
+from avtool.model.build import random_model
 from avtool.model.config import Config
 
 
@@ -66,15 +65,7 @@ def new_model(kind: str, settings: Mapping[str, Any], recipe: Recipe) -> nn.Modu
         "activation_checkpointing": recipe.train.activation_checkpointing,
         "drop_path": recipe.train.drop_path,
     }
-    model = build_model(kind, {**settings, **how})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        if hasattr(model, "reset_head"):
-            model.encoder.reset_parameters()
-            model.reset_head()
-        else:
-            model.reset_parameters()
-    return model
+    return random_model(kind, {**settings, **how}, seed=recipe.seed)
 
 
 def new_log_mel(recipe: Recipe) -> LogMel:

@@ -1,9 +1,10 @@
-"""Protocol ``pointing`` and its controls, on cases small enough to count by hand; then on prepared data."""
+"""The localization protocols and their controls, on cases small enough to count by hand; then on prepared data."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,26 +12,35 @@ import numpy as np
 import pytest
 import torch
 
-from avtool.evaluate import pointing as evaluate
 from avtool.checkpoint import save_checkpoint
+from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.errors import DataError
+from avtool.evaluate import localization as evaluate
 from avtool.evaluate.pointing import (
     LOCALIZATION_JSON,
     Localization,
-    evaluate_localization,
+    measure_pointing,
     keep_localization,
     kept_localization,
 )
 from avtool.infer import localize
 from avtool.metrics.localization import (
+    EVALUATION_SIZE,
     binomial_error,
     boxes_to_mask,
     centred_disc,
+    ciou_adaptive,
+    ciou_median,
+    ciou_summary,
+    consensus_map,
     exchange_by_class,
+    ideal_map,
     pointing,
     pointing_hits,
+    slavc_confidence,
+    slavc_extended,
 )
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config
@@ -110,6 +120,164 @@ def test_the_standard_error_is_the_binomial_one() -> None:
     assert binomial_error(1.0, 7) == 0
 
 
+# cIoU -------------------------------------------------------------------------------------------------
+
+
+def naive_ciou(level: np.ndarray, truth: np.ndarray, theta: float) -> float:
+    """The definition, pixel by pixel."""
+    inside = union = 0.0
+    for p, g in zip(level.ravel(), truth.ravel(), strict=True):
+        inside += g * (p >= theta)
+        union += g + (p >= theta) * (g == 0)
+    return inside / union
+
+
+def test_corners_are_rounded_down_to_whole_pixels_where_the_tables_do_so() -> None:
+    box = np.array([[0.2, 0.0, 0.7, 0.5]])  # of 4 columns: from 0.8 to 2.8
+    assert boxes_to_mask((2, 4), box)[0].tolist() == [False, True, True, False]
+    assert boxes_to_mask((2, 4), box, whole_pixels=True)[0].tolist() == [True, True, False, False]
+    assert not boxes_to_mask((2, 4), box, whole_pixels=True)[1].any()
+
+
+def test_what_one_annotator_drew_counts_half() -> None:
+    left, middle = [0, 0, 0.5, 1], [0.25, 0, 0.75, 1]
+    assert consensus_map((1, 4), np.array([left, middle]))[0].tolist() == [0.5, 1, 0.5, 0]
+    assert consensus_map((1, 4), np.array([left, left, left]))[0].tolist() == [1, 1, 0, 0]
+    assert not consensus_map((1, 4), np.zeros((0, 4))).any()
+
+
+def test_half_of_the_image_is_always_predicted() -> None:
+    level = np.arange(8.0).reshape(1, 2, 4)  # the lower row is the upper half
+    truth = np.zeros((3, 2, 4))
+    truth[0, 1] = 1  # the lower row
+    truth[1, 1, :1] = 1  # a pixel of it
+    truth[2] = 1  # everything
+    assert ciou_median(level.repeat(3, 0), truth).tolist() == [1, 1 / 4, 4 / 8]
+    assert ciou_adaptive(level.repeat(3, 0), truth).tolist() == [1, 0, 1]
+
+
+def test_half_pixels_count_half_inside_and_not_at_all_outside() -> None:
+    level = np.array([[[0.0, 1.0, 2.0, 3.0]]])
+    truth = np.array([[[0.0, 0.5, 0.5, 0.0]]])
+    assert ciou_median(level, truth)[0] == 0.5 / (1 + 1)  # predicts the last two
+    assert ciou_adaptive(level, truth)[0] == 0.5 / (1 + 1)  # two pixels hold truth, so the same two
+    assert ciou_median(level, np.array([[[0.0, 0.0, 0.5, 1.0]]]))[0] == 1
+
+
+def test_a_constant_map_predicts_everything_or_a_draw_by_lot() -> None:
+    truth = np.zeros((1, 4, 4), bool)
+    truth[0, 0] = True
+    for level in (0.0, -2.0, 7.0):
+        flat = np.full((1, 2, 2), level)
+        assert ciou_median(flat, truth)[0] == 4 / 16
+        assert ciou_adaptive(flat, truth)[0] == pytest.approx(1 / (4 + 3))  # of 4 drawn, one is inside
+
+
+def test_ties_share_what_is_left_to_predict() -> None:
+    level = np.array([[[2.0, 1.0, 1.0, 0.0]]])
+    truth = np.array([[[True, True, False, False]]])
+    assert ciou_adaptive(level, truth)[0] == pytest.approx(1.5 / 2.5)
+    assert ciou_median(level, truth)[0] == pytest.approx(2 / 3)
+
+
+def test_the_map_is_upsampled_to_its_truth() -> None:
+    generator = np.random.default_rng(0)
+    coarse, truth = generator.random((5, 7, 7)), generator.integers(0, 3, (5, 28, 28)) / 2
+    fine = torch.nn.functional.interpolate(
+        torch.from_numpy(coarse)[:, None], (28, 28), mode="bilinear", align_corners=False
+    )[:, 0].numpy()
+    for b in range(5):
+        order = np.sort(fine[b].ravel())
+        half, adaptive = order[28 * 28 // 2], order[28 * 28 - (truth[b] > 0).sum()]
+        assert ciou_median(coarse, truth)[b] == pytest.approx(naive_ciou(fine[b], truth[b], half))
+        assert ciou_adaptive(coarse, truth)[b] == pytest.approx(naive_ciou(fine[b], truth[b], adaptive))
+        assert ciou_median(coarse[b : b + 1], truth[b : b + 1])[0] == ciou_median(coarse, truth)[b]
+    assert np.array_equal(ciou_median(coarse, truth), ciou_median(3 * coarse - 5, truth))
+
+
+def test_an_empty_truth_is_left_out_and_counted() -> None:
+    maps, truth = np.random.default_rng(0).random((2, 4, 4)), np.zeros((2, 4, 4))
+    truth[0, 1:3] = 1
+    for ciou in (ciou_median(maps, truth), ciou_adaptive(maps, truth)):
+        assert 0 < ciou[0] < 1 and math.isnan(ciou[1])
+        assert ciou_summary(ciou)[2:] == (1, 1)
+    nothing = ciou_summary(np.array([np.nan]))
+    assert math.isnan(nothing.share) and math.isnan(nothing.auc) and nothing[2:] == (0, 1)
+
+
+def test_the_summary_is_the_share_at_a_half_and_the_area_under_all_shares() -> None:
+    assert ciou_summary(np.ones(3)) == (1, pytest.approx(1), 3, 0)
+    assert ciou_summary(np.zeros(3)) == (0, pytest.approx(0.025), 3, 0)  # all of them at t = 0, none at 0.05
+    summary = ciou_summary(np.array([0.5, 0.49]))
+    assert summary.share == 0.5
+    assert summary.auc == pytest.approx((0.05 * 10.5 + 0.05 * 9.5) / 2)
+
+
+def test_the_ideal_map_has_every_pixel_of_the_truth_and_is_bound_by_the_protocol() -> None:
+    truth = np.zeros((2, 10, 10))
+    truth[0, :3, :5] = 1  # 15 of 100 pixels
+    truth[1, 2:5, :] = 0.5
+    truth[1, 2, :] = 1
+    assert ciou_median(ideal_map(truth), truth) == pytest.approx([15 / 50, 20 / (20 + 20)])
+    assert ciou_adaptive(ideal_map(truth), truth) == pytest.approx([1, 1])
+
+
+def test_maps_that_cannot_be_scored_are_refused() -> None:
+    for protocol in (ciou_median, ciou_adaptive):
+        with pytest.raises(ValueError, match="not finite"):
+            protocol(np.full((1, 2, 2), np.inf), np.ones((1, 4, 4)))
+        with pytest.raises(ValueError, match="not B maps and B masks"):
+            protocol(np.zeros((2, 2, 2)), np.ones((1, 2, 2)))
+
+
+@pytest.mark.skipif("AVTOOL_TEST_DATA" not in os.environ, reason="needs real annotations")
+def test_vgg_ss_has_its_floor_and_its_ceiling() -> None:
+    """Counted over all 5,158 clips: a blind disc gets 34.0 / 37.4 and 43.7 / 42.9; nobody more than 50.5."""
+    table = Path(os.environ["AVTOOL_TEST_DATA"]) / "annotations" / "vggss.json"
+    drawn = vggsound.read_boxes(table).values()
+    disc = centred_disc(EVALUATION_SIZE)[None]
+    scores = []
+    for known in drawn:
+        truth = boxes_to_mask(EVALUATION_SIZE, np.array(known.valid), whole_pixels=True)[None]
+        median, adaptive = ciou_median(disc, truth)[0], ciou_adaptive(disc, truth)[0]
+        scores.append((median, adaptive, ciou_median(ideal_map(truth), truth)[0]))
+    assert ciou_summary(np.array(scores)[:, 0])[2:] == (5156, 2)
+    median, adaptive, ceiling = (ciou_summary(column) for column in np.nan_to_num(np.array(scores)).T)
+    assert (median.share, median.auc) == (pytest.approx(0.340, abs=5e-4), pytest.approx(0.374, abs=5e-4))
+    assert (adaptive.share, adaptive.auc) == (pytest.approx(0.437, abs=5e-4), pytest.approx(0.429, abs=5e-4))
+    assert ceiling.share == pytest.approx(0.505, abs=5e-4)
+
+
+def test_confidence_is_the_top_quarter_of_the_cosines() -> None:
+    maps = np.full((2, 4, 4), -1.0)
+    maps[0, 0] = [1, 1, 0, 0]
+    assert slavc_confidence(maps, (4, 4)).tolist() == [(1 + 1 + 0.5 + 0.5) / 4, 0]
+    assert slavc_confidence(np.ones((1, 2, 2)))[0] == 1
+
+
+def test_silent_images_cost_precision_and_missed_ones_recall() -> None:
+    confidence = np.array([0.9, 0.8, 0.7, 0.6, 0.5])
+    ciou = np.array([0.8, np.nan, 0.5, 0.1, 0.6])
+    # t 0.9: 1 hit, 3 boxes below: P 1, R 1/4; 0.8: P 1/2, R 1/4; 0.7: P 2/3, R 2/4; 0.6: P 2/4, R 2/3; 0.5: P 3/5, R 1
+    result = slavc_extended(confidence, ciou)
+    assert result.ap == pytest.approx(1 / 4 * 1 + 1 / 4 * 2 / 3 + (2 / 3 - 1 / 2) * 3 / 5 + 1 / 3 * 3 / 5)
+    assert result.max_f1 == pytest.approx(2 * (3 / 5) / (1 + 3 / 5))
+    assert result.loc_acc == 2 / 4  # 0.5 is not above 0.5
+
+
+def test_silent_images_alone_and_none_at_all() -> None:
+    alone = slavc_extended(np.array([0.2, 0.4]), np.array([np.nan, np.nan]))
+    assert alone[:2] == (0, 0) and math.isnan(alone.loc_acc)
+    perfect = slavc_extended(np.array([0.9, 0.8, 0.1]), np.array([0.9, 0.7, np.nan]))
+    assert perfect == (1, 1, 1)
+    assert all(math.isnan(value) for value in slavc_extended(np.zeros(0), np.zeros(0)))
+
+
+def test_one_confidence_for_all_is_one_threshold() -> None:
+    result = slavc_extended(np.full(4, 0.5), np.array([0.9, 0.9, 0.2, np.nan]))
+    assert result == (pytest.approx(1 / 2), pytest.approx(2 / 3), pytest.approx(2 / 3))
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_everybody_gets_the_sound_of_another_class(seed: int) -> None:
     labels = [(k % 4,) if k % 5 else (k % 4, 4) for k in range(41)]
@@ -172,7 +340,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
-    result = evaluate_localization(run, data, kind="difference", device="cpu")
+    result = measure_pointing(run, data, kind="difference", device="cpu")
     assert (result.protocol, result.data, result.split, result.kind) == (
         "pointing",
         "synth",
@@ -183,7 +351,7 @@ def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
     assert 0 < result.anywhere < 0.6
     hits = result.score * result.clips
     assert hits == pytest.approx(round(hits))
-    assert result == evaluate_localization(run, data, kind="difference", device="cpu")
+    assert result == measure_pointing(run, data, kind="difference", device="cpu")
 
 
 def test_the_untrained_control_has_this_seeds_weights(data: Path, run: Path) -> None:
@@ -194,7 +362,7 @@ def test_the_untrained_control_has_this_seeds_weights(data: Path, run: Path) -> 
     checkpoint = run / "checkpoints" / "step-00000001"
     save_checkpoint(checkpoint, model=model, config=Config.read(checkpoint))
     before = torch.get_rng_state()
-    result = evaluate_localization(run, data, kind="cosine", seed=5, device="cpu")
+    result = measure_pointing(run, data, kind="cosine", seed=5, device="cpu")
     assert result.score == result.untrained
     assert torch.equal(before, torch.get_rng_state())
 
@@ -209,8 +377,8 @@ def test_each_control_changes_what_it_says_and_nothing_else(
         return torch.rand(len(image), 4, 4)
 
     monkeypatch.setattr(evaluate, "localization_map", stand_in)
-    evaluate_localization(run, data, device="cpu")
-    (ours, image, own), (random, same_image, same_sound), (again, image_again, other) = calls
+    measure_pointing(run, data, device="cpu")
+    (ours, image, own), (again, image_again, other), (random, same_image, same_sound) = calls
     assert ours is again and random is not ours
     assert image is same_image and image is image_again
     assert own is same_sound
@@ -224,7 +392,7 @@ def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytes
     bare = {"boxes": np.zeros((0, 4), np.float32)}
     monkeypatch.setattr(PreparedDataset, "record", lambda self, i: replace(record(self, i), **bare))
     with pytest.raises(DataError, match="no clip of split test has boxes"):
-        evaluate_localization(run, data, device="cpu")
+        measure_pointing(run, data, device="cpu")
 
 
 def measured(score: float) -> Localization:

@@ -1,0 +1,199 @@
+"""Protocols ``pointing``, ``ciou-median`` and ``ciou-adaptive``: does a map show what sounds?
+
+All of them are read off the same maps, from one pass. The whole frame is seen, squeezed to the model's size, and the
+truth is drawn on it at 224 x 224.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import FixedViews
+from avtool.data.views import EvaluationViews
+from avtool.errors import DataError
+from avtool.evaluate.context import Context
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.features import LogMel
+from avtool.metrics.localization import (
+    CIOU_THRESHOLDS,
+    EVALUATION_SIZE,
+    boxes_to_mask,
+    centred_disc,
+    ciou_adaptive,
+    ciou_median,
+    consensus_map,
+    exchange_by_class,
+    ideal_map,
+    pointing_hits,
+)
+from avtool.tasks.maps import choose_map, localization_map
+from avtool.tasks.settings import inputs_of
+
+Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+CONSENSUS = "flickr-soundnet"
+"""The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
+EXCHANGED, UNTRAINED = "another class's sound", "untrained weights"
+SMOOTHING = 1.0
+"""Standard deviation of a smoothed map's Gaussian, in its own cells."""
+
+
+def _pointing(maps: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    return {"pointing": pointing_hits(maps, truth > 0)}
+
+
+def _shares(ciou: np.ndarray) -> dict[str, np.ndarray]:
+    """Per image: whether cIoU is 0.5 or more, and its part of the area under the curve over thresholds."""
+    passed = (ciou[:, None] >= CIOU_THRESHOLDS).astype(np.float64)
+    return {"cIoU >= 0.5": passed[:, 10], "AUC": ((passed[:, 1:] + passed[:, :-1]) / 2).mean(axis=1)}
+
+
+class Protocol(NamedTuple):
+    """How a protocol scores maps (N, rows, columns) against truth (N, H, W), image by image, and what it asks."""
+
+    score: Scores
+    words: str
+    ceiling: bool
+
+
+PROTOCOLS = {
+    "pointing": Protocol(_pointing, "the highest cell lies inside the truth", ceiling=False),
+    "ciou-median": Protocol(
+        lambda maps, truth: _shares(ciou_median(maps, truth)), "the upper half of the pixels is predicted", ceiling=True
+    ),
+    "ciou-adaptive": Protocol(
+        lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
+        "as many pixels are predicted as the truth has",
+        ceiling=False,
+    ),
+}
+
+
+def evaluate_localization(
+    context: Context, protocols: Sequence[str], *, smooth: bool = True
+) -> list[Table]:
+    """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
+    untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %."""
+    truth, clips, left_out = truth_of(context.dataset, context.chosen)
+    labels = [context.dataset.record(int(i)).label_ids for i in clips]
+    others = clips[exchange_by_class(labels, seed=context.seed)]
+    model, log_mel = context.load()
+    chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
+    maps = _maps(context, model, log_mel, clips, others, chosen)
+    if smooth:
+        maps |= {
+            (f"{kind}, smoothed", control): smoothed(found)
+            for (kind, control), found in maps.items()
+            if control != UNTRAINED
+        }
+    context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
+    context.predictions |= {f"{kind}: {control or 'model'}": found for (kind, control), found in maps.items()}
+    recordings = context.recordings(clips)
+
+    def measures(score: Scores, found: np.ndarray) -> dict[str, Measure]:
+        return {
+            name: measured(values, recordings, seed=context.seed, scale=100)
+            for name, values in score(found, truth).items()
+        }
+
+    disc = np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)
+    tables = []
+    for name in protocols:
+        protocol = PROTOCOLS[name]
+        rows = [
+            Row(f"{kind}, {control}" if control else kind, CONTROL if control else MODEL, measures(protocol.score, found))
+            for (kind, control), found in maps.items()
+        ]
+        rows.append(Row("a centred disc", FLOOR, measures(protocol.score, disc)))
+        if name == "pointing":
+            area = measured((truth > 0).mean(axis=(1, 2)), recordings, seed=context.seed, scale=100)
+            rows.append(Row("a point at random", FLOOR, {"pointing": area}))
+        if protocol.ceiling:
+            rows.append(Row("the truth itself", CEILING, measures(protocol.score, ideal_map(truth))))
+        words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
+        if smooth:
+            words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
+        tables.append(
+            Table(
+                task="localize",
+                protocol=name,
+                words=words,
+                unit="%",
+                rows=rows,
+                samples=len(clips),
+                recordings=len(set(recordings)),
+                seed=context.seed,
+                left_out=left_out,
+            )
+        )
+    return tables
+
+
+def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Truth float64 (N, 224, 224) of the clips that have boxes, their numbers, and how many have none.
+
+    DataError where none has.
+    """
+    draw = consensus_map if dataset.name == CONSENSUS else _union
+    truths, clips = [], []
+    for i in chosen:
+        truth = draw(EVALUATION_SIZE, dataset.record(int(i)).boxes)
+        if truth.any():
+            truths.append(truth)
+            clips.append(i)
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip of split {dataset.split} has boxes to point at",
+            hint="prepare data with boxes: avtool prepare synth",
+        )
+    missing = len(chosen) - len(clips)
+    return np.stack(truths), np.array(clips), {"without a box": missing} if missing else {}
+
+
+def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
+    return boxes_to_mask(size, boxes, whole_pixels=True).astype(np.float64)
+
+
+def smoothed(maps: np.ndarray) -> np.ndarray:
+    """Maps (N, rows, columns) under a Gaussian of ``SMOOTHING`` cells, reflected at the edges."""
+    return np.stack([cv2.GaussianBlur(found, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT) for found in maps])
+
+
+class _WithOther:
+    """The whole-frame view of clip ``clips[i]``, and the sound of ``others[i]``."""
+
+    def __init__(self, views: FixedViews, clips: np.ndarray, others: np.ndarray) -> None:
+        self.views, self.clips, self.others = views, clips, others
+
+    def sample(self, index: int) -> dict[str, np.ndarray]:
+        other = self.views.sample(int(self.others[index]))["waveform"]
+        return {**self.views.sample(int(self.clips[index])), "other_waveform": other}
+
+
+def _maps(
+    context: Context,
+    model: nn.Module,
+    log_mel: LogMel,
+    clips: np.ndarray,
+    others: np.ndarray,
+    kinds: Sequence[str],
+) -> dict[tuple[str, str], np.ndarray]:
+    """Maps float32 (N, rows, columns) by kind and control ("": none)."""
+    whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
+    untrained = context.untrained()
+    found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    with torch.no_grad():
+        for batch in context.batches(_WithOther(whole, clips, others), np.arange(len(clips))):
+            image, own = inputs_of(log_mel, batch)
+            _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
+            for kind in kinds:
+                for control, used, sound in (("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)):
+                    found[kind, control].append(localization_map(used, image, sound, kind=kind).cpu().numpy())
+    return {key: np.concatenate(parts) for key, parts in found.items()}

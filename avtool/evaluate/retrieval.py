@@ -1,0 +1,104 @@
+"""Protocol ``recall``: does a clip's sound find its picture among all clips, and its picture its sound?"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.data.windows import WindowViews
+from avtool.errors import DataError
+from avtool.evaluate.context import Context
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.features import LogMel, blank_frames, silence
+from avtool.metrics.retrieval import RANKS, recall
+from avtool.model.heads import pool
+from avtool.model.localization import TWO_PASS, LocalizationModel
+from avtool.tasks.settings import inputs_of
+
+WORDS = (
+    "the clip's own partner is among the k nearest of all by cosine; pictures are encoded with silence and sounds "
+    "with a blank frame, because tokens that were encoded together know each other"
+)
+
+
+def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """The table of ``recall``, the only protocol there is: of a model's embeddings in both directions, beside untrained
+    weights and a draw by lot (k / N).
+
+    Embeddings are the mean normed tokens of either modality, those of the fusion tokens beside it, and where a model
+    was trained to compare patches and sounds, their projections; means over the windows of a clip. DataError where
+    there are fewer than two clips.
+    """
+    clips = context.chosen
+    if len(clips) < 2:
+        raise DataError(
+            f"{context.dataset.folder} has {len(clips)} clips of split {context.dataset.split}: there is nothing to "
+            "find one among",
+            hint="choose another --split or --fold",
+        )
+    trained, log_mel = context.load()
+    recordings = context.recordings(clips)
+    rows = []
+    for role, prefix, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
+        for name, (pictures, sounds) in _embeddings(context, model, log_mel, clips).items():
+            if role == MODEL:
+                of = name.replace(" ", "_")
+                context.predictions |= {f"picture_{of}": pictures, f"sound_{of}": sounds}
+            for direction, found in zip(
+                ("picture to sound", "sound to picture"), recall(pictures, sounds), strict=True
+            ):
+                measures = {
+                    f"recall@{k}": measured(hits, recordings, seed=context.seed, scale=100)
+                    for k, hits in found.items()
+                }
+                rows.append(Row(f"{prefix}{direction}, {name}", role, measures))
+    by_lot = {f"recall@{k}": Measure(100 * min(1.0, k / len(clips))) for k in RANKS}
+    rows.append(Row("drawn by lot", FLOOR, by_lot))
+    context.predictions["clips"] = clips
+    several = context.windows > 1
+    windows = f"{context.windows} windows a clip, embeddings averaged" if several else "1 window a clip"
+    table = Table(
+        task="retrieve",
+        protocol=f"recall@{','.join(map(str, RANKS))}",
+        words=f"{WORDS}; {windows}",
+        unit="%",
+        rows=rows,
+        samples=len(clips),
+        recordings=len(set(recordings)),
+        seed=context.seed,
+    )
+    return [table]
+
+
+@torch.no_grad()
+def _embeddings(
+    context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Of each kind of embedding those of the pictures and of the sounds, (N, D) both."""
+    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
+    found: dict[str, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
+    for batch in context.batches(views, views.numbers(clips)):
+        for name, pair in _pairs(model, *inputs_of(log_mel, batch)).items():
+            for side, value in zip(found[name], pair, strict=True):
+                side.append(value.float().cpu())
+    return {
+        name: (_per_clip(pictures, context.windows), _per_clip(sounds, context.windows))
+        for name, (pictures, sounds) in found.items()
+    }
+
+
+def _per_clip(parts: list[Tensor], windows: int) -> np.ndarray:
+    return torch.cat(parts).unflatten(0, (-1, windows)).mean(dim=1).numpy()
+
+
+def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """Embeddings (B, D) of pictures and of sounds, each encoded with the other modality blank."""
+    seen, heard = pool(model.encoder(image, silence(audio))), pool(model.encoder(blank_frames(image), audio))
+    pairs = {"own tokens": (seen.image, heard.audio), "fusion tokens": (seen.fusion, heard.fusion)}
+    if isinstance(model, LocalizationModel) and model.way == TWO_PASS:
+        pairs["projections"] = (model.patches(image, audio).mean(dim=1), model.sounds(image, audio))
+    return pairs

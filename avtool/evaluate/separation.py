@@ -1,0 +1,147 @@
+"""Protocol ``bss-eval``: fixed mixtures of held-out clips, taken apart again by their pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.mixing import MixtureViews
+from avtool.errors import DataError, UsageError
+from avtool.evaluate.context import Context
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.losses import binary_masks, ratio_masks
+from avtool.metrics.separation import bss_eval, silent
+from avtool.tasks.separate import KIND, fixed_mixtures, mask_logits, mix
+
+PROTOCOL = "bss-eval"
+MODEL_ROW, EXCHANGED, UNTRAINED, MIXTURE = "model", "pictures exchanged", "untrained weights", "the mixture itself"
+RATIO, BINARY = "ideal ratio mask", "ideal binary mask"
+ROLES = {
+    MODEL_ROW: MODEL,
+    EXCHANGED: CONTROL,
+    UNTRAINED: CONTROL,
+    MIXTURE: FLOOR,
+    RATIO: CEILING,
+    BINARY: CEILING,
+}
+SILENT = "of a silent source"
+NO_ESTIMATE = "that some row gives nothing for"
+
+
+class Pairs(NamedTuple):
+    """``mixtures`` int64 (M, 2), clip numbers; what ``words`` call them, and how many clips are ``left_out``."""
+
+    mixtures: np.ndarray
+    words: str
+    left_out: dict[str, int]
+
+
+def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)) -> list[Table]:
+    """The table of protocol ``bss-eval``: SDR, SIR, SAR and SDR over the mixture's, in dB, means over the sources of
+    all mixtures; intervals resample the recordings of their first clips.
+
+    UsageError for a model of another kind, DataError where the clips make no mixtures, before weights are loaded.
+    """
+    if context.config.kind != KIND:
+        raise UsageError(
+            f"{context.checkpoint} separates no sounds: it is of kind {context.config.kind}",
+            hint=f"avtool finetune separate --from {context.checkpoint}",
+        )
+    pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
+    scores, no_source = _scores(context, pairs.mixtures)
+    found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
+    recordings = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
+    if not found.any():
+        raise DataError(f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound")
+    rows = [Row(name, ROLES[name], _measures(scores, name, found, recordings, context.seed)) for name in scores]
+    left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
+    context.predictions |= {
+        "mixtures": pairs.mixtures,
+        **{f"{measure}_{name}": values for name, of_row in scores.items() for measure, values in of_row.items()},
+    }
+    return [
+        Table(
+            task="separate",
+            protocol=PROTOCOL,
+            words=f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of "
+            f"{pairs.words}, summed as they are",
+            unit="dB",
+            rows=rows,
+            samples=int(found.sum()),
+            recordings=len(set(recordings[found])),
+            seed=context.seed,
+            left_out={**pairs.left_out, **{reason: count for reason, count in left_out.items() if count}},
+        )
+    ]
+
+
+def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pairs:
+    """The pairs that the data names, where it does; else each clip with one label and another of another class, drawn
+    from ``seed``. DataError where there are none."""
+    if len(named := _named_pairs(dataset, chosen)):
+        return Pairs(named, "the pairs of clips that the data names", {})
+    counts = np.array([len(dataset.record(int(i)).label_ids) for i in chosen])
+    left_out = {"without a label": int((counts == 0).sum()), "with several labels": int((counts > 1).sum())}
+    return Pairs(
+        fixed_mixtures(dataset, chosen[counts == 1], 2, seed=seed),
+        "two clips of different classes",
+        {reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _named_pairs(dataset: PreparedDataset, chosen: np.ndarray) -> np.ndarray:
+    """Clips and the partners that their facts name, where both are there: int64 (M, 2)."""
+    partners = {int(i): dataset.facts(int(i)).get("partner") for i in chosen}
+    if not any(partners.values()):
+        return np.zeros((0, 2), np.int64)
+    number = {dataset.record(i).id: i for i in range(len(dataset))}
+    return np.array([(i, number[name]) for i, name in partners.items() if name in number], np.int64).reshape(-1, 2)
+
+
+@torch.no_grad()
+def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+    """By row and measure the scores of all sources, float64 (M * S,), NaN where there is none; and which sources are
+    silent."""
+    model, log_mel = context.load()
+    untrained = context.untrained()
+    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    no_source = []
+    views = MixtureViews(context.views(), mixtures)
+    for batch in context.batches(views, np.arange(len(mixtures))):
+        mixed = mix(log_mel, batch)
+        masks = {
+            MODEL_ROW: mask_logits(model, mixed).sigmoid(),
+            UNTRAINED: mask_logits(untrained, mixed).sigmoid(),
+            RATIO: ratio_masks(mixed.sources),
+            BINARY: binary_masks(mixed.sources),
+        }
+        estimates = {name: log_mel.masked(mixed.mixture, mask) for name, mask in masks.items()}
+        estimates[EXCHANGED] = estimates[MODEL_ROW].roll(1, dims=1)
+        estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
+        scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
+        for measure in ("SDR", "SIR", "SAR"):
+            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True):
+                found[name][measure].append(values.flatten())
+        no_source.append(silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2]).flatten())
+    arrays = {
+        name: {measure: torch.cat(parts).cpu().numpy() for measure, parts in of_row.items()}
+        for name, of_row in found.items()
+    }
+    return arrays, torch.cat(no_source).cpu().numpy()
+
+
+def _measures(
+    scores: dict[str, dict[str, np.ndarray]], name: str, found: np.ndarray, recordings: np.ndarray, seed: int
+) -> dict[str, Measure]:
+    """A row's measures over the sources ``found``. The mixture has no artifacts but rounding, so no SAR."""
+    own = {measure: values for measure, values in scores[name].items() if (name, measure) != (MIXTURE, "SAR")}
+    own["SDR improvement"] = own["SDR"] - scores[MIXTURE]["SDR"]
+    return {
+        measure: measured(values[found], recordings[found].tolist(), seed=seed) for measure, values in own.items()
+    }
