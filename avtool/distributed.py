@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_gather
 
 from avtool.errors import UsageError
 
@@ -70,6 +71,14 @@ class World:
         """Until every process is here."""
         if self.size > 1:
             dist.barrier()
+
+
+def of_all(tensor: Tensor) -> Tensor:
+    """The ``tensor`` (n, ...) of every process, in order of rank, (N, ...), with gradient: what a loss needs that relates
+    the samples of a batch to each other. Each process then computes the whole batch's loss."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return tensor
+    return torch.cat(all_gather(tensor.contiguous()))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

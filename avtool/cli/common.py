@@ -98,6 +98,12 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+def print_once(text: object) -> None:
+    """One line on stdout, by one of the processes that torchrun starts."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
     text = json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -24,6 +24,7 @@ from avtool.cli.common import (
     command_line,
     examples,
     guarded,
+    print_once,
     set_threads,
 )
 from avtool.cli.runs import Training
@@ -89,7 +90,7 @@ def finetune(
         return
     from avtool.engine import finetune as train
 
-    typer.echo(
+    print_once(
         train(
             training.recipe,
             data=training.data,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer
-
 from avtool.cli.common import (
     Debug,
     Device,
@@ -20,6 +18,7 @@ from avtool.cli.common import (
     command_line,
     examples,
     guarded,
+    print_once,
     set_threads,
 )
 from avtool.cli.runs import Training
@@ -72,4 +71,4 @@ def pretrain(
         force=force,
         command=command_line(),
     )
-    typer.echo(run)
+    print_once(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ class Run:
         self.device, self.precision, self.world = device, precision, world or World()
         self.clips = Clips.of(recipe, dataset)
         self.task: Task = find_task(recipe.task).from_recipe(recipe, dataset, self.clips.training)
-        self.whole = self.task.couples or _has_batch_norm(self.task)
+        self.whole = has_batch_norm(self.task)
         self.schedule = Schedule.of(recipe, len(self.clips.training), device, whole=self.whole)
         if saved:
             self.task.model.load_state_dict(saved.weights)
@@ -158,10 +159,21 @@ class Run:
             pin_memory=self.device.type == "cuda",
         )
 
+    @cached_property
+    def log(self) -> MetricsLog:
+        """The run's log, which ends where the run is when it is first asked for."""
+        return MetricsLog(self.folder, resume_step=self.step, tensorboard=self.recipe.train.tensorboard)
+
+    def position(self) -> dict[str, float]:
+        """Where the run is, as every row of the log says it."""
+        step, train = self.step, self.recipe.train
+        samples = step * train.batch_size * train.accumulate
+        epoch = self.schedule.epochs(step)
+        return {"step": step, "epoch": epoch, "samples": samples, "seconds": self.seconds}
+
     def train(self, batches: Iterator[Batch], *, stop: int) -> None:
         """Steps up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
         settings = self.recipe.train
-        log = MetricsLog(self.folder, resume_step=self.step) if self.world.main else None
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
             Lanes(self.lanes()) as lanes,
@@ -175,17 +187,17 @@ class Run:
                 self.step += 1
                 meter.steps += 1
                 ends = self.step == stop or self.world.any(bool(interrupted), self.device)
-                if ends or self.step % settings.log_every == 0:
+                measures = settings.eval_every and self.step % settings.eval_every == 0 and self.step < stop
+                if ends or measures or self.step % settings.log_every == 0:
                     values = {name: value.item() for name, value in losses.items()}
                     speed = meter.read()
                     self.seconds += speed.pop("elapsed")
-                    facts = {"epoch": self.schedule.epochs(self.step), "seconds": self.seconds, "lr": rate}
-                    if log:
-                        log.write(step=self.step, **values, **facts, **speed)
+                    if self.world.main:
+                        self.log.write(**self.position(), **values, lr=rate, **speed)
                     shown = {"loss": f"{values['loss']:.3f}", "wait": f"{speed['waiting']:.0%}"}
                     bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
                 bar.advance()
-                if settings.eval_every and self.step % settings.eval_every == 0 and self.step < stop:
+                if measures:
                     with meter.paused():
                         self.evaluate()
                 if ends or self.step % settings.save_every == 0:
@@ -197,9 +209,8 @@ class Run:
                     raise KeyboardInterrupt
 
     def lanes(self) -> int:
-        """Parts of a pass that are computed side by side; compiled blocks do not run in several threads."""
-        clips = self.recipe.train.batch_size * self.schedule.together // self.world.size
-        return 1 if self.recipe.train.compile or self.whole else lanes_for(self.device, clips)
+        """Parts of a pass that are computed side by side."""
+        return lanes_of(self.task, self.recipe, self.schedule, self.device, self.world.size)
 
     def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
         """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
@@ -211,14 +222,16 @@ class Run:
                 batch = next(batches)
             indices.append(batch["index"])
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-            losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
+            with meter.working():
+                losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value / rounds
-        self.world.average([p.grad for p in self.parameters if p.grad is not None])
-        self.world.average(list(total.values()))
-        self.check_finite(total, torch.cat(indices))
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        with meter.working():
+            self.world.average([p.grad for p in self.parameters if p.grad is not None])
+            self.world.average(list(total.values()))
+            self.check_finite(total, torch.cat(indices))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
         return total
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -273,6 +286,8 @@ class Run:
             ),
             trainer=trainer,
         )
+        if (names := getattr(self.task, "class_names", None)) is not None:
+            names.write(folder)
 
     def evaluate(self) -> None:
         """Measure on held-out clips, where there are any, into metrics.jsonl; keep the weights that are best so far."""
@@ -281,8 +296,8 @@ class Run:
             return
         if self.world.main:
             values = self._measure(limit)
-            MetricsLog(self.folder, resume_step=self.step).write(
-                step=self.step,
+            self.log.write(
+                **self.position(),
                 held_out=self.clips.part,
                 **{f"held_out_{name}": value for name, value in values.items()},
             )
@@ -316,5 +331,17 @@ class Run:
             )
 
 
-def _has_batch_norm(module: nn.Module) -> bool:
+def lanes_of(
+    task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
+) -> int:
+    """Parts of a pass that are computed side by side; compiled blocks do not run in several threads, and where a loss
+    relates the samples of a batch to each other a part is one batch or more."""
+    clips = recipe.train.batch_size * schedule.together // processes
+    count = 1 if recipe.train.compile or has_batch_norm(task) else lanes_for(device, clips)
+    apart = processes == 1 and schedule.together % count == 0
+    return 1 if task.couples and not apart else count
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether its samples see each other in training."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())

@@ -13,7 +13,7 @@ import numpy as np
 
 LEVEL = 0.95
 DRAWS = 10_000
-NUMBERS_AT_ONCE = 2**24
+NUMBERS_AT_ONCE = 2**22
 
 
 class Interval(NamedTuple):
@@ -55,8 +55,8 @@ def bootstrap_mean(
     means = np.empty(draws)
     rows = max(1, NUMBERS_AT_ONCE // len(sums))
     for start in range(0, draws, rows):
-        times = _times_drawn(generator, len(sums), len(means[start : start + rows]))
-        means[start : start + rows] = (times @ sums) / (times @ sizes)
+        drawn = _draw(generator, len(sums), len(means[start : start + rows]))
+        means[start : start + rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return _interval(float(values.mean()), means, level, len(values), len(sums))
 
 
@@ -100,7 +100,7 @@ def bootstrap_statistic(
     every = np.arange(count)
     numbers = np.full(draws, np.nan)
     for draw in range(draws if drawn_together > 1 else 0):
-        times = _times_drawn(generator, drawn_together, 1)[0]
+        times = np.bincount(_draw(generator, drawn_together, 1)[0], minlength=drawn_together)
         numbers[draw] = statistic(np.repeat(every, times[member]))
     value = float(statistic(every)) if count else np.nan
     return _interval(value, numbers[~np.isnan(numbers)], level, count, drawn_together)
@@ -116,9 +116,9 @@ def _members(count: int, groups: np.ndarray | None, kept: np.ndarray) -> tuple[n
     return np.unique(groups[kept], return_inverse=True)[1], kept
 
 
-def _times_drawn(generator: np.random.Generator, groups: int, draws: int) -> np.ndarray:
-    """How often each group comes up in as many draws, with replacement, as there are groups: int64 (draws, groups)."""
-    return generator.multinomial(groups, np.full(groups, 1 / groups), size=draws)
+def _draw(generator: np.random.Generator, groups: int, draws: int) -> np.ndarray:
+    """As many groups as there are, drawn with replacement: int64 (draws, groups)."""
+    return generator.integers(groups, size=(draws, groups))
 
 
 def _interval(value: float, drawn: np.ndarray, level: float, samples: int, groups: int) -> Interval:

@@ -117,14 +117,15 @@ def ciou_adaptive(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """
     levels, truth = _on_truth(maps, truth)
     count = (truth > 0).sum(axis=1, keepdims=True)
-    theta = np.take_along_axis(np.sort(levels, axis=1), levels.shape[1] - np.maximum(count, 1), axis=1)
+    last = levels.shape[1] - np.maximum(count[:, 0], 1)
+    theta = np.array([[np.partition(row, at)[at]] for row, at in zip(levels, last, strict=True)])
     above, at = levels > theta, levels == theta
     share = (count - above.sum(axis=1, keepdims=True)) / at.sum(axis=1, keepdims=True)
     return _ciou(above + share * at, truth)
 
 
 class Ciou(NamedTuple):
-    """A set's cIoU: the ``share`` of ``images`` at 0.5 or more, and ``auc``, 0 to 1; ``left_out`` have an empty truth."""
+    """A set's cIoU: the ``share`` of ``images`` at 0.5 or more, and ``auc``; ``left_out`` have an empty truth."""
 
     share: float
     auc: float
@@ -217,7 +218,10 @@ def _on_truth(maps: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def _upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
-    coarse = torch.from_numpy(np.asarray(maps, np.float64)).unsqueeze(1)
+    maps = np.asarray(maps, np.float64)
+    if maps.shape[1:] == size:
+        return maps
+    coarse = torch.from_numpy(maps).unsqueeze(1)
     return F.interpolate(coarse, size, mode="bilinear", align_corners=False).squeeze(1).numpy()
 
 

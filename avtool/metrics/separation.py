@@ -17,6 +17,8 @@ LENGTH = 512
 """Taps of the distortion that is forgiven: a source may arrive filtered by as many."""
 FRAME = 4096
 """Samples of the transforms in which signals are filtered and correlated: short ones stay in the cache."""
+NUMBERS_AT_ONCE = 2**24
+"""Samples of estimates that go together where memory is the bound."""
 SILENCE = 1e-5
 """Energy (sum of squares of samples in -1 to 1) below which a waveform counts as silent."""
 
@@ -45,13 +47,17 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
 
         sdr = |P_j e|^2 / |e - P_j e|^2    sir = |P_j e|^2 / |P e - P_j e|^2    sar = |P e|^2 / |e - P e|^2
 
-    Delays and filters are of the references with zeros around them. ``estimates`` is (B, S, N), or (B, K, S, N) for K rivals (a model, the mixture, ideal masks), which share the
-    costly part; scores are float64 (B, S) or (B, K, S), on the device of the references. A source without energy,
-    or whose estimate has none, is ``silent``, as is every source of a mixture that holds a silent reference. A ratio
-    whose denominator is rounding is huge (a mixture has no artifacts: its SAR is 150 dB or more, or infinite) and no
-    number to average. ValueError for shapes that do not go together and values that are not finite.
+    ``estimates`` is (B, S, N), or (B, K, S, N) for K rivals (a model, the mixture, ideal masks), which share part of
+    the work; scores are float64 (B, S) or (B, K, S), on the device of the references. A source without energy, or
+    whose estimate has none, is ``silent``, as is every source of a mixture that holds a silent reference. A ratio whose
+    denominator is rounding is huge (a mixture has no artifacts: its SAR is 150 dB or more, or infinite) and no number
+    to average. ValueError for shapes that do not go together and values that are not finite.
 
-    Source: Vincent, Gribonval and Fevotte, IEEE TASLP 14(4), 2006, with the filters of bss_eval_sources.
+    Equal to mir_eval 0.8's ``bss_eval_sources`` to 1e-3 dB and better up to 90 dB, on recordings. Where references have
+    whole octaves without anything (below 1e-15 of their power) the normal equations are singular to rounding: SDR
+    remains, but SIR and SAR are then known to 0.01 to 1 dB only, by either (mir_eval's change with the loudness).
+
+    Source: Vincent, Gribonval and Fevotte, IEEE TASLP 14(4), 2006; the 512 delays are those of BSS Eval 3.
     """
     shape = estimates.shape[:-3] + estimates.shape[-2:] if estimates.ndim == 4 else estimates.shape
     if references.ndim != 3 or shape != references.shape or not references.numel():
@@ -63,14 +69,18 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
         raise ValueError("a waveform holds values that are not finite")
     sources = references.double()
     rivals = estimates.to(sources).reshape(len(sources), -1, *sources.shape[1:])  # (B, K, S, N)
-    absent = silent(sources)
-    left_out = silent(rivals) | absent.any(dim=1)[:, None, None]
-    sources = torch.where(
-        absent[..., None], torch.ones_like(sources), sources
-    )  # left out, but no singular system
-    ratios = _ratios(sources, rivals)
-    parts = [ratio.masked_fill(left_out, torch.nan) for ratio in ratios] + [left_out]
+    heard = ~silent(sources).any(dim=1)
+    left_out = silent(rivals) | ~heard[:, None, None]
+    scores = rivals.new_full((3, *left_out.shape), torch.nan)
+    for some in heard.nonzero().flatten().split(_at_once(rivals)):
+        scores[:, some] = torch.stack(_ratios(sources[some], rivals[some]))
+    parts = (*scores.masked_fill(left_out, torch.nan), left_out)
     return BssEval(*(part.reshape(estimates.shape[:-1]) for part in parts))
+
+
+def _at_once(rivals: Tensor) -> int:
+    """How many mixtures go together: one where a cache is to be kept, else what memory holds."""
+    return 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
 
 
 def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,9 +88,8 @@ def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     heard, wanted = _frames(sources), _frames(rivals)  # (B, S, frames, FRAME), (B, K, S, frames, FRAME)
     spectra = torch.fft.rfft(heard)
     lags = _correlations(spectra, heard)  # (B, S, S, L)
-    right = (
-        _correlations(spectra, wanted.flatten(1, 2)).unflatten(2, wanted.shape[1:3]).movedim(1, 3)
-    )  # (B, K, S, S, L)
+    right = _correlations(spectra, wanted.flatten(1, 2))
+    right = right.unflatten(2, wanted.shape[1:3]).movedim(1, 3)  # (B, K, S, S, L)
     wanted = wanted[..., LENGTH - 1 :]
     own, everyone = _filters(lags, right, _energy(wanted))
     target = _filtered(spectra[:, None] * torch.fft.rfft(own, FRAME).unsqueeze(-2))
@@ -111,7 +120,8 @@ def _correlations(spectra: Tensor, frames: Tensor) -> Tensor:
     new = frames.clone()
     new[..., : LENGTH - 1] = 0
     others = torch.fft.rfft(new)
-    pairs = [(spectra.conj() * others[:, None, e]).sum(dim=2) for e in range(others.shape[1])]
+    conjugate = spectra.conj_physical()
+    pairs = [(conjugate * others[:, None, e]).sum(dim=2) for e in range(others.shape[1])]
     return torch.fft.irfft(torch.stack(pairs, dim=2), FRAME)[..., :LENGTH]
 
 
@@ -129,7 +139,7 @@ def _filters(lags: Tensor, right: Tensor, energy: Tensor) -> tuple[Tensor, Tenso
     start = torch.diag_embed(own.mT, dim1=2, dim2=3)  # (B, K, S, R, L)
     sides = right.flatten(1, 2)
     everyone, found = toeplitz.solve_all(lags, blocks, sides, start.flatten(1, 2), energy.flatten(1))
-    for item in (~(found & blocks.fit)).nonzero().flatten().tolist():  # signals too short or too much alike
+    for item in (~found).nonzero().flatten().tolist():  # signals too short or too much alike
         everyone[item] = toeplitz.solve_densely(lags[item], sides[item])
         for source in range(len(lags[item])):
             one = slice(source, source + 1)
@@ -138,7 +148,7 @@ def _filters(lags: Tensor, right: Tensor, energy: Tensor) -> tuple[Tensor, Tenso
 
 
 def _energy(frames: Tensor) -> Tensor:
-    return frames.square().sum(dim=(-2, -1))
+    return torch.linalg.vector_norm(frames, dim=(-2, -1)).square()
 
 
 def _decibel(numerator: Tensor, denominator: Tensor) -> Tensor:

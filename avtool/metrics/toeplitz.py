@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ENOUGH = 1e-20
+ENOUGH = 1e-18
 """Of a right-hand side's energy, the squared distance to the solution at which the search for it ends."""
 STEPS = 100
 
@@ -33,11 +33,11 @@ def invert_own(lags: Tensor) -> Blocks:
     whose sign it turns, are two systems of half the size: a quarter of the work.
     """
     first = lags.diagonal(dim1=1, dim2=2).mT  # (B, S, L)
-    length = first.shape[-1]
-    place = torch.arange(length // 2, device=lags.device)
-    block = first[..., (place[:, None] - place).abs()]
-    reversed_block = first[..., length - 1 - place[:, None] - place]
-    halves = torch.stack([block + reversed_block, block - reversed_block], dim=2)
+    half = first.shape[-1] // 2
+    both_ways = torch.cat([first[..., 1:half].flip(-1), first[..., :half]], dim=-1)
+    block = both_ways.unfold(-1, half, 1).flip(-2)  # row a, column b: lag |a - b|
+    mirrored = first.flip(-1).unfold(-1, half, 1)[..., :half, :]  # lag L - 1 - a - b
+    halves = torch.stack([block + mirrored, block - mirrored], dim=2)
     factors, failed = torch.linalg.cholesky_ex(halves)
     return Blocks(factors, (failed == 0).flatten(1).all(dim=1))
 
@@ -47,17 +47,20 @@ def solve_own(blocks: Blocks, right: Tensor) -> Tensor:
     upper, lower = right.chunk(2, dim=-1)
     lower = lower.flip(-1)
     parts = torch.stack([upper + lower, upper - lower], dim=-2).movedim(1, -1) / 2  # (B, S, 2, L / 2, E)
-    even, odd = torch.cholesky_solve(parts, blocks.factors).movedim(-1, 1).unbind(-2)
+    forward = torch.linalg.solve_triangular(blocks.factors, parts, upper=False)
+    solved = torch.linalg.solve_triangular(blocks.factors.mT, forward, upper=True)
+    even, odd = solved.movedim(-1, 1).unbind(-2)
     return torch.cat([even + odd, (even - odd).flip(-1)], dim=-1)
 
 
 def solve_all(
     lags: Tensor, blocks: Blocks, right: Tensor, start: Tensor, energy: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """G^-1 ``right`` (B, E, S, L) from ``start`` of the same shape, and which problems came to an end, bool (B,).
+    """G^-1 ``right`` (B, E, S, L) from ``start`` of the same shape, and which problems are solved, bool (B,).
 
-    Conjugate gradients, preconditioned by the signals' own blocks: as many steps as the signals are alike, about ten for
-    two different ones, and sure of the weakest directions too, for the distance that shrinks is the projection's.
+    Conjugate gradients, preconditioned by the signals' own blocks: the more alike the signals, the more steps, about
+    ten for two of different origin. What shrinks is the distance between projections, so that weak directions, badly
+    known whatever the method, cost nothing.
     It ends at ``ENOUGH`` of ``energy`` (B, E). Source: Golub and Van Loan, Matrix Computations, section 11.5.
     """
     gains = _gains(lags)
@@ -66,7 +69,7 @@ def solve_all(
     near = solve_own(blocks, rest)
     direction, left = near, _dot(rest, near)
     for _ in range(STEPS):
-        active = left > ENOUGH * energy
+        active = (left > ENOUGH * energy) & blocks.fit[:, None]
         if not active.any():
             break
         ahead = _product(gains, direction)
@@ -75,7 +78,7 @@ def solve_all(
         near = solve_own(blocks, rest)
         before, left = left, _dot(rest, near)
         direction = near + torch.where(active, left / before, 0.0)[..., None, None] * direction
-    return solution, (left <= ENOUGH * energy).all(dim=1)
+    return solution, (left <= ENOUGH * energy).all(dim=1) & blocks.fit
 
 
 def solve_densely(lags: Tensor, right: Tensor) -> Tensor:

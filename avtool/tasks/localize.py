@@ -13,6 +13,7 @@ from avtool.config.schema import Localize, Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews
+from avtool.distributed import of_all
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import TWO_PASS, LocalizationModel
 from avtool.tasks import Batches
@@ -90,7 +91,7 @@ class Localization(nn.Module):
         temperature = self.options.temperature
         if self.options.way == TWO_PASS:
             image, audio = inputs_of(self.log_mel, batch)
-            patches, sounds = self.model.patches(image, audio), self.model.sounds(image, audio)
+            patches, sounds = of_all(self.model.patches(image, audio)), of_all(self.model.sounds(image, audio))
             batches = zip(patches.split(self.batch_size), sounds.split(self.batch_size), strict=True)
             losses = [contrastive_loss(self.scores(*batch), temperature=temperature) for batch in batches]
             return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}

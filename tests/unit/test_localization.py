@@ -21,9 +21,9 @@ from avtool.evaluate import localization as evaluate
 from avtool.evaluate.pointing import (
     LOCALIZATION_JSON,
     Localization,
-    measure_pointing,
     keep_localization,
     kept_localization,
+    measure_pointing,
 )
 from avtool.infer import localize
 from avtool.metrics.localization import (

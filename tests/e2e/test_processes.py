@@ -1,0 +1,126 @@
+"""Several processes are one: the same losses, a run that changes their number, a rank that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avtool.data.prepare import prepare
+from avtool.places import checkpoints_of
+from avtool.tracking import read_metrics
+
+SMALL = (
+    "train.batch_size=4", "train.accumulate=2", "train.log_every=1", "train.precision=float32",
+    "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2",
+    "model.decoder={dim: 16, depth: 1, heads: 2}", "data.workers=0",
+)  # fmt: skip
+FINETUNED = ("train.batch_size=4", "train.accumulate=2", "train.log_every=1", "train.precision=float32", "data.workers=0")
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "synth"
+    prepare("synth", out=out, clips=20, seed=0)
+    return out
+
+
+@pytest.fixture(scope="module")
+def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("pretrained") / "run"
+    assert avtool(1, "pretrain", "--recipe", "tiny", *SMALL, "max_steps=2", data=data, out=out).returncode == 0
+    return out
+
+
+def avtool(
+    processes: int, *arguments: str, data: Path, out: Path, torchrun: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "avtool"]
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [
+            sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}",
+            *torchrun, "-m", "avtool",
+        ]  # fmt: skip
+    typed = [*command, *arguments, "--data", str(data), "--out", str(out), "--threads", "1"]
+    return subprocess.run(typed, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(run) if "loss" in row]
+
+
+@pytest.mark.parametrize("task", ["pretrain", "localize"])
+def test_two_processes_with_half_the_batch_each_are_one(
+    task: str, data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    steps = "max_steps=20" if task == "pretrain" else "max_steps=6"
+    command = (
+        ("pretrain", "--recipe", "tiny", *SMALL, steps)
+        if task == "pretrain"
+        else ("finetune", "localize", "--recipe", "tiny-localize", "--from", str(pretrained), *FINETUNED, steps)
+    )
+    for processes in (1, 2):
+        done = avtool(processes, *command, data=data, out=tmp_path / str(processes))
+        assert done.returncode == 0, done.stderr
+    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
+    assert len(one) == len(two) == int(steps.partition("=")[2])
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_a_run_of_two_goes_on_with_one_and_only_one_talks(data: Path, tmp_path: Path) -> None:
+    command = ("pretrain", "--recipe", "tiny", *SMALL, "max_steps=6")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert avtool(1, *command, data=data, out=whole).returncode == 0
+    first = avtool(2, *command, "--stop-after", "3", data=data, out=parts)
+    assert first.returncode == 0, first.stderr
+    assert first.stderr.count("pretraining on") == 1
+    assert first.stdout.split() == [str(parts)]
+    second = avtool(1, *command, "--resume", data=data, out=parts)
+    assert "begun by 2 processes, goes on with 1" in second.stderr
+    assert losses(parts) == pytest.approx(losses(whole), rel=1e-5)
+
+
+def test_processes_that_cannot_share_a_batch_say_so(data: Path, tmp_path: Path) -> None:
+    done = avtool(2, "pretrain", "--recipe", "tiny", *SMALL, "train.batch_size=3", data=data, out=tmp_path / "run")
+    assert done.returncode != 0
+    assert "2 processes cannot share a batch of 3 clips evenly" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.proof
+def test_a_killed_rank_is_started_again_and_the_job_finishes(data: Path, tmp_path: Path) -> None:
+    """Under torchrun with restarts: --resume finds the newest checkpoint, or starts afresh."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    out = tmp_path / "run"
+    typed = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}",
+        "--max-restarts=3", "-m", "avtool", "pretrain", "--recipe", "tiny", *SMALL, "max_steps=200",
+        "train.save_every=5", "--data", str(data), "--out", str(out), "--threads", "1", "--resume",
+    ]  # fmt: skip
+    with subprocess.Popen(typed, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as job:
+        while not checkpoints_of(out):
+            assert job.poll() is None
+        os.kill(_ranks(job.pid)[1], signal.SIGKILL)
+        assert job.wait(timeout=300) == 0
+    assert checkpoints_of(out)[-1].name == "step-00000200"
+    whole = tmp_path / "whole"
+    command = ("pretrain", "--recipe", "tiny", *SMALL, "max_steps=200", "train.save_every=5")
+    assert avtool(2, *command, data=data, out=whole).returncode == 0
+    assert losses(out) == losses(whole)
+
+
+def _ranks(parent: int) -> list[int]:
+    """The processes that a launcher started."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(child) for child in children]
