@@ -24,7 +24,8 @@ from avtool.bench.measure import spread
 from avtool.bench.run import machine
 from avtool.data.catalog import Request, read_source
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import PREFETCH, collate, training_loader
+from avtool.data.handover import PREFETCH, collate
+from avtool.data.loader import training_loader
 from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
 from avtool.data.synth import render
@@ -141,7 +142,7 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
                 hint="avtool inspect CLIP says more of one",
             )
     dataset = PreparedDataset(prepared, "all")
-    videos = {row.id: row.video for row in read_source("manifest", table, Request()).rows}
+    videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows}
     files = [videos.get(dataset.record(i).id) for i in range(len(dataset))]
     if None in files:
         raise DataError(f"{table} does not list every clip of {prepared}", hint="prepare it again")

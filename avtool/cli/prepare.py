@@ -131,6 +131,8 @@ def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
         table.add_row(key, str(found[key]))
     for reason, count in found["reasons"].items():
         table.add_row(f"  {reason}", str(count))
+    if found["prepared"]:
+        table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
     if not found.get("sealed", True):
         return

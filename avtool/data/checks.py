@@ -2,7 +2,7 @@
 
 Refused: no sound track, no video, undecodable (see ``media``), digital silence (no sample of more than 1 of
 32768), less than 0.2 s of sound, a mask of another size than its frame, a start after the clip's end, and a
-clip that brought down the process that decoded it, twice.
+clip that brought down the process that decoded it, or held it beyond the time limit, twice.
 
 Flagged: *still picture* (at least half of the stored frames repeat the one before them: no cell of 64 x 64
 differs by more than 8 of 255 grey levels), *short* (less sound than the settings' window, 3 s), *quiet* (RMS
@@ -28,6 +28,7 @@ MASK_SIZE = "mask of another size than its frame"
 MISSING = "no such file"
 BEYOND = "starts after the clip's end"
 CRASHED = "crashed its worker"
+TOO_LONG = "took too long"
 FAILED = "could not be converted"
 
 STILL = "still picture"
@@ -47,6 +48,8 @@ QUIET_DBFS = -50.0
 """RMS over the clip, relative to full scale."""
 MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05
 """A second or more of blocks of 50 ms, all below -60 dBFS, is a muted part."""
+STRETCH = 1000
+"""Blocks of sound that are looked at together."""
 LENGTH_SECONDS = 0.5
 """Lengths that differ by more than this are different: codecs pad by up to 0.15 s, a last frame lasts some time."""
 
@@ -54,10 +57,11 @@ LENGTH_SECONDS = 0.5
 def row_flags(rows: Iterable[Row], classes: Sequence[str]) -> list[list[str]]:
     """Of DUPLICATE and UNKNOWN_LABEL what holds for each row of a source."""
     seen: set[str] = set()
-    known, flags = set(classes), []
+    known, none = set(classes), list[str]()  # one list for all rows of which there is nothing to say
+    flags = []
     for row in rows:
-        found = [DUPLICATE] if row.id in seen else []
-        flags.append(found + ([] if known.issuperset(row.labels) else [UNKNOWN_LABEL]))
+        found = [DUPLICATE] if row.id in seen else none
+        flags.append(found if known.issuperset(row.labels) else [*found, UNKNOWN_LABEL])
         seen.add(row.id)
     return flags
 
@@ -72,29 +76,40 @@ def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
     """Why sound int16 (N,) cannot be used, or None."""
     if len(waveform) < SECONDS_NEEDED * sample_rate:
         return TOO_SHORT
-    if np.abs(waveform.astype(np.int32)).max() <= 1:
+    if max(int(waveform.max()), -int(waveform.min())) <= 1:
         return SILENT
     return None
 
 
 def sound_flags(waveform: np.ndarray, sample_rate: int, window_seconds: float) -> list[str]:
     """Of SHORT, QUIET and MUTED what holds for sound int16 (N,)."""
-    scaled = waveform.astype(np.float32) / 32768
+    block = round(MUTED_BLOCK * sample_rate)
+    powers = block_powers(waveform, block)
+    whole = len(waveform) // block
     flags = []
     if len(waveform) < window_seconds * sample_rate:
         flags.append(SHORT)
-    if dbfs(scaled) < QUIET_DBFS:
+    if dbfs(powers.sum() * block / len(waveform)) < QUIET_DBFS:
         flags.append(QUIET)
-    block = round(MUTED_BLOCK * sample_rate)
-    levels = dbfs(scaled[: len(scaled) // block * block].reshape(-1, block))
-    if longest_run(levels < MUTED_DBFS) * MUTED_BLOCK >= MUTED_SECONDS - 1e-9:
+    if longest_run(dbfs(powers[:whole]) < MUTED_DBFS) * MUTED_BLOCK >= MUTED_SECONDS - 1e-9:
         flags.append(MUTED)
     return flags
 
 
-def dbfs(waveform: np.ndarray) -> np.ndarray:
-    """RMS over the last axis, in dB relative to full scale (1.0)."""
-    return 10 * np.log10(np.mean(np.square(waveform), axis=-1) + 1e-12)
+def block_powers(waveform: np.ndarray, block: int) -> np.ndarray:
+    """Mean square of each ``block`` of int16 (N,), full scale 1.0, the last one filled with zeros: float64
+    (blocks,)."""
+    powers = []
+    for start in range(0, len(waveform), STRETCH * block):  # hours of sound are not held a second time
+        stretch = waveform[start : start + STRETCH * block].astype(np.float32) / 32768
+        stretch = np.pad(stretch, (0, -len(stretch) % block)).reshape(-1, block)
+        powers.append(np.mean(np.square(stretch), axis=1, dtype=np.float64))
+    return np.concatenate(powers)
+
+
+def dbfs(power: np.ndarray) -> np.ndarray:
+    """A mean square in dB relative to full scale (1.0)."""
+    return 10 * np.log10(power + 1e-12)
 
 
 def longest_run(values: np.ndarray) -> int:
@@ -104,12 +119,13 @@ def longest_run(values: np.ndarray) -> int:
 
 
 def is_still(frames: Sequence[np.ndarray]) -> bool:
-    """Whether at least half of the frames repeat the one before them: one frame, slides, a lyric card."""
-    small = [_thumbnail(frame) for frame in frames]
-    same = [np.abs(a - b).max() <= STILL_LEVELS for a, b in pairwise(small)]
+    """Whether at least half of the frames, as ``cells``, repeat the one before them: one frame, slides, a lyric
+    card."""
+    same = [cv2.absdiff(a, b).max() <= STILL_LEVELS for a, b in pairwise(frames)]
     return 2 * sum(same) >= len(same)
 
 
-def _thumbnail(frame: np.ndarray) -> np.ndarray:
+def cells(frame: np.ndarray) -> np.ndarray:
+    """Frame uint8 (H, W, 3) RGB as the grey levels of its cells: uint8 (64, 64)."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (STILL_SIDE, STILL_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return cv2.resize(grey, (STILL_SIDE, STILL_SIDE), interpolation=cv2.INTER_AREA)

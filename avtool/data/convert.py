@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import cv2
 import numpy as np
 
 from avtool import media
-from avtool.data import checks
+from avtool.data import checks, workers
 from avtool.data.catalog import Row
 from avtool.errors import MediaError
 
 THUMBNAIL_SIDE = 160
 """Pixels of the longer side of a picture in the report."""
+LIMIT_SECONDS, LIMIT_SECONDS_PER_MB = 300.0, 10.0
+"""Time that a clip may take: what decodes at all takes 0.02 to 2 s a megabyte, the more the stiller it is."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,15 @@ class Rejected:
     thumbnail: bytes | None = None
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """What is kept of a frame: its JPEG, its size (width, height), and what ``checks.is_still`` looks at."""
+
+    jpeg: bytes
+    size: tuple[int, int]
+    cells: np.ndarray
+
+
 class _Refusal(Exception):
     """A clip that can be decoded and is refused all the same."""
 
@@ -98,7 +111,20 @@ class _Refusal(Exception):
 
 def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> PreparedClip | Rejected:
     """Decode, scale and check the clip of ``row``, of which ``flags`` are known. Never raises: whatever goes
-    wrong with a clip is the reason why it is refused."""
+    wrong with a clip is the reason why it is refused. In a worker process there is a time limit, see ``workers``."""
+    with workers.time_limit(LIMIT_SECONDS + LIMIT_SECONDS_PER_MB * _megabytes(row)):
+        return _convert(row, settings, flags)
+
+
+def _megabytes(row: Row) -> float:
+    size = 0
+    for path in row.files():
+        with suppress(OSError):
+            size += path.stat().st_size
+    return size / 1e6
+
+
+def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip | Rejected:
     try:
         if gone := [path for path in row.files() if not path.exists()]:
             more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
@@ -121,7 +147,7 @@ def _decode(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
 
 def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
     clip = media.decode_clip(
-        row.video,
+        Path(row.video),
         frame_rate=settings.frame_rate,
         short_side=settings.short_side,
         sample_rate=settings.sample_rate,
@@ -129,8 +155,9 @@ def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
         end=row.end,
         key_time=row.key_time,
         threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
+        keep=partial(_kept, settings),  # as they come: an hour of frames would take gigabytes
     )
-    if checks.is_still(clip.frames):
+    if checks.is_still([frame.cells for frame in clip.frames]):
         flags.append(checks.STILL)
     if clip.damaged:
         flags.append(checks.DAMAGED)
@@ -142,7 +169,7 @@ def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedCl
     pictures = [media.read_image(path) for path in row.frames or (row.image,)]
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
-    frames = [_resized(picture, scaled) for picture in pictures]
+    frames = [_kept(settings, _resized(picture, scaled)) for picture in pictures]
     waveform = media.read_waveform(row.audio, sample_rate=settings.sample_rate, start=row.start, end=row.end)
     seconds = len(waveform) / settings.sample_rate
     times = [k + 0.5 for k in range(len(frames))] if row.frames else [seconds / 2]
@@ -160,9 +187,13 @@ def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedCl
         sound_seconds=seconds,
         header_seconds=max(seconds, picture_seconds),
     )
-    if row.frames and checks.is_still(frames):
+    if row.frames and checks.is_still([frame.cells for frame in frames]):
         flags.append(checks.STILL)
     return _finish(row, settings, clip, sizes, flags)
+
+
+def _kept(settings: Settings, frame: np.ndarray) -> _Frame:
+    return _Frame(_jpeg(frame, settings.jpeg_quality), (frame.shape[1], frame.shape[0]), checks.cells(frame))
 
 
 def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -179,7 +210,7 @@ def _finish(
     sizes: Sequence[tuple[int, int]],
     flags: list[str],
 ) -> PreparedClip:
-    """Check sound and masks and encode; ``sizes`` are the frames' (width, height) before scaling."""
+    """Check sound and masks of ``clip``, with _Frames for frames; ``sizes`` are theirs before scaling."""
     if reason := checks.refusal(clip.waveform, settings.sample_rate):
         seconds = len(clip.waveform) / settings.sample_rate
         raise _Refusal(reason, f"{row.audio or row.video}: {reason}, {seconds:.2f} s in all")
@@ -187,7 +218,6 @@ def _finish(
         name: media.read_waveform(path, sample_rate=settings.sample_rate, start=row.start, end=row.end)
         for name, path in row.stems.items()
     }
-    height, width = clip.frames[0].shape[:2]
     lengths = checks.length_flags(
         sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
     )
@@ -200,9 +230,9 @@ def _finish(
         source_size=clip.size,
         waveform=clip.waveform,
         duration=clip.duration,
-        jpegs=[_jpeg(frame, settings.jpeg_quality) for frame in clip.frames],
-        size=(width, height),
-        masks=_masks(row, clip.key, sizes, (width, height)),
+        jpegs=[frame.jpeg for frame in clip.frames],
+        size=clip.frames[0].size,
+        masks=_masks(row, clip.key, sizes, clip.frames[0].size),
         stems=stems,
         flags=flags + lengths + sounds,
     )
@@ -231,7 +261,7 @@ def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:
     """Reason and detail, those of a start after the end where that is why."""
     if row.start > 0 and reason in (checks.TOO_SHORT, media.UNDECODABLE):
         try:
-            length = media.probe(row.audio or row.video).duration
+            length = media.probe(Path(row.audio or row.video)).duration
         except MediaError:
             return reason, detail
         if row.start > length - checks.SECONDS_NEEDED:
@@ -244,7 +274,7 @@ def _thumbnail_of(row: Row) -> bytes | None:
     """A small picture of a clip that was refused, where anything can be seen of it."""
     try:
         if row.video is not None:
-            return thumbnail(media.read_frame(row.video)[0])
+            return thumbnail(media.read_frame(Path(row.video))[0])
         return thumbnail(media.read_image(row.image or row.frames[0]))
     except Exception:  # noqa: BLE001 - why it is refused is known; this only illustrates it
         return None

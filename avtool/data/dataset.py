@@ -16,7 +16,16 @@ import numpy as np
 
 from avtool import places
 from avtool.data import catalog
-from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, TAR_BLOCK, WAV_HEADER, index_path, shard_path
+from avtool.data.shards import (
+    ARRAYS,
+    DATASET_JSON,
+    FORMAT,
+    TAR_BLOCK,
+    WAV_HEADER,
+    index_path,
+    member_header,
+    shard_path,
+)
 from avtool.data.staging import Staging
 from avtool.errors import DataError
 
@@ -135,16 +144,18 @@ class PreparedDataset:
         return found
 
     def _text(self, span: np.void) -> str:
-        return self._span("text", span).tobytes().decode()
+        return self._span("text", span).tobytes().decode(errors="replace")
 
     def record(self, i: int) -> Record:
         """What is known of clip ``i``, from the index alone."""
         clip = self._clip(i)
         label_ids = tuple(self._span("labels", clip["labels"]).tolist())
-        position = i if self._positions is None else self._positions[i]
+        split = self._index["splits"][i if self._positions is None else self._positions[i]]
+        if not 0 <= split < len(self._split_names) or not all(0 <= k < len(self.classes) for k in label_ids):
+            raise self._misfit(clip)
         return Record(
             id=self._text(clip["id"]),
-            split=self._split_names[self._index["splits"][position]],
+            split=self._split_names[split],
             labels=tuple(self.classes[label] for label in label_ids),
             label_ids=label_ids,
             times=self.frame_times(i),
@@ -160,14 +171,21 @@ class PreparedDataset:
         )
 
     def facts(self, i: int) -> dict[str, Any]:
-        """Everything stored about clip ``i``: its .json member."""
+        """Everything stored about clip ``i``: its .json member (``convert`` says what that holds)."""
         clip = self._clip(i)
-        return json.loads(self._bytes(clip, *clip["json"].item()))
+        try:
+            return json.loads(self._bytes(clip, *clip["json"].item()))
+        except ValueError as error:
+            raise self._misfit(clip) from error
 
     def label_id(self, i: int) -> int:
         """The first label's class id, -1 where clip ``i`` has none."""
         labels = self._span("labels", self._clip(i)["labels"])
         return int(labels[0]) if len(labels) else -1
+
+    def recording(self, i: int) -> str:
+        """What clip ``i`` was recorded in: clips that share it are not independent."""
+        return self._text(self._clip(i)["id"])
 
     def durations(self) -> np.ndarray:
         """Seconds of every clip: float32 (N,)."""
@@ -219,7 +237,7 @@ class PreparedDataset:
         for entry in entries[entries["frame"] == frame]:
             data = self._bytes(clip, int(entry["begin"]), int(entry["size"]))
             mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-            if mask is None:
+            if mask is None or mask.shape != (clip["height"], clip["width"]):
                 raise self._misfit(clip)
             return mask
         return None
@@ -230,6 +248,12 @@ class PreparedDataset:
         return np.frombuffer(self._bytes(clip, begin + 2 * start, 2 * count), "<i2")
 
     def _bytes(self, clip: np.void, begin: int, size: int) -> bytes:
+        shard = int(clip["shard"])
+        if (
+            not 0 <= shard < len(self._shard_bytes)
+            or not 0 <= begin <= begin + size <= self._shard_bytes[shard]
+        ):
+            raise self._misfit(clip)
         with self._lock:
             data = os.pread(self._file(clip), size, begin)
         if len(data) != size:
@@ -243,9 +267,9 @@ class PreparedDataset:
             self._files.move_to_end(shard)
             return self._files[shard]
         file = self._open(shard)
-        begin = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK
-        name = f"{clip['row']:08d}.wav".encode()
-        if begin < 0 or os.pread(file, len(name), begin) != name:
+        begin, size = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK, WAV_HEADER + 2 * int(clip["samples"])
+        fits = begin >= 0 and 0 < size < self._shard_bytes[shard]
+        if not fits or os.pread(file, TAR_BLOCK, begin) != member_header(f"{clip['row']:08d}.wav", size):
             os.close(file)
             raise self._misfit(clip)
         self._files[shard] = file

@@ -17,6 +17,8 @@ THUMBNAILS = 200
 IDS = 100
 CLASSES = 1000
 BINS = 20
+CHARACTERS = 300
+"""At most so much of an id, a label or a sentence is shown."""
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
@@ -49,14 +51,14 @@ def page(report: Report, dataset: PreparedDataset | None) -> str:
     """
     rows = report.prepared + report.refused + report.missing
     parts = [
-        f"<h1>{escape(report.name)}</h1>",
+        f"<h1>{_shown(report.name)}</h1>",
         f"<p>{rows:,} rows, each of them prepared, refused or missing; flagged clips are prepared all the same.</p>",
         _tiles(report),
-        *(_histograms(dataset) if dataset is not None else ()),
+        *(_histograms(report, dataset) if dataset is not None else ()),
         *_reasons(report),
         *_pictures(report, dataset),
     ]
-    title = f"<title>{escape(report.name)}: what was prepared</title>"
+    title = f"<title>{_shown(report.name)}: what was prepared</title>"
     view = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     head = f"<head>{view}{title}<style>{STYLE}</style></head>"
     body = "\n".join(parts)
@@ -68,9 +70,9 @@ def _tiles(report: Report) -> str:
     return f'<div class="tiles">{tiles}</div>'
 
 
-def _histograms(dataset: PreparedDataset) -> Iterator[str]:
+def _histograms(report: Report, dataset: PreparedDataset) -> Iterator[str]:
     hours = dataset.durations().sum() / 3600
-    yield f"<h2>Clips</h2><p>{len(dataset):,} clips, {hours:,.2f} hours</p>"
+    yield f"<h2>Clips</h2><p>{len(dataset):,} clips, {hours:,.2f} hours{_rate(report)}</p>"
     yield _bars(dataset.splits.items())
     yield "<h2>Durations in seconds</h2>"
     yield _bars(_binned(dataset.durations()))
@@ -79,6 +81,16 @@ def _histograms(dataset: PreparedDataset) -> Iterator[str]:
     yield f"<h2>Classes</h2><p>{len(counts):,} classes, the most frequent first</p>"
     yield _bars((dataset.classes[k], int(counts[k])) for k in order[:CLASSES])
     yield _left_out(len(counts) - CLASSES, "classes")
+
+
+def _rate(report: Report) -> str:
+    stored = report.stored()
+    return f", {stored['bytes'] / 1e6:,.1f} MB: {stored['bytes_per_second']:,.0f} bytes a second of a clip"
+
+
+def _shown(text: str) -> str:
+    """Text as HTML, cut where it is long."""
+    return escape(text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…")
 
 
 def _binned(durations: np.ndarray) -> list[tuple[str, int]]:
@@ -94,7 +106,7 @@ def _bars(items: Iterable[tuple[str, int]]) -> str:
     items = list(items)
     most = max((count for _, count in items), default=0) or 1
     lines = [
-        f'<tr><td class="label">{escape(label)}</td><td class="n">{count:,}</td>'
+        f'<tr><td class="label">{_shown(label)}</td><td class="n">{count:,}</td>'
         f'<td><span class="bar" style="width:{100 * count / most:.1f}%"></span></td></tr>'
         for label, count in items
     ]
@@ -108,15 +120,15 @@ def _reasons(report: Report) -> Iterator[str]:
     flags = {flag for found in report.flags.values() for flag in found}
     for reason, ids in sorted(named.items()):
         kind = "annotations" if reason in report.notes else "flagged" if reason in flags else "left out"
-        lines = [f"<li>{escape(id)}{_detail(report, id, reason in flags)}</li>" for id in ids[:IDS]]
+        lines = [f"<li>{_shown(id)}{_detail(report, id, reason in flags)}</li>" for id in ids[:IDS]]
         yield (
-            f"<details><summary>{escape(reason)}: <b>{len(ids):,}</b> <small>{kind}</small></summary>"
+            f"<details><summary>{_shown(reason)}: <b>{len(ids):,}</b> <small>{kind}</small></summary>"
             f"<ul>{''.join(lines)}</ul>{_left_out(len(ids) - IDS, 'rows')}</details>"
         )
 
 
 def _detail(report: Report, id: str, is_flag: bool) -> str:
-    return "" if is_flag or id not in report.details else f" <small>{escape(report.details[id])}</small>"
+    return "" if is_flag or id not in report.details else f" <small>{_shown(report.details[id])}</small>"
 
 
 def _pictures(report: Report, dataset: PreparedDataset | None) -> Iterator[str]:
@@ -141,7 +153,7 @@ def _flagged(dataset: PreparedDataset, i: int, flags: list[str]) -> tuple[str, s
 
 def _figure(id: str, what: str, data: str) -> str:
     image = f'<img src="data:image/jpeg;base64,{data}" alt="">'
-    return f"<figure>{image}{escape(id)}<br><small>{escape(what)}</small></figure>"
+    return f"<figure>{image}{_shown(id)}<br><small>{_shown(what)}</small></figure>"
 
 
 def _left_out(count: int, what: str) -> str:

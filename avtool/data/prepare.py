@@ -170,9 +170,11 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
     shards = [shard for shard in job.shards(source) if job.part.owns(shard)]
     unwritten = [shard for shard in shards if not staging.has_shard(shard)]
     left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
-    todo = [(row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard])]
+    todo = ((row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard]))
     total = sum(len(job.rows_of(shard, source)) for shard in shards)
-    shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=total - len(todo))
+    shown = progress_bar(
+        f"preparing {job.called}", total=total, unit="clips", start=total - sum(map(len, left.values()))
+    )
     with ThreadPoolExecutor(1) as writer, shown as bar:
         writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
         for task, result in run_all(partial(_stage, job.settings), todo):
@@ -193,14 +195,14 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
     if not isinstance(result, workers.Crash):
         return result
     detail = f"{row.video or row.audio}: {workers.ATTEMPTS} processes died of it, the last {result.how}"
-    return _refused(Rejected(row, checks.CRASHED, detail))
+    return _refused(Rejected(row, checks.TOO_LONG if result.at_time_limit else checks.CRASHED, detail))
 
 
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
     staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
     written = staging.new_shard(shard)
-    with ShardWriter(written, shard, source.classes, _splits(source)) as writer:
+    with ShardWriter(written, shard, source.classes, source.splits) as writer:
         for row in rows:
             data = staging.read_row(row)
             if data.startswith(b"{"):
@@ -211,10 +213,6 @@ def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     target = shard_path(staging.whole, shard)
     staging.finish_shard(shard, written, target, writer.part.packed(), record)
     staging.drop_rows(rows)
-
-
-def _splits(source: catalog.Source) -> list[str]:
-    return sorted({row.split for row in source.rows})
 
 
 def _finish(job: Job, source: catalog.Source) -> Report:
@@ -245,7 +243,7 @@ def _seal(job: Job, source: catalog.Source) -> Report:
         shards.append(record["shard"])
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
-    names = {"classes": source.classes, "splits": _splits(source)}
+    names = {"classes": source.classes, "splits": source.splits}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **names)
     write_json(whole / REPORT_JSON, report.listing())
     if not job.renders:

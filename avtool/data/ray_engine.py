@@ -7,12 +7,11 @@ come back to the calling process, which alone writes.
 from __future__ import annotations
 
 import socket
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from avtool.data.workers import ATTEMPTS, Crash
+from avtool.data.workers import ATTEMPTS, Crash, Line, expendable
 from avtool.errors import AvtoolError, UsageError
 
 Task = TypeVar("Task")
@@ -42,22 +41,23 @@ def run_all(
     started = _start(address, jobs)
     remote = ray.remote(num_cpus=1, max_retries=0)(work_on)
     room = AHEAD * int(ray.cluster_resources().get("CPU", 1)) if address is None or jobs is None else jobs
-    shared, waiting = ray.put(work), deque((task, 0) for task in tasks)
+    shared, line = ray.put(work), Line(tasks)
     running: dict[Any, tuple[Task, int]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < room:
-                task, died = waiting.popleft()
-                running[remote.remote(shared, task)] = task, died
+        while True:
+            while len(running) < room and (entry := line.take()):
+                running[remote.remote(shared, entry[0])] = entry
+            if not running:
+                return
             for done in ray.wait(list(running))[0]:
                 task, died = running.pop(done)
                 try:
                     yield task, ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
                     if died + 1 < ATTEMPTS:
-                        waiting.appendleft((task, died + 1))
+                        line.again.append((task, died + 1))
                     else:
-                        yield task, Crash(type(error).__name__)
+                        yield task, Crash(f"{type(error).__name__} (killed, or stopped at its time limit)")
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error
     finally:
@@ -67,7 +67,7 @@ def run_all(
 
 def work_on(work: Callable[[Any], Any], task: Any) -> Any:
     """What runs on a machine of the cluster."""
-    return work(task)
+    return expendable(work, task)
 
 
 def _start(address: str | None, jobs: int | None) -> bool:

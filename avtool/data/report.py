@@ -13,6 +13,7 @@ from avtool.data.convert import Rejected
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 COUNTS = ("prepared", "refused", "missing", "flagged")
+SIZES = ("seconds", "bytes")
 
 
 @dataclass
@@ -21,8 +22,8 @@ class Report:
 
     ``ids``: reason or flag to ids; ``details``: id of a row that gave no clip to a sentence; ``thumbnails``: id
     of a refused row to a JPEG in base64; ``flags``: position among the prepared clips to its flags;
-    ``notes``: what was wrong in the annotations. ``sealed``: whether ``out`` is finished, or waits for other
-    parts.
+    ``notes``: what was wrong in the annotations. ``seconds`` and ``bytes`` of all prepared clips. ``sealed``:
+    whether ``out`` is finished, or waits for other parts.
     """
 
     name: str
@@ -31,6 +32,8 @@ class Report:
     refused: int = 0
     missing: int = 0
     flagged: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
     ids: dict[str, list[str]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
     thumbnails: dict[str, str] = field(default_factory=dict)
@@ -39,11 +42,13 @@ class Report:
     sealed: bool = True
 
     def add_clip(self, facts: dict[str, Any]) -> None:
-        """Add a row that was prepared, by its facts."""
+        """Add a row that was prepared, by its facts and the ``bytes`` it takes in its shard."""
         if facts["flags"]:
             self.flagged += 1
             self.flags[self.prepared] = facts["flags"]
         self.prepared += 1
+        self.seconds += facts["duration"]
+        self.bytes += facts["bytes"]
         self._note(facts["id"], facts["flags"])
 
     def add_rejected(self, rejection: dict[str, Any]) -> None:
@@ -59,7 +64,7 @@ class Report:
     def add(self, other: Report) -> None:
         """Add the rows of ``other``, which come after these."""
         self.flags |= {self.prepared + position: flags for position, flags in other.flags.items()}
-        for name in COUNTS:
+        for name in (*COUNTS, *SIZES):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, ids in other.ids.items():
             self.ids.setdefault(reason, []).extend(ids)
@@ -74,21 +79,31 @@ class Report:
         """{prepared, refused, missing, flagged}."""
         return {name: getattr(self, name) for name in COUNTS}
 
+    def stored(self) -> dict[str, float]:
+        """``seconds`` and ``bytes`` of all prepared clips, and ``bytes_per_second``."""
+        seconds = round(self.seconds, 3)
+        return {
+            "seconds": seconds,
+            "bytes": self.bytes,
+            "bytes_per_second": round(self.bytes / max(seconds, 1e-3)),
+        }
+
     def as_dict(self) -> dict[str, Any]:
-        """The counts, ``reasons`` (name to number of rows, flags and refusals alike) and ``out``."""
+        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``stored`` and ``out``."""
         reasons = {name: len(ids) for name, ids in sorted(self.ids.items())}
-        found = {"name": self.name, **self.counts(), "reasons": reasons, "out": str(self.out)}
+        found = {"name": self.name, **self.counts(), "reasons": reasons, "stored": self.stored()}
+        found["out"] = str(self.out)
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:
         """What report.json holds: the same with ids, details and notes."""
         text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
-        return {**text, "details": self.details, "notes": self.notes}
+        return {**text, "stored": self.stored(), "details": self.details, "notes": self.notes}
 
     @classmethod
     def from_listing(cls, listing: dict[str, Any], out: Path) -> Report:
         """The report that a report.json holds."""
-        counts = {name: listing[name] for name in COUNTS}
+        counts = {name: listing[name] for name in COUNTS} | {name: listing["stored"][name] for name in SIZES}
         rest = {name: listing[name] for name in ("name", "details", "notes")}
         return cls(out=out, ids=listing["reasons"], **counts, **rest)
 

@@ -73,10 +73,11 @@ def index_path(folder: Path, array: str) -> Path:
 
 def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
     """A .wav of int16 (N,): a plain header of 44 bytes, then the samples."""
-    data = waveform.astype("<i2").tobytes()
-    riff = struct.pack("<4sI4s", b"RIFF", WAV_HEADER - 8 + len(data), b"WAVE")
+    size = 2 * len(waveform)
+    riff = struct.pack("<4sI4s", b"RIFF", WAV_HEADER - 8 + size, b"WAVE")
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    return riff + form + struct.pack("<4sI", b"data", len(data)) + data
+    samples = np.ascontiguousarray(waveform, "<i2").data
+    return b"".join((riff, form, struct.pack("<4sI", b"data", size), samples))
 
 
 def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
@@ -87,13 +88,19 @@ def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
-    return b"".join(_member(f"{row:08d}.{name}", data) for name, data in members)
+    return b"".join(part for name, data in members for part in _member(f"{row:08d}.{name}", data))
 
 
-def _member(name: str, data: bytes) -> bytes:
+def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
+    """Header, content and padding of a member of a shard."""
+    return member_header(name, len(data)), data, bytes(-len(data) % TAR_BLOCK)
+
+
+def member_header(name: str, size: int) -> bytes:
+    """What stands before a member of a shard."""
     header = tarfile.TarInfo(name)
-    header.size = len(data)
-    return header.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % TAR_BLOCK)
+    header.size = size
+    return header.tobuf(tarfile.USTAR_FORMAT)
 
 
 @dataclass
@@ -148,14 +155,14 @@ class ShardWriter:
         }
 
     def add(self, row: int, data: bytes) -> dict[str, Any]:
-        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts."""
+        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, and the ``bytes`` it takes."""
         spans = self._spans(row, data)
         begin, size = spans["json"]
         facts = json.loads(data[begin - self.size : begin - self.size + size])
         self._index(row, facts, spans)
         self._write(data)
         self.clips += 1
-        return facts
+        return {**facts, "bytes": len(data)}
 
     def _spans(self, row: int, data: bytes) -> dict[str, tuple[int, int]]:
         """(begin, size) in the shard of each member of the clip that comes next, by what follows the key."""

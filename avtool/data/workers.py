@@ -1,7 +1,7 @@
 """Worker processes that may die: the work of one that was killed is done again by another.
 
-A clip can bring down the process that decodes it (a defect of a codec, memory that runs out), and the rest of
-a data set must not go with it. The standard pools give up everything once one of their processes is gone.
+A clip can bring down the process that decodes it (a defect of a codec, memory that runs out) or hold it for ever, and
+the rest of a data set must not go with it. The standard pools give up everything once one of their processes is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing import connection, get_context
 from typing import Any, Generic, TypeVar
 
@@ -30,9 +31,37 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Crash:
-    """In place of a result: every worker that took the task died of it; ``how`` the last one did."""
+    """In place of a result: every worker that took the task died of it; ``how`` the last one did, and whether that was
+    at its ``time_limit``."""
 
     how: str
+    at_time_limit: bool = False
+
+
+class _Expendable:
+    """Whether this process is a worker, whose task another can take over."""
+
+    here = False
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """In a worker: a block that takes longer is ended together with the process, whatever it hangs in (a decoder heeds
+    no exception). In any other process there is no limit."""
+    if not _Expendable.here:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def expendable(work: Callable[[Task], Result], task: Task) -> Result:
+    """``work(task)`` in a process that the task may bring down."""
+    _Expendable.here = True
+    return work(task)
 
 
 def cores() -> int:
@@ -45,19 +74,22 @@ def run_all(
 ) -> Iterator[tuple[Task, Result | Crash]]:
     """``work(task)`` for every task in ``jobs`` processes, as results come in, in no fixed order.
 
-    ``work`` and its results are pickled. An exception it raises is raised here and ends the work. What a dead
-    worker had begun is begun again by another, ATTEMPTS times at the most.
+    ``work`` and its results are pickled; of ``tasks`` no more are taken than can be handed out. An exception it raises
+    is raised here and ends the work. What a dead worker had begun is begun again by another, ATTEMPTS times at the
+    most.
     """
-    waiting = deque((task, 0) for task in tasks)
-    team = _Team(work, min(jobs, len(waiting)))
+    line = Line(tasks, peek=jobs)
+    team = _Team(work, len(line.first))
     try:
-        while waiting or team.busy():
-            team.hand_out(waiting)
+        while True:
+            team.hand_out(line)
+            if not team.busy():
+                return
             for worker in team.with_news():
                 try:
                     news = worker.pipe.recv()
                 except (EOFError, ConnectionError):
-                    yield from team.bury(worker, waiting)
+                    yield from team.bury(worker, line)
                     continue
                 if isinstance(news, BaseException):
                     raise news
@@ -67,6 +99,24 @@ def run_all(
                     yield worker.tasks.popleft()[0], news[0]
     finally:
         team.dismiss()
+
+
+class Line(Generic[Task]):
+    """The tasks that wait, each with how many workers died of it: those handed back untouched, the ones that come, and
+    at the end those that killed."""
+
+    def __init__(self, tasks: Iterable[Task], *, peek: int = 0) -> None:
+        self.coming = iter(tasks)
+        self.first: deque[tuple[Task, int]] = deque((task, 0) for task in islice(self.coming, peek))
+        self.again: deque[tuple[Task, int]] = deque()
+
+    def take(self) -> tuple[Task, int] | None:
+        """The next one; None where there is none left."""
+        if self.first:
+            return self.first.popleft()
+        for task in self.coming:
+            return task, 0
+        return self.again.popleft() if self.again else None
 
 
 class _Worker(Generic[Task]):
@@ -83,10 +133,14 @@ class _Worker(Generic[Task]):
         self.tasks: deque[tuple[Task, int]] = deque()
         self.ready = False
 
-    def how_it_died(self) -> str:
+    def crash(self) -> Crash:
         self.process.join()
         code = self.process.exitcode or 0
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if code == -signal.SIGALRM:
+            return Crash("stopped at its time limit", at_time_limit=True)
+        return Crash(
+            f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        )
 
 
 class _Team(Generic[Task]):
@@ -101,12 +155,12 @@ class _Team(Generic[Task]):
     def busy(self) -> bool:
         return any(worker.tasks for worker in self.workers)
 
-    def hand_out(self, waiting: deque[tuple[Task, int]]) -> None:
+    def hand_out(self, line: Line[Task]) -> None:
         """Give tasks to the workers, the idle ones first."""
         for held in range(AHEAD):
             for worker in self.workers:
-                if waiting and len(worker.tasks) == held:
-                    worker.tasks.append(waiting.popleft())
+                if len(worker.tasks) == held and (entry := line.take()):
+                    worker.tasks.append(entry)
                     try:
                         worker.pipe.send(worker.tasks[-1][0])
                     except ConnectionError:
@@ -117,25 +171,25 @@ class _Team(Generic[Task]):
         pipes = {worker.pipe: worker for worker in self.workers}
         return [pipes[pipe] for pipe in connection.wait(list(pipes))]
 
-    def bury(self, worker: _Worker[Task], waiting: deque[tuple[Task, int]]) -> Iterator[tuple[Task, Crash]]:
+    def bury(self, worker: _Worker[Task], line: Line[Task]) -> Iterator[tuple[Task, Crash]]:
         """Put another in the place of a dead worker. What it was at goes last in line, what it had not begun first."""
         self.workers.remove(worker)
         worker.pipe.close()
-        how = worker.how_it_died()
+        crash = worker.crash()
         if worker.ready and worker.tasks:
             task, died = worker.tasks.popleft()
             if died + 1 >= ATTEMPTS:
-                yield task, Crash(how)
+                yield task, crash
             else:
-                waiting.append((task, died + 1))
+                line.again.append((task, died + 1))
         elif not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= START_ATTEMPTS:
                 raise AvtoolError(
-                    f"worker processes do not start: {how}",
+                    f"worker processes do not start: {crash.how}",
                     hint='a script that calls avtool needs: if __name__ == "__main__":',
                 )
-        waiting.extendleft(reversed(worker.tasks))
+        line.first.extendleft(reversed(worker.tasks))
         self.workers.append(_Worker(self.work))
 
     def dismiss(self) -> None:
@@ -160,13 +214,14 @@ def _interrupts_held() -> Iterator[None]:
 def _serve(pipe: connection.Connection, work: Callable[[Any], Any]) -> None:
     """A worker's life: it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
     try:
         pipe.send(READY)
         while True:
             task = pipe.recv()
             try:
-                answer: Any = (work(task),)
+                answer: Any = (expendable(work, task),)
             except Exception as error:  # noqa: BLE001 - raised again by the parent
                 answer = error
             pipe.send(answer)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -21,14 +23,15 @@ from avtool.media.unusable import UNDECODABLE, UnusableMedia
 class DecodedClip:
     """What was found between ``start`` and ``end`` of a clip; times count from ``start``.
 
-    ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice; ``times``
+    ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice, or what ``keep``
+    made of them; ``times``
     (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``: int16 (N,)
     mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode. Seconds that each
     stream goes on for as decoded, and the clip as its header says: ``picture_seconds``, ``sound_seconds``,
     ``header_seconds``.
     """
 
-    frames: list[np.ndarray]
+    frames: list[Any]
     times: list[float]
     waveform: np.ndarray
     duration: float
@@ -51,12 +54,13 @@ def decode_clip(
     end: float | None = None,
     key_time: float | None = None,
     threads: int = 0,
+    keep: Callable[[np.ndarray], Any] = lambda frame: frame,
 ) -> DecodedClip:
     """Picture and sound of a clip between ``start`` and ``end`` in one pass over both streams.
 
     Frames are taken ``frame_rate`` times a second on a grid of which ``key_time`` (seconds from ``start``;
     None: the middle) is a point, each frame once, and scaled down, never up, to a short side of
-    ``short_side`` pixels. Only the frames kept are held in memory. Raises MediaError where a stream is
+    ``short_side`` pixels. Of each only what ``keep`` makes of it is held in memory. Raises MediaError where a stream is
     missing or no frame can be decoded.
     """
     for begin in starts(start - PREROLL):
@@ -65,7 +69,7 @@ def decode_clip(
             length = clip.duration()
             stop = length if end is None else min(end, length)
             key = (stop - start) / 2 if key_time is None else key_time
-            grid = _Grid(start, key, frame_rate, short_side)
+            grid = _Grid(start, key, frame_rate, short_side, keep)
             sound = Sound(sample_rate, length=length)
             _gather(clip, grid, sound, end)
             waveform = sound.waveform(start, end)
@@ -107,11 +111,15 @@ class _Grid:
     Times given and grid times are the clip's; the times kept count from ``start``.
     """
 
-    def __init__(self, start: float, key: float, rate: float, short_side: int) -> None:
+    def __init__(
+        self, start: float, key: float, rate: float, short_side: int, keep: Callable[[np.ndarray], Any]
+    ) -> None:
         self.start, self.key, self.rate, self.short_side = start, start + key, rate, short_side
         self.step = -math.floor(key * rate + CLOCK)
         self.scaler = VideoReformatter()
-        self.frames: list[np.ndarray] = []
+        self.keep = keep
+        self.shape: tuple[int, ...] = ()
+        self.frames: list[Any] = []
         self.times: list[float] = []
         self.size = (0, 0)
         self.due = start
@@ -152,7 +160,8 @@ class _Grid:
         if not self.frames:
             turned = quarter_turns(frame) % 2
             self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        elif picture.shape != self.frames[0].shape:  # the size changes within the clip
-            picture = cv2.resize(picture, self.frames[0].shape[1::-1], interpolation=cv2.INTER_AREA)
-        self.frames.append(picture)
+            self.shape = picture.shape
+        elif picture.shape != self.shape:  # the size changes within the clip
+            picture = cv2.resize(picture, self.shape[1::-1], interpolation=cv2.INTER_AREA)
+        self.frames.append(self.keep(picture))
         self.times.append(max(0.0, time - self.start))

@@ -56,7 +56,7 @@ class _Report:
 
     def as_dict(self) -> dict[str, Any]:
         counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 0}
-        return {**counts, "reasons": {"no sound track": 1}}
+        return {**counts, "reasons": {"no sound track": 1}, "stored": {"bytes_per_second": 75880}}
 
 
 def invoke(*args: str) -> Result:

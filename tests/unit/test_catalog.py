@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 import wave
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avtool.cli import app
-from avtool.data import catalog
+from avtool.data import catalog, checks
 from avtool.data.catalog import (
     BROKEN_BOX,
     NO_BOX,
@@ -92,6 +93,13 @@ BAD_TABLES = [
     (f"{HEADER}\na,train,x,a.mp4".encode("utf-16"), "not UTF-8 but UTF-16", "iconv -f UTF-16 -t UTF-8"),
     (f"{HEADER}\na,train,x,a.mp4".encode("utf-16-le"), "not UTF-8 but UTF-16", "iconv -f UTF-16"),
     (f'{HEADER}\na,train,"x,a.mp4\nb,train,y,b.mp4', "line 2: a quote is opened and not closed", "quoted"),
+    (
+        f'{HEADER}\na,train,x,"a\nb.mp4"',
+        "line 2: a quote is opened and not closed on this line",
+        "line break",
+    ),
+    (f"{HEADER}\na,train,x,a.mp4\nb,train,x\0,b.mp4", "line 3: a NUL byte", "again"),
+    (f"{HEADER}\na\0,train,x,a.mp4", "line 2: a NUL byte", "again"),
     (f'{HEADER}\na,train,"x"y,a.mp4', "line 2: ", "quoted"),
     ("id,label,video\na,x,a.mp4", "line 1: no column split", "id,split,label,video"),
     (f"{HEADER}\na,train,x", r"line 2: not as many fields as the header has \(3, not 4\)", "comma"),
@@ -114,6 +122,12 @@ BAD_BOXES = [
     ("[[0.1,0.2,0.5]]", "is not x1, y1, x2, y2", "[[x1, y1, x2, y2], ...]"),
     ('[[0.1,0.2,0.5,"a"]]', "is not x1, y1, x2, y2", "[[x1, y1, x2, y2], ...]"),
     ('{"x1": 1}', "not a list of boxes", "[[x1, y1, x2, y2], ...]"),
+    (f"[[0,0,1,{'9' * 400}]]", "from 0 to 1", "divide pixels"),
+    (f"[[0,0,1,{'9' * 5000}]]", "boxes is not JSON: Exceeds the limit", "quote the field"),
+    ("[" * 20_000, "boxes is not JSON: ", "quote the field"),
+    ("[" * 500 + "]" * 500, "boxes is not JSON: nested more than 100 levels deep", "quote the field"),
+    ("[" * 20_000 + "]" * 20_000, "boxes is not JSON: nested more than 100 levels deep", "quote the field"),
+    ("[" * 90 + "]" * 90, r"boxes: \[\[\[.{80,100} is not x1", "[[x1, y1, x2, y2], ...]"),
 ]
 
 
@@ -124,6 +138,7 @@ def test_boxes_of_another_form_name_the_line_and_the_form(tmp_path, boxes, messa
     with pytest.raises(TableError, match=message) as caught:
         read("manifest", write(tmp_path / "mine.csv", text))
     assert "mine.csv, line 3: boxes" in caught.value.message and hint in caught.value.hint
+    assert len(caught.value.message) < 400
 
 
 def test_json_that_is_cut_off_or_of_another_form_names_the_file(tmp_path):
@@ -134,6 +149,9 @@ def test_json_that_is_cut_off_or_of_another_form_names_the_file(tmp_path):
         write(path, other)
         with pytest.raises(TableError, match=r"vggss.json is not a list of file, class and bbox"):
             read("vggss", tmp_path)
+    write(path, "[" * 20_000 + "]" * 20_000)
+    with pytest.raises(TableError, match=r"vggss.json is not a list .*nested more than 100 levels deep"):
+        read("vggss", tmp_path)
 
 
 # --- the list of data sets --------------------------------------------------------------------------------
@@ -234,6 +252,7 @@ def test_vggsound_music_pairs_clips_to_mix(tmp_path):
         "-a_000010,_b_000000,bass_drum,flute,Easy",
         "_b_000000,-a_000010,flute,bass_drum,Hard",
         'c_000003,d_000004,flute,"steel_guitar,_slide_guitar",Easy',
+        "h_000001,i_000002,flute,flute,Hard",
     ]
     table = write(tmp_path / "annotations" / "vggmusic_eval_ss.csv", "\r\n".join(lines))
     found = read("vggsound-music", tmp_path)
@@ -241,17 +260,28 @@ def test_vggsound_music_pairs_clips_to_mix(tmp_path):
         ("-a_000010", "_b_000000"),
         ("_b_000000", "-a_000010"),
         ("c_000003", "d_000004"),
+        ("h_000001", "i_000002"),
         ("d_000004", None),
+        ("i_000002", None),
     ]
+    assert [row.view and row.view["same_class"] for row in found.rows] == [
+        False,
+        False,
+        False,
+        True,
+        None,
+        None,
+    ]
+    assert found.rows[3].view == {"sep_type": "Hard", "same_class": True}
     assert found.rows[0].video == tmp_path / "clips/playing_bass_drum/-a_000010_000020.mp4"
-    assert found.rows[3].video == tmp_path / "clips/playing_steel_guitar__slide_guitar/d_000004_000014.mp4"
+    assert found.rows[4].video == tmp_path / "clips/playing_steel_guitar__slide_guitar/d_000004_000014.mp4"
     assert found.classes == ["playing bass drum", "playing flute", "playing steel guitar, slide guitar"]
     clip_rows = ["e,1,playing flute,train", "f,2,playing flute,test", "g,3,dog barking,train"]
     write(tmp_path / "annotations" / "vggsound.csv", "\n".join(clip_rows))
     trained = [row for row in read("vggsound-music", tmp_path).rows if row.split == "train"]
     assert [(row.id, row.labels) for row in trained] == [("e_000001", ("playing flute",))]
     for line, message in (
-        (lines[1], "line 5: -a_000010 is source_1 of a line above"),
+        (lines[1], "line 6: -a_000010 is source_1 of a line above"),
         ("a,b,c,d,e", "ID_START"),
     ):
         write(table, "\n".join([*lines, line]))
@@ -314,7 +344,8 @@ def test_audioset_clips_are_found_under_the_names_in_use(tmp_path, name, folder)
     path = write(audio_set(tmp_path) / folder / name, "")
     write(tmp_path / "clips" / "--a_90_100.mp4", "")  # another segment of the video
     first, second = read("audioset", tmp_path, "balanced").rows
-    assert first.video == path and second.video == tmp_path / "clips/_b_000000_000010.mp4"
+    assert (first.video, second.video) == (str(path), str(tmp_path / "clips/_b_000000_000010.mp4"))
+    assert first.files() == [path]
 
 
 @pytest.mark.parametrize(
@@ -329,6 +360,22 @@ def test_audioset_clips_are_found_under_the_names_in_use(tmp_path, name, folder)
 def test_audioset_segments_that_are_wrong_name_the_line(tmp_path, text, message):
     with pytest.raises(TableError, match=message):
         read("audioset", audio_set(tmp_path, text), "balanced")
+
+
+def test_rows_of_audioset_are_small(tmp_path):
+    count = 50_000
+    lines = (f'v{k:010d}, {k}.000, {k + 10}.000, "/m/aa,/m/zz"\n' for k in range(count))
+    audio_set(tmp_path, "".join(lines))
+    write(tmp_path / "clips" / "v0000000007_7.mp4", "")
+    tracemalloc.start()
+    found = read("audioset", tmp_path, "balanced")
+    held, peak = tracemalloc.get_traced_memory()
+    flags = checks.row_flags(found.rows, found.classes)
+    more = tracemalloc.get_traced_memory()[0] - held
+    tracemalloc.stop()
+    assert len(found.rows) == len(flags) == count and found.rows[7].video.endswith("v0000000007_7.mp4")
+    assert held < 550 * count and peak < 750 * count and more < 30 * count  # bytes; a Path takes over 300
+    assert flags == [[]] * count
 
 
 @clips.needs_test_data
@@ -363,7 +410,11 @@ def test_music_solos_are_whole_videos(tmp_path):
     write(path, {"version": 1.0, "videos": {"flute": ["-a", "b"], "cello": ["c"]}})
     there = write(tmp_path / "videos" / "flute_downloads" / "-a.webm", "")
     found = read("music", tmp_path)
-    assert [row.video for row in found.rows] == [there, tmp_path / "videos/b.mp4", tmp_path / "videos/c.mp4"]
+    assert [row.files() for row in found.rows] == [
+        [there],
+        [tmp_path / "videos/b.mp4"],
+        [tmp_path / "videos/c.mp4"],
+    ]
     assert [row.labels for row in found.rows] == [("flute",), ("flute",), ("cello",)]
     assert found.classes == ["cello", "flute"]  # of the list, whatever folders are there
     write(path, {"videos": {"flute": "a"}})

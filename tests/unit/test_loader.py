@@ -72,6 +72,10 @@ def test_any_number_of_workers_gives_the_same_batches(dataset, workers):
     assert same(batches(dataset, 7), batches(dataset, 7, workers=workers))
 
 
+def test_batches_held_on_to_are_not_written_over(dataset):
+    assert same(batches(dataset, 40), batches(dataset, 40, workers=2))
+
+
 @pytest.mark.parametrize(("start", "workers"), [(1, 0), (2, 0), (5, 0), (5, 2)])
 def test_starting_later_goes_on_where_a_run_from_the_start_would_be(dataset, start, workers):
     assert same(batches(dataset, 8)[start:], batches(dataset, 8 - start, start_step=start, workers=workers))

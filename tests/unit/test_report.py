@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 import soundfile
 
 from avtool import media
-from avtool.data import catalog, checks, page
+from avtool.data import catalog, checks, page, workers
+from avtool.data import convert as convert_module
 from avtool.data.catalog import Row, Source
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import PreparedDataset
@@ -104,6 +107,19 @@ def test_a_start_after_the_end_says_how_long_the_clip_is(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     found = rejected(image=tmp_path / "a.png", audio=tmp_path / "a.wav", start=2.5)
     assert found.reason == checks.BEYOND and "is 2.00 s long" in found.detail
+
+
+def test_frames_are_encoded_as_they_come(tmp_path, monkeypatch):
+    seen, alive, cells = [], [], checks.cells
+
+    def spy(frame: np.ndarray) -> np.ndarray:
+        seen.append(weakref.ref(frame))
+        alive.append(sum(held() is not None for held in seen))
+        return cells(frame)
+
+    monkeypatch.setattr(checks, "cells", spy)
+    found = convert(Row("a", "train", (), video=clips.clip(tmp_path / "a.mp4", 20.0)), SETTINGS)
+    assert len(found.jpegs) == len(seen) == 40 and max(alive) <= 2
 
 
 def test_whatever_goes_wrong_with_a_clip_is_its_own(tmp_path, monkeypatch):
@@ -222,17 +238,46 @@ def test_the_page_stays_small_for_a_large_data_set(tmp_path):
     assert re.search("4,800 more pictures are not shown", text) and "4,900 more rows are not shown" in text
 
 
+def test_long_ids_labels_and_sentences_are_cut_on_the_page(tmp_path):
+    label, name = "long label " * 10_000, "b" * 100_000
+    clips.clip(tmp_path / "a.mp4", 1)
+    (tmp_path / "mine.csv").write_text(f"id,split,label,video\na,train,{label},a.mp4\n{name},train,x,b.mp4\n")
+    prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert len(text) < 12_000 and label[: page.CHARACTERS] + "…" in text and "…" in _Page(text).text
+    assert PreparedDataset(tmp_path / "out").record(0).labels == (label.strip(),)
+
+
+def test_a_clip_that_hangs_is_given_up_and_the_others_are_prepared(tmp_path):
+    names = ["hangs", "0", "1", "2", "3"]
+    rows = [Row(name, "train", (), video=clips.clip(tmp_path / f"{name}.mp4", 1)) for name in names]
+    outcomes = {row.id: outcome for row, outcome in workers.run_all(impatient, rows, jobs=2)}
+    assert outcomes.pop("hangs") == workers.Crash("stopped at its time limit", at_time_limit=True)
+    assert len(outcomes) == 4 and all(isinstance(found, PreparedClip) for found in outcomes.values())
+
+
+def impatient(row: Row) -> PreparedClip | Rejected:
+    """What a worker does, with a decoder that does not come back from one clip."""
+    convert_module.LIMIT_SECONDS = 1.0
+    if row.id == "hangs":
+        media.decode_clip = lambda *given, **more: signal.sigtimedwait([signal.SIGUSR1], 60)
+    return convert(row, SETTINGS)
+
+
 def test_a_report_survives_being_stored(tmp_path):
     first = Report("x", tmp_path)
-    first.add_clip({"id": "a", "flags": [checks.SHORT]})
+    first.add_clip({"id": "a", "flags": [checks.SHORT], "duration": 2.5, "bytes": 1000})
     first.add_rejected({"id": "b", "reason": "r", "detail": "d", "missing": False, "thumbnail": "T"})
     second = Report("x", tmp_path)
-    second.add_clip({"id": "c", "flags": []})
-    second.add_clip({"id": "d", "flags": [checks.SHORT, checks.QUIET]})
+    second.add_clip({"id": "c", "flags": [], "duration": 1.0, "bytes": 500})
+    second.add_clip({"id": "d", "flags": [checks.SHORT, checks.QUIET], "duration": 0.5, "bytes": 500})
     total = Report("x", tmp_path)
     for part in (first, second):
         total.add(Report.from_record(json.loads(json.dumps(part.record()))))
     assert total.counts() == {"prepared": 3, "refused": 1, "missing": 0, "flagged": 2}
+    assert total.stored() == {"seconds": 4.0, "bytes": 2000, "bytes_per_second": 500}
+    again = Report.from_listing(json.loads(json.dumps(total.listing())), tmp_path)
+    assert (again.stored(), again.counts()) == (total.stored(), total.counts())
     assert total.flags == {0: [checks.SHORT], 2: [checks.SHORT, checks.QUIET]}
     assert total.ids == {checks.SHORT: ["a", "d"], "r": ["b"], checks.QUIET: ["d"]}
     assert total.details == {"b": "d"} and total.thumbnails == {"b": "T"}

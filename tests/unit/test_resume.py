@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -396,7 +397,7 @@ def test_synth_is_not_rendered_in_parts_and_begins_again(tmp_path, monkeypatch):
 
 
 def stopping(after: int, work, tasks) -> Iterator:
-    for task in tasks[:after]:
+    for task in islice(tasks, after):
         yield task, work(task)
     raise KeyboardInterrupt
 

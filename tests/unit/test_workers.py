@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +50,43 @@ def test_a_task_that_kills_every_worker_is_given_up_by_name(tmp_path):
     done = dict(workers.run_all(partial(square, tmp_path, {4: 99}), range(10), jobs=2))
     assert done.pop(4) == workers.Crash("killed by SIGKILL") and times(tmp_path, 4) == workers.ATTEMPTS
     assert done == {number: number**2 for number in range(10) if number != 4}
+
+
+def test_tasks_are_taken_as_they_can_be_handed_out(tmp_path):
+    taken = iter(range(1000))
+    results = workers.run_all(partial(square, tmp_path, {2: 1}), taken, jobs=2)
+    assert [next(results)[0] < 20 for _ in range(3)] == [True] * 3
+    assert next(taken) < 20
+    results.close()
+
+
+def hang(seconds: float, number: int) -> int:
+    """number squared, unless it is 4, of which there is no end within the limit of ``seconds``."""
+    with workers.time_limit(seconds):
+        while number == 4:
+            time.sleep(0.01)
+    return number**2
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_a_task_that_hangs_is_ended_and_given_up_by_name(jobs):
+    done = dict(workers.run_all(partial(hang, 0.2), range(10), jobs=jobs))
+    assert done.pop(4) == workers.Crash("stopped at its time limit", at_time_limit=True)
+    assert done == {number: number**2 for number in range(10) if number != 4}
+
+
+def test_a_limit_holds_for_its_block_alone_and_only_in_a_worker():
+    assert dict(workers.run_all(outlive, [1], jobs=1)) == {1: 1}
+    assert outlive(2) == 2
+    with workers.time_limit(0.05):
+        time.sleep(0.15)
+
+
+def outlive(number: int) -> int:
+    with workers.time_limit(0.05):
+        pass
+    time.sleep(0.15)
+    return number
 
 
 def full_disk(number: int) -> int:

@@ -12,6 +12,7 @@ import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ SUBSETS = {
 }
 """The parts of the data sets that have several."""
 
+NO_STEMS: Mapping[str, Path] = {}
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
 
@@ -48,13 +50,13 @@ class Row:
     time, from ``start``, of the key frame, which ``boxes`` belong to (None: the middle). ``masks``: one for the
     key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the name of each source to its
     own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is anything else known of the
-    picture, kept as it is (JSON).
+    picture, kept as it is (JSON). ``video`` may be text: of two million rows a Path each takes 700 MB.
     """
 
     id: str
     split: str
     labels: tuple[str, ...]
-    video: Path | None = None
+    video: Path | str | None = None
     image: Path | None = None
     audio: Path | None = None
     frames: tuple[Path, ...] = ()
@@ -63,14 +65,14 @@ class Row:
     key_time: float | None = None
     boxes: tuple[Box, ...] = ()
     masks: tuple[Path | None, ...] = ()
-    stems: Mapping[str, Path] = field(default_factory=dict)
+    stems: Mapping[str, Path] = field(default_factory=lambda: NO_STEMS)
     partner: str | None = None
     view: Any = None
 
     def files(self) -> list[Path]:
         """Every file the row names."""
-        named = (self.video, self.image, self.audio, *self.frames, *self.masks)
-        return [path for path in named if path is not None] + list(self.stems.values())
+        named = (self.video, self.image, self.audio, *self.frames, *self.masks, *self.stems.values())
+        return [Path(path) for path in named if path is not None]
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,11 @@ class Source:
     rows: list[Row]
     classes: list[str]
     notes: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """The names of the splits, sorted."""
+        return sorted({row.split for row in self.rows})
 
 
 @dataclass(frozen=True)
@@ -134,5 +141,7 @@ def valid_box(box: object) -> Box | None:
     """``box`` as four fractions of the frame; None where it is no such thing, outside 0..1 or empty."""
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
         return None
+    if not all(0 <= value <= 1 for value in box):
+        return None
     x1, y1, x2, y2 = (float(value) for value in box)
-    return (x1, y1, x2, y2) if 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1 else None
+    return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

@@ -12,6 +12,7 @@ Classes and their ids are those of class_labels_indices.csv.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,8 +38,9 @@ def read(source: Path, request: Request) -> Source:
         tables.check_there(annotations / name, source, title="AudioSet", get=get)
     names = read_classes(annotations / "class_labels_indices.csv")
     clips = tables.media_under(source / "clips")
+    missing = str(source / "clips") + os.sep
     rows = [
-        _row(line, split, names, clips, source)
+        _row(line, split, names, clips, missing)
         for name, split in parts
         for line in read_segments(annotations / name)
     ]
@@ -64,28 +66,30 @@ def read_segments(path: Path) -> Iterator[tables.Line]:
         yield line
 
 
-def _row(line: tables.Line, split: str, names: dict[str, str], clips: dict[str, Path], source: Path) -> Row:
+def _row(line: tables.Line, split: str, names: dict[str, str], clips: dict[str, str], missing: str) -> Row:
     """A class that is not in the list keeps its mid as its label."""
     video, start, end = line["id"], float(line["start"]), float(line["end"])
-    names_of_it = file_names(video, start, end)
-    usual = next(names_of_it)
-    found = clips.get(usual) or next((clips[name] for name in names_of_it if name in clips), None)
+    usual = f"{video}_{start:06.0f}_{end:06.0f}"
+    found = clips.get(usual)
+    if found is None and clips:
+        found = next((clips[name] for name in file_names(video, start, end) if name in clips), None)
     return Row(
         id=f"{video}_{start:06g}",
         split=split,
         labels=tuple(names.get(mid.strip(), mid.strip()) for mid in line["labels"].split(",")),
-        video=found or source / "clips" / f"{usual}.mp4",
+        video=found or f"{missing}{usual}.mp4",
     )
 
 
 def file_names(video: str, start: float, end: float) -> Iterator[str]:
     """The names, without suffix, under which the clip of a segment is looked for: the first is the usual one."""
-    for prefix in ("", "Y"):
-        for form, scale in (("06.0f", 1), (".0f", 1), (".3f", 1), (".0f", 1000)):
-            first, last = format(start * scale, form), format(end * scale, form)
-            yield f"{prefix}{video}_{first}_{last}"
-            yield f"{prefix}{video}_{first}"
-        yield f"{prefix}{video}"
+    forms = (("06.0f", 1), (".0f", 1), (".3f", 1), (".0f", 1000))
+    times = [(format(start * scale, form), format(end * scale, form)) for form, scale in forms]
+    for name in (video, f"Y{video}"):
+        for first, last in times:
+            yield f"{name}_{first}_{last}"
+            yield f"{name}_{first}"
+        yield name
 
 
 def _how_to_get_it(source: Path, name: str, subset: str | None) -> str:

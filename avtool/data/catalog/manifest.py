@@ -8,7 +8,6 @@ its own sound file).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +68,11 @@ def _check_header(source: Path, names: list[str]) -> None:
             raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
 
 
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
 class _Reader:
     """One line of the csv and the checks on it."""
 
@@ -127,24 +131,25 @@ class _Reader:
         if not value:
             return default
         try:
-            return read(json.loads(value))
-        except json.JSONDecodeError as error:
+            found = tables.parse_json(value)
+        except ValueError as error:
             raise self.error(
                 f"{name} is not JSON: {error}", hint="quote the field and double the quotes in it"
             ) from error
+        return read(found)
 
     def _boxes(self, value: Any) -> tuple[Box, ...]:
         if not isinstance(value, list):
-            raise self.error(f"boxes {value} are not a list of boxes", hint=BOXES)
+            raise self.error(f"boxes {_short(value)} are not a list of boxes", hint=BOXES)
         if len(value) == 4 and not any(isinstance(part, list) for part in value):
-            raise self.error(f"boxes {value} are one flat list", hint=f"{BOXES}: [{value}]")
+            raise self.error(f"boxes {_short(value)} are one flat list", hint=f"{BOXES}: [{_short(value)}]")
         return tuple(self._box(box) for box in value)
 
     def _box(self, value: Any) -> Box:
         box = valid_box(value)
         if box is not None:
             return box
-        what = f"boxes: {value} is not x1, y1, x2, y2 from 0 to 1 with x1 < x2 and y1 < y2"
+        what = f"boxes: {_short(value)} is not x1, y1, x2, y2 from 0 to 1 with x1 < x2 and y1 < y2"
         if (
             not isinstance(value, list)
             or len(value) != 4
@@ -155,7 +160,10 @@ class _Reader:
             raise self.error(what, hint="divide pixels by the frame's width and height")
         x1, y1, x2, y2 = value
         turned = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
-        hint = f"exchange them, {turned}, or where these are x, y, width and height add: [x, y, x + width, y + height]"
+        hint = (
+            f"exchange them, {_short(turned)}, or where these are x, y, width and height add: [x, y, x + width,"
+            " y + height]"
+        )
         raise self.error(what, hint=hint if valid_box(turned) else BOXES)
 
     def _stems(self, value: Any) -> dict[str, Path]:

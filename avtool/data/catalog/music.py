@@ -45,7 +45,7 @@ def _solos(source: Path, table: Path) -> Source:
     videos = tables.read_json(table, '{"videos": {class: [ids]}}', _ids)
     found = tables.media_under(source / "videos")
     rows = [
-        Row(video, split_of(video), (label,), video=found.get(video, source / "videos" / f"{video}.mp4"))
+        Row(video, split_of(video), (label,), video=found.get(video, str(source / "videos" / f"{video}.mp4")))
         for label, ids in videos.items()
         for video in ids
     ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +13,10 @@ from typing import Any
 
 from avtool.errors import DataError, TableError
 
+NESTED = 100
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 COMMAS = "save it with commas between the columns (CSV, UTF-8)"
+LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
 MEDIA_SUFFIXES = ("mp4", "mkv", "webm", "avi", "mov", "flv")
 
 
@@ -47,11 +49,16 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     if not data.strip():
         raise TableError(f"{path} is empty", hint="get or write the file again")
-    coding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:200] else ""
+    coding, line = "UTF-16" if _is_utf16(data) else "", 1
     try:
         if not coding:
-            return data.decode("utf-8-sig")
-        line = 1
+            text = data.decode("utf-8-sig")
+            if "\0" in text:
+                raise TableError(
+                    f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte",
+                    hint="get or write the file again: text has none",
+                )
+            return text
     except UnicodeDecodeError as error:
         coding, line = "LATIN1", data.count(b"\n", 0, error.start) + 1
     what = "UTF-16" if coding == "UTF-16" else "another coding, Latin-1 perhaps"
@@ -61,17 +68,39 @@ def read_text(path: Path) -> str:
     )
 
 
+def _is_utf16(data: bytes) -> bool:
+    """It says so itself, or every other byte is zero."""
+    halves = data[:200:2], data[1:200:2]
+    return data[:2] in (b"\xff\xfe", b"\xfe\xff") or any(half.count(0) > len(half) / 2 for half in halves)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text of at most NESTED levels. Raises ValueError."""
+    try:
+        value = json.loads(text)
+        if _levels(value) <= NESTED:
+            return value
+    except RecursionError:
+        pass
+    raise ValueError(f"nested more than {NESTED} levels deep")
+
+
+def _levels(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_levels, inner), default=0)
+
+
 def read_json(path: Path, form: str, read: Callable[[Any], Any]) -> Any:
     """``read`` of what the JSON file holds. TableError with the line, or that it is not of the ``form``."""
     text = read_text(path)
     try:
-        return read(json.loads(text))
+        return read(parse_json(text))
     except json.JSONDecodeError as error:
         raise TableError(
             f"{path}, line {error.lineno}: not JSON: {error.msg}",
             hint="get the file again, it may be cut off",
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise TableError(
             f"{path} is not {form} ({type(error).__name__}: {error})", hint="use the published file as it is"
         ) from error
@@ -119,8 +148,8 @@ def read_headed(
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r."""
-    for number, text in enumerate(io.StringIO(read_text(path), newline=None), 1):
-        if text := text.rstrip():
+    for number, line in enumerate(LINE.finditer(read_text(path)), 1):
+        if text := line[1].rstrip():
             yield number, text
 
 
@@ -130,8 +159,9 @@ def _split(path: Path, number: int, text: str) -> list[str]:
     except csv.Error as error:
         unclosed = "unexpected end" in str(error)
         raise TableError(
-            f"{path}, line {number}: {'a quote is opened and not closed' if unclosed else error}",
-            hint='a quoted field begins and ends with " on one line, and a " within it is doubled',
+            f"{path}, line {number}: {'a quote is opened and not closed on this line' if unclosed else error}",
+            hint='a quoted field begins and ends with " on one line, and a " within it is doubled; a file with a line'
+            " break in its name has to be renamed",
         ) from error
     return [value.strip() for value in values]
 
@@ -143,10 +173,10 @@ def _wrong_count(path: Path, number: int, text: str, columns: Sequence[str], hin
     return TableError(f"{path}, line {number}: not {','.join(columns)}", hint=hint)
 
 
-def media_under(folder: Path) -> dict[str, Path]:
+def media_under(folder: Path) -> dict[str, str]:
     """The video files in ``folder`` and in the folders in it, by their name without the suffix; of two with one
     name the first in alphabetical order. Empty where there is no such folder."""
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     folders = [folder]
     if folder.is_dir():
         with os.scandir(folder) as entries:
@@ -157,5 +187,5 @@ def media_under(folder: Path) -> dict[str, Path]:
         for name in names:
             stem, _, suffix = name.rpartition(".")
             if suffix.lower() in MEDIA_SUFFIXES:
-                found.setdefault(stem, place / name)
+                found.setdefault(stem, f"{place}{os.sep}{name}")
     return found

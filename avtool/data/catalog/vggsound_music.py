@@ -2,7 +2,8 @@
 
 ``annotations/vggmusic_eval_ss.csv`` names in its header source_1, source_2 (each ID_START), class_1, class_2
 and sep_type (Easy: two instruments, Hard: the same one twice). Every pair is a row of split test: source_1, with
-source_2 as its ``partner`` and sep_type in ``view``. A class is VGGSound's label without "playing", with _ for
+source_2 as its ``partner``; its ``view`` is {"sep_type": ..., "same_class": whether both are of one class}, by which
+an evaluation can tell the pairs that no label tells apart. A class is VGGSound's label without "playing", with _ for
 each space. Where ``annotations/vggsound.csv`` is there too, its clips of these classes and of split train are
 the rows of split train. Clips lie as VGGSound's, ``clips/LABEL/ID_START_END.mp4``.
 """
@@ -35,7 +36,8 @@ def read(source: Path, request: Request) -> Source:
             vggsound.clip_row(source, line[f"source_{k}"], label_of(line[f"class_{k}"]), "test")
             for k in (1, 2)
         )
-        tests[row.id] = replace(row, partner=partner.id, view={"sep_type": line["sep_type"]})
+        view = {"sep_type": line["sep_type"], "same_class": row.labels == partner.labels}
+        tests[row.id] = replace(row, partner=partner.id, view=view)
         partners[partner.id] = partner
     rows = [*tests.values(), *(row for name, row in partners.items() if name not in tests)]
     classes = sorted({label for row in rows for label in row.labels})

@@ -1,0 +1,137 @@
+"""Batches from a worker process to the main one.
+
+A worker writes a batch straight into a slot: memory that both share and that is used again and again. The main process
+copies it out. Fresh shared pages for every batch cost ten times what that copy does, and so does a file descriptor for
+every tensor.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch.utils.data import get_worker_info
+
+Batch = dict[str, Any]
+View = dict[str, Any]
+
+PREFETCH = 4
+"""Batches that a worker makes ahead."""
+SLOTS = PREFETCH + 2
+"""Slots of a worker; a batch that finds none free is handed over as fresh tensors."""
+ALIGNED = 64
+"""Arrays in a slot begin at multiples of it; the first byte of a slot says whether it holds a batch."""
+LISTED = "boxes"
+"""Of this every clip has its own number."""
+Place = tuple[str, str, tuple[int, ...], int]
+"""Name, type, shape and first byte of an array in a slot."""
+
+
+def collate(views: Sequence[View]) -> Batch:
+    """Views as one batch of tensors; boxes, of which every clip has its own number, stay a list."""
+    arrays, listed = _columns(views)
+    return _ordered(views[0], {name: _stacked(values) for name, values in arrays.items()}, listed)
+
+
+def _columns(views: Sequence[View]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
+    """What is stacked, by name, and what stays a list."""
+    columns = {name: [np.asarray(view[name]) for view in views] for name in views[0]}
+    return columns, columns.pop(LISTED, [])
+
+
+def _stacked(values: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(values))
+
+
+def _ordered(names: Iterable[str], tensors: Batch, listed: Sequence[np.ndarray]) -> Batch:
+    return {name: tensors[name] if name != LISTED else list(map(torch.from_numpy, listed)) for name in names}
+
+
+class Sender:
+    """Hands over the batches of one loader: made in the main process, put to use in each of its workers."""
+
+    numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self.numbers)
+        self.slots: list[np.ndarray] = []
+
+    def send(self, views: Sequence[View]) -> Batch | Parcel:
+        """A batch of views: in a worker as it crosses to the main process, elsewhere as it is."""
+        worker = get_worker_info()
+        number = next((k for k, slot in enumerate(self.slots) if not slot[0]), len(self.slots))
+        if worker is None or number == SLOTS:
+            return collate(views)
+        arrays, listed = _columns(views)
+        places, size = _arranged(arrays)
+        memory = None
+        if number == len(self.slots) or len(self.slots[number]) < size:
+            memory = torch.empty(size, dtype=torch.uint8).share_memory_()
+            self.slots[number : number + 1] = [memory.numpy()]
+        slot = self.slots[number]
+        for place in places:
+            np.stack(arrays[place[0]], out=_array(slot, place))
+        slot[0] = True
+        return Parcel(self.number, (worker.id, number), memory, places, list(views[0]), listed)
+
+
+def _arranged(arrays: dict[str, list[np.ndarray]]) -> tuple[list[Place], int]:
+    """Where each array goes once it is stacked, and the bytes of a slot for all."""
+    places, end = [], ALIGNED
+    for name, values in arrays.items():
+        places.append((name, values[0].dtype.str, (len(values), *values[0].shape), end))
+        end += -(-len(values) * values[0].nbytes // ALIGNED) * ALIGNED
+    return places, end
+
+
+def _array(slot: np.ndarray, place: Place) -> np.ndarray:
+    _, dtype, shape, begin = place
+    return np.ndarray(shape, dtype, slot, begin)
+
+
+class Receiver:
+    """The slots of one loader's workers as the main process knows them. Hold it while batches arrive."""
+
+    known: ClassVar[weakref.WeakValueDictionary[int, Receiver]] = weakref.WeakValueDictionary()
+
+    def __init__(self, sender: Sender) -> None:
+        self.slots: dict[tuple[int, int], np.ndarray] = {}
+        self.known[sender.number] = self
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A batch on its way: in ``slot`` (worker, slot) of ``loader``, which comes along as ``memory`` the first time."""
+
+    loader: int
+    slot: tuple[int, int]
+    memory: torch.Tensor | None
+    places: list[Place]
+    names: list[str]
+    listed: list[np.ndarray]
+
+    def unpacked(self, *, pin: bool = False) -> Batch:
+        """The batch in memory of its own; its slot is free again."""
+        slots = Receiver.known[self.loader].slots
+        if self.memory is not None:
+            slots[self.slot] = self.memory.numpy()
+        slot = slots[self.slot]
+        tensors = {place[0]: _copied(_array(slot, place), pin=pin) for place in self.places}
+        slot[0] = False
+        return _ordered(self.names, tensors, self.listed)
+
+    def pin_memory(self) -> Batch:
+        """What DataLoader's own thread calls where batches are to be in pinned memory."""
+        return self.unpacked(pin=True)
+
+
+def _copied(array: np.ndarray, *, pin: bool) -> torch.Tensor:
+    """By one thread: more would take the workers' cores."""
+    copy = torch.empty(array.shape, dtype=torch.from_numpy(array[:0]).dtype, pin_memory=pin)
+    np.copyto(copy.numpy(), array)
+    return copy
