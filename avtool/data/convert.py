@@ -74,7 +74,7 @@ class PreparedClip:
             "stems": list(self.stems),
             "flags": self.flags,
         }
-        for name in ("view", "partner"):
+        for name in ("view", "partner", "recording"):
             if (value := getattr(self.row, name)) is not None:
                 facts[name] = value
         return facts

@@ -184,8 +184,10 @@ class PreparedDataset:
         return int(labels[0]) if len(labels) else -1
 
     def recording(self, i: int) -> str:
-        """What clip ``i`` was recorded in: clips that share it are not independent."""
-        return self._text(self._clip(i)["id"])
+        """What clip ``i`` was recorded in, its id where nothing else is known: clips that share it are not
+        independent."""
+        facts = self.facts(i)
+        return str(facts.get("recording", facts["id"]))
 
     def durations(self) -> np.ndarray:
         """Seconds of every clip: float32 (N,)."""

@@ -50,7 +50,8 @@ class Row:
     time, from ``start``, of the key frame, which ``boxes`` belong to (None: the middle). ``masks``: one for the
     key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the name of each source to its
     own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is anything else known of the
-    picture, kept as it is (JSON). ``video`` may be text: of two million rows a Path each takes 700 MB.
+    picture, kept as it is (JSON). ``recording`` names what the clip was recorded in, which others may share (None:
+    its id). ``video`` may be text: of two million rows a Path each takes 700 MB.
     """
 
     id: str
@@ -68,6 +69,7 @@ class Row:
     stems: Mapping[str, Path] = field(default_factory=lambda: NO_STEMS)
     partner: str | None = None
     view: Any = None
+    recording: str | None = None
 
     def files(self) -> list[Path]:
         """Every file the row names."""

@@ -3,7 +3,7 @@
 Columns: ``id``, ``split``, ``label`` (; between several), and either ``video`` or ``image`` and ``audio``.
 Optional: ``start`` and ``end`` in seconds, ``boxes`` (JSON: a list of [x1, y1, x2, y2] as fractions of the
 clip's middle frame), ``mask`` (a picture of the middle frame's size), ``stems`` (JSON: name of each source to
-its own sound file).
+its own sound file), ``recording`` (clips that share one are not independent; else the sound's file is taken for it).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from avtool.errors import DataError, TableError
 
 NEEDED = ("id", "split", "label")
 MEDIA = ("video", "image", "audio")
-OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view")
+OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view", "recording")
 EXAMPLE = "a header to start from: id,split,label,video"
 BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of the frame from 0 to 1"
 
@@ -105,6 +105,7 @@ class _Reader:
             masks=(mask,) if (mask := self._path("mask")) else (),
             stems=self._json("stems", self._stems, {}),
             view=self._json("view", lambda value: value, None),
+            recording=self.fields.get("recording") or self.fields.get("audio") or self.fields.get("video"),
         )
 
     def _labels(self) -> tuple[str, ...]:
