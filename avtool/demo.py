@@ -23,7 +23,8 @@ from avtool.progress import say
 CLIPS = 400
 STEPS = 400
 SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
-KIND: str | None = None  # of map; None is the model's own
+TUNING = 300
+TUNING_SETTINGS = (f"max_steps={TUNING}", f"train.save_every={TUNING}")
 
 HELD_OUT = "test"
 INTERRUPTED = 130
@@ -35,7 +36,8 @@ class Demo:
     """What the demo made: files, and the measurement behind its table."""
 
     data: Path
-    run: Path
+    pretrained: Path
+    localizer: Path
     heatmap: Path
     result: Localization
 
@@ -54,7 +56,8 @@ def demo(
     UsageError where ``out`` exists, unless ``force``; AvtoolError where a command fails.
     """
     check_output(out, force=force)
-    data, run, heatmap = out / "data", out / "run", out / "heatmap.png"
+    data, run, localizer = out / "data", out / "pretrained", out / "localizer"
+    heatmap = out / "heatmap.png"
     tensors = ["--device", device] if device != "auto" else []
     tensors += ["--threads", str(threads)] if threads is not None else []
     seeded = ["--seed", str(seed)]
@@ -62,17 +65,19 @@ def demo(
         _run(["prepare", "synth", "--out", str(data), "--clips", str(CLIPS), *seeded, *_replacing(data)])
         pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
         _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS])
+        finetune = ["finetune", "localize", "--recipe", "tiny-localize", "--from", str(run), "--data", str(data)]
+        finetune += ["--out", str(localizer), *seeded, *tensors, *_replacing(localizer)]
+        _run([*finetune, *TUNING_SETTINGS])
         say("\nHow well do its maps point, on clips that it has not seen?")
-        result = measure_pointing(run, data, kind=KIND, split=HELD_OUT, device=device, seed=seed)
-        keep_localization(run, result)
+        result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
+        keep_localization(localizer, result)
         clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
-        kind = ["--map", KIND] if KIND else []
-        localize = ["localize", str(clip), "--model", str(run), "--out", str(heatmap)]
-        _run([*localize, *kind, *tensors, *_replacing(heatmap)])
+        localize = ["localize", str(clip), "--model", str(localizer), "--out", str(heatmap)]
+        _run([*localize, *tensors, *_replacing(heatmap)])
     finally:
         if out.is_dir() and not any(out.iterdir()):
             out.rmdir()
-    made = Demo(data, run, heatmap, result)
+    made = Demo(data, run, localizer, heatmap, result)
     _print(made)
     return made
 
@@ -123,5 +128,11 @@ def _print(made: Demo) -> None:
     console = Console()
     console.print()
     console.print(table)
-    for name, path in (("data", made.data), ("model", made.run), ("heat map", made.heatmap)):
-        print(f"{name + ':':<10}{path}")
+    paths = {
+        "data": made.data,
+        "pretrained": made.pretrained,
+        "localizer": made.localizer,
+        "heat map": made.heatmap,
+    }
+    for name, path in paths.items():
+        print(f"{name + ':':<12}{path}")

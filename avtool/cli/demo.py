@@ -28,7 +28,8 @@ def demo(
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
 
-    It prints and runs the commands a user would type: prepare, pretrain, localize. Ten minutes at most.
+    It prints and runs the commands a user would type: prepare, pretrain, finetune,
+    localize. Ten minutes at most on two cores.
     """
     set_threads(threads)
     from avtool.demo import demo as run

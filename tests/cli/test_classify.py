@@ -1,0 +1,79 @@
+"""``avtool classify`` and ``avtool embed`` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from avtool.tasks.names import ClassNames
+from tests import clips
+from tests.cli.conftest import Avtool
+from tests.unit.test_embed import NAMES, checkpoint
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A model and two clips, one of them without sound."""
+    ClassNames(NAMES).write(checkpoint(tmp_path / "model"))
+    clips.clip(tmp_path / "-x.mp4", 2.0)
+    clips.write_clip(tmp_path / "mute.mp4", clips.level_frames(5), fps=5, waveform=None, sample_rate=16000)
+    return tmp_path
+
+
+def test_the_likeliest_classes_and_those_over_time(avtool: Avtool, home: Path) -> None:
+    done = avtool("classify", "--model", "model", "--top", "2", "--", "-x.mp4")
+    assert done.returncode == 0, done.stderr
+    head, *lines = done.stdout.splitlines()
+    assert head == "-x.mp4: mean of 3 windows"
+    assert len(lines) == 2 + 3 and all(line.split()[-1] in NAMES for line in lines)
+    assert lines[2].split()[:4] == ["0.00", "to", "1.00", "s"]
+    assert "model model (from --model)" in done.stderr
+    single = avtool("classify", "--model", "model", "--every", "5", "--top", "9", "./-x.mp4")
+    assert single.stdout.splitlines()[0] == "-x.mp4: mean of 2 windows"
+
+
+def test_json_has_all_windows_and_what_failed(avtool: Avtool, home: Path) -> None:
+    done = avtool("classify", "--json", "--model", "model", "--", "mute.mp4", "-x.mp4", "gone.mp4")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    (clip,) = found["clips"]
+    assert clip["clip"] == "-x.mp4" and len(clip["windows"]) == 3
+    assert sum(entry["probability"] for entry in clip["top"]) == pytest.approx(1, abs=1e-4)
+    assert {entry["class"] for entry in clip["windows"][0]["top"]} == set(NAMES)
+    assert [entry["clip"] for entry in found["failed"]] == ["mute.mp4", "gone.mp4"]
+    for line in (
+        "error: mute.mp4 has no sound track",
+        "error: gone.mp4 does not exist",
+        "2 of 3 clips failed",
+    ):
+        assert line in done.stderr
+
+
+def test_a_single_clip_that_fails_is_an_error_like_any_other(avtool: Avtool, home: Path) -> None:
+    done = avtool("classify", "--model", "model", "mute.mp4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-2] == "error: mute.mp4 has no sound track"
+    done = avtool("classify", "-x.mp4")
+    assert done.returncode == 2 and "write ./-x.mp4" in " ".join(done.stderr.split())
+
+
+def test_embed_writes_what_can_be_used(avtool: Avtool, home: Path) -> None:
+    done = avtool("embed", "--model", "model", "--out", "t.npz", "--", "-x.mp4", "mute.mp4")
+    assert (done.returncode, done.stdout) == (1, "t.npz\n")
+    assert "error: mute.mp4 has no sound track" in done.stderr
+    with np.load(home / "t.npz") as file:
+        assert file["files"].tolist() == ["-x.mp4"] and file["fusion"].shape == (1, 24)
+    again = avtool("embed", "--model", "model", "--out", "t.npz", "./-x.mp4")
+    assert again.returncode == 2 and "t.npz exists" in again.stderr
+
+
+@pytest.mark.parametrize("command", ["classify", "embed"])
+def test_help_ends_in_examples(command: str, avtool: Avtool) -> None:
+    done = avtool(command, "--help")
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 80
+    examples, following = done.stdout[done.stdout.index("Examples:") :].split("Next:")
+    assert examples.count(f"\n    avtool {command} ") == 3
+    assert following.strip().startswith("avtool evaluate")

@@ -1,0 +1,249 @@
+"""Evaluation of classifiers and of retrieval: rows, windows, what changes nothing, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from avtool import engine
+from avtool.checkpoint import load_model
+from avtool.config.recipes import load_recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.windows import WindowViews
+from avtool.errors import DataError, UsageError
+from avtool.evaluate import Table, evaluate
+from avtool.evaluate.retrieval import _pairs
+from avtool.features import blank_frames, silence
+from avtool.metrics.classification import average_precision, roc_auc
+from avtool.metrics.neighbours import nearest_neighbour_accuracy
+from avtool.metrics.retrieval import recall
+from avtool.places import BEST
+from avtool.tasks.names import ClassNames
+from avtool.tasks.pretrain import mean_tokens
+from avtool.tasks.settings import inputs_of
+from tests.unit.test_classify import LABELS, SMALL, write_data
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training clips of three classes; twelve test clips of one label, one of two labels and one of none."""
+    rows = [(f"{label}{k}", "train", label) for label in LABELS for k in range(4)]
+    rows += [(f"test-{label}{k}", "test", label) for label in LABELS for k in range(4)]
+    rows += [("test-both", "test", "a;c"), ("test-none", "test", "")]
+    return write_data(tmp_path_factory.mktemp("evaluate"), rows)
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier that was trained for a moment."""
+    recipe = load_recipe("tiny-classify", [*SMALL, "max_steps=12", "optim.base_lr=0.2", "train.batch_size=3"])
+    out = tmp_path_factory.mktemp("model") / "run"
+    return engine.finetune(recipe, data=data, out=out, device="cpu", allow_random=True)
+
+
+def judge(model: Path, data: Path, **options) -> list[Table]:
+    return evaluate(model, data, device="cpu", **options)
+
+
+def values(table: Table) -> dict[tuple[str, str], float]:
+    return {(row.name, name): measure.value for row in table.rows for name, measure in row.measures.items()}
+
+
+def logits_by_hand(
+    model: Path, data: Path, windows: int = 1, blank: str = ""
+) -> tuple[np.ndarray, PreparedDataset]:
+    """The fused logits of the test clips, clip by clip and window by window."""
+    classifier, log_mel, _ = load_model(model / BEST)
+    dataset = PreparedDataset(data, "test")
+    views = WindowViews(dataset, image_size=(32, 32), window_samples=16000, windows=windows)
+    found = []
+    for index in range(len(dataset)):
+        logits = []
+        for number in range(index * windows, (index + 1) * windows):
+            sample = views.sample(number)
+            batch = {name: torch.tensor(sample[name])[None] for name in ("image", "waveform")}
+            image, audio = inputs_of(log_mel, batch)
+            image = blank_frames(image) if blank == "image" else image
+            audio = silence(audio) if blank == "audio" else audio
+            with torch.no_grad():
+                logits.append(classifier(image, audio).mean[0].numpy())
+        found.append(np.mean(logits, axis=0))
+    return np.stack(found), dataset
+
+
+def single(dataset: PreparedDataset) -> np.ndarray:
+    return np.array([i for i in range(len(dataset)) if len(dataset.record(i).label_ids) == 1])
+
+
+ROWS = {"fused": "", "fused, image blank": "image", "fused, sound silent": "audio"}
+
+
+def test_rows_are_what_the_model_says_with_and_without_either_input(model: Path, data: Path) -> None:
+    (table,) = judge(model, data)
+    assert (table.protocol, table.samples, table.recordings) == ("top1, top5", 12, 12)
+    assert table.left_out == {"without a label": 1, "with several labels": 1}
+    found = values(table)
+    accuracies = set()
+    for name, blank in ROWS.items():
+        logits, dataset = logits_by_hand(model, data, blank=blank)
+        chosen = single(dataset)
+        hits = logits[chosen].argmax(axis=1) == [dataset.label_id(int(i)) for i in chosen]
+        assert found[name, "top1"] == pytest.approx(100 * hits.mean())
+        assert found[name, "top5"] == 100
+        accuracies.add(round(found[name, "top1"], 3))
+    assert len(accuracies) > 1  # blanking does something
+    assert found["always the commonest class", "top1"] == pytest.approx(100 / 3)
+    roles = {row.name: row.role for row in table.rows}
+    assert [name for name, role in roles.items() if role == "model"] == [
+        "fused",
+        "image head",
+        "audio head",
+        "fusion head",
+    ]
+    assert {roles["fused, image blank"], roles["fused, sound silent"]} == {"control"}
+    assert roles["always the commonest class"] == "floor"
+
+
+def test_ten_windows_are_the_mean_of_their_logits(model: Path, data: Path, tmp_path: Path) -> None:
+    (table,) = judge(model, data, windows=10, protocols=["top1"], save_predictions=tmp_path / "p.npz")
+    assert "10 windows a clip, logits averaged" in table.words
+    saved = np.load(tmp_path / "p.npz")
+    logits, dataset = logits_by_hand(model, data, windows=10)
+    assert saved["clips"].tolist() == single(dataset).tolist()
+    np.testing.assert_allclose(saved["logits_fused"], logits[single(dataset)], atol=1e-5)
+    one, _ = logits_by_hand(model, data)
+    assert abs(one - logits).max() > 1e-3
+
+
+def test_clips_of_several_labels_have_map_and_auc(model: Path, data: Path) -> None:
+    (table,) = judge(model, data, protocols=["mAP", "AUC"])
+    assert table.samples == 13 and table.left_out == {"without a label": 1}
+    logits, dataset = logits_by_hand(model, data)
+    labels = [dataset.record(i).label_ids for i in range(len(dataset))]
+    kept = [i for i, of_clip in enumerate(labels) if of_clip]
+    targets = np.array([[k in labels[i] for k in range(3)] for i in kept])
+    found = values(table)
+    assert found["fused", "mAP"] == pytest.approx(100 * average_precision(logits[kept], targets).mean())
+    assert found["fused", "AUC"] == pytest.approx(100 * roc_auc(logits[kept], targets).mean())
+    assert found["always the commonest class", "mAP"] == pytest.approx(100 * targets.mean())
+    assert found["always the commonest class", "AUC"] == 50
+
+
+@pytest.mark.parametrize("task", ["classify", "retrieve"])
+def test_nothing_depends_on_the_batch_size_or_the_workers(model: Path, data: Path, task: str) -> None:
+    protocols = ["top1", "mAP", "knn"] if task == "classify" else []
+    options = {"task": task, "protocols": protocols, "windows": 2}
+    whole = [asdict(table) for table in judge(model, data, batch_size=64, **options)]
+    for batch_size, workers in ((1, 0), (3, 2)):
+        again = judge(model, data, batch_size=batch_size, workers=workers, **options)
+        assert [asdict(table) for table in again] == whole
+
+
+def test_knn_is_by_the_mean_token_of_each_stream(model: Path, data: Path) -> None:
+    (table,) = judge(model, data, protocols=["knn"])
+    classifier, log_mel, _ = load_model(model / BEST)
+    means, labels = {}, {}
+    for split in ("train", "test"):
+        dataset = PreparedDataset(data, split)
+        chosen = [i for i in range(len(dataset)) if dataset.label_id(i) >= 0]
+        views = WindowViews(dataset, image_size=(32, 32), window_samples=16000, windows=1)
+        batch = {
+            name: torch.stack([torch.tensor(views.sample(i)[name]) for i in chosen])
+            for name in ("image", "waveform")
+        }
+        with torch.no_grad():
+            means[split] = mean_tokens(classifier.encoder(*inputs_of(log_mel, batch)))
+        labels[split] = torch.tensor([dataset.label_id(i) for i in chosen])
+    found = values(table)
+    for stream in ("image", "audio", "fusion", "all"):
+        by_hand = nearest_neighbour_accuracy(
+            means["test"][stream], labels["test"], means["train"][stream], labels["train"]
+        )
+        assert found[stream, "knn"] == pytest.approx(100 * by_hand)
+    assert ("untrained weights, all", "knn") in found and "12 training clips" in table.words
+
+
+def test_retrieval_cannot_read_one_modality_from_the_other(model: Path) -> None:
+    classifier, *_ = load_model(model / BEST)
+    torch.manual_seed(0)
+    image, audio = torch.randn(4, 3, 32, 32), torch.randn(4, 1, 32, 64)
+    with torch.no_grad():
+        pairs = _pairs(classifier, image, audio)
+        others = _pairs(classifier, image, audio.flip(0)), _pairs(classifier, image.flip(0), audio)
+    for name, (picture, sound) in pairs.items():
+        torch.testing.assert_close(others[0][name][0], picture)
+        torch.testing.assert_close(others[1][name][1], sound)
+        assert not torch.allclose(others[0][name][1], sound)
+        assert not torch.allclose(others[1][name][0], picture)
+
+
+def test_retrieval_stands_beside_its_control_and_its_floor(model: Path, data: Path, tmp_path: Path) -> None:
+    (table,) = judge(model, data, task="retrieve", save_predictions=tmp_path / "p.npz")
+    assert (table.protocol, table.samples) == ("recall@1,5,10", 14)
+    assert "pictures are encoded with silence" in table.words
+    found, saved = values(table), np.load(tmp_path / "p.npz")
+    for k in (1, 5, 10):
+        assert found["drawn by lot", f"recall@{k}"] == pytest.approx(100 * k / 14)
+        for name in ("own tokens", "fusion tokens"):
+            of = name.replace(" ", "_")
+            by_hand = recall(saved[f"picture_{of}"], saved[f"sound_{of}"])
+            for direction, hits in zip(("picture to sound", "sound to picture"), by_hand, strict=True):
+                assert found[f"{direction}, {name}", f"recall@{k}"] == pytest.approx(100 * hits[k].mean())
+    assert ("untrained weights, picture to sound, own tokens", "recall@1") in found
+
+
+def test_what_does_not_fit_is_refused_before_weights_are_loaded(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unwanted(*_args, **_options):
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr("avtool.evaluate.context.load_model", unwanted)
+    of_two = write_data(tmp_path, [(f"{label}{k}", "test", label) for label in "ab" for k in range(2)])
+    cases: list[tuple[Path, dict, type[Exception], str]] = [
+        (of_two, {}, DataError, "tells 3 classes apart, .* has 2"),
+        (of_two, {"split": "train"}, DataError, "no clip of split train; there are: test"),
+        (data, {"protocols": ["top2"]}, UsageError, "no protocol 'top2'"),
+        (data, {"task": "sing"}, UsageError, "no task 'sing'"),
+        (of_two, {"protocols": ["knn"]}, DataError, "no clips to be neighbours"),
+    ]
+    for folder, options, kind, words in cases:
+        with pytest.raises(kind, match=words) as told:
+            judge(model, folder, **options)
+        assert told.value.hint
+    ClassNames(("a", "x", "c")).write(tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((model / BEST / name).read_bytes())
+    with pytest.raises(DataError, match="class 1 is 'x' for the model and 'b' in"):
+        judge(tmp_path, data)
+
+
+def test_clips_without_labels_are_refused(model: Path, tmp_path: Path) -> None:
+    made = write_data(
+        tmp_path, [("a", "train", "a"), ("b", "train", "b"), ("c", "train", "c"), ("d", "test", "")]
+    )
+    for protocols in ([], ["mAP"], ["knn"]):
+        with pytest.raises(DataError, match="label"):
+            judge(model, made, protocols=protocols)
+
+
+def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:
+    small = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2")
+    recipe = load_recipe(
+        "tiny",
+        [
+            "max_steps=1",
+            "train.batch_size=4",
+            "data.workers=0",
+            *small,
+            "model.decoder={dim: 16, depth: 1, heads: 2}",
+        ],
+    )
+    encoder = engine.pretrain(recipe, data=data, out=tmp_path / "encoder", device="cpu")
+    with pytest.raises(UsageError, match="no classification head"):
+        judge(encoder, data, protocols=["top1"])
+    assert [table.protocol for table in judge(encoder, data)] == ["knn"]

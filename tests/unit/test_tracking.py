@@ -1,0 +1,145 @@
+"""The log of a run: rows, what a resume keeps of them, TensorBoard, and the figures of the loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from avtool import engine, tracking
+from avtool.config.recipes import load_recipe
+from avtool.engine.meter import Meter
+from avtool.errors import UsageError
+from avtool.tracking import METRICS, MetricsLog, read_metrics
+from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
+
+
+def test_a_resume_drops_what_lies_behind_it_and_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path, resume_step=0)
+    for step in (1, 2, 3):
+        log.write(step=step, loss=1 / step)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    MetricsLog(tmp_path, resume_step=2).write(step=3, loss=7.0)
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+
+
+@pytest.mark.parametrize("line", ["[1]", "7", '{"loss": 1}', '{"step": "x"}', "\ufffd"])
+def test_rows_end_where_the_file_is_damaged(line: str, tmp_path: Path) -> None:
+    (tmp_path / METRICS).write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n', encoding="utf-8")
+    assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+def test_tensorboard_is_missed_before_anything_is_written(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
+    recipe = load_recipe("tiny", [*SMALL, "train.tensorboard=true"])
+    with pytest.raises(UsageError, match="TensorBoard is not installed") as caught:
+        engine.pretrain(recipe, data=data, out=tmp_path / "run", device="cpu")
+    assert "pip install 'avtool[tensorboard]'" in caught.value.hint
+    assert not (tmp_path / "run").exists()
+
+
+class _Writer:
+    """Stands in for TensorBoard's."""
+
+    made: list[tuple[str, int]] = []
+    scalars: list[tuple[str, float, int]] = []
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        self.made.append((folder, purge_step))
+
+    def add_scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.append((name, value, step))
+
+    def flush(self) -> None:
+        pass
+
+
+def test_numbers_go_to_tensorboard_by_step_and_a_resume_purges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake: Any = ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = _Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    log = MetricsLog(tmp_path, resume_step=4, tensorboard=True)
+    log.write(step=5, loss=0.25, held_out="test")
+    assert _Writer.made == [(str(tmp_path / "tensorboard"), 5)]
+    assert _Writer.scalars == [("loss", 0.25, 5)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="TensorBoard is not installed")
+def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
+        log = MetricsLog(tmp_path, resume_step=resume_step, tensorboard=True)
+        for step in steps:
+            log.write(step=step, loss=10.0 * step + resume_step)
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [
+        (1, 10),
+        (2, 20),
+        (3, 32),
+        (4, 42),
+    ]
+
+
+def test_a_resumed_run_has_the_rows_of_an_undisturbed_one(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    settings = (*SMALL, "data.fold=[1,4]", "train.eval_every=2", "train.log_every=3", "train.save_every=3")
+    recipe = load_recipe("tiny-classify", [*settings, "init.model=none", "data.validation=0.25"])
+    options: dict[str, Any] = {"data": data, "device": "cpu", "allow_random": True}
+    whole = engine.finetune(recipe, out=tmp_path / "whole", **options)
+    parts = engine.finetune(recipe, out=tmp_path / "parts", stop_after=3, **options)
+    log = MetricsLog(parts, resume_step=3)
+    log.write(step=4, loss=9.0, lost=True)  # by a process that was killed before its next checkpoint
+    engine.finetune(recipe, out=parts, resume=True, **options)
+    rows, again = read_metrics(whole), read_metrics(parts)
+    assert not any("lost" in row for row in again)
+    for kind in ("loss", "held_out_loss"):
+        steps = [row["step"] for row in again if kind in row]
+        assert steps == sorted(set(steps))
+        values = {row["step"]: row[kind] for row in again if kind in row}
+        assert {row["step"]: row[kind] for row in rows if kind in row}.items() <= values.items()
+    assert [row["step"] for row in rows if "held_out" in row] == [0, 2, 4, 6]
+    for row in again:
+        assert row["samples"] == 8 * row["step"] and row["epoch"] >= 0
+    seconds = [row["seconds"] for row in again]
+    assert seconds == sorted(seconds) and seconds[0] == 0
+
+
+def test_time_is_work_waiting_or_overhead() -> None:
+    meter = Meter(clips_per_step=8)
+    with meter.waiting():
+        time.sleep(0.05)
+    with meter.working():
+        time.sleep(0.1)
+    time.sleep(0.05)
+    with meter.paused():
+        time.sleep(0.2)
+    meter.steps = 1
+    values = meter.read()
+    assert values["elapsed"] == pytest.approx(0.2, abs=0.1)
+    assert values["waiting"] == pytest.approx(0.25, abs=0.12)
+    assert values["overhead"] == pytest.approx(0.25, abs=0.12)
+    time.sleep(0.02)
+    assert meter.read()["overhead"] > 0.9
+
+
+def test_rows_say_where_time_went(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    out = engine.pretrain(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cpu")
+    rows = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
+    for row in rows:
+        assert 0 <= row["overhead"] < 0.5 and 0 <= row["waiting"] <= 1
+        assert {"step", "epoch", "seconds", "samples", "loss", "lr"} <= set(row)
