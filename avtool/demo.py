@@ -15,7 +15,7 @@ from rich.table import Table
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError
-from avtool.evaluate import Localization, measure_pointing, keep_localization
+from avtool.evaluate import Localization, keep_localization, measure_pointing
 from avtool.files import check_output
 from avtool.progress import say
 
@@ -65,7 +65,16 @@ def demo(
         _run(["prepare", "synth", "--out", str(data), "--clips", str(CLIPS), *seeded, *_replacing(data)])
         pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
         _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS])
-        finetune = ["finetune", "localize", "--recipe", "tiny-localize", "--from", str(run), "--data", str(data)]
+        finetune = [
+            "finetune",
+            "localize",
+            "--recipe",
+            "tiny-localize",
+            "--from",
+            str(run),
+            "--data",
+            str(data),
+        ]
         finetune += ["--out", str(localizer), *seeded, *tensors, *_replacing(localizer)]
         _run([*finetune, *TUNING_SETTINGS])
         say("\nHow well do its maps point, on clips that it has not seen?")

@@ -74,8 +74,8 @@ class World:
 
 
 def of_all(tensor: Tensor) -> Tensor:
-    """The ``tensor`` (n, ...) of every process, in order of rank, (N, ...), with gradient: what a loss needs that relates
-    the samples of a batch to each other. Each process then computes the whole batch's loss."""
+    """The ``tensor`` (n, ...) of every process, in order of rank, (N, ...), with gradient: what a loss needs that
+    relates the samples of a batch to each other. Each process then computes the whole batch's loss."""
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     return torch.cat(all_gather(tensor.contiguous()))

@@ -98,7 +98,9 @@ def inverse_frequency(counts: Tensor) -> Tensor:
     """Weights (C,) proportional to 1 / ``counts`` (C,), with mean 1 over the samples counted; 0 for classes without."""
     counts = counts.float()
     present = counts > 0
-    return torch.where(present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros_like(counts))
+    return torch.where(
+        present, counts.sum() / (present.sum() * counts.clamp(min=1)), torch.zeros_like(counts)
+    )
 
 
 def single_label_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -145,8 +147,9 @@ def candidates_loss(scores: Tensor, *, temperature: float) -> Tensor:
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean over pixels, a scalar in float32: binary cross-entropy for one class, logits (B, 1, H, W), else cross-entropy
-    over classes (B, C, H, W). ``masks`` (B, H, W) hold class numbers, 0 and 1 for one class; 255 is left out."""
+    """Mean over pixels, a scalar in float32: binary cross-entropy for one class, logits (B, 1, H, W), else
+    cross-entropy over classes (B, C, H, W). ``masks`` (B, H, W) hold class numbers, 0 and 1 for one class; 255 is left
+    out."""
     known = masks != 255
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0].float()[known], masks[known].float())

@@ -26,25 +26,52 @@ def avtool(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "avtool", *arguments], check=True)
 
 
-def evaluated(out: Path, data: Path, kind: str, seed: int, task: str, start: str) -> list[dict]:
+def evaluated(out: Path, data: Path, *, kind: str, seed: int, task: str, start: str) -> list[dict]:
     """The rows of one fine-tuned model's table, made where they are not there yet."""
     protocol, _ = TASKS[task]
     pretrained, run = out / f"{kind}-{seed}", out / f"{kind}-{seed}-{task}-{start}"
     fusion, seeded = f"model.fusion.kind={kind}", ("--seed", str(seed))
     if start == "pretrained" and not (pretrained / "done").exists():
-        avtool("pretrain", "--recipe", "tiny", fusion, "--data", str(data), "--out", str(pretrained), "--resume", *seeded)
+        avtool(
+            "pretrain",
+            "--recipe",
+            "tiny",
+            fusion,
+            "--data",
+            str(data),
+            "--out",
+            str(pretrained),
+            "--resume",
+            *seeded,
+        )
         (pretrained / "done").touch()
     metrics = run.with_suffix(".json")
     if not metrics.exists():
-        begin = ("--from", str(pretrained)) if start == "pretrained" else ("--from", "none", "--allow-random", fusion)
-        command = ("finetune", task, "--recipe", f"tiny-{task}", *begin, "--data", str(data), "--out", str(run))
+        begin = (
+            ("--from", str(pretrained))
+            if start == "pretrained"
+            else ("--from", "none", "--allow-random", fusion)
+        )
+        command = (
+            "finetune",
+            task,
+            "--recipe",
+            f"tiny-{task}",
+            *begin,
+            "--data",
+            str(data),
+            "--out",
+            str(run),
+        )
         avtool(*command, "--resume", *seeded)
         avtool("evaluate", str(run), "--data", str(data), "--protocol", protocol, "--out", str(metrics))
     return json.loads(metrics.read_text())["tables"][0]["rows"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--clips", type=int, default=1200)
     parser.add_argument("--seeds", type=int, default=3)
@@ -58,7 +85,7 @@ def main() -> None:
         for kind in given.kinds.split(","):
             for task, (protocol, wanted) in TASKS.items():
                 for start in ("pretrained", "scratch"):
-                    for row in evaluated(given.out, data, kind, seed, task, start):
+                    for row in evaluated(given.out, data, kind=kind, seed=seed, task=task, start=start):
                         if row["role"] != "model" or row["name"] == wanted:
                             name = start if row["name"] == wanted else f"{start}, {row['name']}"
                             scores[task, kind, name].append(row["measures"][protocol]["value"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,14 +47,19 @@ class Task(StrEnum):
 
 @guarded
 def finetune(
-    task: Annotated[Task, typer.Argument(help="classify, localize, separate or segment.", show_default=False)],
+    task: Annotated[
+        Task, typer.Argument(help="classify, localize, separate or segment.", show_default=False)
+    ],
     settings: Settings = None,
     *,
     recipe: RecipeName = None,
     start: Annotated[
         str | None,
         typer.Option(
-            "--from", metavar="MODEL", help="Run, checkpoint, pulled name, or none.", show_default="the recipe's"
+            "--from",
+            metavar="MODEL",
+            help="Run, checkpoint, pulled name, or none.",
+            show_default="the recipe's",
         ),
     ] = None,
     allow_random: Annotated[

@@ -42,12 +42,15 @@ class Training:
             name = _recipe_of(out) if resume and out is not None else None
         if name is None:
             raise UsageError(
-                "no --recipe is given", hint="avtool recipes ls lists them; with --resume --out RUN it is the run's"
+                "no --recipe is given",
+                hint="avtool recipes ls lists them; with --resume --out RUN it is the run's",
             )
         recipe = load_recipe(name, [*settings, *(() if seed is None else (f"seed={seed}",))])
         if recipe.task != task:
             verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
-            raise UsageError(f"recipe {name} is of task {recipe.task}, not {task}", hint=f"avtool {verb} --recipe {name}")
+            raise UsageError(
+                f"recipe {name} is of task {recipe.task}, not {task}", hint=f"avtool {verb} --recipe {name}"
+            )
         out = out or _default_out(Path(name).stem, resume=resume)
         return cls(recipe, data or (_data_of(out) if resume else None) or _default_data(recipe), out)
 

@@ -107,7 +107,9 @@ def batches_in_training(
 ) -> Iterator[Batch]:
     """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, in ``training_loader``'s
     order; ``share`` of each, where several processes have one batch."""
-    order = _TrainingOrder(chosen, batch_size, seed, start_step, together, share)
+    order = _TrainingOrder(
+        chosen, batch_size=batch_size, seed=seed, start_step=start_step, together=together, share=share
+    )
     return _batches(_TrainingBatches(views), order, workers, pin_memory)
 
 
@@ -158,6 +160,7 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
     def __init__(
         self,
         chosen: np.ndarray,
+        *,
         batch_size: int,
         seed: int,
         start_step: int,

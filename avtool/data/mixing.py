@@ -16,9 +16,9 @@ class PartnerViews:
     """Training views of a clip and of ``partners`` others drawn from ``chosen``, a function of (seed, epoch, index).
 
     ``sample(epoch, index)``: what ``views`` gives, and under ``other_image`` uint8 (P, 3, rows, columns),
-    ``other_waveform`` int16 (P, N), ``other_gain_db`` (P,), ``other_index`` and ``other_label`` int64 (P,) the same of the partners.
-    They are all different clips; with ``other_class`` no two of a sample have the same first label. DataError where
-    there are too few clips or classes.
+    ``other_waveform`` int16 (P, N), ``other_gain_db`` (P,), ``other_index`` and ``other_label`` int64 (P,) the same of
+    the partners. They are all different clips; with ``other_class`` no two of a sample have the same first label.
+    DataError where there are too few clips or classes.
     """
 
     def __init__(

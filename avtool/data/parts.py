@@ -30,7 +30,7 @@ def ranks(names: Sequence[str], labels: Sequence[int]) -> tuple[np.ndarray, np.n
     for name, label in zip(names, labels, strict=True):
         of_class[home.setdefault(name, label)].add(name)
     rank = {}
-    for label, members in of_class.items():
+    for members in of_class.values():
         for number, name in enumerate(sorted(members, key=_hash)):
             rank[name] = number, len(members)
     pairs = np.array([rank[name] for name in names], np.int64).reshape(-1, 2)

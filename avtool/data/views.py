@@ -149,8 +149,9 @@ class EvaluationViews:
     it.
 
     ``sample(index)``: ``image`` uint8 (3, rows, columns), the square in the middle of the frame (resize 256,
-    crop 224 in proportion), or with ``whole`` all of the frame, squeezed to that size; ``waveform`` int16 (window_samples,); ``index`` and ``label``; with ``boxes``
-    also ``boxes``, float32 (M, 4) as fractions of that crop.
+    crop 224 in proportion), or with ``whole`` all of the frame, squeezed to that size; ``waveform`` int16
+    (window_samples,); ``index`` and ``label``; with ``boxes`` also ``boxes``, float32 (M, 4) as fractions of what
+    of the frame is shown.
     """
 
     def __init__(

@@ -22,6 +22,10 @@ from avtool.evaluate.localization import PROTOCOLS as LOCALIZATION
 from avtool.evaluate.localization import evaluate_localization
 from avtool.evaluate.pointing import Localization, keep_localization, kept_localization, measure_pointing
 from avtool.evaluate.retrieval import evaluate_retrieval
+from avtool.evaluate.segmentation import PROTOCOLS as SEGMENTATION
+from avtool.evaluate.segmentation import evaluate_segmentation, fitting_protocols
+from avtool.evaluate.separation import PROTOCOL as SEPARATION
+from avtool.evaluate.separation import evaluate_separation
 from avtool.evaluate.table import Table
 from avtool.files import atomic_file, check_output
 from avtool.model.config import Config, read_model_config
@@ -33,6 +37,8 @@ TASKS = {
     "localize": tuple(LOCALIZATION),
     "classify": ("top1", "top5", "mAP", "AUC", "knn"),
     "retrieve": ("recall",),
+    "segment": SEGMENTATION,
+    "separate": (SEPARATION,),
 }
 """The protocols of each task."""
 KINDS = {
@@ -104,7 +110,12 @@ def write_metrics(path: Path, tables: Sequence[Table], *, model: Path, data: Pre
     """metrics.json: the tables, and what they are of."""
     content = {
         "model": str(model),
-        "data": {"name": data.name, "folder": str(data.folder), "split": data.split, "checksum": data.checksum},
+        "data": {
+            "name": data.name,
+            "folder": str(data.folder),
+            "split": data.split,
+            "checksum": data.checksum,
+        },
         "tables": [table.as_dict() for table in tables],
     }
     with atomic_file(path) as partial:
@@ -120,6 +131,8 @@ def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, .
         )
     if wanted:
         return tuple(dict.fromkeys(wanted))
+    if task == "segment":
+        return fitting_protocols(config)
     if task == "classify":
         return ("knn",) if "classes" not in config.model else ("top1", "top5")
     return TASKS[task]
@@ -167,4 +180,10 @@ def _reference(context: Context) -> tuple[PreparedDataset, np.ndarray]:
     return dataset, rest
 
 
-_FAMILIES: dict[str, Any] = {"localize": evaluate_localization, "classify": _classify, "retrieve": evaluate_retrieval}
+_FAMILIES: dict[str, Any] = {
+    "localize": evaluate_localization,
+    "classify": _classify,
+    "retrieve": evaluate_retrieval,
+    "segment": evaluate_segmentation,
+    "separate": evaluate_separation,
+}

@@ -66,7 +66,9 @@ class Protocol(NamedTuple):
 PROTOCOLS = {
     "pointing": Protocol(_pointing, "the highest cell lies inside the truth", ceiling=False),
     "ciou-median": Protocol(
-        lambda maps, truth: _shares(ciou_median(maps, truth)), "the upper half of the pixels is predicted", ceiling=True
+        lambda maps, truth: _shares(ciou_median(maps, truth)),
+        "the upper half of the pixels is predicted",
+        ceiling=True,
     ),
     "ciou-adaptive": Protocol(
         lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
@@ -76,9 +78,7 @@ PROTOCOLS = {
 }
 
 
-def evaluate_localization(
-    context: Context, protocols: Sequence[str], *, smooth: bool = True
-) -> list[Table]:
+def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth: bool = True) -> list[Table]:
     """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
     untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %."""
     truth, clips, left_out = truth_of(context.dataset, context.chosen)
@@ -86,7 +86,7 @@ def evaluate_localization(
     others = clips[exchange_by_class(labels, seed=context.seed)]
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
-    maps = _maps(context, model, log_mel, clips, others, chosen)
+    maps = _maps(context, model, log_mel, clips=clips, others=others, kinds=chosen)
     if smooth:
         maps |= {
             (f"{kind}, smoothed", control): smoothed(found)
@@ -108,7 +108,11 @@ def evaluate_localization(
     for name in protocols:
         protocol = PROTOCOLS[name]
         rows = [
-            Row(f"{kind}, {control}" if control else kind, CONTROL if control else MODEL, measures(protocol.score, found))
+            Row(
+                f"{kind}, {control}" if control else kind,
+                CONTROL if control else MODEL,
+                measures(protocol.score, found),
+            )
             for (kind, control), found in maps.items()
         ]
         rows.append(Row("a centred disc", FLOOR, measures(protocol.score, disc)))
@@ -117,7 +121,9 @@ def evaluate_localization(
             rows.append(Row("a point at random", FLOOR, {"pointing": area}))
         if protocol.ceiling:
             rows.append(Row("the truth itself", CEILING, measures(protocol.score, ideal_map(truth))))
-        words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
+        words = (
+            f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
+        )
         if smooth:
             words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
         tables.append(
@@ -163,7 +169,9 @@ def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
 
 def smoothed(maps: np.ndarray) -> np.ndarray:
     """Maps (N, rows, columns) under a Gaussian of ``SMOOTHING`` cells, reflected at the edges."""
-    return np.stack([cv2.GaussianBlur(found, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT) for found in maps])
+    return np.stack(
+        [cv2.GaussianBlur(found, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT) for found in maps]
+    )
 
 
 class _WithOther:
@@ -181,6 +189,7 @@ def _maps(
     context: Context,
     model: nn.Module,
     log_mel: LogMel,
+    *,
     clips: np.ndarray,
     others: np.ndarray,
     kinds: Sequence[str],
@@ -194,6 +203,10 @@ def _maps(
             image, own = inputs_of(log_mel, batch)
             _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
             for kind in kinds:
-                for control, used, sound in (("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)):
+                for control, used, sound in (
+                    ("", model, own),
+                    (EXCHANGED, model, other),
+                    (UNTRAINED, untrained, own),
+                ):
                     found[kind, control].append(localization_map(used, image, sound, kind=kind).cpu().numpy())
     return {key: np.concatenate(parts) for key, parts in found.items()}

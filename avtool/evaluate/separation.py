@@ -20,7 +20,12 @@ from avtool.metrics.separation import bss_eval, silent
 from avtool.tasks.separate import KIND, fixed_mixtures, mask_logits, mix
 
 PROTOCOL = "bss-eval"
-MODEL_ROW, EXCHANGED, UNTRAINED, MIXTURE = "model", "pictures exchanged", "untrained weights", "the mixture itself"
+MODEL_ROW, EXCHANGED, UNTRAINED, MIXTURE = (
+    "model",
+    "pictures exchanged",
+    "untrained weights",
+    "the mixture itself",
+)
 RATIO, BINARY = "ideal ratio mask", "ideal binary mask"
 ROLES = {
     MODEL_ROW: MODEL,
@@ -58,12 +63,20 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
     recordings = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
     if not found.any():
-        raise DataError(f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound")
-    rows = [Row(name, ROLES[name], _measures(scores, name, found, recordings, context.seed)) for name in scores]
+        raise DataError(
+            f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound"
+        )
+    rows = [
+        Row(name, ROLES[name], _measures(scores, name, found, recordings, context.seed)) for name in scores
+    ]
     left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
     context.predictions |= {
         "mixtures": pairs.mixtures,
-        **{f"{measure}_{name}": values for name, of_row in scores.items() for measure, values in of_row.items()},
+        **{
+            f"{measure}_{name}": values
+            for name, of_row in scores.items()
+            for measure, values in of_row.items()
+        },
     }
     return [
         Table(
@@ -101,7 +114,9 @@ def _named_pairs(dataset: PreparedDataset, chosen: np.ndarray) -> np.ndarray:
     if not any(partners.values()):
         return np.zeros((0, 2), np.int64)
     number = {dataset.record(i).id: i for i in range(len(dataset))}
-    return np.array([(i, number[name]) for i, name in partners.items() if name in number], np.int64).reshape(-1, 2)
+    return np.array([(i, number[name]) for i, name in partners.items() if name in number], np.int64).reshape(
+        -1, 2
+    )
 
 
 @torch.no_grad()
@@ -128,7 +143,9 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str,
         for measure in ("SDR", "SIR", "SAR"):
             for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True):
                 found[name][measure].append(values.flatten())
-        no_source.append(silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2]).flatten())
+        no_source.append(
+            silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2]).flatten()
+        )
     arrays = {
         name: {measure: torch.cat(parts).cpu().numpy() for measure, parts in of_row.items()}
         for name, of_row in found.items()
@@ -142,6 +159,7 @@ def _measures(
     """A row's measures over the sources ``found``. The mixture has no artifacts but rounding, so no SAR."""
     own = {measure: values for measure, values in scores[name].items() if (name, measure) != (MIXTURE, "SAR")}
     own["SDR improvement"] = own["SDR"] - scores[MIXTURE]["SDR"]
-    return {
-        measure: measured(values[found], recordings[found].tolist(), seed=seed) for measure, values in own.items()
+    finite = {
+        measure: np.where(np.isfinite(values), values, np.nan)[found] for measure, values in own.items()
     }
+    return {name: measured(values, recordings[found].tolist(), seed=seed) for name, values in finite.items()}

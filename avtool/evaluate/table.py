@@ -1,4 +1,4 @@
-"""What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples they are over."""
+"""What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples there were."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def build_autoencoder(settings: Mapping[str, Any]) -> MaskedAutoencoder:
 
 
 def random_model(kind: str, settings: Mapping[str, Any], *, seed: int) -> nn.Module:
-    """``build_model`` with random starting weights, drawn from ``seed`` alone; torch's own generator is left as it is."""
+    """``build_model`` with random weights, drawn from ``seed`` alone; torch's own generator is left as it is."""
     with torch.random.fork_rng(devices=[]):
         model = build_model(kind, settings)
         torch.manual_seed(seed)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from avtool.errors import CheckpointError
 from avtool.features import LogMel
-from avtool.model.localization import WAYS
 from avtool.model.build import AUTOENCODER, KINDS, VIT, check_settings, complete_settings, key_faults
+from avtool.model.localization import WAYS
 
 FORMAT = 1
 

@@ -60,7 +60,8 @@ class AudioVisualClassifier(nn.Module):
         reset_linear(self.image_head, self.audio_head, self.fusion_head)
 
     def forward(self, image: Tensor, audio: Tensor, path_noise: Tensor | None = None) -> ClassLogits:
-        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C). ``path_noise``: the encoder's."""
+        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C). ``path_noise`` is
+        the encoder's."""
         image, audio, fusion = pool(self.encoder(image, audio, path_noise=path_noise))
         return join_logits(self.image_head(image), self.audio_head(audio), self.fusion_head(fusion))
 

@@ -91,7 +91,10 @@ class Localization(nn.Module):
         temperature = self.options.temperature
         if self.options.way == TWO_PASS:
             image, audio = inputs_of(self.log_mel, batch)
-            patches, sounds = of_all(self.model.patches(image, audio)), of_all(self.model.sounds(image, audio))
+            patches, sounds = (
+                of_all(self.model.patches(image, audio)),
+                of_all(self.model.sounds(image, audio)),
+            )
             batches = zip(patches.split(self.batch_size), sounds.split(self.batch_size), strict=True)
             losses = [contrastive_loss(self.scores(*batch), temperature=temperature) for batch in batches]
             return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
@@ -131,7 +134,9 @@ class Localization(nn.Module):
         groups = list(self._paired_scores(held_out))
         self.train(training)
         hits = [
-            ((own >= scores.amax(dim=1)) / (scores == scores.amax(dim=1, keepdim=True)).sum(dim=1)).sum().item()
+            ((own >= scores.amax(dim=1)) / (scores == scores.amax(dim=1, keepdim=True)).sum(dim=1))
+            .sum()
+            .item()
             for own, scores in groups
         ]
         clips = sum(len(own) for own, _ in groups)

@@ -1,4 +1,4 @@
-"""What a recipe says of models and views, as the flat arguments that these take; and a recipe's model from a checkpoint."""
+"""What a recipe says of models and views, as the flat arguments that these take."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def recipe_like(recipe: Recipe, config: Config) -> Recipe:
     given: Mapping[str, Any] = config.model
     fusion = {
         "kind": given["fusion"],
-        "layers": given["fusion_layers"] if isinstance(given["fusion_layers"], str) else tuple(given["fusion_layers"]),
+        "layers": given["fusion_layers"]
+        if isinstance(given["fusion_layers"], str)
+        else tuple(given["fusion_layers"]),
         "tokens": tuple(given["fusion_tokens"]),
         "attn_ratio": given["fusion_attn_ratio"],
         "mlp_ratio": given["fusion_mlp_ratio"],
@@ -54,9 +56,7 @@ def recipe_like(recipe: Recipe, config: Config) -> Recipe:
     plain = {name: given[name] for name in ("patch_size", "dim", "depth", "heads", "mlp_ratio")}
     model = Model.model_validate({**recipe.model.model_dump(), **sizes, **plain, "fusion": fusion})
     spectrogram = {name: config.spectrogram[name] for name in Spectrogram.model_fields}
-    return recipe.model_copy(
-        update={"model": model, "spectrogram": Spectrogram.model_validate(spectrogram)}
-    )
+    return recipe.model_copy(update={"model": model, "spectrogram": Spectrogram.model_validate(spectrogram)})
 
 
 def new_model(kind: str, settings: Mapping[str, Any], recipe: Recipe) -> nn.Module:

@@ -94,7 +94,8 @@ def kill_and_compare(folder: Path, data: Path, *, kills: int, in_saves: int, ste
     with undisturbed.start(0) as process:
         assert process.wait(timeout=300) == 0
     ours, theirs = (
-        read_safetensors(checkpoints_of(out)[-1] / "model.safetensors") for out in (runner.out, undisturbed.out)
+        read_safetensors(checkpoints_of(out)[-1] / "model.safetensors")
+        for out in (runner.out, undisturbed.out)
     )
     assert checkpoints_of(runner.out)[-1].name == f"step-{steps:08d}"
     assert all(torch.equal(value, ours[name]) for name, value in theirs.items())

@@ -20,7 +20,13 @@ SMALL = (
     "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2",
     "model.decoder={dim: 16, depth: 1, heads: 2}", "data.workers=0",
 )  # fmt: skip
-FINETUNED = ("train.batch_size=4", "train.accumulate=2", "train.log_every=1", "train.precision=float32", "data.workers=0")
+FINETUNED = (
+    "train.batch_size=4",
+    "train.accumulate=2",
+    "train.log_every=1",
+    "train.precision=float32",
+    "data.workers=0",
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -34,7 +40,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pretrained") / "run"
-    assert avtool(1, "pretrain", "--recipe", "tiny", *SMALL, "max_steps=2", data=data, out=out).returncode == 0
+    assert (
+        avtool(1, "pretrain", "--recipe", "tiny", *SMALL, "max_steps=2", data=data, out=out).returncode == 0
+    )
     return out
 
 
@@ -66,7 +74,16 @@ def test_two_processes_with_half_the_batch_each_are_one(
     command = (
         ("pretrain", "--recipe", "tiny", *SMALL, steps)
         if task == "pretrain"
-        else ("finetune", "localize", "--recipe", "tiny-localize", "--from", str(pretrained), *FINETUNED, steps)
+        else (
+            "finetune",
+            "localize",
+            "--recipe",
+            "tiny-localize",
+            "--from",
+            str(pretrained),
+            *FINETUNED,
+            steps,
+        )
     )
     for processes in (1, 2):
         done = avtool(processes, *command, data=data, out=tmp_path / str(processes))
@@ -90,7 +107,9 @@ def test_a_run_of_two_goes_on_with_one_and_only_one_talks(data: Path, tmp_path: 
 
 
 def test_processes_that_cannot_share_a_batch_say_so(data: Path, tmp_path: Path) -> None:
-    done = avtool(2, "pretrain", "--recipe", "tiny", *SMALL, "train.batch_size=3", data=data, out=tmp_path / "run")
+    done = avtool(
+        2, "pretrain", "--recipe", "tiny", *SMALL, "train.batch_size=3", data=data, out=tmp_path / "run"
+    )
     assert done.returncode != 0
     assert "2 processes cannot share a batch of 3 clips evenly" in done.stderr
     assert not (tmp_path / "run").exists()

@@ -14,11 +14,11 @@ import soundfile
 import torch
 
 from avtool import engine
-from avtool.engine import run as engine_run
-from avtool.engine import schedule
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
+from avtool.engine import run as engine_run
+from avtool.engine import schedule
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.lanes import Lanes, lanes_for
 from avtool.places import checkpoints_of

@@ -1,0 +1,163 @@
+"""Localization by contrast: nothing leaks from the sound into the patches that it is compared with, and batches are
+compared within themselves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from avtool.config.recipes import load_recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import batches_in_order, batches_in_training
+from avtool.data.mixing import PartnerViews
+from avtool.data.prepare import prepare
+from avtool.errors import DataError
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells
+from avtool.tasks.localize import Localization
+from avtool.tasks.maps import choose_map, localization_map
+from avtool.tasks.settings import drawn_views, inputs_of
+
+SMALL = (
+    "train.batch_size=4", "train.accumulate=1", "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24",
+    "model.depth=2", "localize.width=8", "init.model=none",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    """Nine photographs with sounds, of three classes."""
+    folder = tmp_path_factory.mktemp("source")
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(9):
+        cv2.imwrite(str(folder / f"{number}.png"), generator.integers(0, 255, (40, 48, 3), np.uint8))
+        soundfile.write(folder / f"{number}.wav", generator.normal(0, 0.1, 24000), 16000)
+        rows.append((f"clip{number}", "train", "abc"[number % 3], f"{number}.png", f"{number}.wav"))
+    with (folder / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("id", "split", "label", "image", "audio"), *rows])
+    return PreparedDataset(prepare("manifest", folder / "table.csv", out=folder / "prepared").out)
+
+
+def task_of(dataset: PreparedDataset, *settings: str) -> tuple[Localization, torch.nn.Module]:
+    recipe = load_recipe("tiny-localize", [*SMALL, *settings])
+    return Localization.from_recipe(recipe, dataset, np.arange(len(dataset))).eval(), recipe
+
+
+def batch_of(task: Localization, recipe, dataset: PreparedDataset, size: int = 4) -> dict[str, torch.Tensor]:
+    views = task.training_views(recipe, dataset, np.arange(len(dataset)))
+    return next(batches_in_training(views, np.arange(len(dataset)), batch_size=size, workers=0, seed=0))
+
+
+def test_two_passes_hear_nothing_while_they_look_and_see_nothing_while_they_listen(dataset) -> None:
+    task, recipe = task_of(dataset)
+    image, audio = inputs_of(task.log_mel, batch_of(task, recipe, dataset))
+    with torch.no_grad():
+        assert torch.equal(task.model.patches(image, audio), task.model.patches(image, audio.flip(0)))
+        assert torch.equal(task.model.sounds(image, audio), task.model.sounds(image.flip(0), audio))
+        maps, other = (localization_map(task.model, image, sound, kind="trained") for sound in (audio, audio.flip(0)))
+    assert maps.shape == (4, 2, 2) and not torch.equal(maps, other)
+    assert maps.abs().max() <= 1 + 1e-5
+    assert choose_map(task.model, None) == "trained"
+
+
+def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
+    """Two batches in one pass have the mean of their losses, so that a pass may hold any number of them."""
+    task, recipe = task_of(dataset)
+    batch = batch_of(task, recipe, dataset, size=8)
+    with torch.no_grad():
+        halves = [task({name: value[part] for name, value in batch.items()}) for part in (slice(0, 4), slice(4, 8))]
+        whole = task(batch)
+    for name in ("loss", "image", "audio"):
+        assert whole[name].item() == pytest.approx((halves[0][name] + halves[1][name]).item() / 2, rel=1e-5)
+
+
+def test_the_score_lies_between_mean_and_maximum_and_reaches_every_cell() -> None:
+    cells = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    soft = pool_cells(cells, score="soft", temperature=0.3)
+    assert (soft < cells.amax(1)).all() and (soft > cells.mean(1)).all()
+    soft.sum().backward()
+    assert (cells.grad > 0).all()
+    assert torch.allclose(pool_cells(cells, score="soft", temperature=1e-4), cells.amax(1), atol=1e-3)
+    assert torch.equal(pool_cells(cells, score="max", temperature=1.0), cells.amax(1))
+    assert torch.allclose(pool_cells(torch.full((1, 9), 0.7), score="soft", temperature=0.1), torch.tensor([0.7]))
+    with pytest.raises(ValueError, match="max or soft"):
+        pool_cells(cells, score="sum", temperature=1.0)
+
+
+def test_the_contrast_is_a_cross_entropy_over_rows_and_over_columns() -> None:
+    scores = torch.tensor([[0.9, 0.1], [0.3, 0.2]])
+    losses = contrastive_loss(scores, temperature=0.5)
+    rows = [-torch.log_softmax(scores[i] / 0.5, 0)[i] for i in (0, 1)]
+    columns = [-torch.log_softmax(scores[:, i] / 0.5, 0)[i] for i in (0, 1)]
+    assert losses["image"].item() == pytest.approx((rows[0] + rows[1]).item() / 2)
+    assert losses["audio"].item() == pytest.approx((columns[0] + columns[1]).item() / 2)
+    assert losses["loss"].item() == pytest.approx((losses["image"] + losses["audio"]).item() / 2)
+    assert candidates_loss(scores, temperature=0.5).item() == pytest.approx(
+        -(torch.log_softmax(scores / 0.5, 1)[:, 0]).mean().item()
+    )
+
+
+@pytest.mark.parametrize("way", ["two-pass", "joint"])
+def test_a_sound_that_tells_the_clip_is_learned(dataset, way: str) -> None:
+    task, recipe = task_of(dataset, f"localize.way={way}", "localize.candidates=3")
+    batch = batch_of(task, recipe, dataset)
+    task.train()
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    first = None
+    for _ in range(25):
+        loss = task(batch)["loss"]
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.8 * first
+
+
+def test_joint_pairs_hold_one_side_and_exchange_the_other(dataset) -> None:
+    task, recipe = task_of(dataset, "localize.way=joint", "localize.candidates=3")
+    batch = batch_of(task, recipe, dataset)
+    with torch.no_grad():
+        by_frame, by_sound = (task.candidate_scores(batch, side) for side in ("image", "audio"))
+        alone = task.model(*inputs_of(task.log_mel, batch)).flatten(1)
+    own = pool_cells(alone, score="soft", temperature=recipe.localize.temperature)
+    assert by_frame.shape == by_sound.shape == (4, 3)
+    assert torch.allclose(by_frame[:, 0], own, atol=1e-5) and torch.allclose(by_sound[:, 0], own, atol=1e-5)
+    assert not torch.allclose(by_frame[:, 1:], by_sound[:, 1:])
+
+
+@pytest.mark.parametrize("way", ["two-pass", "joint"])
+def test_what_is_measured_does_not_depend_on_the_batches(dataset, way: str) -> None:
+    task, recipe = task_of(dataset, f"localize.way={way}", "localize.candidates=3")
+    views, chosen = task.evaluation_views(recipe, dataset, np.arange(len(dataset)))
+
+    def measured(size: int) -> dict[str, float]:
+        return task.measure(lambda: batches_in_order(views, chosen.tolist(), batch_size=size), lambda: iter(()))
+
+    assert measured(2) == measured(9)
+    assert measured(9)["floor"] == pytest.approx(1 / 9 if way == "two-pass" else 1 / 3)
+    assert measured(9)["clips"] == 9
+
+
+def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:
+    recipe = load_recipe("tiny-localize", SMALL)
+    views = PartnerViews(drawn_views(recipe, dataset), np.arange(9), partners=2, other_class=True)
+    labels = [dataset.label_id(i) for i in range(9)]
+    drawn = set()
+    for index in range(9):
+        for epoch in range(4):
+            sample, again = views.sample(epoch, index), views.sample(epoch, index)
+            others = sample["other_index"].tolist()
+            assert np.array_equal(sample["other_waveform"], again["other_waveform"])
+            assert len({labels[index], *(labels[other] for other in others)}) == 3
+            drawn.add((index, *others))
+    assert len(drawn) > 20
+    with pytest.raises(DataError, match="3 classes of split train to draw from, 4 are needed"):
+        PartnerViews(drawn_views(recipe, dataset), np.arange(9), partners=3, other_class=True)
+
+
