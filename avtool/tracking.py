@@ -1,51 +1,131 @@
-"""What a run leaves behind beside its checkpoints: metrics.jsonl, recipe.yaml and run.json."""
+"""What a run leaves behind beside its checkpoints: metrics.jsonl, recipe.yaml and run.json; and its curves."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
+import shlex
+from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from avtool import __version__
-from avtool.files import atomic_file
+from avtool.errors import AvtoolError, CheckpointError, UsageError
+from avtool.files import atomic_file, check_output
 
 METRICS = "metrics.jsonl"
 RUN_JSON = "run.json"
+TENSORBOARD = "tensorboard"
+"""Package, and folder of a run with the same values for its viewer."""
 
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each with its ``step``. What lies after ``resume_step`` is dropped when a
-    run goes on from there, so that no step stands twice."""
+    run goes on from there, so that no step stands twice. With ``tensorboard`` its numbers go to that as well."""
 
-    def __init__(self, run: Path, *, resume_step: int) -> None:
+    def __init__(self, run: Path, *, resume_step: int, tensorboard: bool = False) -> None:
         self.path = run / METRICS
         kept = [row for row in read_metrics(run) if row["step"] <= resume_step] if self.path.exists() else []
         with atomic_file(self.path) as partial:
             partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=resume_step + 1)
 
     def write(self, **values: Any) -> None:
+        """Add a row, ``step`` in it. It is with the system when this returns: a killed process loses none."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+        if self._board is not None:
+            for name, value in values.items():
+                if name != "step" and isinstance(value, int | float):
+                    self._board.add_scalar(name, value, values["step"])
+            self._board.flush()
+
+
+def check_tensorboard() -> None:
+    """UsageError where the package is missing."""
+    if find_spec(TENSORBOARD) is None:
+        raise UsageError(
+            "train.tensorboard is true, but TensorBoard is not installed",
+            hint="pip install 'avtool[tensorboard]', or leave train.tensorboard=false",
+        )
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl; a last line that was cut off is left out."""
-    rows = []
-    for line in (run / METRICS).read_text(encoding="utf-8").splitlines():
+    """The rows of a run's metrics.jsonl, each with its ``step``; they end at a line that was cut off."""
+    rows: list[dict[str, Any]] = []
+    for line in (run / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
     return rows
 
 
+def plot(runs: Sequence[Path], *, out: Path, force: bool = False) -> Path:
+    """Draw the curves of ``runs`` over each other (see ``avtool.report.curves``) into the PNG ``out``.
+
+    AvtoolError for a folder that is no run or has no row yet, UsageError where ``out`` cannot be written.
+    """
+    from avtool.report.curves import draw_curves
+    from avtool.report.heatmap import write_png
+
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"{out} is no name for a PNG", hint=f"--out {out.with_suffix('.png')}")
+    check_output(out, force=force)
+    rows = {name: _rows_of(run) for name, run in zip(run_names(runs), runs, strict=True)}
+    write_png(out, draw_curves(rows))
+    return out
+
+
+def _rows_of(run: Path) -> list[dict[str, Any]]:
+    if not run.exists():
+        raise AvtoolError(f"no run at {run}", hint="avtool pretrain --recipe tiny makes one")
+    if not (run / METRICS).is_file():
+        raise AvtoolError(f"{run} is not a run: there is no {METRICS} in it", hint="name the folder of a run")
+    rows = read_metrics(run)
+    if not any("seconds" in row or "loss" in row for row in rows):
+        raise AvtoolError(
+            f"{run / METRICS} holds no step of training yet", hint="wait for the first train.log_every steps"
+        )
+    return rows
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, or, where two of them are alike, their whole paths. UsageError for a run given twice."""
+    whole = [run.resolve() for run in runs]
+    if twice := [run for number, run in enumerate(runs) if whole[number] in whole[:number]]:
+        raise UsageError(f"{twice[0]} is given twice", hint="name each run once")
+    names = [run.name for run in whole]
+    return [name if names.count(name) == 1 else str(run) for name, run in zip(names, whole, strict=True)]
+
+
 def read_run_facts(run: Path) -> dict[str, Any]:
-    """A run's run.json; nothing where there is none."""
+    """A run's run.json; nothing where there is none. CheckpointError where it is damaged."""
     path = run / RUN_JSON
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise _damaged(path) from error
+    if not isinstance(facts, dict):
+        raise _damaged(path)
+    return facts
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is damaged: it is no JSON object",
+        hint=f"begin it anew, it is only the run's history: echo '{{}}' > {shlex.quote(str(path))}",
+    )
 
 
 def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -9,18 +11,25 @@ import typer
 from avtool import __version__
 from avtool.cli import (
     bench,
+    classify,
     convert,
     demo,
     doctor,
+    embed,
+    evaluate,
     export,
+    finetune,
     inspect,
     localize,
+    plot,
     prepare,
     pretrain,
     pull,
     recipes,
+    segment,
+    separate,
 )
-from avtool.cli.common import examples
+from avtool.cli.common import ClipCommand, examples
 
 app = typer.Typer(
     name="avtool",
@@ -57,17 +66,26 @@ def _root(
 
 app.command(epilog=prepare.EPILOG)(prepare.prepare)
 app.command(epilog=pretrain.EPILOG)(pretrain.pretrain)
-app.command(epilog=localize.EPILOG)(localize.localize)
+app.command(epilog=finetune.EPILOG)(finetune.finetune)
+app.command(epilog=plot.EPILOG)(plot.plot)
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(cls=ClipCommand, epilog=classify.EPILOG)(classify.classify)
+app.command(cls=ClipCommand, epilog=localize.EPILOG)(localize.localize)
+app.command(cls=ClipCommand, epilog=embed.EPILOG)(embed.embed)
+app.command(cls=ClipCommand, epilog=segment.EPILOG)(segment.segment)
+app.command(cls=ClipCommand, epilog=separate.EPILOG)(separate.separate)
 app.command(epilog=pull.EPILOG)(pull.pull)
 app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command(epilog=demo.EPILOG)(demo.demo)
-app.command(epilog=inspect.EPILOG)(inspect.inspect)
+app.command(cls=ClipCommand, epilog=inspect.EPILOG)(inspect.inspect)
 app.add_typer(bench.app, name="bench")
 app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 
 def main() -> None:
     """The console entry."""
+    if isinstance(sys.stdout, TextIOWrapper):  # paths leave as the bytes they are, in whatever coding
+        sys.stdout.reconfigure(errors="surrogateescape")
     app(prog_name="avtool")

@@ -242,6 +242,8 @@ class Classify(Section):
     """alpha of mixup's Beta distribution, for image and sound; 0: none"""
     cutmix: NotNegative = 0.0
     """alpha of cutmix's Beta distribution, for image and sound; 0: none"""
+    blank: ShareBelow1 = 0.0
+    """share of the samples in which either the picture is blank or the sound is silent, each half of the time"""
     smoothing: ShareBelow1 = 0.0
     """share of a label that is spread over all classes"""
     class_weights: bool = False
@@ -319,6 +321,8 @@ class Train(Section):
     """held-out clips that are measured before and after training; 0: none"""
     eval_every: Count = 0
     """steps between two more such measurements while training; 0: none"""
+    tensorboard: bool = False
+    """whether the log goes to TensorBoard as well (pip install 'avtool[tensorboard]'): true or false"""
 
 
 PRETRAIN = "pretrain"

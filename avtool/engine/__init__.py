@@ -18,7 +18,7 @@ from avtool.engine.start import newest_checkpoint, starting_model
 from avtool.errors import TrainingError, UsageError
 from avtool.files import check_output
 from avtool.progress import quiet, say
-from avtool.tracking import RUN_JSON, write_run_facts
+from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 
 __all__ = ["Run", "dry_run", "finetune", "plan_finetuning", "pretrain"]
 
@@ -116,6 +116,8 @@ def _train(
     _check_sample_rate(recipe, dataset)
     if recipe.train.compile:
         check_compiler(target)
+    if recipe.train.tensorboard:
+        check_tensorboard()
     keep_freed_memory(target)
     with joined(target) as world, quiet(not world.main):
         _check_shares(recipe, world)
@@ -139,12 +141,14 @@ def _train(
             shutil.rmtree(out)
         stop = min(run.schedule.max_steps, stop_after or run.schedule.max_steps)
         if run.step >= stop:
+            if run.owes_measures():
+                run.evaluate()
             done = "finished" if stop == run.schedule.max_steps else f"already past --stop-after {stop}"
             say(f"{out} is {done}: {run.step} of {run.schedule.max_steps} steps are done")
             return out
         if world.main:
             _begin(run, data, target, resumed_from, command or [])
-        if resumed_from is None:
+        if run.owes_measures():
             run.evaluate()
         run.train(run.batches(), stop=stop)
         run.evaluate()

@@ -13,11 +13,11 @@ from avtool.progress import say
 
 
 class Meter:
-    """Speed and the share of time that went by waiting for data, since it was last read."""
+    """Speed, and the shares of time that went by waiting for data and beside the work, since it was last read."""
 
     def __init__(self, *, clips_per_step: int) -> None:
         self.clips_per_step = clips_per_step
-        self.steps, self.waited, self.since = 0, 0.0, time.perf_counter()
+        self.steps, self.waited, self.worked, self.since = 0, 0.0, 0.0, time.perf_counter()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -27,6 +27,14 @@ class Meter:
         self.waited += time.perf_counter() - began
 
     @contextmanager
+    def working(self) -> Iterator[None]:
+        """The block is the task's or the optimizer's: passes, averaging, the check of gradients, the step. An
+        accelerator's time is seen where the host waits for it, at that check."""
+        began = time.perf_counter()
+        yield
+        self.worked += time.perf_counter() - began
+
+    @contextmanager
     def paused(self) -> Iterator[None]:
         """The block is no part of the training that is timed."""
         began = time.perf_counter()
@@ -34,15 +42,17 @@ class Meter:
         self.since += time.perf_counter() - began
 
     def read(self) -> dict[str, float]:
-        """``elapsed`` seconds, ``samples_per_second``, and ``waiting``, a share of the time; then begin anew."""
+        """``elapsed`` seconds, ``samples_per_second``, and as shares of the time ``waiting`` and ``overhead``, what was
+        neither waiting nor working: transfers, logs, display, checkpoints; then begin anew."""
         now = time.perf_counter()
         elapsed = now - self.since
         result = {
             "elapsed": elapsed,
             "samples_per_second": self.steps * self.clips_per_step / elapsed,
             "waiting": self.waited / elapsed,
+            "overhead": max(0.0, 1 - (self.waited + self.worked) / elapsed),
         }
-        self.steps, self.waited, self.since = 0, 0.0, now
+        self.steps, self.waited, self.worked, self.since = 0, 0.0, 0.0, now
         return result
 
 

@@ -29,11 +29,14 @@ from avtool.model.config import Config
 from avtool.optim import LARS, adamw, parameter_groups, set_learning_rate
 from avtool.places import BEST, CHECKPOINTS, checkpoints_of
 from avtool.progress import progress_bar, say
+from avtool.report.heatmap import write_png
 from avtool.tasks import Task, find_task
 from avtool.tasks.settings import spectrogram_settings
-from avtool.tracking import MetricsLog
+from avtool.tracking import METRICS, MetricsLog, read_metrics
 
 VALIDATION = "validation"
+RECONSTRUCTIONS, RECONSTRUCTED = "reconstructions.png", 6
+"""Picture in a pretraining run's folder, and how many held-out clips are in it."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class Run:
     def train(self, batches: Iterator[Batch], *, stop: int) -> None:
         """Steps up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
         settings = self.recipe.train
+        log = self.log if self.world.main else None  # opened here: rows behind this step go before the next one
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
             Lanes(self.lanes()) as lanes,
@@ -192,12 +196,12 @@ class Run:
                     values = {name: value.item() for name, value in losses.items()}
                     speed = meter.read()
                     self.seconds += speed.pop("elapsed")
-                    if self.world.main:
-                        self.log.write(**self.position(), **values, lr=rate, **speed)
+                    if log:
+                        log.write(**self.position(), **values, lr=rate, **speed)
                     shown = {"loss": f"{values['loss']:.3f}", "wait": f"{speed['waiting']:.0%}"}
                     bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
                 bar.advance()
-                if measures:
+                if measures and not ends:
                     with meter.paused():
                         self.evaluate()
                 if ends or self.step % settings.save_every == 0:
@@ -207,6 +211,15 @@ class Run:
                         f"stopped after step {self.step}; the same command with --resume --out {self.folder} goes on"
                     )
                     raise KeyboardInterrupt
+
+    def owes_measures(self) -> bool:
+        """Whether this step is one of those that are measured, and has not been: it was just begun, or broken off."""
+        every = self.recipe.train.eval_every
+        if self.step not in (0, self.schedule.max_steps) and not (every and self.step % every == 0):
+            return False
+        path = self.folder / METRICS
+        rows = read_metrics(self.folder) if path.is_file() else []
+        return not any(row["step"] == self.step and "held_out" in row for row in rows)
 
     def lanes(self) -> int:
         """Parts of a pass that are computed side by side."""
@@ -305,10 +318,25 @@ class Run:
                 f"held out after step {self.step} ({self.clips.part}, {values['clips']:.0f} samples): "
                 f"{self.task.in_words(values)}"
             )
+            if self.recipe.task == PRETRAIN:
+                self.draw()
             if self.task.best and (self.best is None or values[self.task.best] > self.best["value"]):
                 self.best = {"value": values[self.task.best], "step": self.step}
                 self._write(self.folder / BEST)
         self.world.wait()
+
+    def draw(self) -> None:
+        """Show what is predicted of a few held-out clips, the same ones every time."""
+        dataset = self.clips.held_out_of
+        views, chosen = self.task.evaluation_views(self.recipe, dataset, self.clips.held_out)
+        few = spread_over(chosen, RECONSTRUCTED)
+        (batch,) = batches_in_order(views, few, batch_size=len(few))
+        with self.autocast(), torch.compiler.set_stance("force_eager"):
+            picture = self.task.draw(
+                {name: value.to(self.device) for name, value in batch.items()},
+                [dataset.record(clip).id for clip in few],
+            )
+        write_png(self.folder / RECONSTRUCTIONS, picture)
 
     def _measure(self, limit: int) -> dict[str, float]:
         def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:

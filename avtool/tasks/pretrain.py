@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
+from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
+from avtool.metrics.rank import effective_rank
 from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
 from avtool.model.mae import MaskedAutoencoder, Reconstruction
 from avtool.model.noise import sample_noise
+from avtool.model.transformer import patchify, unpatchify
+from avtool.report.reconstructions import Example, draw_reconstructions
 from avtool.tasks import Batches
 from avtool.tasks.settings import (
     drawn_views,
@@ -28,6 +32,14 @@ from avtool.tasks.settings import (
     inputs_of,
     new_log_mel,
     new_model,
+)
+
+RANKED_CLIPS = 1000
+"""At most so many clips' fusion tokens go into their effective rank: less than a second at any width."""
+CAPTION = (
+    "What pretraining predicts of held-out clips, from what was not masked.",
+    "Predictions are made in units of each patch's own mean and deviation. Both are taken from the target here: how "
+    "bright or how loud a patch is as a whole is given, not predicted.",
 )
 
 
@@ -108,6 +120,29 @@ class Pretraining(nn.Module):
             *(reconstruction_loss(part.prediction, part.target) for part in parts)
         )
 
+    @torch.no_grad()
+    def draw(self, batch: dict[str, Tensor], names: Sequence[str]) -> np.ndarray:
+        """Masked input, prediction and target of each clip of ``batch``, uint8 (height, width, 3) RGB; masks as in
+        ``measure``."""
+        training = self.training
+        self.eval()
+        parts = self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])})
+        self.train(training)
+        image, audio = self.inputs(batch)
+        encoder = self.model.encoder
+        grids = encoder.image_grid, encoder.audio_grid
+        frames, mels = (
+            filled_in(values, part, encoder.patch_size, grid)
+            for values, part, grid in zip((image, audio), parts, grids, strict=True)
+        )
+        shown = (
+            *(as_pictures(image), as_pictures(frames[0]), frames[1]),
+            *(audio[:, 0], mels[0][:, 0], mels[1]),
+        )
+        columns = (part.cpu().numpy() for part in shown)
+        examples = [Example(*of_clip) for of_clip in zip(names, *columns, strict=True)]
+        return draw_reconstructions(examples, caption=CAPTION)
+
     def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
         """See ``evaluate_pretraining``."""
         return evaluate_pretraining(self, held_out, reference())
@@ -123,7 +158,29 @@ class Pretraining(nn.Module):
         ]
         if accuracy:
             text += f"; nearest-neighbour accuracy (knn, k = 1, among training clips): {', '.join(accuracy)}"
+        if "effective_rank_fusion" in values:
+            text += f"; effective rank of fusion tokens {values['effective_rank_fusion']:.1f}"
         return text
+
+
+def as_pictures(frames: Tensor) -> Tensor:
+    """Frames as the model takes them (B, 3, H, W) -> uint8 (B, H, W, 3) RGB."""
+    mean, std = (torch.tensor(values, device=frames.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    return ((frames * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def filled_in(
+    values: Tensor, part: Reconstruction, patch_size: int, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """``values`` (B, C, H, W), float32, with every removed patch as it was predicted, its own mean and deviation given
+    back to it (the inverse of ``losses.normalize_patches``); and which places were removed, bool (B, H, W)."""
+    patches, removed = patchify(values, patch_size), part.mask.removed.unsqueeze(-1)
+    target = part.target.float()
+    deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+    predicted = part.prediction.float() * deviation + target.mean(dim=-1, keepdim=True)
+    filled = patches.scatter(1, removed.expand_as(predicted), predicted)
+    where = part.mask.dense().unsqueeze(-1).expand(-1, -1, patch_size**2)
+    return unpatchify(filled, patch_size, grid), unpatchify(where, patch_size, grid)[:, 0] > 0
 
 
 def mean_tokens(tokens: Tokens) -> dict[str, Tensor]:
@@ -159,6 +216,10 @@ def evaluate_pretraining(
     index). ``floor``: what predicting each removed patch's mean would get on the same patches; ``share_of_floor``:
     ``loss`` over it. ``knn_STREAM``: share of held-out clips whose nearest clip of ``reference``, by cosine of the mean
     token, has the same label (k = 1); ``knn_floor``: share of the commonest label. ``clips``: how many there were.
+
+    ``effective_rank_fusion``: directions in which the clips' mean fusion tokens differ, of at most ``RANKED_CLIPS``
+    clips, where there are two. It falls to 0 where the fusion tokens say the same of every clip. Means, not the single
+    tokens: those differ from each other by what is learned of each, whatever the clip, and would hide that.
     """
     training = task.training
     task.eval()
@@ -181,6 +242,9 @@ def evaluate_pretraining(
     queries, labels = mean_features(task, held_out())
     references, reference_labels = mean_features(task, reference)
     task.train(training)
+    if clips > 1:
+        fusion = queries["fusion"]
+        result["effective_rank_fusion"] = effective_rank(fusion[:: math.ceil(clips / RANKED_CLIPS)])
     known, usable = labels >= 0, reference_labels >= 0
     if known.any() and usable.any():
         for name, query in queries.items():

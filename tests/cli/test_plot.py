@@ -38,9 +38,14 @@ def test_what_is_no_run_is_named_in_one_line(avtool: Avtool, tmp_path: Path) -> 
         (["new"], 1, "holds no step of training yet"),
         (["run", "./run"], 2, "given twice"),
         (["run", "--out", "x.jpg"], 2, "no name for a PNG"),
-        (["run", "--out", "none/such/x.png/"], 0, ""),
     ):
         done = avtool("plot", *args)
         assert done.returncode == code, (args, done.stderr)
         assert said in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "curves.png").exists()
+
+
+def test_help_fits_80_columns_and_ends_in_examples(avtool: Avtool) -> None:
+    done = avtool("plot", "--help")
+    assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 80
+    assert "Examples:" in done.stdout and "Next:" in done.stdout

@@ -28,8 +28,9 @@ def rows(steps: int = 50, *, shift: float = 0.0) -> list[dict[str, Any]]:
     return made
 
 
-def titles(runs: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
-    return [[panel.title for panel in row] for row in panels_of(runs)]
+def drawn(page: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
+    """Where ``page`` has nearly this colour, bool (height, width): thin lines are blended with the paper."""
+    return np.abs(page.astype(int) - colour).max(axis=2) < 60
 
 
 def test_pretraining_has_losses_neighbours_by_stream_rate_and_speed() -> None:
@@ -54,14 +55,14 @@ def test_every_run_is_drawn_in_its_colour() -> None:
     page = draw_curves({"a": rows(), "b": rows(shift=0.5), "c": rows(shift=0.9)})
     assert page.shape[1] == WIDTH == 1600 and page.dtype == np.uint8
     for colour in COLOURS[:3]:
-        assert (page == colour).all(axis=2).sum() > 300
-    assert not (page == COLOURS[3]).all(axis=2).any()
+        assert drawn(page, colour).sum() > 600
+    assert not drawn(page, COLOURS[3]).any()
 
 
 def test_lines_go_where_the_values_are() -> None:
     falling = [{"step": step, "loss": 2.0 - step / 100} for step in range(101)]
     page = draw_curves({"a": falling})
-    found = np.argwhere((page[60:] == COLOURS[0]).all(axis=2))
+    found = np.argwhere(drawn(page[60:], COLOURS[0]))
     left, right = (
         found[found[:, 1] == edge][:, 0].mean() for edge in (found[:, 1].min() + 2, found[:, 1].max() - 2)
     )

@@ -71,6 +71,7 @@ def test_a_run_says_what_made_it_and_measures_held_out_clips(data: Path, tmp_pat
         "recipe.yaml",
         "run.json",
         "metrics.jsonl",
+        "reconstructions.png",
         "checkpoints",
     }
     assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny", SMALL)
@@ -324,3 +325,23 @@ def test_dry_run_counts_parameters_and_shapes(data: Path) -> None:
     assert "10 clips of" in text
     with pytest.raises(UsageError, match="cuda:99 is not there"):
         engine.dry_run(load_recipe("tiny"), data=data, device="cuda:99")
+
+
+def test_what_was_broken_off_before_its_measures_gets_them(data: Path, tmp_path: Path) -> None:
+    whole = run(data, tmp_path / "whole", "train.eval_every=2")
+    parts = run(data, tmp_path / "parts", "train.eval_every=2", stop_after=4)
+    assert [row["step"] for row in read_metrics(parts) if "held_out" in row] == [0, 2, 4]
+    log = parts / "metrics.jsonl"
+    forget_measures(log, 4)
+    run(data, parts, "train.eval_every=2", resume=True)
+    measured = [[row for row in read_metrics(out) if "held_out" in row] for out in (whole, parts)]
+    assert [row["step"] for row in measured[1]] == [0, 2, 4, 6]
+    assert [row["held_out_loss"] for row in measured[0]] == [row["held_out_loss"] for row in measured[1]]
+    forget_measures(log, 6)
+    run(data, parts, "train.eval_every=2", resume=True)
+    assert "held_out" in read_metrics(parts)[-1]
+
+
+def forget_measures(log: Path, step: int) -> None:
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if f'"step": {step},' not in line or "held_out" not in line))

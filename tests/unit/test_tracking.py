@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -53,8 +53,8 @@ def test_tensorboard_is_missed_before_anything_is_written(
 class _Writer:
     """Stands in for TensorBoard's."""
 
-    made: list[tuple[str, int]] = []
-    scalars: list[tuple[str, float, int]] = []
+    made: ClassVar[list[tuple[str, int]]] = []
+    scalars: ClassVar[list[tuple[str, float, int]]] = []
 
     def __init__(self, folder: str, purge_step: int) -> None:
         self.made.append((folder, purge_step))

@@ -1,0 +1,33 @@
+"""``avtool plot``: training runs in, their curves over each other out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.common import Debug, Force, examples, guarded
+
+EPILOG = examples(
+    "avtool plot runs/tiny-20260101-120000",
+    "avtool plot runs/tiny-* --out curves.png --force",
+    next_command="avtool evaluate RUN --data DIR",
+)
+
+
+@guarded
+def plot(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    *,
+    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("curves.png"),
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the curves of training runs over each other.
+
+    Losses, held-out measures with their floors, learning rate and speed, from each run's metrics.jsonl.
+    """
+    from avtool.tracking import plot as draw
+
+    typer.echo(draw(runs, out=out, force=force))
