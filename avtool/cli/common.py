@@ -72,7 +72,7 @@ StopAfter = Annotated[
     typer.Option("--stop-after", min=1, help="Stop after step N; the schedule stays as it is.", metavar="N"),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only print the recipe, the model's size and one batch's shapes.")
+    bool, typer.Option("--dry-run", help="Only print the recipe and what it would cost: size, steps, memory, bytes.")
 ]
 RunSeed = Annotated[
     int | None,
@@ -98,9 +98,14 @@ def set_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
+def first_process() -> bool:
+    """Whether this is the first of the processes that torchrun starts, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_once(text: object) -> None:
-    """One line on stdout, by one of the processes that torchrun starts."""
-    if os.environ.get("RANK", "0") == "0":
+    """One line on stdout, by the first process."""
+    if first_process():
         typer.echo(text)
 
 

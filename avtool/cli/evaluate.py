@@ -16,6 +16,7 @@ from avtool.cli.common import (
     Seed,
     Threads,
     examples,
+    first_process,
     guarded,
     print_json,
     set_threads,
@@ -48,18 +49,26 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Prepared data.", metavar="DIR")],
     task: Annotated[
         str | None,
-        typer.Option(metavar="TASK", help="classify, localize, separate or segment.", show_default="the model's"),
+        typer.Option(
+            metavar="TASK", help="classify, localize, separate or segment.", show_default="the model's"
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(metavar="P,...", help="Protocols, by name.", show_default="all of the task's that apply"),
+        typer.Option(
+            metavar="P,...", help="Protocols, by name.", show_default="all of the task's that apply"
+        ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split to judge, or all.")] = "test",
     fold: Annotated[
         str | None,
-        typer.Option(metavar="K/N", callback=_fold, help="Only fold K of N by recording, as data.fold leaves it out."),
+        typer.Option(
+            metavar="K/N", callback=_fold, help="Only fold K of N by recording, as data.fold leaves it out."
+        ),
     ] = None,
-    windows: Annotated[int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify).")] = 1,
+    windows: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify).")
+    ] = 1,
     maps: Annotated[
         str | None,
         typer.Option(
@@ -80,6 +89,8 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model by named protocols, beside floors, ceilings and controls."""
+    if not first_process():
+        return  # of the processes that torchrun starts one measures: no sample is counted twice
     set_threads(threads)
     from avtool.evaluate import evaluate as run
 

@@ -216,8 +216,8 @@ def test_arguments_that_are_no_settings_are_named(argument: str) -> None:
 
 
 def test_unknown_recipes_name_the_nearest() -> None:
-    assert error_of("factorised").hint == "did you mean factorized?"
-    assert "dense, factorized, tiny, token" in error_of("zzz").hint
+    assert error_of("factorised").hint.startswith("did you mean factorized")
+    assert ", ".join(shipped.recipe_names()) in error_of("zzz").hint
     assert "no recipe file" in error_of("nowhere/mine.yaml").message
 
 
@@ -266,7 +266,7 @@ def test_a_child_lies_over_its_one_parent(recipe_file) -> None:
 def test_a_loop_of_parents_is_named_with_a_way_out(recipe_file) -> None:
     own = recipe_file("extends: own.yaml\n", "own.yaml")
     assert error_of(own).message == f"{own}:1: own.yaml extends itself"
-    assert error_of(own).hint == "extend a shipped recipe: dense, factorized, tiny, token"
+    assert error_of(own).hint == f"extend a shipped recipe: {', '.join(shipped.recipe_names())}"
     first = recipe_file("extends: second.yaml\n", "first.yaml")
     second = recipe_file("extends: first.yaml\n", "second.yaml")
     assert error_of(first).message == f"{first}:1: first.yaml and second.yaml extend each other"
