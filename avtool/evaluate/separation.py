@@ -35,8 +35,8 @@ ROLES = {
     RATIO: CEILING,
     BINARY: CEILING,
 }
-SILENT = "of a silent source"
-NO_ESTIMATE = "that some row gives nothing for"
+SILENT = "as silent sources"
+NO_ESTIMATE = "as sources that some row gives nothing for"
 
 
 class Pairs(NamedTuple):
@@ -97,25 +97,22 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
 def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pairs:
     """The pairs that the data names, where it does; else each clip with one label and another of another class, drawn
     from ``seed``. DataError where there are none."""
-    if len(named := _named_pairs(dataset, chosen)):
-        return Pairs(named, "the pairs of clips that the data names", {})
+    if named := {int(i): name for i in chosen if (name := dataset.facts(int(i)).get("partner"))}:
+        number = {dataset.record(i).id: i for i in range(len(dataset))}
+        found = [(i, number[name]) for i, name in named.items() if name in number]
+        if not found:
+            raise DataError(
+                f"{dataset.folder}: no partner that a clip of split {dataset.split} names is there",
+                hint="choose another --split, or --split all",
+            )
+        missing = {"whose partner is not there": len(named) - len(found)} if len(found) < len(named) else {}
+        return Pairs(np.array(found, np.int64), "two clips, the pairs that the data names", missing)
     counts = np.array([len(dataset.record(int(i)).label_ids) for i in chosen])
     left_out = {"without a label": int((counts == 0).sum()), "with several labels": int((counts > 1).sum())}
     return Pairs(
         fixed_mixtures(dataset, chosen[counts == 1], 2, seed=seed),
         "two clips of different classes",
         {reason: count for reason, count in left_out.items() if count},
-    )
-
-
-def _named_pairs(dataset: PreparedDataset, chosen: np.ndarray) -> np.ndarray:
-    """Clips and the partners that their facts name, where both are there: int64 (M, 2)."""
-    partners = {int(i): dataset.facts(int(i)).get("partner") for i in chosen}
-    if not any(partners.values()):
-        return np.zeros((0, 2), np.int64)
-    number = {dataset.record(i).id: i for i in range(len(dataset))}
-    return np.array([(i, number[name]) for i, name in partners.items() if name in number], np.int64).reshape(
-        -1, 2
     )
 
 

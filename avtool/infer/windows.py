@@ -141,9 +141,12 @@ def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None)
 
 def window_starts(length: int, count: int, every: float) -> list[int]:
     """Where windows of ``count`` samples begin: one ``every`` so many of ``length`` samples, the last at the end, up to
-    a quarter of a step later than its turn. A length up to ``count`` has one."""
+    a quarter of a step later than its turn. A length that is less than an eighth longer than one has one, in its
+    middle."""
     room = max(0, length - count)
-    return [round(start) for start in np.arange(0, room - every / 4, every)] + [room]
+    if room < count / 8:
+        return [room // 2]
+    return [0, *(round(start) for start in np.arange(every, room - every / 4, every)), room]
 
 
 def centre_view(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:

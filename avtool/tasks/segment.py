@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,6 +17,7 @@ from avtool.data.loader import DrawnViews, FixedViews, spread_over
 from avtool.data.masks import DrawnMaskViews, MaskViews, class_names, frame_mask, masked_clips, masked_frames
 from avtool.errors import TrainingError
 from avtool.losses import segmentation_loss
+from avtool.metrics.localization import centred_disc
 from avtool.metrics.segmentation import (
     ClassScores,
     FrameScores,
@@ -24,13 +27,19 @@ from avtool.metrics.segmentation import (
     frame_scores,
 )
 from avtool.model.segmentation import NARROWEST
+from avtool.model.unet import PATCH_SIZE
 from avtool.tasks import Batches
+from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import drawn_views, encoder_settings, inputs_of, new_log_mel, new_model, view_size
 
+Scores = FrameScores | ClassScores
 KIND = "segmentation"
 EVALUATION_SIZE = (224, 224)
 """Rows and columns at which masks are judged; what a model of another input gives is resized to it."""
-PATCH_SIZE = 16
+MOST_CLASSES = 255
+"""A mask is of bytes, of which 255 means none."""
+SURE = 100.0
+"""A logit whose probability is 0 or 1."""
 CHECKED = 64
 """Clips whose masks are looked at before anything is trained on classes."""
 
@@ -51,6 +60,7 @@ class Segmentation(nn.Module):
         assert recipe.segment is not None
         self.semantic = recipe.segment.semantic
         self.settings = self.describe(recipe, dataset)[1]
+        self.class_names = ClassNames(tuple(class_names(dataset)), several=True) if self.semantic else None
         self.model = new_model(KIND, self.settings, recipe)
         self.log_mel = new_log_mel(recipe)
 
@@ -66,6 +76,11 @@ class Segmentation(nn.Module):
                 hint="start from another model, as avtool pretrain --recipe tiny makes one",
             )
         classes = len(class_names(dataset)) if recipe.segment.semantic else 1
+        if classes > MOST_CLASSES:
+            raise TrainingError(
+                f"{dataset.folder} has {classes} classes with the background, a mask tells {MOST_CLASSES} apart",
+                hint="use data with fewer classes, or segment.semantic=false",
+            )
         return KIND, {**encoder_settings(recipe), "classes": classes}
 
     @classmethod
@@ -103,20 +118,21 @@ class Segmentation(nn.Module):
 
     @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
-        """``score``: mIoU by ``avs-tpavi``, or by ``avs-semantic``, and ``f``; ``floor``: mIoU of the better of an
-        empty and a full mask, or of background all over; ``loss``; ``clips``: how many frames there were."""
+        """``score``: mIoU by ``avs-tpavi`` or ``avs-semantic``, and ``f``; ``floor``: mIoU of the best of ``blind``;
+        ``loss``; ``clips``: how many frames there were."""
         training = self.training
         self.eval()
-        found, blind, loss, frames = [], [], 0.0, 0
+        found, guesses, loss, frames = [], defaultdict(list), 0.0, 0
         for batch in held_out():
             logits = resized(self.model(*inputs_of(self.log_mel, batch)), EVALUATION_SIZE)
             loss += len(logits) * segmentation_loss(logits, batch["mask"]).item()
             frames += len(logits)
             found.append(scores_of(logits, batch["mask"]))
-            blind.append([scores_of(guess, batch["mask"]) for guess in _blind(logits)])
+            for name, guess in blind(logits).items():
+                guesses[name].append(scores_of(guess, batch["mask"]))
         self.train(training)
-        miou, f = summary(found)[:2]
-        floor = max(summary(list(guesses))[0] for guesses in zip(*blind, strict=True))
+        miou, f = summary(found)
+        floor = max(summary(parts)[0] for parts in guesses.values())
         return {"score": miou, "f": f, "floor": floor, "loss": loss / frames, "clips": float(frames)}
 
     def in_words(self, values: dict[str, float]) -> str:
@@ -140,7 +156,7 @@ def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
-def scores_of(logits: Tensor, masks: Tensor) -> FrameScores | ClassScores:
+def scores_of(logits: Tensor, masks: Tensor) -> Scores:
     """Scores of every frame: ``logits`` (B, C, H, W) against ``masks`` (B, H, W), on the CPU."""
     if logits.shape[1] == 1:
         scores = frame_scores(logits[:, 0].sigmoid(), masks > 0)
@@ -149,22 +165,29 @@ def scores_of(logits: Tensor, masks: Tensor) -> FrameScores | ClassScores:
     return ClassScores(*(part.cpu() for part in of_class))
 
 
-def joined[T: (FrameScores, ClassScores)](parts: list[T]) -> T:
+def joined(parts: Sequence[Scores]) -> Scores:
     """Scores of batches as those of the whole set."""
-    return type(parts[0])(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    return FrameScores(*columns) if isinstance(parts[0], FrameScores) else ClassScores(*columns)
 
 
-def summary(parts: list[FrameScores] | list[ClassScores]) -> tuple[float, float]:
+def summary(parts: Sequence[Scores]) -> tuple[float, float]:
     """mIoU and F of a set's batches of scores: ``avs-tpavi``, or ``avs-semantic`` of class scores."""
     whole = joined(parts)
     found = avs_tpavi(whole) if isinstance(whole, FrameScores) else avs_semantic(whole)
     return found.miou, found.f
 
 
-def _blind(logits: Tensor) -> list[Tensor]:
-    """The logits of guesses that neither see nor hear: an empty and a full mask, or background all over."""
-    if logits.shape[1] == 1:
-        return [torch.full_like(logits, -100.0), torch.full_like(logits, 100.0)]
-    background = torch.zeros_like(logits)
-    background[:, 0] = 1
-    return [background]
+def blind(logits: Tensor) -> dict[str, Tensor]:
+    """Logits of guesses that neither see nor hear, for a model that gives ``logits`` (B, C, H, W)."""
+    if logits.shape[1] > 1:
+        background = torch.zeros_like(logits)
+        background[:, 0] = SURE
+        return {"background all over": background}
+    size = (len(logits), 1, *EVALUATION_SIZE)
+    disc = torch.from_numpy(centred_disc(EVALUATION_SIZE)).to(logits.device).clamp(0, 1).logit(eps=1e-6)
+    return {
+        "foreground all over": logits.new_full(size, SURE),
+        "a centred disc": disc.expand(size),
+        "an empty mask": logits.new_full(size, -SURE),
+    }

@@ -82,8 +82,11 @@ def single(dataset: PreparedDataset) -> np.ndarray:
 ROWS = {"fused": "", "fused, image blank": "image", "fused, sound silent": "audio"}
 
 
-def test_rows_are_what_the_model_says_with_and_without_either_input(model: Path, data: Path) -> None:
-    (table,) = judge(model, data)
+def test_rows_are_what_the_model_says_with_and_without_either_input(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    (table,) = judge(model, data, save_predictions=tmp_path / "p.npz")
+    saved = np.load(tmp_path / "p.npz")
     assert (table.protocol, table.samples, table.recordings) == ("top1, top5", 12, 12)
     assert table.left_out == {"without a label": 1, "with several labels": 1}
     found = values(table)
@@ -91,6 +94,7 @@ def test_rows_are_what_the_model_says_with_and_without_either_input(model: Path,
     for name, blank in ROWS.items():
         logits, dataset = logits_by_hand(model, data, blank=blank)
         chosen = single(dataset)
+        np.testing.assert_allclose(saved[f"logits_{name}"], logits[chosen], atol=1e-5)
         hits = logits[chosen].argmax(axis=1) == [dataset.label_id(int(i)) for i in chosen]
         assert found[name, "top1"] == pytest.approx(100 * hits.mean())
         assert found[name, "top5"] == 100

@@ -1,0 +1,63 @@
+"""``avtool embed``: clips in, the encoder's tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.cli.classify import Audio, Clips, Failures, Model
+from avtool.cli.common import DASH_NOTE, Debug, Device, Force, Threads, examples, guarded, set_threads
+
+EPILOG = examples(
+    "avtool embed *.mp4 --out tokens.npz --model deepavfusion-vggsound",
+    "avtool embed long.mp4 --every 1.5 --out tokens.npz",
+    "avtool embed photo.jpg --audio sound.wav --out tokens.npz",
+    next_command="avtool evaluate RUN --data DIR --task retrieve",
+)
+
+
+@guarded
+def embed(
+    clips: Clips,
+    *,
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
+    audio: Audio = None,
+    model: Model = None,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS", min=0.01, help="From one window to the next.", show_default="one in the middle"
+        ),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.infer import embed as run
+
+    failures = Failures(clips)
+    run(
+        clips,
+        out=out,
+        audio=audio,
+        model=model,
+        every=every,
+        device=device,
+        force=force,
+        failed=failures.tell,
+    )
+    typer.echo(out)
+    failures.leave()
+
+
+embed.__doc__ = f"""Write the tokens of clips to an .npz, as float32.
+
+    Of N windows it holds: image_tokens (N, Ni, D), audio_tokens (N, Na, D) and fusion_tokens (N, T, D); their means
+    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of; and
+    files, their names.
+    {DASH_NOTE}
+    """
