@@ -20,10 +20,10 @@ from avtool.files import check_output
 from avtool.progress import say
 
 # The budget: ten minutes at most on two cores.
-CLIPS = 400
+CLIPS = 1000
 STEPS = 400
 SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
-TUNING = 300
+TUNING = 250
 TUNING_SETTINGS = (f"max_steps={TUNING}", f"train.save_every={TUNING}")
 
 HELD_OUT = "test"

@@ -82,3 +82,48 @@ class LogMel(nn.Module):
         spectrum = torch.view_as_real(torch.fft.rfft(frames * self.window))
         power = spectrum[..., 0].square() + spectrum[..., 1].square()
         return (self.filters.t() @ power.transpose(1, 2) + LOG_FLOOR).log10()
+
+    @torch.no_grad()
+    def masked(self, waveform: Tensor, masks: Tensor, *, rate: int | None = None, start: int = 0) -> Tensor:
+        """What masks on mel powers leave of a sound: the mask on linear frequency times the complex STFT, brought
+        back by the inverse STFT (DeepAVFusion, section 4).
+
+        ``waveform`` float32 (B, N) at ``rate`` samples a second (None: ``sample_rate``), ``masks`` (B, S, mels,
+        frames) in [0, 1] with the frames of ``forward`` -> float32 (B, S, N). ``start``: hops by which the sound
+        begins later than the masks. Masks of ones give the sound itself, but for what lies above half of
+        ``sample_rate``, which no band hears.
+        """
+        rate = rate or self.sample_rate
+        hop = max(1, round(self.hop * rate / self.sample_rate))
+        n_fft = max(2 * hop, round(self.n_fft * rate / self.sample_rate))
+        window = torch.hann_window(n_fft, device=waveform.device)
+        with torch.autocast(waveform.device.type, enabled=False):
+            spectrum = torch.stft(waveform, n_fft, hop, window=window, pad_mode="reflect", return_complex=True)
+            bins = torch.arange(spectrum.shape[1], device=waveform.device) * (rate / n_fft)
+            times = (start + torch.arange(spectrum.shape[2], device=waveform.device)) * (hop / rate)
+            over = self.bands_at(bins) @ at_frames(masks.float(), times * self.sample_rate / self.hop)
+            sources = (spectrum.unsqueeze(1) * over).flatten(0, 1)
+            found = torch.istft(sources, n_fft, hop, window=window, length=waveform.shape[1])
+        return found.unflatten(0, masks.shape[:2])
+
+    def bands_at(self, frequencies: Tensor) -> Tensor:
+        """How much each band counts at ``frequencies`` (K,) in Hz: (K, mels). The transposed filter bank, whose
+        triangles add up to 1: linear between the bands' centres, the outermost band alone beyond them, nothing above
+        half of ``sample_rate``."""
+        highest = 2595 * math.log10(1 + self.sample_rate / 2 / 700)
+        steps = torch.arange(1, self.mels + 1, device=frequencies.device)
+        centres = 700 * (10 ** (steps * (highest / (self.mels + 1)) / 2595) - 1)
+        place = frequencies.clamp(centres[0], centres[-1])
+        above = torch.searchsorted(centres, place).clamp(1, self.mels - 1)
+        share = ((place - centres[above - 1]) / (centres[above] - centres[above - 1])).unsqueeze(1)
+        weights = F.one_hot(above, self.mels) * share + F.one_hot(above - 1, self.mels) * (1 - share)
+        return (weights * (frequencies <= self.sample_rate / 2).unsqueeze(1)).float()
+
+
+def at_frames(masks: Tensor, places: Tensor) -> Tensor:
+    """Masks (..., frames) at ``places`` (K,), frame numbers that need not be whole: (..., K), linear between two frames
+    and as the last one beyond it."""
+    places = places.clamp(max=masks.shape[-1] - 1)
+    before = places.floor().long()
+    after = (before + 1).clamp(max=masks.shape[-1] - 1)
+    return torch.lerp(masks[..., before], masks[..., after], (places - before).to(masks))

@@ -75,7 +75,9 @@ class _Gathered:
 
     def _take(self, frame: av.AudioFrame | None) -> None:
         assert self.resampler is not None
-        self.stretches[-1][1].extend(out.to_ndarray() for out in self.resampler.resample(frame) if out is not None)
+        self.stretches[-1][1].extend(
+            out.to_ndarray() for out in self.resampler.resample(frame) if out is not None
+        )
 
     def _flush(self) -> None:
         if self.resampler is not None:
@@ -85,10 +87,14 @@ class _Gathered:
     def until(self, stop: float) -> np.ndarray:
         """All of it from 0 to ``stop`` seconds: float32 (C, N)."""
         self._flush()
-        parts = [(round(time * self.rate), np.concatenate(blocks, axis=1)) for time, blocks in self.stretches if blocks]
+        parts = [
+            (round(time * self.rate), np.concatenate(blocks, axis=1))
+            for time, blocks in self.stretches
+            if blocks
+        ]
         whole = np.zeros((len(parts[0][1]) if parts else 1, max(0, round(stop * self.rate))), np.float32)
         for begin, stretch in parts:
-            stretch = stretch[:, max(0, -begin) :]
-            begin = max(0, begin)
-            whole[:, begin : begin + stretch.shape[1]] = stretch[:, : max(0, whole.shape[1] - begin)]
+            end = min(begin + stretch.shape[1], whole.shape[1])
+            if end > max(0, begin):
+                whole[:, max(0, begin) : end] = stretch[:, max(0, -begin) : end - begin]
         return whole

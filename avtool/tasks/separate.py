@@ -56,7 +56,7 @@ class Separation(nn.Module):
 
     A sample is a clip and others of other classes, their sounds summed as they are. Every one of their pictures asks
     for its own mask of the same mixture: N predictions that only the picture can tell apart, so that what all of them
-    share teaches nothing. At the same number of predictions that learns faster than as many mixtures with one each.
+    share teaches nothing.
     """
 
     best: ClassVar[str] = "sdr_improvement"

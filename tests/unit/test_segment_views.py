@@ -32,7 +32,7 @@ CLASSES = ["background", "cat", "dog"]
 
 @pytest.fixture(scope="module")
 def avsbench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two training clips and a test clip of S4's form: second k has the grey level 30 k, and a red box that is masked."""
+    """Two training clips and a test clip of S4's form: second k has the grey level 30 k, and a red box masked."""
     root = tmp_path_factory.mktemp("avsbench")
     rows = [("one", "cat", "train"), ("two", "dog", "train"), ("three", "cat", "test")]
     for number, (uid, label, split) in enumerate(rows):
@@ -64,7 +64,11 @@ def manifest(folder: Path, labels: str, value: int) -> PreparedDataset:
     mask[:, :30] = value
     cv2.imwrite(str(folder / "mask.png"), mask)
     soundfile.write(folder / "a.wav", np.sin(np.arange(2 * RATE) / 20) / 4, RATE)
-    lines = ["id,split,label,image,audio,mask", f"x,train,{labels},a.png,a.wav,mask.png", "y,train,b,a.png,a.wav,"]
+    lines = [
+        "id,split,label,image,audio,mask",
+        f"x,train,{labels},a.png,a.wav,mask.png",
+        "y,train,b,a.png,a.wav,",
+    ]
     (folder / "table.csv").write_text("\n".join(lines))
     return PreparedDataset(prepare("manifest", folder / "table.csv", out=folder / "out").out)
 
@@ -76,7 +80,7 @@ def test_class_ids_stay_and_of_a_training_clip_only_the_first_frame_is_masked(av
     assert masked_frames(test, [0]).tolist() == [[0, k] for k in range(5)]
     assert np.unique(frame_mask(training, 1, 0, semantic=True)).tolist() == [0, 2]
     assert np.unique(frame_mask(training, 1, 0, semantic=False)).tolist() == [0, 1]
-    with pytest.raises(DataError, match="frame 3 of clip two of .* has no mask"):
+    with pytest.raises(DataError, match=r"frame 3 of clip two of .* has no mask"):
         frame_mask(training, 1, 3, semantic=False)
 
 
@@ -87,7 +91,7 @@ def test_elsewhere_k_means_the_kth_label(tmp_path: Path) -> None:
     assert masked_clips(dataset, range(2)).tolist() == [0]
     binary = manifest(tmp_path / "binary", "b;a", 255)
     assert np.unique(frame_mask(binary, 0, 0, semantic=False)).tolist() == [0, 1]
-    with pytest.raises(DataError, match="clip x of .* holds 255, but the clip has 2 labels"):
+    with pytest.raises(DataError, match=r"clip x of .* holds 255, but the clip has 2 labels"):
         frame_mask(binary, 0, 0, semantic=True)
     with pytest.raises(DataError, match="no clip of split train has a mask"):
         masked_clips(dataset, [1])
@@ -139,7 +143,7 @@ def test_an_evaluation_view_is_the_whole_frame_and_the_sound_around_it(avsbench:
     dataset = PreparedDataset(avsbench, "test")
     frames = masked_frames(dataset, [0])
     views = MaskViews(
-        dataset, frames, image_size=(30, 40), mask_size=(120, 160), window_samples=RATE // 2, semantic=False
+        dataset, frames, image_size=(30, 40), mask_size=(120, 160), window_samples=RATE, semantic=False
     )
     for number, (_, second) in enumerate(frames):
         view = views.sample(number)
@@ -154,5 +158,6 @@ def test_a_mask_is_resized_by_its_nearest_neighbours() -> None:
     mask = np.array([[0, 7], [3, 0]], np.uint8)
     large = resized_mask(mask, (0, 0, 2, 2), (4, 6))
     assert large.tolist() == [[0, 0, 0, 7, 7, 7]] * 2 + [[3, 3, 3, 0, 0, 0]] * 2
+    assert resized_mask(np.array([[1, 2, 3]], np.uint8), (0, 0, 3, 1), (1, 2)).tolist() == [[1, 3]]
     assert resized_mask(mask, (1, 0, 1, 2), (2, 1)).tolist() == [[7], [0]]
     assert resized_mask(mask, (0, 0, 2, 2), (2, 2), flip=True).tolist() == [[7, 0], [0, 3]]

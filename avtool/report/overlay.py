@@ -1,0 +1,76 @@
+"""Masks as pictures: plain, with a palette, or laid over their frame."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from avtool.files import atomic_file, printable
+
+TINT = 0.5
+"""Share of a mask's colour in what it covers."""
+_FIRST_HUE, _HUE_STEP = 0.09, 0.618034  # golden ratio: neighbours in the list are far apart in colour
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_FONT_PIXELS = 28.0  # height of a line of the font at scale 1
+
+
+def palette(classes: int) -> np.ndarray:
+    """A colour for each of ``classes`` numbers, uint8 (classes, 3) RGB: black for 0, then hues far from each other."""
+    colours = [(0.0, 0.0, 0.0)]
+    for k in range(classes - 1):
+        colours.append(
+            colorsys.hsv_to_rgb((_FIRST_HUE + k * _HUE_STEP) % 1, 0.95 if k % 2 == 0 else 0.7, 1.0)
+        )
+    return np.rint(np.array(colours[:classes]) * 255).astype(np.uint8)
+
+
+def lay_over(frame: np.ndarray, mask: np.ndarray, *, names: Sequence[str] = ()) -> np.ndarray:
+    """``frame`` uint8 (H, W, 3) RGB, tinted and outlined where ``mask`` uint8 (H, W) is not 0, in ``palette``'s colour
+    of the number there. With ``names`` of the numbers each region says its own. ValueError for sizes that differ."""
+    if frame.shape[:2] != mask.shape:
+        raise ValueError(f"a mask of {mask.shape} does not lie over a frame of {frame.shape[:2]}")
+    colours = palette(max(2, int(mask.max()) + 1))
+    picture = frame.copy()
+    inside = mask > 0
+    picture[inside] = np.rint((1 - TINT) * frame[inside] + TINT * colours[mask[inside]]).astype(np.uint8)
+    width = max(1, min(mask.shape) // 160)
+    for number in np.unique(mask[inside]):
+        outlines, _ = cv2.findContours(
+            (mask == number).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        cv2.drawContours(picture, outlines, -1, colours[number].tolist(), width, cv2.LINE_8)
+        if names:
+            _name(picture, max(outlines, key=cv2.contourArea), printable(names[number]))
+    return picture
+
+
+def _name(picture: np.ndarray, outline: np.ndarray, name: str) -> None:
+    """Write ``name`` on the middle of the region within ``outline``, moved to lie inside the picture."""
+    height, width = picture.shape[:2]
+    size = min(28, max(10, width // 24)) / _FONT_PIXELS
+    (wide, high), _ = cv2.getTextSize(name, _FONT, size, 1)
+    left, top, w, h = cv2.boundingRect(outline)
+    at = (
+        max(1, min(left + (w - wide) // 2, width - wide - 1)),
+        max(high + 1, min(top + (h + high) // 2, height - 2)),
+    )
+    cv2.putText(picture, name, at, _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(picture, name, at, _FONT, size, (255, 255, 255), 1, cv2.LINE_AA)
+
+
+def write_mask(path: Path, mask: np.ndarray, *, classes: int) -> None:
+    """Write ``mask`` uint8 (H, W) as PNG, whole or not at all: for one class grey, 255 where it is not 0, for several
+    the numbers themselves, with ``palette``'s colours."""
+    picture = Image.fromarray(mask if classes > 1 else np.where(mask > 0, 255, 0).astype(np.uint8))
+    if classes > 1:
+        picture.putpalette(palette(classes).tobytes())
+    coded = io.BytesIO()  # so that a full disk is an OSError with its reason
+    picture.save(coded, format="PNG")
+    with atomic_file(path) as partial:
+        partial.write_bytes(coded.getvalue())
