@@ -152,5 +152,8 @@ def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:
     out."""
     known = masks != 255
     if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0].float()[known], masks[known].float())
+        of_pixels = F.binary_cross_entropy_with_logits(
+            logits[:, 0].float(), (masks > 0).float(), weight=known.float(), reduction="sum"
+        )
+        return of_pixels / known.sum().clamp(min=1)
     return F.cross_entropy(logits.float(), masks.long(), ignore_index=255)

@@ -263,7 +263,8 @@ class Run:
         own = [self.dataset.record(int(index)).id for index in indices]
         ids = [id for of_one in self.world.gather(own) for id in of_one]
         raise TrainingError(
-            f"step {self.step + 1}: {', '.join(bad or ['gradient'])} is not finite; the batch's clips: {', '.join(ids)}",
+            f"step {self.step + 1}: {', '.join(bad or ['the gradient'])} is not finite; "
+            f"the batch's clips: {', '.join(ids)}",
             hint=("earlier checkpoints are good; " if checkpoints_of(self.folder) else "")
             + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
         )

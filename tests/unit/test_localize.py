@@ -4,7 +4,6 @@ compared within themselves."""
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import cv2
 import numpy as np
