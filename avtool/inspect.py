@@ -147,6 +147,7 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     whose sums were compared (None: not asked for). Raises DataError where it is broken, or a sum differs.
     """
     dataset = PreparedDataset(folder, "all")
+    dataset.check_shards()
     facts = json.loads((folder / DATASET_JSON).read_text(encoding="utf-8"))
     index = {name: np.load(index_path(folder, name), mmap_mode="r") for name in ("clips", "labels", "frames")}
     clips, seconds = index["clips"], np.asarray(index["clips"]["duration"], np.float64)

@@ -279,6 +279,11 @@ class PreparedDataset:
             os.close(self._files.popitem(last=False)[1])
         return file
 
+    def check_shards(self) -> None:
+        """DataError where a shard is missing or not of the size that it was written with. Nothing in it is read."""
+        for shard in range(len(self._shard_bytes)):
+            os.close(self._open(shard))
+
     def _open(self, shard: int) -> int:
         path, size = shard_path(self.folder, shard), self._shard_bytes[shard]
         try:

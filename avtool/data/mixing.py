@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avtool.data.views import EvaluationViews, TrainingViews, draws
+from avtool.data.views import TrainingViews, draws
 from avtool.errors import DataError
+
+if TYPE_CHECKING:
+    from avtool.data.loader import FixedViews
 
 _PARTNERS = 0x9A47  # sets these draws apart from those of the clip's own view
 
@@ -63,7 +66,7 @@ class MixtureViews:
     """Fixed mixtures for evaluation: sample ``i`` is the evaluation view of clip ``mixtures[i, 0]`` with those of the
     others in its row under ``other_``; ``mixtures`` int64 (M, N)."""
 
-    def __init__(self, views: EvaluationViews, mixtures: np.ndarray) -> None:
+    def __init__(self, views: FixedViews, mixtures: np.ndarray) -> None:
         self.views, self.mixtures = views, mixtures
 
     def sample(self, index: int) -> dict[str, Any]:

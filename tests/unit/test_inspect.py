@@ -427,3 +427,14 @@ def test_a_prepared_set_s_name_leads_to_it(
     with pytest.raises(DataError) as caught:
         inspect(Path("mine"))
     assert caught.value.hint == f"avtool inspect {tmp_path / 'prepared' / 'mine'}"
+
+
+def test_a_data_set_with_a_shard_cut_short_is_no_data_set(tmp_path: Path) -> None:
+    out = prepare("synth", out=tmp_path / "synth", clips=3, seed=0).out
+    shard = out / "shards" / "shard-000000.tar"
+    shard.write_bytes(shard.read_bytes()[:-512])
+    with pytest.raises(DataError, match=r"shard-000000.tar does not have the \d+ bytes"):
+        inspect(out)
+    shard.unlink()
+    with pytest.raises(DataError, match=r"shard-000000.tar is missing"):
+        inspect(out)
