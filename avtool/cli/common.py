@@ -72,7 +72,10 @@ StopAfter = Annotated[
     typer.Option("--stop-after", min=1, help="Stop after step N; the schedule stays as it is.", metavar="N"),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only print the recipe and what it would cost: size, steps, memory, bytes.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Only print the recipe and what it would cost: size, steps, memory, bytes."
+    ),
 ]
 RunSeed = Annotated[
     int | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.classify import Audio, Clips, Failures, Model
+from avtool.cli.clips import Audio, Clips, Failures, Model
 from avtool.cli.common import DASH_NOTE, Debug, Device, Force, Threads, examples, guarded, set_threads
 
 EPILOG = examples(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from avtool.cli.clips import At, Audio, Clip, Model
 from avtool.cli.common import DASH_NOTE, Debug, Device, Force, Threads, examples, guarded, set_threads
 
 EPILOG = examples(
@@ -30,24 +31,12 @@ class Map(StrEnum):
 
 @guarded
 def localize(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")],
+    clip: Clip,
     *,
     out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("heatmap.png"),
-    audio: Annotated[Path | None, typer.Option(help="Sound that goes with an image.", metavar="WAV")] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run, checkpoint or converted folder.",
-            show_default="$AVTOOL_MODEL, else the newest run",
-            metavar="DIR",
-        ),
-    ] = None,
-    at: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"
-        ),
-    ] = None,
+    audio: Audio = None,
+    model: Model = None,
+    at: At = None,
     kind: Annotated[
         Map | None,
         typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from avtool.cli.clips import At, Audio, Clip, Model
 from avtool.cli.common import (
     DASH_NOTE,
     Debug,
@@ -30,7 +31,7 @@ EPILOG = examples(
 
 @guarded
 def segment(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")],
+    clip: Clip,
     *,
     out: Annotated[
         Path,
@@ -41,24 +42,9 @@ def segment(
     overlay: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also write the frame under its mask.")
     ] = None,
-    audio: Annotated[
-        Path | None,
-        typer.Option(help="Sound that goes with an image, or in place of a clip's.", metavar="WAV"),
-    ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run, checkpoint or converted folder.",
-            show_default="$AVTOOL_MODEL, else the newest run",
-            metavar="DIR",
-        ),
-    ] = None,
-    at: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"
-        ),
-    ] = None,
+    audio: Audio = None,
+    model: Model = None,
+    at: At = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,

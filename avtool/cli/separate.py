@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from avtool.cli.clips import Audio, Clip, Model
 from avtool.cli.common import (
     DASH_NOTE,
     Debug,
@@ -44,7 +45,7 @@ def _numbers(value: str) -> tuple[float, float, float, float]:
 
 @guarded
 def separate(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")],
+    clip: Clip,
     *,
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     box: Annotated[
@@ -60,7 +61,7 @@ def separate(
         Path | None,
         typer.Option("--with", metavar="OTHER_CLIP", help="Mix in this clip's sound, and find both again."),
     ] = None,
-    audio: Annotated[Path | None, typer.Option(help="Sound that goes with an image.", metavar="WAV")] = None,
+    audio: Audio = None,
     at: Annotated[
         float | None,
         typer.Option(
@@ -70,14 +71,7 @@ def separate(
             show_default="each window's own",
         ),
     ] = None,
-    model: Annotated[
-        Path | None,
-        typer.Option(
-            help="Run, checkpoint or converted folder.",
-            show_default="$AVTOOL_MODEL, else the newest run",
-            metavar="DIR",
-        ),
-    ] = None,
+    model: Model = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,

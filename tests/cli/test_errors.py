@@ -82,7 +82,7 @@ def test_devices(value: str, code: int) -> None:
 @pytest.mark.parametrize(
     ("args", "code", "message", "hint"),
     [
-        (["recipes", "show", "tinny"], 2, "unknown recipe 'tinny'", "did you mean tiny?"),
+        (["recipes", "show", "tinny"], 2, "unknown recipe 'tinny'", "did you mean tiny"),
         (
             ["recipes", "validate", "tiny", "optim.lr=1"],
             2,
