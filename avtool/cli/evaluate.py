@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from avtool.evaluate import Table
 
 EPILOG = examples(
-    "avtool evaluate runs/tiny-classify-20260101-120000 --data data/prepared/synth",
+    "avtool evaluate runs/MY_RUN --data data/prepared/synth",
     "avtool evaluate RUN --data DIR --protocol top1,knn --out metrics.json",
     "avtool evaluate RUN --data DIR --split all --fold 1/5 --json",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
@@ -50,7 +50,9 @@ def evaluate(
     task: Annotated[
         str | None,
         typer.Option(
-            metavar="TASK", help="classify, localize, separate or segment.", show_default="the model's"
+            metavar="TASK",
+            help="classify, retrieve, localize, separate or segment.",
+            show_default="the model's",
         ),
     ] = None,
     protocol: Annotated[
@@ -67,7 +69,7 @@ def evaluate(
         ),
     ] = None,
     windows: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify).")
+        int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify, retrieve).")
     ] = 1,
     maps: Annotated[
         str | None,

@@ -29,9 +29,9 @@ from avtool.cli.common import (
 from avtool.cli.runs import Training
 
 EPILOG = examples(
-    "avtool finetune classify --recipe tiny-classify --from runs/tiny-20260101-120000",
-    "avtool finetune localize --recipe tiny-localize --from RUN --data data/prepared/synth",
-    "avtool finetune classify --recipe finetune-vggsound --from deepavfusion-vggsound",
+    "avtool finetune classify --recipe tiny-classify --from runs/MY_RUN",
+    "avtool finetune localize --recipe tiny-localize --from RUN --data DIR",
+    "avtool finetune classify --recipe finetune-vggsound train.batch_size=64",
     next_command="avtool evaluate RUN --data DIR",
 )
 
@@ -48,7 +48,8 @@ class Task(StrEnum):
 @guarded
 def finetune(
     task: Annotated[
-        Task, typer.Argument(help="classify, localize, separate or segment.", show_default=False)
+        Task,
+        typer.Argument(metavar="TASK", help="classify, localize, separate or segment.", show_default=False),
     ],
     settings: Settings = None,
     *,
