@@ -20,11 +20,9 @@ from avtool.files import check_output
 from avtool.progress import say
 
 # The budget: ten minutes at most on two cores.
-CLIPS = 1000
+CLIPS = 800
 STEPS = 400
 SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
-TUNING = 250
-TUNING_SETTINGS = (f"max_steps={TUNING}", f"train.save_every={TUNING}")
 
 HELD_OUT = "test"
 INTERRUPTED = 130
@@ -75,8 +73,7 @@ def demo(
             "--data",
             str(data),
         ]
-        finetune += ["--out", str(localizer), *seeded, *tensors, *_replacing(localizer)]
-        _run([*finetune, *TUNING_SETTINGS])
+        _run([*finetune, "--out", str(localizer), *seeded, *tensors, *_replacing(localizer)])
         say("\nHow well do its maps point, on clips that it has not seen?")
         result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
         keep_localization(localizer, result)
