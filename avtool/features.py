@@ -98,7 +98,9 @@ class LogMel(nn.Module):
         n_fft = max(2 * hop, round(self.n_fft * rate / self.sample_rate))
         window = torch.hann_window(n_fft, device=waveform.device)
         with torch.autocast(waveform.device.type, enabled=False):
-            spectrum = torch.stft(waveform, n_fft, hop, window=window, pad_mode="reflect", return_complex=True)
+            spectrum = torch.stft(
+                waveform, n_fft, hop, window=window, pad_mode="reflect", return_complex=True
+            )
             bins = torch.arange(spectrum.shape[1], device=waveform.device) * (rate / n_fft)
             times = (start + torch.arange(spectrum.shape[2], device=waveform.device)) * (hop / rate)
             over = self.bands_at(bins) @ at_frames(masks.float(), times * self.sample_rate / self.hop)

@@ -177,11 +177,15 @@ class Run:
     def train(self, batches: Iterator[Batch], *, stop: int) -> None:
         """Steps up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
         settings = self.recipe.train
-        log = self.log if self.world.main else None  # opened here: rows behind this step go before the next one
+        log = (
+            self.log if self.world.main else None
+        )  # opened here: rows behind this step go before the next one
         meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
         with (
             Lanes(self.lanes()) as lanes,
-            progress_bar(self.recipe.task, total=self.schedule.max_steps, unit="steps", start=self.step) as bar,
+            progress_bar(
+                self.recipe.task, total=self.schedule.max_steps, unit="steps", start=self.step
+            ) as bar,
             interruptible() as interrupted,
         ):
             while self.step < stop:
@@ -259,7 +263,11 @@ class Run:
             if self.recipe.optim.clip_grad is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.optim.clip_grad, norm)
             return
-        bad = [name if name == "loss" else f"{name} loss" for name, value in losses.items() if not value.isfinite()]
+        bad = [
+            name if name == "loss" else f"{name} loss"
+            for name, value in losses.items()
+            if not value.isfinite()
+        ]
         own = [self.dataset.record(int(index)).id for index in indices]
         ids = [id for of_one in self.world.gather(own) for id in of_one]
         raise TrainingError(
@@ -360,9 +368,7 @@ class Run:
             )
 
 
-def lanes_of(
-    task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
-) -> int:
+def lanes_of(task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1) -> int:
     """Parts of a pass that are computed side by side; compiled blocks do not run in several threads, and where a loss
     relates the samples of a batch to each other a part is one batch or more."""
     clips = recipe.train.batch_size * schedule.together // processes

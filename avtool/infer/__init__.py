@@ -8,4 +8,14 @@ from avtool.infer.localization import HeatMap, localize
 from avtool.infer.segmentation import Found, segment
 from avtool.infer.separation import Separated, separate
 
-__all__ = ["Classified", "Found", "HeatMap", "Separated", "classify", "embed", "localize", "segment", "separate"]
+__all__ = [
+    "Classified",
+    "Found",
+    "HeatMap",
+    "Separated",
+    "classify",
+    "embed",
+    "localize",
+    "segment",
+    "separate",
+]

@@ -165,7 +165,9 @@ class Pretraining(nn.Module):
 
 def as_pictures(frames: Tensor) -> Tensor:
     """Frames as the model takes them (B, 3, H, W) -> uint8 (B, H, W, 3) RGB."""
-    mean, std = (torch.tensor(values, device=frames.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (
+        torch.tensor(values, device=frames.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD)
+    )
     return ((frames * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 

@@ -344,4 +344,6 @@ def test_what_was_broken_off_before_its_measures_gets_them(data: Path, tmp_path:
 
 def forget_measures(log: Path, step: int) -> None:
     lines = log.read_text().splitlines(keepends=True)
-    log.write_text("".join(line for line in lines if f'"step": {step},' not in line or "held_out" not in line))
+    log.write_text(
+        "".join(line for line in lines if f'"step": {step},' not in line or "held_out" not in line)
+    )

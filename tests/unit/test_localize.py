@@ -59,7 +59,9 @@ def test_two_passes_hear_nothing_while_they_look_and_see_nothing_while_they_list
     with torch.no_grad():
         assert torch.equal(task.model.patches(image, audio), task.model.patches(image, audio.flip(0)))
         assert torch.equal(task.model.sounds(image, audio), task.model.sounds(image.flip(0), audio))
-        maps, other = (localization_map(task.model, image, sound, kind="trained") for sound in (audio, audio.flip(0)))
+        maps, other = (
+            localization_map(task.model, image, sound, kind="trained") for sound in (audio, audio.flip(0))
+        )
     assert maps.shape == (4, 2, 2) and not torch.equal(maps, other)
     assert maps.abs().max() <= 1 + 1e-5
     assert choose_map(task.model, None) == "trained"
@@ -70,7 +72,9 @@ def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
     task, recipe = task_of(dataset)
     batch = batch_of(task, recipe, dataset, size=8)
     with torch.no_grad():
-        halves = [task({name: value[part] for name, value in batch.items()}) for part in (slice(0, 4), slice(4, 8))]
+        halves = [
+            task({name: value[part] for name, value in batch.items()}) for part in (slice(0, 4), slice(4, 8))
+        ]
         whole = task(batch)
     for name in ("loss", "image", "audio"):
         assert whole[name].item() == pytest.approx((halves[0][name] + halves[1][name]).item() / 2, rel=1e-5)
@@ -84,7 +88,9 @@ def test_the_score_lies_between_mean_and_maximum_and_reaches_every_cell() -> Non
     assert (cells.grad > 0).all()
     assert torch.allclose(pool_cells(cells, score="soft", temperature=1e-4), cells.amax(1), atol=1e-3)
     assert torch.equal(pool_cells(cells, score="max", temperature=1.0), cells.amax(1))
-    assert torch.allclose(pool_cells(torch.full((1, 9), 0.7), score="soft", temperature=0.1), torch.tensor([0.7]))
+    assert torch.allclose(
+        pool_cells(torch.full((1, 9), 0.7), score="soft", temperature=0.1), torch.tensor([0.7])
+    )
     with pytest.raises(ValueError, match="max or soft"):
         pool_cells(cells, score="sum", temperature=1.0)
 
@@ -136,7 +142,9 @@ def test_what_is_measured_does_not_depend_on_the_batches(dataset, way: str) -> N
     views, chosen = task.evaluation_views(recipe, dataset, np.arange(len(dataset)))
 
     def measured(size: int) -> dict[str, float]:
-        return task.measure(lambda: batches_in_order(views, chosen.tolist(), batch_size=size), lambda: iter(()))
+        return task.measure(
+            lambda: batches_in_order(views, chosen.tolist(), batch_size=size), lambda: iter(())
+        )
 
     assert measured(2) == measured(9)
     assert measured(9)["floor"] == pytest.approx(1 / 9 if way == "two-pass" else 1 / 3)
@@ -158,5 +166,3 @@ def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:
     assert len(drawn) > 20
     with pytest.raises(DataError, match="3 classes of split train to draw from, 4 are needed"):
         PartnerViews(drawn_views(recipe, dataset), np.arange(9), partners=3, other_class=True)
-
-

@@ -180,10 +180,10 @@ def test_a_toeplitz_block_is_inverted() -> None:
     assert torch.allclose(toeplitz.solve_densely(lags[0], right[0]), solution[0])
 
 
-@pytest.mark.parametrize("times", [4, pytest.param(10, marks=pytest.mark.proof)])
-def test_it_is_ten_times_as_fast_on_a_machine_that_does_nothing_else(times: int) -> None:
+@pytest.mark.proof
+def test_it_is_ten_times_as_fast_on_a_machine_that_does_nothing_else() -> None:
     """Two sources of 3 s at 16 kHz, and four rivals: a model, the mixture and both ideal masks. Measured as processor
-    time; other work on the machine costs the cache, hence the 4.
+    time, by hand: other work on the machine costs the cache.
     """
     references = noise(1, 2, 48000)
     rivals = references[:, None] + 0.3 * noise(1, 4, 2, 48000, seed=1)
@@ -197,7 +197,9 @@ def test_it_is_ten_times_as_fast_on_a_machine_that_does_nothing_else(times: int)
         return min(taken)
 
     theirs = best(lambda: [second_implementation(references, rivals[:, k]) for k in range(4)], 2)
-    assert theirs > times * best(lambda: bss_eval(references, rivals), 5)
+    ours = best(lambda: bss_eval(references, rivals), 5)
+    print(f"{theirs:.3f} s, {ours:.3f} s: {theirs / ours:.1f} times")
+    assert theirs > 10 * ours
 
 
 def test_ideal_masks() -> None:
