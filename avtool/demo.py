@@ -128,7 +128,7 @@ def _print(made: Demo) -> None:
     )
     table.add_column("map")
     table.add_column("points to what sounds", justify="right")
-    table.add_row(f"{result.kind} of the trained model", f"{result.score:.1%} ± {result.error:.1%}")
+    table.add_row(f"{result.kind} map of the model", f"{result.score:.1%} ± {result.error:.1%}")
     for name, share in result.controls().items():
         table.add_row(name, f"{share:.1%}")
     console = Console()
