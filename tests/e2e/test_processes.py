@@ -124,8 +124,9 @@ def test_a_killed_rank_is_started_again_and_the_job_finishes(data: Path, tmp_pat
     out = tmp_path / "run"
     typed = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
-        f"--rdzv-endpoint=localhost:{port}", "--max-restarts=3", "-m", "avtool", "pretrain", "--recipe", "tiny", *SMALL, "max_steps=200",
-        "train.save_every=5", "--data", str(data), "--out", str(out), "--threads", "1", "--resume",
+        f"--rdzv-endpoint=localhost:{port}", "--max-restarts=3", "-m", "avtool", "pretrain", "--recipe", "tiny",
+        *SMALL, "max_steps=200", "train.save_every=5", "--data", str(data), "--out", str(out), "--threads", "1",
+        "--resume",
     ]  # fmt: skip
     with subprocess.Popen(typed, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as job:
         while not checkpoints_of(out):
