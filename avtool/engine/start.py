@@ -13,7 +13,7 @@ from avtool.checkpoint import check_fit, load_trainer, read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.errors import CheckpointError, UsageError
-from avtool.model.config import Config, read_model_config
+from avtool.model.config import read_model_config
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.tasks import Task
@@ -37,7 +37,6 @@ def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None
     saved = None
     for folder in reversed(checkpoints_of(out)):
         try:
-            Config.read(folder)
             saved = Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
             break
         except CheckpointError as error:

@@ -203,7 +203,9 @@ class AudioVisualEncoder(nn.Module):
         tokens = Tokens(
             self.image.embed(image, image_keep),
             self.audio.embed(audio, audio_keep),
-            self.fusion_tokens.expand(image.shape[0], -1, -1),
+            self.fusion_tokens.repeat(
+                image.shape[0], 1, 1
+            ),  # laid out as any layer's, so that one kernel fits all
         )
         yield tokens
         for layer in range(self.depth):
