@@ -12,6 +12,7 @@ import torch
 
 from avtool.errors import UsageError
 
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAPPED_BLOCKS, TRIM_THRESHOLD = -4, -1
 """Names of two settings in glibc's malloc.h: M_MMAP_MAX and M_TRIM_THRESHOLD."""
 
@@ -38,10 +39,24 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """``float32``, ``bf16``, or ``auto``: bf16 where ``device`` multiplies matrices in it, else float32."""
-    if name == "auto":
-        return torch.bfloat16 if _has_bf16(device) else torch.float32
-    return {"float32": torch.float32, "bf16": torch.bfloat16}[name]
+    """One of ``PRECISIONS``, or ``auto``: bf16 where ``device`` multiplies matrices in it, fp16 on other CUDA devices,
+    else float32."""
+    if name != "auto":
+        return PRECISIONS[name]
+    if _has_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def precision_name(precision: torch.dtype) -> str:
+    """The name of a precision in recipes and logs."""
+    return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
+
+
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Forward passes on ``device`` in ``precision``: float32 weights, cast where they are used."""
+    half = precision != torch.float32
+    return torch.autocast(device.type, precision if half else None, enabled=half)
 
 
 def _has_bf16(device: torch.device) -> bool:

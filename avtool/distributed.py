@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
 from avtool.errors import UsageError
@@ -79,6 +79,13 @@ def of_all(tensor: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()):
         return tensor
     return torch.cat(all_gather(tensor.contiguous()))
+
+
+def share_batch_norm(module: nn.Module, world: World, device: torch.device) -> None:
+    """Let the BatchNorms in ``module`` take their statistics over the samples of all processes. On GPUs only, where
+    torch can; on CPUs every process takes those of its own share."""
+    if world.size > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(module)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from avtool.errors import CheckpointError, UsageError
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 """Of a fine-tuned run, the weights with the best validation measure."""
+_STEP = re.compile(r"step-\d+")
 
 
 def path_in_environment(name: str) -> Path | None:
@@ -96,12 +98,22 @@ def is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").is_file() and (folder / "model.safetensors").exists()
 
 
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where a run's checkpoint after ``step`` lies."""
+    return run / CHECKPOINTS / f"step-{step:08d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step of a checkpoint of a run."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def checkpoints_of(run: Path) -> list[Path]:
     """The whole checkpoints of a run, oldest first."""
     folder = run / CHECKPOINTS
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.name.startswith("step-") and is_checkpoint(path))
+    return sorted(path for path in folder.iterdir() if _STEP.fullmatch(path.name) and is_checkpoint(path))
 
 
 def newest_run() -> Path | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.schema import Recipe
-from avtool.devices import keep_freed_memory
+from avtool.devices import autocast, keep_freed_memory
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.model.build import build_empty, compile_blocks
 from avtool.model.encoder import AudioVisualEncoder
@@ -45,8 +45,8 @@ class Setup:
     compile: bool
 
     def autocast(self) -> torch.autocast:
-        """The precision of a forward pass, as in training: float32 weights, cast where they are used."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        """The precision of a forward pass, as in training."""
+        return autocast(self.device, self.precision)
 
     def compiled(self, module: nn.Module) -> Callable[..., Any]:
         """``module`` through torch.compile where that was asked for: a model block by block, as in training."""

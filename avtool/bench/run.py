@@ -15,7 +15,7 @@ from avtool import __version__
 from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
 from avtool.bench.passes import ATTENTION, BUILT, Setup, Suite, fusion_suite, matrix_product, step_suite
 from avtool.config.recipes import load_recipe
-from avtool.devices import check_compiler, resolve_device
+from avtool.devices import PRECISIONS, check_compiler, resolve_device
 from avtool.errors import AvtoolError
 from avtool.model.fusion import INTERACTIONS
 from avtool.progress import say
@@ -23,7 +23,6 @@ from avtool.progress import say
 SUITES = {"fusion": fusion_suite, "step": step_suite}
 SIZES = {"full": "dense", "tiny": "tiny"}
 """Size: the recipe that has it."""
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 PRODUCT_SIDE = 4096
 """GFLOP-equivalents are seconds times the rate of a product of two square matrices of this side."""
 PRODUCT = "matrix product"

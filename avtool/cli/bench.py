@@ -42,6 +42,7 @@ class Precision(StrEnum):
 
     float32 = "float32"
     bf16 = "bf16"
+    fp16 = "fp16"
 
 
 class Kind(StrEnum):
@@ -69,7 +70,7 @@ def _of_the_model(what: str) -> Callable[..., None]:
         ] = None,
         batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a pass.")] = 4,
         precision: Annotated[
-            Precision, typer.Option(metavar="NAME", help="float32 or bf16.")
+            Precision, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")
         ] = Precision.float32,
         rounds: Rounds = 5,
         attn_ratio: Annotated[

@@ -303,8 +303,8 @@ class Train(Section):
     """clips in one pass"""
     accumulate: Whole = 1
     """passes whose gradients make one step"""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """auto, float32 or bf16"""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """auto, float32, bf16 or fp16 (with a scaled loss, for GPUs without bf16)"""
     drop_path: ShareBelow1 = 0.0
     """share of the samples that skip a branch of the last layer; rises from 0 in the first"""
     activation_checkpointing: bool = False
@@ -317,6 +317,8 @@ class Train(Section):
     """steps between two checkpoints"""
     keep: Whole = 2
     """newest checkpoints that are kept"""
+    keep_every: Count = 0
+    """checkpoints whose step is a multiple of this are kept as well; 0: none"""
     eval_clips: Count = 400
     """held-out clips that are measured before and after training; 0: none"""
     eval_every: Count = 0

@@ -17,6 +17,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from avtool.devices import autocast
+
 ShapeUnknown = DataDependentOutputException, DynamicOutputShapeException
 """A task whose shapes depend on what is in its tensors raises one of these."""
 
@@ -96,7 +98,7 @@ def memory_of_step(
             live.note(batch)
             for _ in range(1 if lanes > 1 else min(passes, 2)):  # more than two are like the second
                 already = live.alive
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+                with autocast(device, precision):
                     loss = task(batch)["loss"]
                 kept = live.alive - already
                 loss.backward()

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from avtool.checkpoint import save_checkpoint
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training, spread_over
-from avtool.distributed import World
+from avtool.devices import autocast, precision_name
+from avtool.distributed import World, share_batch_norm
 from avtool.engine.meter import Meter, interruptible
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import Saved, load_start
@@ -27,7 +29,7 @@ from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import compile_blocks
 from avtool.model.config import Config
 from avtool.optim import LARS, adamw, parameter_groups, set_learning_rate
-from avtool.places import BEST, CHECKPOINTS, checkpoints_of
+from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import progress_bar, say
 from avtool.report.heatmap import write_png
 from avtool.tasks import Task, find_task
@@ -121,13 +123,17 @@ class Run:
         else:
             self.step, self.seconds, self.best = 0, 0.0, None
             self.pretrained = load_start(self.task, recipe, checkpoint)
+        share_batch_norm(self.task, self.world, device)
         self.task.to(device).train()
         if recipe.train.compile:
             compile_blocks(self.task.model)
         self.optimizer = self._optimizer()
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.scaler = GradScaler(device.type, enabled=precision == torch.float16)
+        self.scaler.scale(torch.zeros((), device=device))  # it has a scale from its first use on
         if saved:
             self.optimizer.load_state_dict(saved.trainer["optimizer"])
+            self.scaler.load_state_dict(saved.trainer.get("scaler", {}))
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings = self.recipe.optim
@@ -142,11 +148,11 @@ class Run:
 
     @property
     def precision_name(self) -> str:
-        return {torch.float32: "float32", torch.bfloat16: "bf16"}[self.precision]
+        return precision_name(self.precision)
 
     def autocast(self) -> torch.autocast:
         """The run's precision for a forward pass."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        return autocast(self.device, self.precision)
 
     def batches(self) -> Iterator[Batch]:
         """Endless training batches, this process's share of each, from where the run is."""
@@ -240,15 +246,21 @@ class Run:
             indices.append(batch["index"])
             batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
             with meter.working():
-                losses = lanes.backward(self.losses, batch, self.parameters, scale=1 / rounds)
+                losses = lanes.backward(
+                    self.losses, batch, self.parameters, scale=self.scaler.get_scale() / rounds
+                )
             for name, value in losses.items():
                 total[name] = total.get(name, 0) + value / rounds
         with meter.working():
             self.world.average([p.grad for p in self.parameters if p.grad is not None])
             self.world.average(list(total.values()))
+            self.scaler.unscale_(self.optimizer)
             self.check_finite(total, torch.cat(indices))
-            self.optimizer.step()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
             self.optimizer.zero_grad()
+        if self.scaler.is_enabled():
+            total["loss_scale"] = torch.tensor(self.scaler.get_scale())
         return total
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -257,10 +269,13 @@ class Run:
             return self.task(batch)
 
     def check_finite(self, losses: dict[str, Tensor], indices: Tensor) -> None:
-        """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says."""
+        """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says.
+
+        In fp16 a gradient that overflowed is the scaler's: it skips the step and scales less, down to not at all.
+        """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if norm.isfinite() and losses["loss"].isfinite():
-            if self.recipe.optim.clip_grad is not None:
+        if losses["loss"].isfinite() and (norm.isfinite() or self.scaler.get_scale() > 1):
+            if self.recipe.optim.clip_grad is not None and norm.isfinite():
                 torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.optim.clip_grad, norm)
             return
         bad = [
@@ -278,10 +293,10 @@ class Run:
         )
 
     def save(self) -> None:
-        """Write a checkpoint, then let go of all but the newest ``keep``."""
+        """Write a checkpoint, then let go of all but the newest ``keep`` and every ``keep_every``-th step's."""
         if self.world.main:
             self._write(
-                self.folder / CHECKPOINTS / f"step-{self.step:08d}",
+                checkpoint_folder(self.folder, self.step),
                 trainer={
                     "step": self.step,
                     "seconds": self.seconds,
@@ -289,10 +304,13 @@ class Run:
                     "best": self.best,
                     "processes": self.world.size,
                     "optimizer": self.optimizer.state_dict(),
+                    "scaler": self.scaler.state_dict(),
                 },
             )
+            every = self.recipe.train.keep_every
             for old in checkpoints_of(self.folder)[: -self.recipe.train.keep]:
-                shutil.rmtree(old)
+                if not every or step_of(old) % every:
+                    shutil.rmtree(old)
         self.world.wait()
 
     def _write(self, folder: Path, trainer: dict[str, Any] | None = None) -> None:

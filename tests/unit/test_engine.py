@@ -264,6 +264,62 @@ def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> Non
     assert [path.name for path in checkpoints_of(out)] == ["step-00000005", "step-00000006"]
 
 
+def test_every_so_many_steps_a_checkpoint_is_kept_for_good(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run", "train.save_every=1", "train.keep=1", "train.keep_every=2")
+    assert [path.name for path in checkpoints_of(out)] == ["step-00000002", "step-00000004", "step-00000006"]
+
+
+@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
+def test_half_precision_has_the_losses_of_full_and_resumes_with_its_scale(
+    data: Path, tmp_path: Path, fusion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, half, norms = f"model.fusion.kind={fusion}", "train.precision=fp16", []
+    norm_of = torch.nn.utils.get_total_norm
+
+    def noted(gradients):
+        norms.append(norm_of(gradients).item())
+        return norm_of(gradients)
+
+    monkeypatch.setattr(torch.nn.utils, "get_total_norm", noted)
+    whole = run(data, tmp_path / "whole", kind, half)
+    rows = [read_metrics(out)[1:7] for out in (whole, run(data, tmp_path / "full", kind))]
+    assert norms[:6] == pytest.approx(norms[6:], rel=0.05)
+    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-2)
+    assert {row["loss_scale"] for row in rows[0]} == {2.0**16}
+    parts = run(data, tmp_path / "parts", kind, half, stop_after=3)
+    run(data, parts, kind, half, resume=True)
+    assert all(torch.equal(value, weights(parts)[name]) for name, value in weights(whole).items())
+
+
+def test_a_gradient_too_large_for_half_precision_is_scaled_less(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Bursting(torch.autograd.Function):
+        """The identity, whose gradient leaves fp16 while the loss is scaled by more than 2^14."""
+
+        @staticmethod
+        def forward(context, loss):  # type: ignore[override]
+            return loss.clone()
+
+        @staticmethod
+        def backward(context, gradient):  # type: ignore[override]
+            return gradient * (torch.inf if gradient > limit else 1)
+
+    plain = Pretraining.forward
+    monkeypatch.setattr(
+        Pretraining,
+        "forward",
+        lambda self, batch: {name: Bursting.apply(value) for name, value in plain(self, batch).items()},
+    )
+    limit = 2.0**14
+    rows = read_metrics(run(data, tmp_path / "run", "train.precision=fp16"))[1:7]
+    assert [row["loss_scale"] for row in rows] == [2.0**15, *[2.0**14] * 5]
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=0.2)
+    limit = 0
+    with pytest.raises(TrainingError, match="step 17: the gradient is not finite"):
+        run(data, tmp_path / "hopeless", "train.precision=fp16", "max_steps=20")
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
