@@ -29,8 +29,8 @@ class PartnerViews:
     ) -> None:
         self.views, self.chosen, self.partners, self.other_class = views, chosen, partners, other_class
         dataset = views.dataset
-        self.labels = np.array([dataset.label_id(int(i)) for i in chosen]) if other_class else None
-        kinds = len(np.unique(self.labels)) if self.labels is not None else len(chosen)
+        self.kinds = np.array([dataset.label_id(int(i)) for i in chosen]) if other_class else chosen
+        kinds = len(np.unique(self.kinds))
         if kinds <= partners:
             what = "classes" if other_class else "clips"
             raise DataError(
@@ -46,20 +46,22 @@ class PartnerViews:
         return {**self.views.sample(epoch, index), **together}
 
     def _draw(self, epoch: int, index: int) -> list[int]:
-        """Clip numbers of the partners: draws are repeated until clips, or classes, differ."""
+        """Clip numbers of the partners."""
+        own = self.views.dataset.label_id(index) if self.other_class else index
         generator = draws(self.views.seed, epoch, index + (_PARTNERS << 32))
-        taken, kinds = [index], {self._kind(index)}
-        while len(taken) <= self.partners:
-            place = int(generator.integers(len(self.chosen)))
-            clip = int(self.chosen[place])
-            kind = clip if self.labels is None else int(self.labels[place])
-            if kind not in kinds:
-                taken.append(clip)
-                kinds.add(kind)
-        return taken[1:]
+        return [int(self.chosen[place]) for place in draw_others(self.kinds, own, self.partners, generator)]
 
-    def _kind(self, index: int) -> int:
-        return index if self.labels is None else self.views.dataset.label_id(index)
+
+def draw_others(kinds: np.ndarray, own: int, count: int, generator: np.random.Generator) -> list[int]:
+    """Places of ``count`` entries of ``kinds`` (M,): draws are repeated until all are of different kinds, none
+    of them ``own``."""
+    places, taken = list[int](), {own}
+    while len(places) < count:
+        place = int(generator.integers(len(kinds)))
+        if (kind := int(kinds[place])) not in taken:
+            places.append(place)
+            taken.add(kind)
+    return places
 
 
 class MixtureViews:

@@ -59,19 +59,15 @@ class Clips:
     def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
         """DataError where fewer than a batch are left to train on."""
         usable, left_out = find_task(recipe.task).usable(recipe, dataset)
-        names = [dataset.recording(int(i)) for i in usable]
-        labels = [dataset.label_id(int(i)) for i in usable]
-        inside = np.ones(len(usable), bool)
         if recipe.data.fold:
-            inside = ~parts.fold(names, labels, *recipe.data.fold)
-        none = np.zeros(0, np.int64)
+            usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
         if recipe.task == PRETRAIN:
             other = _other_split(recipe, dataset)
-            held_out = none if other is None else np.arange(len(other))
-            clips = cls(usable[inside], held_out, other or dataset, other.split if other else "", left_out)
+            held_out = np.arange(len(other) if other else 0)
+            clips = cls(usable, held_out, other or dataset, other.split if other else "", left_out)
         else:
-            chosen = inside & parts.held_out(names, labels, recipe.data.validation)
-            clips = cls(usable[inside & ~chosen], usable[chosen], dataset, VALIDATION, left_out)
+            chosen = parts.held_out(*_recordings(dataset, usable), recipe.data.validation)
+            clips = cls(usable[~chosen], usable[chosen], dataset, VALIDATION, left_out)
         clips._check(recipe, dataset)
         return clips
 
@@ -86,6 +82,11 @@ class Clips:
             hint=f"set train.batch_size={max(1, count)} or less"
             + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
         )
+
+
+def _recordings(dataset: PreparedDataset, clips: np.ndarray) -> tuple[list[str], list[int]]:
+    """What each of ``clips`` was recorded in, read from its own entry in a shard, and its first label."""
+    return [dataset.recording(int(i)) for i in clips], [dataset.label_id(int(i)) for i in clips]
 
 
 def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe, Separate
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
-from avtool.data.mixing import MixtureViews, PartnerViews
+from avtool.data.mixing import MixtureViews, PartnerViews, draw_others
 from avtool.data.views import draws
 from avtool.errors import DataError, TrainingError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
@@ -219,14 +219,8 @@ def fixed_mixtures(dataset: PreparedDataset, clips: np.ndarray, sources: int, *,
     """
     check_classes(dataset, clips, sources, what="to measure separation on")
     labels = np.array([dataset.label_id(int(i)) for i in clips])
-    return np.stack([_partners(clips, labels, place, sources, seed) for place in range(len(clips))])
-
-
-def _partners(clips: np.ndarray, labels: np.ndarray, place: int, sources: int, seed: int) -> np.ndarray:
-    generator = draws(seed, _MIXTURES, int(clips[place]))
-    taken = [place]
-    while len(taken) < sources:
-        drawn = int(generator.integers(len(clips)))
-        if labels[drawn] not in labels[taken]:
-            taken.append(drawn)
-    return clips[taken]
+    others = [
+        draw_others(labels, label, sources - 1, draws(seed, _MIXTURES, int(clip)))
+        for clip, label in zip(clips, labels, strict=True)
+    ]
+    return np.column_stack([clips, clips[np.array(others)]])
