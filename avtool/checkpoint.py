@@ -15,7 +15,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -208,22 +209,38 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu") -> tuple[nn.
     Weights are memory-mapped, and no weight is initialised only to be overwritten. CheckpointError where weights and
     config.json do not fit each other, and for the encoder of one modality alone.
     """
-    config, file = read_model_config(folder), folder / "model.safetensors"
-    weights = read_safetensors(file)
-    try:
-        model = build_empty_model(config.kind, config.model)
+    config = read_model_config(folder)
+    model, weights = empty_model_and_weights(folder, config)
+    with _described(folder):
         log_mel = LogMel(**config.spectrogram)
+    model.load_state_dict(weights, assign=True)
+    return model.to(device).eval(), log_mel.to(device), config
+
+
+def empty_model_and_weights(folder: Path, config: Config) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model that ``config`` describes, on the meta device, and the weights in ``folder``, memory-mapped, which fit
+    it. CheckpointError where they do not."""
+    file = folder / "model.safetensors"
+    weights = read_safetensors(file)
+    with _described(folder):
+        model = build_empty_model(config.kind, config.model)
+    hint = "take model.safetensors and config.json from the same folder"
+    if suspect := _suspect(weights, model.state_dict()):
+        hint += f", or correct model.{suspect} in {folder / 'config.json'}"
+    check_fit(weights, model, source=file, hint=hint)
+    return model, weights
+
+
+@contextmanager
+def _described(folder: Path) -> Iterator[None]:
+    """CheckpointError where what is built in the block cannot be, because config.json does not describe it."""
+    try:
+        yield
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(
             f"{folder / 'config.json'} describes no model: {reason}", hint="take an undamaged copy"
         ) from error
-    hint = "take model.safetensors and config.json from the same folder"
-    if suspect := _suspect(weights, model.state_dict()):
-        hint += f", or correct model.{suspect} in {folder / 'config.json'}"
-    check_fit(weights, model, source=file, hint=hint)
-    model.load_state_dict(weights, assign=True)
-    return model.to(device).eval(), log_mel.to(device), config
 
 
 _TELLING = (

@@ -15,6 +15,7 @@ import numpy as np
 from avtool import places
 from avtool.data.dataset import PreparedDataset
 from avtool.data.shards import ARRAYS, DATASET_JSON, index_path, shard_path
+from avtool.data.views import middle_sound
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.files import check_output
 from avtool.progress import progress_bar
@@ -260,10 +261,8 @@ def _tile(dataset: PreparedDataset, i: int) -> Any:
     from avtool.report.sheet import Tile
 
     record = dataset.record(i)
-    window = round(SHEET_SECONDS * dataset.sample_rate)
-    start = round(record.middle * dataset.sample_rate) - window // 2
-    start = min(max(0, start), max(0, record.samples - window))
-    waveform = torch.from_numpy(dataset.waveform(i, start, window).copy())[None]
+    sound = middle_sound(dataset, i, round(SHEET_SECONDS * dataset.sample_rate))
+    waveform = torch.from_numpy(sound.copy())[None]
     log_mel = LogMel(sample_rate=dataset.sample_rate)(to_float_waveform(waveform))
     labels = "; ".join(record.labels) or "no label"
     lines = [record.id, f"{record.split}: {labels}"]
@@ -277,19 +276,12 @@ def describe_model(path: Path) -> dict[str, Any]:
     """A run (its newest checkpoint), a checkpoint or a converted folder: what to build, parameters by part, and for a
     run step, recipe and the last metrics up to that step. Raises CheckpointError where weights and config.json do not
     fit each other."""
-    from avtool.checkpoint import Config, check_fit, read_safetensors
-    from avtool.model.build import build_empty_model
+    from avtool.checkpoint import empty_model_and_weights
+    from avtool.model.config import Config
 
     folder = places.resolve_checkpoint(path)
     config = Config.read(folder)
-    weights = read_safetensors(folder / "model.safetensors")
-    module = build_empty_model(config.kind, config.model)
-    check_fit(
-        weights,
-        module,
-        source=folder / "model.safetensors",
-        hint="take model.safetensors and config.json from the same folder",
-    )
+    module, weights = empty_model_and_weights(folder, config)
     parts: dict[str, int] = {}
     for name, parameter in module.named_parameters():
         part = _part_of(name)
@@ -353,6 +345,7 @@ def describe_clip(path: Path) -> dict[str, Any]:
     """
     from avtool import media
     from avtool.data.catalog import Row
+    from avtool.data.checks import dbfs
     from avtool.data.convert import PreparedClip, Settings, convert
 
     header = media.describe_container(path)
@@ -360,7 +353,7 @@ def describe_clip(path: Path) -> dict[str, Any]:
     outcome = convert(Row(id=path.stem, split="", labels=(), video=path, end=end), settings := Settings())
     decoded: dict[str, Any] = {"seconds": end or header["duration"]}
     if isinstance(outcome, PreparedClip):
-        level = 10 * np.log10(np.mean(np.square(outcome.waveform / 32768)) + 1e-12)
+        level = dbfs(np.mean(np.square(outcome.waveform / 32768)))
         decoded |= {"refused": None, "detail": "", "flags": outcome.flags, "frames": len(outcome.jpegs)}
         decoded |= {
             "frame_rate": settings.frame_rate,

@@ -40,6 +40,13 @@ def fit_window(waveform: np.ndarray, count: int) -> np.ndarray:
     return np.pad(waveform, (0, count - len(waveform)), mode="reflect")
 
 
+def middle_sound(dataset: PreparedDataset, i: int, count: int) -> np.ndarray:
+    """At most ``count`` samples of clip ``i`` around its key frame: int16 (N,)."""
+    record = dataset.record(i)
+    start = round(record.middle * dataset.sample_rate) - count // 2
+    return dataset.waveform(i, min(max(0, start), max(0, record.samples - count)), count)
+
+
 def random_crop(generator: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Crop:
     """A crop whose share of the frame's area is uniform in ``scale``, its ratio log-uniform in 3/4 to 4/3.
 
@@ -168,13 +175,11 @@ class EvaluationViews:
 
     def sample(self, index: int) -> dict[str, Any]:
         dataset, record = self.dataset, self.dataset.record(index)
-        start = round(record.middle * dataset.sample_rate) - self.window_samples // 2
-        start = min(max(0, start), max(0, record.samples - self.window_samples))
         size = record.width, record.height
         crop = (0, 0, *size) if self.whole else centre_crop(*size)
         view = {
             "image": cropped(dataset, index, record.key, crop, self.image_size),
-            "waveform": fit_window(dataset.waveform(index, start, self.window_samples), self.window_samples),
+            "waveform": fit_window(middle_sound(dataset, index, self.window_samples), self.window_samples),
             "index": index,
             "label": record.label_ids[0] if record.label_ids else -1,
         }
