@@ -128,4 +128,8 @@ def is_still(frames: Sequence[np.ndarray]) -> bool:
 def cells(frame: np.ndarray) -> np.ndarray:
     """Frame uint8 (H, W, 3) RGB as the grey levels of its cells: uint8 (64, 64)."""
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    if min(height, width) >= 2 * STILL_SIDE:  # halves are quick to take, but for an odd row or column
+        grey = grey[: height // 2 * 2, : width // 2 * 2]
+        grey = cv2.resize(grey, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     return cv2.resize(grey, (STILL_SIDE, STILL_SIDE), interpolation=cv2.INTER_AREA)

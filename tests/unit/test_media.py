@@ -12,14 +12,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
+import av
 import cv2
 import numpy as np
 import pytest
 import soundfile
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from avtool import media
 from avtool.errors import MediaError
+from avtool.media.pictures import to_picture
 from tests import clips
 
 RATE = clips.RATE
@@ -423,3 +426,20 @@ def test_odd_clips():
     assert media.probe(odd / "seven_fps.mp4").fps == pytest.approx(7.29, abs=0.01)
     with pytest.raises(MediaError, match="no sound track"):
         decode(odd / "no_audio_track.mp4")
+
+
+@pytest.mark.parametrize("short_side", [None, 64])
+@pytest.mark.parametrize("levels", [ColorRange.MPEG, ColorRange.JPEG])
+@pytest.mark.parametrize("space", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
+@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12", "yuv420p10le", "gbrp"])
+def test_colours_come_out_as_they_went_in(form: str, space: int, levels: int, short_side: int | None):
+    colours = np.array([[200, 30, 60], [20, 180, 90], [40, 50, 220], [250, 250, 250]], np.uint8)
+    picture = np.repeat(np.repeat(colours.reshape(2, 2, 3), 64, axis=0), 67, axis=1)
+    frame = VideoReformatter().reformat(
+        av.VideoFrame.from_ndarray(picture), format=form, dst_colorspace=space, dst_color_range=levels
+    )
+    shown = to_picture(frame, VideoReformatter(), short_side=short_side)
+    height, width = shown.shape[:2]
+    assert (height, width) == ((128, 134) if short_side is None else (64, 67))
+    seen = shown[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3)
+    np.testing.assert_allclose(seen.astype(int), colours, atol=4)
