@@ -13,9 +13,8 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel, blank_frames, silence
-from avtool.metrics.bootstrap import bootstrap_statistic
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
 from avtool.tasks.classify import labels_of, one_hot
@@ -24,6 +23,7 @@ from avtool.tasks.pretrain import mean_tokens
 from avtool.tasks.settings import inputs_of
 
 BLANKED = {"image": "fused, image blank", "audio": "fused, sound silent"}
+COMMONEST = "always the commonest class"
 WORDS = {
     "top1": "the true class scores highest",
     "top5": "the true class is among the five that score highest",
@@ -52,32 +52,23 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
             Row(
                 name,
                 CONTROL if name in BLANKED.values() else MODEL,
-                _measures(value, targets, group, recordings, context),
+                _measures(context, value, targets, group, recordings),
             )
             for name, value in logits.items()
         ]
         floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
-        rows.append(
-            Row("always the commonest class", FLOOR, _measures(floor, targets, group, recordings, context))
-        )
+        rows.append(Row(COMMONEST, FLOOR, _measures(context, floor, targets, group, recordings)))
         tables.append(
-            Table(
+            context.table(
                 task="classify",
                 protocol=", ".join(group),
-                words="; ".join(WORDS[name] for name in group) + f"; {_in_words(context.windows, 'logits')}",
-                unit="%",
+                words="; ".join([*(WORDS[name] for name in group), context.in_windows("logits")]),
                 rows=rows,
-                samples=len(clips),
-                recordings=len(set(recordings)),
-                seed=context.seed,
+                recordings=recordings,
                 left_out=left_out,
             )
         )
     return tables
-
-
-def _in_words(windows: int, what: str) -> str:
-    return f"{windows} windows a clip, {what} averaged" if windows > 1 else "1 window a clip"
 
 
 def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
@@ -133,33 +124,31 @@ def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarr
 
 
 def _measures(
+    context: Context,
     scores: np.ndarray,
     targets: np.ndarray,
     protocols: Sequence[str],
     recordings: Sequence[str],
-    context: Context,
 ) -> dict[str, Measure]:
     measures = {}
     for protocol in protocols:
         if protocol in SETS:
-            measures[protocol] = _of_set(protocol, scores, targets.astype(bool), recordings, context.seed)
+            measures[protocol] = _of_set(context, protocol, scores, targets.astype(bool), recordings)
         else:
             hits = top_k_correct(scores, targets.argmax(axis=1), int(protocol.removeprefix("top")))
-            measures[protocol] = measured(hits, recordings, seed=context.seed, scale=100)
+            measures[protocol] = context.measured(hits, recordings)
     return measures
 
 
 def _of_set(
-    protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str], seed: int
+    context: Context, protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str]
 ) -> Measure:
     per_class = average_precision if protocol == "mAP" else roc_auc
 
     def score(chosen: np.ndarray) -> float:
-        return 100 * macro(per_class(scores[chosen], targets[chosen])).mean
+        return macro(per_class(scores[chosen], targets[chosen])).mean
 
-    draws = 200 if targets.size < 2e6 else 20
-    found = bootstrap_statistic(score, len(scores), groups=np.asarray(recordings), seed=seed, draws=draws)
-    return Measure(found.value, found.low, found.high)
+    return context.measured_whole(score, recordings, draws=200 if targets.size < 2e6 else 20)
 
 
 @torch.no_grad()
@@ -180,30 +169,20 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
     recordings = context.recordings(clips)
     trained, log_mel = context.load()
     rows = []
-    for role, name, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
+    for role, name, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained())):
         queries = _means(context, model, log_mel, context.dataset, clips)
         references = _means(context, model, log_mel, reference, others)
         for stream, query in queries.items():
             hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
-            measure = measured(hits.numpy(), recordings, seed=context.seed, scale=100)
-            rows.append(Row(f"{name}{stream}", role, {"knn": measure}))
+            rows.append(Row(f"{name}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
     commonest = labels == np.bincount(labels).argmax()
-    rows.append(
-        Row(
-            "always the commonest class",
-            FLOOR,
-            {"knn": measured(commonest, recordings, seed=context.seed, scale=100)},
-        )
-    )
-    return Table(
+    rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
+    return context.table(
         task="classify",
         protocol="knn",
-        words=f"{WORDS['knn']}; {len(others)} training clips; {_in_words(context.windows, 'tokens')}",
-        unit="%",
+        words=f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}",
         rows=rows,
-        samples=len(clips),
-        recordings=len(set(recordings)),
-        seed=context.seed,
+        recordings=recordings,
         left_out=left_out,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from avtool.checkpoint import load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
 from avtool.data.views import EvaluationViews
+from avtool.evaluate.table import Measure, Row, Table
 from avtool.features import LogMel, window_samples
+from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.model.config import Config
 
@@ -64,6 +66,10 @@ class Context:
         """The clips' own evaluation views."""
         return EvaluationViews(self.dataset, **self.view_size())
 
+    def in_windows(self, what: str) -> str:
+        """How many windows of a clip there are, and that ``what`` is averaged over them."""
+        return f"{self.windows} windows a clip, {what} averaged" if self.windows > 1 else "1 window a clip"
+
     def batches(self, views: FixedViews, numbers: np.ndarray) -> Iterator[dict[str, Tensor]]:
         """The samples ``numbers`` of ``views`` in order, on the device."""
         for batch in batches_in_order(
@@ -77,3 +83,47 @@ class Context:
     def recordings(self, clips: np.ndarray) -> list[str]:
         """What each of the ``clips`` was recorded in."""
         return [self.dataset.recording(int(i)) for i in clips]
+
+    def measured(self, values: np.ndarray, recordings: Sequence[str], *, scale: float = 100) -> Measure:
+        """The mean of per-sample ``values`` (N,) times ``scale``, with its interval: recordings are resampled, for
+        samples of one recording are not independent."""
+        values = np.asarray(values, np.float64) * scale
+        found = bootstrap_mean(values, groups=np.asarray(recordings), seed=self.seed)
+        return Measure(found.value, found.low, found.high)
+
+    def measured_whole(
+        self, statistic: Callable[[np.ndarray], float], recordings: Sequence[str], *, draws: int
+    ) -> Measure:
+        """A number of a whole set in per cent, 100 times ``statistic`` of the samples chosen, with its interval."""
+        if not len(recordings):
+            return Measure(float("nan"))
+        found = bootstrap_statistic(
+            statistic, len(recordings), groups=np.asarray(recordings), seed=self.seed, draws=draws
+        )
+        return Measure(100 * found.value, 100 * found.low, 100 * found.high)
+
+    def table(
+        self,
+        *,
+        task: str,
+        protocol: str,
+        words: str,
+        rows: Sequence[Row],
+        recordings: Sequence[str],
+        unit: str = "%",
+        left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Table:
+        """The table of samples of which each comes from one of ``recordings`` (N,)."""
+        return Table(
+            task=task,
+            protocol=protocol,
+            words=words,
+            unit=unit,
+            rows=rows,
+            samples=len(recordings),
+            recordings=len(set(recordings)),
+            seed=self.seed,
+            left_out=left_out or {},
+            notes=notes,
+        )

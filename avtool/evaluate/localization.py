@@ -20,7 +20,7 @@ from avtool.data.loader import FixedViews
 from avtool.data.views import EvaluationViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
@@ -40,7 +40,7 @@ from avtool.tasks.settings import inputs_of
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 CONSENSUS = "flickr-soundnet"
 """The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
-EXCHANGED, UNTRAINED = "another class's sound", "untrained weights"
+EXCHANGED = "another class's sound"
 SMOOTHING = 1.0
 """Standard deviation of a smoothed map's Gaussian, in its own cells."""
 
@@ -98,10 +98,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     recordings = context.recordings(clips)
 
     def measures(score: Scores, found: np.ndarray) -> dict[str, Measure]:
-        return {
-            name: measured(values, recordings, seed=context.seed, scale=100)
-            for name, values in score(found, truth).items()
-        }
+        return {name: context.measured(values, recordings) for name, values in score(found, truth).items()}
 
     disc = np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)
     tables = []
@@ -117,7 +114,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         ]
         rows.append(Row("a centred disc", FLOOR, measures(protocol.score, disc)))
         if name == "pointing":
-            area = measured((truth > 0).mean(axis=(1, 2)), recordings, seed=context.seed, scale=100)
+            area = context.measured((truth > 0).mean(axis=(1, 2)), recordings)
             rows.append(Row("a point at random", FLOOR, {"pointing": area}))
         if protocol.ceiling:
             rows.append(Row("the truth itself", CEILING, measures(protocol.score, ideal_map(truth))))
@@ -127,15 +124,12 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         if smooth:
             words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
         tables.append(
-            Table(
+            context.table(
                 task="localize",
                 protocol=name,
                 words=words,
-                unit="%",
                 rows=rows,
-                samples=len(clips),
-                recordings=len(set(recordings)),
-                seed=context.seed,
+                recordings=recordings,
                 left_out=left_out,
             )
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel, blank_frames, silence
 from avtool.metrics.retrieval import RANKS, recall
 from avtool.model.heads import pool
@@ -43,7 +43,7 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
     trained, log_mel = context.load()
     recordings = context.recordings(clips)
     rows = []
-    for role, prefix, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
+    for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained())):
         for name, (pictures, sounds) in _embeddings(context, model, log_mel, clips).items():
             if role == MODEL:
                 of = name.replace(" ", "_")
@@ -51,25 +51,17 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
             for direction, found in zip(
                 ("picture to sound", "sound to picture"), recall(pictures, sounds), strict=True
             ):
-                measures = {
-                    f"recall@{k}": measured(hits, recordings, seed=context.seed, scale=100)
-                    for k, hits in found.items()
-                }
+                measures = {f"recall@{k}": context.measured(hits, recordings) for k, hits in found.items()}
                 rows.append(Row(f"{prefix}{direction}, {name}", role, measures))
     by_lot = {f"recall@{k}": Measure(100 * min(1.0, k / len(clips))) for k in RANKS}
     rows.append(Row("drawn by lot", FLOOR, by_lot))
     context.predictions["clips"] = clips
-    several = context.windows > 1
-    windows = f"{context.windows} windows a clip, embeddings averaged" if several else "1 window a clip"
-    table = Table(
+    table = context.table(
         task="retrieve",
         protocol=f"recall@{','.join(map(str, RANKS))}",
-        words=f"{WORDS}; {windows}",
-        unit="%",
+        words=f"{WORDS}; {context.in_windows('embeddings')}",
         rows=rows,
-        samples=len(clips),
-        recordings=len(set(recordings)),
-        seed=context.seed,
+        recordings=recordings,
     )
     return [table]
 

@@ -19,9 +19,8 @@ from avtool.data.masks import MaskViews, class_names, masked_clips, masked_frame
 from avtool.data.mixing import MixtureViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel
-from avtool.metrics.bootstrap import bootstrap_statistic
 from avtool.metrics.localization import exchange_by_class
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.model.config import Config
@@ -46,10 +45,10 @@ WORDS = {
     "without an object left out",
     "avs-semantic": "a class's IoU and F over the frames in which it is in truth or prediction; means over classes",
 }
-MODEL_ROW, EXCHANGED, UNTRAINED = "model", "another class's sound", "untrained weights"
+MODEL_ROW, EXCHANGED = "model", "another class's sound"
 ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
 DRAWS = 1000
-Measures = Callable[[Scores, list[str], int], dict[str, Measure]]
+Measures = Callable[[Context, Scores, list[str]], dict[str, Measure]]
 
 
 class Frames(NamedTuple):
@@ -171,7 +170,7 @@ def _table(
 ) -> Table:
     """The table of one protocol; under one of the two binary ones, what the other makes of the same predictions."""
     rows = [
-        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](found, frames.recordings, context.seed))
+        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](context, found, frames.recordings))
         for name, found in scores.items()
     ]
     left_out = dict(frames.left_out)
@@ -184,15 +183,12 @@ def _table(
         summary = avs_semantic(own)
         notes = [*notes, f"{summary.classes} classes with the background; {summary.left_out} occur nowhere."]
     rows_, columns = EVALUATION_SIZE
-    return Table(
+    return context.table(
         task="segment",
         protocol=protocol,
         words=f"{WORDS[protocol]}; at {rows_}x{columns}, a sample is a frame",
-        unit="%",
         rows=rows,
-        samples=len(frames.frames),
-        recordings=len(set(frames.recordings)),
-        seed=context.seed,
+        recordings=frames.recordings,
         left_out=left_out,
         notes=notes,
     )
@@ -206,45 +202,36 @@ def _compared(scores: FrameScores) -> str:
     )
 
 
-def _tpavi(scores: FrameScores, recordings: list[str], seed: int) -> dict[str, Measure]:
+def _tpavi(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
     iou = torch.where(scores.empty, scores.background, scores.foreground).numpy()
     kept = (~scores.empty).nonzero().flatten().numpy()
     curves = scores.f_curve.numpy()[kept]
-    groups = np.asarray(recordings)[kept]
+    of_kept = [recordings[frame] for frame in kept]
     return {
-        "mIoU": measured(iou, recordings, seed=seed, scale=100),
-        "F": _statistic(lambda chosen: curves[chosen].mean(axis=0).max(), groups, seed),
+        "mIoU": context.measured(iou, recordings),
+        "F": context.measured_whole(lambda chosen: curves[chosen].mean(axis=0).max(), of_kept, draws=DRAWS),
     }
 
 
-def _published(scores: FrameScores, recordings: list[str], seed: int) -> dict[str, Measure]:
+def _published(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
     nothing = scores.empty.numpy()
     values = {
         "mIoU": ((scores.foreground + scores.background) / 2).numpy(),
         "F": scores.f_curve.amax(dim=1).numpy(),
     }
     return {
-        name: measured(np.where(nothing, np.nan, value), recordings, seed=seed, scale=100)
-        for name, value in values.items()
+        name: context.measured(np.where(nothing, np.nan, value), recordings) for name, value in values.items()
     }
 
 
-def _semantic(scores: ClassScores, recordings: list[str], seed: int) -> dict[str, Measure]:
-    groups = np.asarray(recordings)
-
+def _semantic(context: Context, scores: ClassScores, recordings: list[str]) -> dict[str, Measure]:
     def mean(values: Tensor) -> Measure:
         there = values[:, ~values.isnan().all(dim=0)]
-        return _statistic(lambda chosen: there[chosen].nanmean(dim=0).nanmean().item(), groups, seed)
+        return context.measured_whole(
+            lambda chosen: there[chosen].nanmean(dim=0).nanmean().item(), recordings, draws=DRAWS
+        )
 
     return {"mIoU": mean(scores.iou), "F": mean(scores.f)}
-
-
-def _statistic(statistic: Callable[[np.ndarray], float], groups: np.ndarray, seed: int) -> Measure:
-    """A number of the whole set in per cent, with its interval."""
-    if not len(groups):
-        return Measure(float("nan"))
-    found = bootstrap_statistic(statistic, len(groups), groups=groups, seed=seed, draws=DRAWS)
-    return Measure(*(100 * value for value in found[:3]))
 
 
 MEASURES: dict[str, Measures] = {"avs-tpavi": _tpavi, "avs-published": _published, "avs-semantic": _semantic}  # type: ignore[dict-item]

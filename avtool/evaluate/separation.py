@@ -14,18 +14,13 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.mixing import MixtureViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent
 from avtool.tasks.separate import KIND, fixed_mixtures, mask_logits, mix
 
 PROTOCOL = "bss-eval"
-MODEL_ROW, EXCHANGED, UNTRAINED, MIXTURE = (
-    "model",
-    "pictures exchanged",
-    "untrained weights",
-    "the mixture itself",
-)
+MODEL_ROW, EXCHANGED, MIXTURE = "model", "pictures exchanged", "the mixture itself"
 RATIO, BINARY = "ideal ratio mask", "ideal binary mask"
 ROLES = {
     MODEL_ROW: MODEL,
@@ -37,6 +32,9 @@ ROLES = {
 }
 SILENT = "as silent sources"
 NO_ESTIMATE = "as sources that some row gives nothing for"
+
+Scores = dict[str, dict[str, np.ndarray]]
+"""By row and measure the scores of all sources, float64 (M * S,), NaN where there is none."""
 
 
 class Pairs(NamedTuple):
@@ -61,14 +59,13 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
     scores, no_source = _scores(context, pairs.mixtures)
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
-    recordings = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
+    of_sources = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
     if not found.any():
         raise DataError(
             f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound"
         )
-    rows = [
-        Row(name, ROLES[name], _measures(scores, name, found, recordings, context.seed)) for name in scores
-    ]
+    recordings = of_sources[found].tolist()
+    rows = [Row(name, ROLES[name], _measures(context, scores, name, found, recordings)) for name in scores]
     left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
     context.predictions |= {
         "mixtures": pairs.mixtures,
@@ -79,16 +76,14 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
         },
     }
     return [
-        Table(
+        context.table(
             task="separate",
             protocol=PROTOCOL,
             words=f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of "
             f"{pairs.words}, summed as they are",
             unit="dB",
             rows=rows,
-            samples=int(found.sum()),
-            recordings=len(set(recordings[found])),
-            seed=context.seed,
+            recordings=recordings,
             left_out={**pairs.left_out, **{reason: count for reason, count in left_out.items() if count}},
         )
     ]
@@ -117,7 +112,7 @@ def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pa
 
 
 @torch.no_grad()
-def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
+def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:
     """By row and measure the scores of all sources, float64 (M * S,), NaN where there is none; and which sources are
     silent."""
     model, log_mel = context.load()
@@ -151,12 +146,13 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str,
 
 
 def _measures(
-    scores: dict[str, dict[str, np.ndarray]], name: str, found: np.ndarray, recordings: np.ndarray, seed: int
+    context: Context, scores: Scores, name: str, found: np.ndarray, recordings: Sequence[str]
 ) -> dict[str, Measure]:
-    """A row's measures over the sources ``found``. The mixture has no artifacts but rounding, so no SAR."""
+    """A row's measures over the sources ``found``, which are of ``recordings``. The mixture has no artifacts but
+    rounding, so no SAR."""
     own = {measure: values for measure, values in scores[name].items() if (name, measure) != (MIXTURE, "SAR")}
     own["SDR improvement"] = own["SDR"] - scores[MIXTURE]["SDR"]
-    finite = {
-        measure: np.where(np.isfinite(values), values, np.nan)[found] for measure, values in own.items()
+    return {
+        measure: context.measured(np.where(np.isfinite(values), values, np.nan)[found], recordings, scale=1)
+        for measure, values in own.items()
     }
-    return {name: measured(values, recordings[found].tolist(), seed=seed) for name, values in finite.items()}
