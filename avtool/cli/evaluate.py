@@ -29,6 +29,7 @@ EPILOG = examples(
     "avtool evaluate runs/MY_RUN --data data/prepared/synth",
     "avtool evaluate RUN --data DIR --protocol top1,knn --out metrics.json",
     "avtool evaluate RUN --data DIR --split all --fold 1/5 --json",
+    "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
 
@@ -91,8 +92,6 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model by named protocols, beside floors, ceilings and controls."""
-    if not first_process():
-        return  # of the processes that torchrun starts one measures: no sample is counted twice
     set_threads(threads)
     from avtool.evaluate import evaluate as run
 
@@ -113,6 +112,8 @@ def evaluate(
         save_predictions=save_predictions,
         force=force,
     )
+    if not first_process():
+        return
     if json:
         print_json([table.as_dict() for table in tables])
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
@@ -41,6 +39,8 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
     clips, left_out = _clips(context, several=several)
     model, log_mel = context.load()
     logits = _logits(context, model, log_mel, clips)
+    if not context.world.main:
+        return []
     context.predictions |= {f"logits_{name}": value for name, value in logits.items()} | {"clips": clips}
     targets = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
     recordings = context.recordings(clips)
@@ -104,23 +104,18 @@ def _check_head(context: Context) -> None:
     raise DataError(found, hint="evaluate on the data it was trained for, or fine-tune it on this")
 
 
-@torch.no_grad()
 def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray) -> dict[str, np.ndarray]:
     """Logits (N, C) of the fused prediction, of each head, and fused with either input blanked."""
-    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in context.batches(views, views.numbers(clips)):
+
+    def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         image, audio = inputs_of(log_mel, batch)
         heads = model(image, audio)._asdict()
-        found["fused"].append(heads.pop("mean"))
-        for name, value in heads.items():
-            found[f"{name} head"].append(value)
-        found[BLANKED["image"]].append(model(blank_frames(image), audio).mean)
-        found[BLANKED["audio"]].append(model(image, silence(audio)).mean)
-    return {
-        name: torch.cat(parts).float().unflatten(0, (len(clips), context.windows)).mean(dim=1).cpu().numpy()
-        for name, parts in found.items()
-    }
+        logits = {"fused": heads.pop("mean")} | {f"{name} head": value for name, value in heads.items()}
+        logits[BLANKED["image"]] = model(blank_frames(image), audio).mean
+        logits[BLANKED["audio"]] = model(image, silence(audio)).mean
+        return {name: value.float() for name, value in logits.items()}
+
+    return context.each_clip(clips, compute)
 
 
 def _measures(
@@ -151,9 +146,9 @@ def _of_set(
     return context.measured_whole(score, recordings, draws=200 if targets.size < 2e6 else 20)
 
 
-@torch.no_grad()
-def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> Table:
-    """Protocol ``knn`` of any model's encoder, stream by stream, beside untrained weights and the commonest class.
+def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> list[Table]:
+    """The table of protocol ``knn``: of any model's encoder, stream by stream, beside untrained weights and the
+    commonest class.
 
     ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged. Windows of a clip are
     averaged as tokens.
@@ -164,20 +159,28 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         raise DataError(
             f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels"
         )
+    trained, log_mel = context.load()
+    means = [
+        (
+            (role, prefix),
+            _means(context, model, log_mel, context.dataset, clips),
+            _means(context, model, log_mel, reference, others),
+        )
+        for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained()))
+    ]
+    if not context.world.main:
+        return []
     labels = np.array([context.dataset.label_id(int(i)) for i in clips])
     other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
     recordings = context.recordings(clips)
-    trained, log_mel = context.load()
     rows = []
-    for role, name, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained())):
-        queries = _means(context, model, log_mel, context.dataset, clips)
-        references = _means(context, model, log_mel, reference, others)
+    for (role, prefix), queries, references in means:
         for stream, query in queries.items():
             hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
-            rows.append(Row(f"{name}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
+            rows.append(Row(f"{prefix}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
     commonest = labels == np.bincount(labels).argmax()
     rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
-    return context.table(
+    table = context.table(
         task="classify",
         protocol="knn",
         words=f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}",
@@ -185,6 +188,7 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         recordings=recordings,
         left_out=left_out,
     )
+    return [table]
 
 
 def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
@@ -197,12 +201,7 @@ def _means(
     context: Context, model: nn.Module, log_mel: LogMel, dataset: PreparedDataset, clips: np.ndarray
 ) -> dict[str, Tensor]:
     """Mean tokens (N, D) of the clips, by stream, averaged over their windows."""
-    views = WindowViews(dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in context.batches(views, views.numbers(clips)):
-        for name, mean in mean_tokens(model.encoder(*inputs_of(log_mel, batch))).items():
-            found[name].append(mean.cpu())
-    return {
-        name: torch.cat(parts).unflatten(0, (-1, context.windows)).mean(dim=1)
-        for name, parts in found.items()
-    }
+    means = context.each_clip(
+        clips, lambda batch: mean_tokens(model.encoder(*inputs_of(log_mel, batch))), dataset=dataset
+    )
+    return {name: torch.from_numpy(mean) for name, mean in means.items()}

@@ -6,14 +6,12 @@ truth is drawn on it at 224 x 224.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews
@@ -87,6 +85,8 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
     maps = _maps(context, model, log_mel, clips=clips, others=others, kinds=chosen)
+    if not context.world.main:
+        return []
     if smooth:
         maps |= {
             (f"{kind}, smoothed", control): smoothed(found)
@@ -191,16 +191,15 @@ def _maps(
     """Maps float32 (N, rows, columns) by kind and control ("": none)."""
     whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
     untrained = context.untrained()
-    found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-    with torch.no_grad():
-        for batch in context.batches(_WithOther(whole, clips, others), np.arange(len(clips))):
-            image, own = inputs_of(log_mel, batch)
-            _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
-            for kind in kinds:
-                for control, used, sound in (
-                    ("", model, own),
-                    (EXCHANGED, model, other),
-                    (UNTRAINED, untrained, own),
-                ):
-                    found[kind, control].append(localization_map(used, image, sound, kind=kind).cpu().numpy())
-    return {key: np.concatenate(parts) for key, parts in found.items()}
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        image, own = inputs_of(log_mel, batch)
+        _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
+        ways = (("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own))
+        return {
+            (kind, control): localization_map(used, image, sound, kind=kind)
+            for kind in kinds
+            for control, used, sound in ways
+        }
+
+    return context.each(_WithOther(whole, clips, others), np.arange(len(clips)), compute)

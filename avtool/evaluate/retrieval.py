@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
@@ -41,10 +38,16 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
             hint="choose another --split or --fold",
         )
     trained, log_mel = context.load()
+    embeddings = [
+        (role, prefix, _embeddings(context, model, log_mel, clips))
+        for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained()))
+    ]
+    if not context.world.main:
+        return []
     recordings = context.recordings(clips)
     rows = []
-    for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained())):
-        for name, (pictures, sounds) in _embeddings(context, model, log_mel, clips).items():
+    for role, prefix, of_model in embeddings:
+        for name, (pictures, sounds) in of_model.items():
             if role == MODEL:
                 of = name.replace(" ", "_")
                 context.predictions |= {f"picture_{of}": pictures, f"sound_{of}": sounds}
@@ -66,25 +69,17 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
     return [table]
 
 
-@torch.no_grad()
 def _embeddings(
     context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each kind of embedding those of the pictures and of the sounds, (N, D) both."""
-    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
-    for batch in context.batches(views, views.numbers(clips)):
-        for name, pair in _pairs(model, *inputs_of(log_mel, batch)).items():
-            for side, value in zip(found[name], pair, strict=True):
-                side.append(value.float().cpu())
-    return {
-        name: (_per_clip(pictures, context.windows), _per_clip(sounds, context.windows))
-        for name, (pictures, sounds) in found.items()
-    }
 
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+        pairs = _pairs(model, *inputs_of(log_mel, batch))
+        return {(name, side): pair[side].float() for name, pair in pairs.items() for side in (0, 1)}
 
-def _per_clip(parts: list[Tensor], windows: int) -> np.ndarray:
-    return torch.cat(parts).unflatten(0, (-1, windows)).mean(dim=1).numpy()
+    found = context.each_clip(clips, compute)
+    return {name: (found[name, 0], found[name, 1]) for name, side in found if side == 0}
 
 
 def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

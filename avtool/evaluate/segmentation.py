@@ -6,7 +6,6 @@ resized to 224 x 224 and judged there.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -30,7 +29,6 @@ from avtool.tasks.segment import (
     Scores,
     blind,
     check_classes,
-    joined,
     resized,
     scores_of,
 )
@@ -70,6 +68,8 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
     frames = _frames(context)
     exchange, why_not = _exchange(context.dataset, frames.frames, context.seed)
     scores = _scores(context, frames.frames, exchange)
+    if not context.world.main:
+        return []
     context.predictions |= {"frames": frames.frames, **_kept(scores)}
     crowded = _crowded(context.dataset, frames.frames)
     notes = [why_not] if why_not else []
@@ -136,9 +136,8 @@ def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[
         return None, f"No row with {EXCHANGED}: {error.message}."
 
 
-@torch.no_grad()
 def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
-    """Each row's scores of all frames."""
+    """Each row's scores of all frames; on rank 0, elsewhere there are none."""
     classes = context.config.model["classes"]
     views = MaskViews(
         context.dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=classes > 1
@@ -147,17 +146,26 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
     untrained = context.untrained()
     order = np.arange(len(frames))
     mixtures = order[:, None] if exchange is None else np.stack([order, exchange], axis=1)
-    found: dict[str, list[Scores]] = defaultdict(list)
-    for batch in context.batches(views if exchange is None else MixtureViews(views, mixtures), order):
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
         logits = {MODEL_ROW: model(image, own)}
         if exchange is not None:
             logits[EXCHANGED] = model(image, _other_sound(log_mel, batch))
         logits[UNTRAINED] = untrained(image, own)
         logits |= blind(logits[MODEL_ROW])
-        for name, value in logits.items():
-            found[name].append(scores_of(resized(value, EVALUATION_SIZE), batch["mask"]))
-    return {name: joined(parts) for name, parts in found.items()}
+        return {
+            (name, part): values
+            for name, value in logits.items()
+            for part, values in scores_of(resized(value, EVALUATION_SIZE), batch["mask"])._asdict().items()
+        }
+
+    found = context.each(views if exchange is None else MixtureViews(views, mixtures), order, compute)
+    kind = FrameScores if classes == 1 else ClassScores
+    return {
+        name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
+        for name in dict.fromkeys(name for name, _ in found)
+    }
 
 
 def _other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:

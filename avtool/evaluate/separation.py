@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +29,7 @@ ROLES = {
     RATIO: CEILING,
     BINARY: CEILING,
 }
+MEASURES = ("SDR", "SIR", "SAR")
 SILENT = "as silent sources"
 NO_ESTIMATE = "as sources that some row gives nothing for"
 
@@ -58,6 +58,8 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
         )
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
     scores, no_source = _scores(context, pairs.mixtures)
+    if not context.world.main:
+        return []
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
     of_sources = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
     if not found.any():
@@ -111,16 +113,12 @@ def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pa
     )
 
 
-@torch.no_grad()
 def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:
-    """By row and measure the scores of all sources, float64 (M * S,), NaN where there is none; and which sources are
-    silent."""
+    """The scores of all sources, and which sources are silent; on rank 0, elsewhere there are none."""
     model, log_mel = context.load()
     untrained = context.untrained()
-    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    no_source = []
-    views = MixtureViews(context.views(), mixtures)
-    for batch in context.batches(views, np.arange(len(mixtures))):
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         mixed = mix(log_mel, batch)
         masks = {
             MODEL_ROW: mask_logits(model, mixed).sigmoid(),
@@ -132,17 +130,18 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]
         estimates[EXCHANGED] = estimates[MODEL_ROW].roll(1, dims=1)
         estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
         scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
-        for measure in ("SDR", "SIR", "SAR"):
-            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True):
-                found[name][measure].append(values.flatten())
-        no_source.append(
-            silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2]).flatten()
-        )
-    arrays = {
-        name: {measure: torch.cat(parts).cpu().numpy() for measure, parts in of_row.items()}
-        for name, of_row in found.items()
-    }
-    return arrays, torch.cat(no_source).cpu().numpy()
+        quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
+        return {(SILENT, ""): quiet} | {
+            (name, measure): values
+            for measure in MEASURES
+            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
+        }
+
+    found = context.each(MixtureViews(context.views(), mixtures), np.arange(len(mixtures)), compute)
+    if not context.world.main:
+        return {}, np.zeros(0, bool)
+    scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in ROLES}
+    return scores, found[SILENT, ""].ravel()
 
 
 def _measures(
