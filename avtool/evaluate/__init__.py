@@ -29,6 +29,7 @@ from avtool.evaluate.segmentation import PROTOCOLS as SEGMENTATION
 from avtool.evaluate.segmentation import evaluate_segmentation, fitting_protocols
 from avtool.evaluate.separation import PROTOCOL as SEPARATION
 from avtool.evaluate.separation import evaluate_separation
+from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import Table
 from avtool.files import atomic_file, check_output
 from avtool.model.config import Config, read_model_config
@@ -38,7 +39,7 @@ from avtool.progress import quiet
 __all__ = ["Localization", "Table", "evaluate", "keep_localization", "kept_localization", "measure_pointing"]
 
 TASKS = {
-    "localize": tuple(LOCALIZATION),
+    "localize": (*LOCALIZATION, SLAVC),
     "classify": ("top1", "top5", "mAP", "AUC", "knn"),
     "retrieve": ("recall",),
     "segment": SEGMENTATION,
@@ -146,6 +147,8 @@ def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, .
         )
     if wanted:
         return tuple(dict.fromkeys(wanted))
+    if task == "localize":
+        return tuple(LOCALIZATION)  # slavc-extended makes sounds of its own, and needs cosines
     if task == "segment":
         return fitting_protocols(config)
     if task == "classify":

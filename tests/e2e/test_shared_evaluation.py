@@ -32,6 +32,7 @@ FAMILIES = {
     "windows": ("classifier", "--protocol", "top1,knn", "--windows", "3"),
     "retrieve": ("localization", "--task", "retrieve", "--windows", "2"),
     "localize": ("localization", "--map", MAPS),
+    "negatives": ("localization", "--map", "trained,cosine", "--protocol", "slavc-extended"),
     "separate": ("separation",),
     "segment": ("segmentation",),
     "semantic": ("semantic",),
