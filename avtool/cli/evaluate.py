@@ -78,6 +78,12 @@ def evaluate(
             "--map", metavar="KIND,...", help="Maps to judge (localize).", show_default="the model's own"
         ),
     ] = None,
+    object_prior: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PTH", help="ImageNet ResNet's weights: maps also mixed with its objects (localize)."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="JSON", help="Also write metrics.json here.")] = None,
@@ -104,6 +110,7 @@ def evaluate(
         fold=None if fold is None else tuple(map(int, fold.split("/"))),  # type: ignore[arg-type]
         windows=windows,
         maps=[name.strip() for name in maps.split(",")] if maps else (),
+        object_prior=object_prior,
         batch_size=batch_size,
         workers=workers,
         seed=seed,

@@ -70,6 +70,7 @@ def evaluate(
     fold: tuple[int, int] | None = None,
     windows: int = 1,
     maps: Sequence[str] = (),
+    object_prior: Path | None = None,
     batch_size: int = 32,
     workers: int = 0,
     seed: int = 0,
@@ -81,7 +82,8 @@ def evaluate(
     """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
 
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
-    fold by recording, which a run with ``data.fold`` did not see. ``out``: also write metrics.json there;
+    fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
+    ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
     ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
     model's head and the data do not fit, before any weights are loaded.
 
@@ -99,6 +101,11 @@ def evaluate(
         config = read_model_config(checkpoint)
         task = task or KINDS[config.kind]
         chosen_protocols = _protocols(task, protocols, config)
+        if object_prior is not None and not set(chosen_protocols) & set(LOCALIZATION):
+            raise UsageError(
+                f"--object-prior changes nothing in {', '.join(chosen_protocols)}",
+                hint=f"--task localize --protocol {','.join(LOCALIZATION)}",
+            )
         dataset = PreparedDataset(data, split)
         context = Context(
             checkpoint=checkpoint,
@@ -111,6 +118,7 @@ def evaluate(
             seed=seed,
             windows=windows,
             maps=maps,
+            object_prior=object_prior,
             world=world,
         )
         tables = _FAMILIES[task](context, chosen_protocols)

@@ -34,9 +34,10 @@ class Context:
     """An evaluation's surroundings.
 
     ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on. ``windows`` of a clip are averaged where a
-    protocol does so, and ``maps`` (none: the model's own kind) are evaluated. ``predictions`` collects what
-    ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size``, any ``workers``, and any
-    number of processes in ``world``, which share the samples and leave what is made of them to rank 0.
+    protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with ``object_prior``, a ResNet's
+    weights, also mixed with what that finds. ``predictions`` collects what ``--save-predictions`` writes: arrays by
+    name. Results are the same for any ``batch_size``, any ``workers``, and any number of processes in ``world``, which
+    share the samples and leave what is made of them to rank 0.
     """
 
     checkpoint: Path
@@ -49,6 +50,7 @@ class Context:
     seed: int = 0
     windows: int = 1
     maps: Sequence[str] = ()
+    object_prior: Path | None = None
     world: World = field(default_factory=World)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
 

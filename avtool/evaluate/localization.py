@@ -19,6 +19,7 @@ from avtool.data.loader import FixedViews
 from avtool.data.views import EvaluationViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
+from avtool.evaluate.prior import SHARE, load_prior, with_prior
 from avtool.evaluate.slavc import (
     EXCHANGED,
     SILENT,
@@ -48,6 +49,7 @@ from avtool.tasks.settings import inputs_of
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 CONSENSUS = "flickr-soundnet"
 """The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
+PRIOR = ("object prior", "")
 CONTROLS = ("", EXCHANGED, UNTRAINED)
 """Whose maps every protocol scores: the model's ("") and its controls'."""
 SMOOTHED = ", smoothed"
@@ -92,21 +94,32 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
     untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %.
 
+    With an object prior in the context, all but the smoothed ones also mixed with it, and the prior alone.
     UsageError where ``slavc-extended`` is asked for maps that are no cosines.
     """
     truth, clips, left_out = truth_of(context.dataset, context.chosen)
     labels = [context.dataset.record(int(i)).label_ids for i in clips]
     others = clips[exchange_by_class(labels, seed=context.seed)]
+    prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
     if SLAVC in protocols:
         check_cosines(context, chosen)
     every = _maps(
-        context, model, log_mel, clips=clips, others=others, kinds=chosen, negatives=SLAVC in protocols
+        context,
+        model,
+        log_mel,
+        clips=clips,
+        others=others,
+        kinds=chosen,
+        negatives=SLAVC in protocols,
+        prior=prior,
     )
     if not context.world.main:
         return []
+    objects = every.pop(PRIOR, None)
     maps = {key: found for key, found in every.items() if key[1] in CONTROLS}
+    plain = tuple(maps)
     if smooth:
         maps |= {
             (f"{kind}{SMOOTHED}", control): smoothed(found)
@@ -117,10 +130,13 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     context.predictions |= {
         f"{kind}: {control or 'model'}": found for (kind, control), found in (every | maps).items()
     }
+    if objects is not None:
+        context.predictions["object prior"] = objects
     recordings = context.recordings(clips)
+    judge = partial(_table, plain=plain, objects=objects)
     tables = []
     for name in protocols:
-        table, judged = (slavc_table, every) if name == SLAVC else (partial(_table, name=name), maps)
+        table, judged = (slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
         tables.append(table(context, judged, truth, recordings=recordings, left_out=left_out))
     return tables
 
@@ -131,21 +147,30 @@ def _table(
     truth: np.ndarray,
     *,
     name: str,
+    plain: Sequence[tuple[str, str]],
+    objects: np.ndarray | None,
     recordings: Sequence[str],
     left_out: Mapping[str, int],
 ) -> Table:
-    """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol
-    ``name``."""
+    """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol ``name``;
+    those that are ``plain`` also with the prior of ``objects`` (N, 7, 7)."""
     protocol = PROTOCOLS[name]
 
     def measures(found: np.ndarray) -> dict[str, Measure]:
         scores = protocol.score(found, truth)
         return {measure: context.measured(values, recordings) for measure, values in scores.items()}
 
-    rows = [
-        Row(f"{kind}, {control}" if control else kind, CONTROL if control else MODEL, measures(found))
-        for (kind, control), found in maps.items()
-    ]
+    def row(kind: str, control: str, found: np.ndarray) -> Row:
+        name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
+        return Row(name, role, measures(found))
+
+    rows = [row(*key, found) for key, found in maps.items()]
+    if objects is not None:
+        rows += [
+            row(f"{kind} with object prior", control, with_prior(maps[kind, control], objects))
+            for kind, control in plain
+        ]
+        rows.append(Row("the object prior alone", FLOOR, measures(objects)))
     rows.append(
         Row("a centred disc", FLOOR, measures(np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)))
     )
@@ -157,6 +182,8 @@ def _table(
     words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
     if any(kind.endswith(SMOOTHED) for kind, _ in maps):
         words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
+    if objects is not None:
+        words += f"; object prior: {SHARE:g} of the map and {1 - SHARE:g} of the prior, each scaled to 0 to 1"
     return context.table(
         task="localize",
         protocol=name,
@@ -219,9 +246,10 @@ def _maps(
     others: np.ndarray,
     kinds: Sequence[str],
     negatives: bool,
+    prior: nn.Module | None,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Maps float32 (N, rows, columns) by kind and control ("": none), with ``negatives`` also those of sounds that are
-    not of the frame."""
+    not of the frame; ``PRIOR``: the object prior's, where there is one."""
     whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
     untrained = context.untrained()
 
@@ -235,10 +263,11 @@ def _maps(
                 (UNTRAINED_EXCHANGED, untrained, other),
                 (UNTRAINED_SILENT, untrained, silence(own)),
             ]
-        return {
+        found = {
             (kind, control): localization_map(used, image, sound, kind=kind)
             for kind in kinds
             for control, used, sound in ways
         }
+        return found if prior is None else found | {PRIOR: prior(image)}
 
     return context.each(_WithOther(whole, clips, others), np.arange(len(clips)), compute)
