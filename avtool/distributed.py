@@ -1,15 +1,18 @@
-"""Several processes that train one model, as ``torchrun`` starts them: each takes an equal share of every batch.
+"""Several processes that do one job, as ``torchrun`` starts them: each takes its share of the samples.
 
-Gradients are averaged once a step, after the last pass of an accumulated batch. Parts of a model that a task leaves
-unused need no special care, and a step on N processes is that of one process with the whole batch.
+In training they share every batch. Gradients are averaged once a step, after the last pass of an accumulated batch;
+parts of a model that a task leaves unused need no special care, and a step on N processes is that of one process with
+the whole batch. In an evaluation they share the samples, and rank 0 gets what was computed of them.
 """
 
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,10 +20,23 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
-from avtool.errors import UsageError
+from avtool.errors import AvtoolError, UsageError, in_words
 
 BUCKET = 32 * 2**20
 """Elements that are averaged in one message."""
+
+
+class ProcessError(AvtoolError):
+    """What ends a job of several processes: an error of one of them, or that one is gone."""
+
+    @classmethod
+    def of(cls, error: Exception, rank: int) -> ProcessError:
+        """``error`` of the process ``rank``, as it is sent to the others: with its traceback as a note."""
+        known = in_words(error)
+        made = cls(known.message, hint=known.hint)
+        made.exit_code = known.exit_code
+        made.add_note(f"process {rank}: {''.join(traceback.format_exception(error))}")
+        return made
 
 
 @dataclass(frozen=True)
@@ -36,9 +52,9 @@ class World:
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This process's share of ``count`` samples that its size divides."""
-        part = count // self.size
-        return slice(self.rank * part, (self.rank + 1) * part)
+        """This process's share of ``count`` samples: in order of rank they are all of them, each once, and no share is
+        larger than another by more than one."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor, in place, by its mean over all processes."""
@@ -60,12 +76,45 @@ class World:
         return bool(value.item())
 
     def gather(self, value: Any) -> list[Any]:
-        """The ``value`` of every process, in order of rank, in every process. It is pickled."""
+        """The ``value`` of every process, in order of rank, in every process. It is pickled. ProcessError where one is
+        gone, or has an error to tell (``as_one``)."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
-        dist.all_gather_object(gathered, value)
+        with _all_there():
+            dist.all_gather_object(gathered, value)
+        for one in gathered:
+            if isinstance(one, ProcessError):
+                raise one
         return gathered
+
+    def collect(self, value: Any) -> list[Any]:
+        """``gather`` for what is large: rank 0 gets the values, the others nothing ([])."""
+        if self.size == 1:
+            return [value]
+        collected: list[Any] | None = [None] * self.size if self.main else None
+        with _all_there():
+            dist.gather_object(value, collected)
+        return collected or []
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """A block that all processes end together, and that fails as a whole: an error of any of them is raised by rank
+        0 at its next ``gather`` or at the block's end, and the others leave the block without one."""
+        if self.size == 1:
+            yield
+            return
+        try:
+            try:
+                yield
+                self.gather(None)
+            except ProcessError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others wait for this process
+                self.gather(ProcessError.of(error, self.rank))
+        except ProcessError:
+            if self.main:
+                raise
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -86,6 +135,16 @@ def share_batch_norm(module: nn.Module, world: World, device: torch.device) -> N
     torch can; on CPUs every process takes those of its own share."""
     if world.size > 1 and device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(
+            "another process of this job has ended", hint="what it said stands above, or in torchrun's report"
+        ) from error
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -114,8 +173,11 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
-    """The job that ``torchrun`` started this process for, or this process alone. Gloo on CPUs, NCCL on GPUs."""
+def joined(device: torch.device, *, patience: timedelta | None = None) -> Iterator[World]:
+    """The job that ``torchrun`` started this process for, or this process alone. Gloo on CPUs, NCCL on GPUs.
+
+    ``patience``: how long processes wait for each other (None: PyTorch's own choice); one that dies is noticed at once.
+    """
     if not started_by_torchrun():
         yield World()
         return
@@ -127,7 +189,7 @@ def joined(device: torch.device) -> Iterator[World]:
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

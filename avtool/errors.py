@@ -71,6 +71,15 @@ def explain(error: BaseException) -> AvtoolError | None:
     return None
 
 
+def in_words(error: BaseException) -> AvtoolError:
+    """``error`` as a sentence, a defect of the program as one too."""
+    text = " ".join(str(error).split()) or "no message"
+    return explain(error) or AvtoolError(
+        f"{type(error).__name__}: {text}",
+        hint="this is a defect of avtool; add --debug for the traceback",
+    )
+
+
 def _explain_os_error(error: OSError) -> AvtoolError | None:
     name = error.filename if error.filename is not None else "the output"
     table = {

@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
-from avtool.errors import AvtoolError, explain
+from avtool.errors import in_words
 
 P = ParamSpec("P")
 INTERRUPTED = 130
@@ -174,13 +174,7 @@ def report(error: Exception) -> None:
     """Print ``error`` and leave with its exit code."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         raise error  # the reader of our output has gone; Typer leaves quietly
-    known = explain(error)
-    if known is None:
-        text = " ".join(str(error).split()) or "no message"
-        known = AvtoolError(
-            f"{type(error).__name__}: {text}",
-            hint="this is a defect of avtool; add --debug for the traceback",
-        )
+    known = in_words(error)
     _fail(known.message, known.hint, known.exit_code)
 
 

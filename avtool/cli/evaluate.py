@@ -29,6 +29,7 @@ EPILOG = examples(
     "avtool evaluate runs/MY_RUN --data data/prepared/synth",
     "avtool evaluate RUN --data DIR --protocol top1,knn --out metrics.json",
     "avtool evaluate RUN --data DIR --split all --fold 1/5 --json",
+    "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
 
@@ -77,6 +78,12 @@ def evaluate(
             "--map", metavar="KIND,...", help="Maps to judge (localize).", show_default="the model's own"
         ),
     ] = None,
+    object_prior: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PTH", help="ImageNet ResNet's weights: maps also mixed with its objects (localize)."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="JSON", help="Also write metrics.json here.")] = None,
@@ -91,8 +98,6 @@ def evaluate(
     debug: Debug = False,
 ) -> None:
     """Measure a model by named protocols, beside floors, ceilings and controls."""
-    if not first_process():
-        return  # of the processes that torchrun starts one measures: no sample is counted twice
     set_threads(threads)
     from avtool.evaluate import evaluate as run
 
@@ -105,6 +110,7 @@ def evaluate(
         fold=None if fold is None else tuple(map(int, fold.split("/"))),  # type: ignore[arg-type]
         windows=windows,
         maps=[name.strip() for name in maps.split(",")] if maps else (),
+        object_prior=object_prior,
         batch_size=batch_size,
         workers=workers,
         seed=seed,
@@ -113,6 +119,8 @@ def evaluate(
         save_predictions=save_predictions,
         force=force,
     )
+    if not first_process():
+        return
     if json:
         print_json([table.as_dict() for table in tables])
         return

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
+from avtool.distributed import joined, local_device
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.classification import evaluate_classification, evaluate_knn
 from avtool.evaluate.context import Context
@@ -26,15 +29,17 @@ from avtool.evaluate.segmentation import PROTOCOLS as SEGMENTATION
 from avtool.evaluate.segmentation import evaluate_segmentation, fitting_protocols
 from avtool.evaluate.separation import PROTOCOL as SEPARATION
 from avtool.evaluate.separation import evaluate_separation
+from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import Table
 from avtool.files import atomic_file, check_output
 from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
+from avtool.progress import quiet
 
 __all__ = ["Localization", "Table", "evaluate", "keep_localization", "kept_localization", "measure_pointing"]
 
 TASKS = {
-    "localize": tuple(LOCALIZATION),
+    "localize": (*LOCALIZATION, SLAVC),
     "classify": ("top1", "top5", "mAP", "AUC", "knn"),
     "retrieve": ("recall",),
     "segment": SEGMENTATION,
@@ -51,6 +56,9 @@ KINDS = {
 }
 """What a model of each kind is evaluated for where nothing else is said."""
 
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: shares take unequally long, and rank 0 makes the tables alone."""
+
 
 def evaluate(
     model: Path,
@@ -62,6 +70,7 @@ def evaluate(
     fold: tuple[int, int] | None = None,
     windows: int = 1,
     maps: Sequence[str] = (),
+    object_prior: Path | None = None,
     batch_size: int = 32,
     workers: int = 0,
     seed: int = 0,
@@ -73,36 +82,51 @@ def evaluate(
     """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
 
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
-    fold by recording, which a run with ``data.fold`` did not see. ``out``: also write metrics.json there;
+    fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
+    ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
     ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
     model's head and the data do not fit, before any weights are loaded.
+
+    Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
+    writes the files and raises what fails anywhere; the others return [].
     """
-    for option, path in (("--out", out), ("--save-predictions", save_predictions)):
-        if path is not None:
-            check_output(path, force=force, option=option)
-    checkpoint = resolve_checkpoint(model)
-    config = read_model_config(checkpoint)
-    task = task or KINDS[config.kind]
-    chosen_protocols = _protocols(task, protocols, config)
-    dataset = PreparedDataset(data, split)
-    context = Context(
-        checkpoint=checkpoint,
-        config=config,
-        dataset=dataset,
-        chosen=_clips(dataset, fold),
-        device=resolve_device(device),
-        batch_size=batch_size,
-        workers=workers,
-        seed=seed,
-        windows=windows,
-        maps=maps,
-    )
-    tables = _FAMILIES[task](context, chosen_protocols)
-    if save_predictions is not None:
-        with atomic_file(save_predictions) as partial, partial.open("wb") as file:
-            np.savez_compressed(file, **context.predictions)
-    if out is not None:
-        write_metrics(out, tables, model=checkpoint, data=dataset)
+    tables: list[Table] = []
+    # What is gathered lies in the computer's own memory, whatever device it was computed on.
+    job = joined(torch.device("cpu"), patience=PATIENCE)
+    with job as world, world.as_one(), quiet(not world.main):
+        for option, path in (("--out", out), ("--save-predictions", save_predictions)):
+            if path is not None:
+                check_output(path, force=force, option=option)
+        checkpoint = resolve_checkpoint(model)
+        config = read_model_config(checkpoint)
+        task = task or KINDS[config.kind]
+        chosen_protocols = _protocols(task, protocols, config)
+        if object_prior is not None and not set(chosen_protocols) & set(LOCALIZATION):
+            raise UsageError(
+                f"--object-prior changes nothing in {', '.join(chosen_protocols)}",
+                hint=f"--task localize --protocol {','.join(LOCALIZATION)}",
+            )
+        dataset = PreparedDataset(data, split)
+        context = Context(
+            checkpoint=checkpoint,
+            config=config,
+            dataset=dataset,
+            chosen=_clips(dataset, fold),
+            device=local_device(resolve_device(device)),
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            windows=windows,
+            maps=maps,
+            object_prior=object_prior,
+            world=world,
+        )
+        tables = _FAMILIES[task](context, chosen_protocols)
+        if world.main and save_predictions is not None:
+            with atomic_file(save_predictions) as partial, partial.open("wb") as file:
+                np.savez_compressed(file, **context.predictions)
+        if world.main and out is not None:
+            write_metrics(out, tables, model=checkpoint, data=dataset)
     return tables
 
 
@@ -131,6 +155,8 @@ def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, .
         )
     if wanted:
         return tuple(dict.fromkeys(wanted))
+    if task == "localize":
+        return tuple(LOCALIZATION)  # slavc-extended makes sounds of its own, and needs cosines
     if task == "segment":
         return fitting_protocols(config)
     if task == "classify":
@@ -160,7 +186,7 @@ def _classify(context: Context, protocols: Sequence[str]) -> list[Table]:
             )
         tables += evaluate_classification(context, heads)
     if "knn" in protocols:
-        tables.append(evaluate_knn(context, *_reference(context)))
+        tables += evaluate_knn(context, *_reference(context))
     return tables
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel, blank_frames, silence
-from avtool.metrics.bootstrap import bootstrap_statistic
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
 from avtool.tasks.classify import labels_of, one_hot
@@ -24,6 +21,7 @@ from avtool.tasks.pretrain import mean_tokens
 from avtool.tasks.settings import inputs_of
 
 BLANKED = {"image": "fused, image blank", "audio": "fused, sound silent"}
+COMMONEST = "always the commonest class"
 WORDS = {
     "top1": "the true class scores highest",
     "top5": "the true class is among the five that score highest",
@@ -41,6 +39,8 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
     clips, left_out = _clips(context, several=several)
     model, log_mel = context.load()
     logits = _logits(context, model, log_mel, clips)
+    if not context.world.main:
+        return []
     context.predictions |= {f"logits_{name}": value for name, value in logits.items()} | {"clips": clips}
     targets = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
     recordings = context.recordings(clips)
@@ -52,32 +52,23 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
             Row(
                 name,
                 CONTROL if name in BLANKED.values() else MODEL,
-                _measures(value, targets, group, recordings, context),
+                _measures(context, value, targets, group, recordings),
             )
             for name, value in logits.items()
         ]
         floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
-        rows.append(
-            Row("always the commonest class", FLOOR, _measures(floor, targets, group, recordings, context))
-        )
+        rows.append(Row(COMMONEST, FLOOR, _measures(context, floor, targets, group, recordings)))
         tables.append(
-            Table(
+            context.table(
                 task="classify",
                 protocol=", ".join(group),
-                words="; ".join(WORDS[name] for name in group) + f"; {_in_words(context.windows, 'logits')}",
-                unit="%",
+                words="; ".join([*(WORDS[name] for name in group), context.in_windows("logits")]),
                 rows=rows,
-                samples=len(clips),
-                recordings=len(set(recordings)),
-                seed=context.seed,
+                recordings=recordings,
                 left_out=left_out,
             )
         )
     return tables
-
-
-def _in_words(windows: int, what: str) -> str:
-    return f"{windows} windows a clip, {what} averaged" if windows > 1 else "1 window a clip"
 
 
 def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
@@ -113,58 +104,51 @@ def _check_head(context: Context) -> None:
     raise DataError(found, hint="evaluate on the data it was trained for, or fine-tune it on this")
 
 
-@torch.no_grad()
 def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray) -> dict[str, np.ndarray]:
     """Logits (N, C) of the fused prediction, of each head, and fused with either input blanked."""
-    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in context.batches(views, views.numbers(clips)):
+
+    def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         image, audio = inputs_of(log_mel, batch)
         heads = model(image, audio)._asdict()
-        found["fused"].append(heads.pop("mean"))
-        for name, value in heads.items():
-            found[f"{name} head"].append(value)
-        found[BLANKED["image"]].append(model(blank_frames(image), audio).mean)
-        found[BLANKED["audio"]].append(model(image, silence(audio)).mean)
-    return {
-        name: torch.cat(parts).float().unflatten(0, (len(clips), context.windows)).mean(dim=1).cpu().numpy()
-        for name, parts in found.items()
-    }
+        logits = {"fused": heads.pop("mean")} | {f"{name} head": value for name, value in heads.items()}
+        logits[BLANKED["image"]] = model(blank_frames(image), audio).mean
+        logits[BLANKED["audio"]] = model(image, silence(audio)).mean
+        return {name: value.float() for name, value in logits.items()}
+
+    return context.each_clip(clips, compute)
 
 
 def _measures(
+    context: Context,
     scores: np.ndarray,
     targets: np.ndarray,
     protocols: Sequence[str],
     recordings: Sequence[str],
-    context: Context,
 ) -> dict[str, Measure]:
     measures = {}
     for protocol in protocols:
         if protocol in SETS:
-            measures[protocol] = _of_set(protocol, scores, targets.astype(bool), recordings, context.seed)
+            measures[protocol] = _of_set(context, protocol, scores, targets.astype(bool), recordings)
         else:
             hits = top_k_correct(scores, targets.argmax(axis=1), int(protocol.removeprefix("top")))
-            measures[protocol] = measured(hits, recordings, seed=context.seed, scale=100)
+            measures[protocol] = context.measured(hits, recordings)
     return measures
 
 
 def _of_set(
-    protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str], seed: int
+    context: Context, protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str]
 ) -> Measure:
     per_class = average_precision if protocol == "mAP" else roc_auc
 
     def score(chosen: np.ndarray) -> float:
-        return 100 * macro(per_class(scores[chosen], targets[chosen])).mean
+        return macro(per_class(scores[chosen], targets[chosen])).mean
 
-    draws = 200 if targets.size < 2e6 else 20
-    found = bootstrap_statistic(score, len(scores), groups=np.asarray(recordings), seed=seed, draws=draws)
-    return Measure(found.value, found.low, found.high)
+    return context.measured_whole(score, recordings, draws=200 if targets.size < 2e6 else 20)
 
 
-@torch.no_grad()
-def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> Table:
-    """Protocol ``knn`` of any model's encoder, stream by stream, beside untrained weights and the commonest class.
+def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> list[Table]:
+    """The table of protocol ``knn``: of any model's encoder, stream by stream, beside untrained weights and the
+    commonest class.
 
     ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged. Windows of a clip are
     averaged as tokens.
@@ -175,37 +159,36 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         raise DataError(
             f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels"
         )
+    trained, log_mel = context.load()
+    means = [
+        (
+            (role, prefix),
+            _means(context, model, log_mel, context.dataset, clips),
+            _means(context, model, log_mel, reference, others),
+        )
+        for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained()))
+    ]
+    if not context.world.main:
+        return []
     labels = np.array([context.dataset.label_id(int(i)) for i in clips])
     other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
     recordings = context.recordings(clips)
-    trained, log_mel = context.load()
     rows = []
-    for role, name, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
-        queries = _means(context, model, log_mel, context.dataset, clips)
-        references = _means(context, model, log_mel, reference, others)
+    for (role, prefix), queries, references in means:
         for stream, query in queries.items():
             hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
-            measure = measured(hits.numpy(), recordings, seed=context.seed, scale=100)
-            rows.append(Row(f"{name}{stream}", role, {"knn": measure}))
+            rows.append(Row(f"{prefix}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
     commonest = labels == np.bincount(labels).argmax()
-    rows.append(
-        Row(
-            "always the commonest class",
-            FLOOR,
-            {"knn": measured(commonest, recordings, seed=context.seed, scale=100)},
-        )
-    )
-    return Table(
+    rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
+    table = context.table(
         task="classify",
         protocol="knn",
-        words=f"{WORDS['knn']}; {len(others)} training clips; {_in_words(context.windows, 'tokens')}",
-        unit="%",
+        words=f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}",
         rows=rows,
-        samples=len(clips),
-        recordings=len(set(recordings)),
-        seed=context.seed,
+        recordings=recordings,
         left_out=left_out,
     )
+    return [table]
 
 
 def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
@@ -218,12 +201,7 @@ def _means(
     context: Context, model: nn.Module, log_mel: LogMel, dataset: PreparedDataset, clips: np.ndarray
 ) -> dict[str, Tensor]:
     """Mean tokens (N, D) of the clips, by stream, averaged over their windows."""
-    views = WindowViews(dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, list[Tensor]] = defaultdict(list)
-    for batch in context.batches(views, views.numbers(clips)):
-        for name, mean in mean_tokens(model.encoder(*inputs_of(log_mel, batch))).items():
-            found[name].append(mean.cpu())
-    return {
-        name: torch.cat(parts).unflatten(0, (-1, context.windows)).mean(dim=1)
-        for name, parts in found.items()
-    }
+    means = context.each_clip(
+        clips, lambda batch: mean_tokens(model.encoder(*inputs_of(log_mel, batch))), dataset=dataset
+    )
+    return {name: torch.from_numpy(mean) for name, mean in means.items()}

@@ -1,4 +1,4 @@
-"""Protocols ``pointing``, ``ciou-median`` and ``ciou-adaptive``: does a map show what sounds?
+"""Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive`` and ``slavc-extended``: does a map show what sounds?
 
 All of them are read off the same maps, from one pass. The whole frame is seen, squeezed to the model's size, and the
 truth is drawn on it at 224 x 224.
@@ -6,22 +6,31 @@ truth is drawn on it at 224 x 224.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews
 from avtool.data.views import EvaluationViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
-from avtool.features import LogMel
+from avtool.evaluate.prior import SHARE, load_prior, with_prior
+from avtool.evaluate.slavc import (
+    EXCHANGED,
+    SILENT,
+    UNTRAINED_EXCHANGED,
+    UNTRAINED_SILENT,
+    check_cosines,
+    slavc_table,
+)
+from avtool.evaluate.slavc import PROTOCOL as SLAVC
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+from avtool.features import LogMel, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
@@ -40,7 +49,10 @@ from avtool.tasks.settings import inputs_of
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 CONSENSUS = "flickr-soundnet"
 """The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
-EXCHANGED, UNTRAINED = "another class's sound", "untrained weights"
+PRIOR = ("object prior", "")
+CONTROLS = ("", EXCHANGED, UNTRAINED)
+"""Whose maps every protocol scores: the model's ("") and its controls'."""
+SMOOTHED = ", smoothed"
 SMOOTHING = 1.0
 """Standard deviation of a smoothed map's Gaussian, in its own cells."""
 
@@ -80,66 +92,106 @@ PROTOCOLS = {
 
 def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth: bool = True) -> list[Table]:
     """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
-    untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %."""
+    untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %.
+
+    With an object prior in the context, all but the smoothed ones also mixed with it, and the prior alone.
+    UsageError where ``slavc-extended`` is asked for maps that are no cosines.
+    """
     truth, clips, left_out = truth_of(context.dataset, context.chosen)
     labels = [context.dataset.record(int(i)).label_ids for i in clips]
     others = clips[exchange_by_class(labels, seed=context.seed)]
+    prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
-    maps = _maps(context, model, log_mel, clips=clips, others=others, kinds=chosen)
+    if SLAVC in protocols:
+        check_cosines(context, chosen)
+    every = _maps(
+        context,
+        model,
+        log_mel,
+        clips=clips,
+        others=others,
+        kinds=chosen,
+        negatives=SLAVC in protocols,
+        prior=prior,
+    )
+    if not context.world.main:
+        return []
+    objects = every.pop(PRIOR, None)
+    maps = {key: found for key, found in every.items() if key[1] in CONTROLS}
+    plain = tuple(maps)
     if smooth:
         maps |= {
-            (f"{kind}, smoothed", control): smoothed(found)
+            (f"{kind}{SMOOTHED}", control): smoothed(found)
             for (kind, control), found in maps.items()
             if control != UNTRAINED
         }
     context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
-    context.predictions |= {f"{kind}: {control or 'model'}": found for (kind, control), found in maps.items()}
+    context.predictions |= {
+        f"{kind}: {control or 'model'}": found for (kind, control), found in (every | maps).items()
+    }
+    if objects is not None:
+        context.predictions["object prior"] = objects
     recordings = context.recordings(clips)
-
-    def measures(score: Scores, found: np.ndarray) -> dict[str, Measure]:
-        return {
-            name: measured(values, recordings, seed=context.seed, scale=100)
-            for name, values in score(found, truth).items()
-        }
-
-    disc = np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)
+    judge = partial(_table, plain=plain, objects=objects)
     tables = []
     for name in protocols:
-        protocol = PROTOCOLS[name]
-        rows = [
-            Row(
-                f"{kind}, {control}" if control else kind,
-                CONTROL if control else MODEL,
-                measures(protocol.score, found),
-            )
-            for (kind, control), found in maps.items()
-        ]
-        rows.append(Row("a centred disc", FLOOR, measures(protocol.score, disc)))
-        if name == "pointing":
-            area = measured((truth > 0).mean(axis=(1, 2)), recordings, seed=context.seed, scale=100)
-            rows.append(Row("a point at random", FLOOR, {"pointing": area}))
-        if protocol.ceiling:
-            rows.append(Row("the truth itself", CEILING, measures(protocol.score, ideal_map(truth))))
-        words = (
-            f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
-        )
-        if smooth:
-            words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
-        tables.append(
-            Table(
-                task="localize",
-                protocol=name,
-                words=words,
-                unit="%",
-                rows=rows,
-                samples=len(clips),
-                recordings=len(set(recordings)),
-                seed=context.seed,
-                left_out=left_out,
-            )
-        )
+        table, judged = (slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
+        tables.append(table(context, judged, truth, recordings=recordings, left_out=left_out))
     return tables
+
+
+def _table(
+    context: Context,
+    maps: Mapping[tuple[str, str], np.ndarray],
+    truth: np.ndarray,
+    *,
+    name: str,
+    plain: Sequence[tuple[str, str]],
+    objects: np.ndarray | None,
+    recordings: Sequence[str],
+    left_out: Mapping[str, int],
+) -> Table:
+    """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol ``name``;
+    those that are ``plain`` also with the prior of ``objects`` (N, 7, 7)."""
+    protocol = PROTOCOLS[name]
+
+    def measures(found: np.ndarray) -> dict[str, Measure]:
+        scores = protocol.score(found, truth)
+        return {measure: context.measured(values, recordings) for measure, values in scores.items()}
+
+    def row(kind: str, control: str, found: np.ndarray) -> Row:
+        name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
+        return Row(name, role, measures(found))
+
+    rows = [row(*key, found) for key, found in maps.items()]
+    if objects is not None:
+        rows += [
+            row(f"{kind} with object prior", control, with_prior(maps[kind, control], objects))
+            for kind, control in plain
+        ]
+        rows.append(Row("the object prior alone", FLOOR, measures(objects)))
+    rows.append(
+        Row("a centred disc", FLOOR, measures(np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)))
+    )
+    if name == "pointing":
+        area = context.measured((truth > 0).mean(axis=(1, 2)), recordings)
+        rows.append(Row("a point at random", FLOOR, {"pointing": area}))
+    if protocol.ceiling:
+        rows.append(Row("the truth itself", CEILING, measures(ideal_map(truth))))
+    words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
+    if any(kind.endswith(SMOOTHED) for kind, _ in maps):
+        words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
+    if objects is not None:
+        words += f"; object prior: {SHARE:g} of the map and {1 - SHARE:g} of the prior, each scaled to 0 to 1"
+    return context.table(
+        task="localize",
+        protocol=name,
+        words=words,
+        rows=rows,
+        recordings=recordings,
+        left_out=left_out,
+    )
 
 
 def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -193,20 +245,29 @@ def _maps(
     clips: np.ndarray,
     others: np.ndarray,
     kinds: Sequence[str],
+    negatives: bool,
+    prior: nn.Module | None,
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Maps float32 (N, rows, columns) by kind and control ("": none)."""
+    """Maps float32 (N, rows, columns) by kind and control ("": none), with ``negatives`` also those of sounds that are
+    not of the frame; ``PRIOR``: the object prior's, where there is one."""
     whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
     untrained = context.untrained()
-    found: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
-    with torch.no_grad():
-        for batch in context.batches(_WithOther(whole, clips, others), np.arange(len(clips))):
-            image, own = inputs_of(log_mel, batch)
-            _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
-            for kind in kinds:
-                for control, used, sound in (
-                    ("", model, own),
-                    (EXCHANGED, model, other),
-                    (UNTRAINED, untrained, own),
-                ):
-                    found[kind, control].append(localization_map(used, image, sound, kind=kind).cpu().numpy())
-    return {key: np.concatenate(parts) for key, parts in found.items()}
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        image, own = inputs_of(log_mel, batch)
+        _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
+        ways = [("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)]
+        if negatives:
+            ways += [
+                (SILENT, model, silence(own)),
+                (UNTRAINED_EXCHANGED, untrained, other),
+                (UNTRAINED_SILENT, untrained, silence(own)),
+            ]
+        found = {
+            (kind, control): localization_map(used, image, sound, kind=kind)
+            for kind in kinds
+            for control, used, sound in ways
+        }
+        return found if prior is None else found | {PRIOR: prior(image)}
+
+    return context.each(_WithOther(whole, clips, others), np.arange(len(clips)), compute)

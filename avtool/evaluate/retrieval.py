@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from avtool.data.windows import WindowViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel, blank_frames, silence
 from avtool.metrics.retrieval import RANKS, recall
 from avtool.model.heads import pool
@@ -41,58 +38,48 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
             hint="choose another --split or --fold",
         )
     trained, log_mel = context.load()
+    embeddings = [
+        (role, prefix, _embeddings(context, model, log_mel, clips))
+        for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained()))
+    ]
+    if not context.world.main:
+        return []
     recordings = context.recordings(clips)
     rows = []
-    for role, prefix, model in ((MODEL, "", trained), (CONTROL, "untrained weights, ", context.untrained())):
-        for name, (pictures, sounds) in _embeddings(context, model, log_mel, clips).items():
+    for role, prefix, of_model in embeddings:
+        for name, (pictures, sounds) in of_model.items():
             if role == MODEL:
                 of = name.replace(" ", "_")
                 context.predictions |= {f"picture_{of}": pictures, f"sound_{of}": sounds}
             for direction, found in zip(
                 ("picture to sound", "sound to picture"), recall(pictures, sounds), strict=True
             ):
-                measures = {
-                    f"recall@{k}": measured(hits, recordings, seed=context.seed, scale=100)
-                    for k, hits in found.items()
-                }
+                measures = {f"recall@{k}": context.measured(hits, recordings) for k, hits in found.items()}
                 rows.append(Row(f"{prefix}{direction}, {name}", role, measures))
     by_lot = {f"recall@{k}": Measure(100 * min(1.0, k / len(clips))) for k in RANKS}
     rows.append(Row("drawn by lot", FLOOR, by_lot))
     context.predictions["clips"] = clips
-    several = context.windows > 1
-    windows = f"{context.windows} windows a clip, embeddings averaged" if several else "1 window a clip"
-    table = Table(
+    table = context.table(
         task="retrieve",
         protocol=f"recall@{','.join(map(str, RANKS))}",
-        words=f"{WORDS}; {windows}",
-        unit="%",
+        words=f"{WORDS}; {context.in_windows('embeddings')}",
         rows=rows,
-        samples=len(clips),
-        recordings=len(set(recordings)),
-        seed=context.seed,
+        recordings=recordings,
     )
     return [table]
 
 
-@torch.no_grad()
 def _embeddings(
     context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each kind of embedding those of the pictures and of the sounds, (N, D) both."""
-    views = WindowViews(context.dataset, **context.view_size(), windows=context.windows)
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
-    for batch in context.batches(views, views.numbers(clips)):
-        for name, pair in _pairs(model, *inputs_of(log_mel, batch)).items():
-            for side, value in zip(found[name], pair, strict=True):
-                side.append(value.float().cpu())
-    return {
-        name: (_per_clip(pictures, context.windows), _per_clip(sounds, context.windows))
-        for name, (pictures, sounds) in found.items()
-    }
 
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, int], Tensor]:
+        pairs = _pairs(model, *inputs_of(log_mel, batch))
+        return {(name, side): pair[side].float() for name, pair in pairs.items() for side in (0, 1)}
 
-def _per_clip(parts: list[Tensor], windows: int) -> np.ndarray:
-    return torch.cat(parts).unflatten(0, (-1, windows)).mean(dim=1).numpy()
+    found = context.each_clip(clips, compute)
+    return {name: (found[name, 0], found[name, 1]) for name, side in found if side == 0}
 
 
 def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:

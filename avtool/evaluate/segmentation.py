@@ -6,7 +6,6 @@ resized to 224 x 224 and judged there.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,9 +18,8 @@ from avtool.data.masks import MaskViews, class_names, masked_clips, masked_frame
 from avtool.data.mixing import MixtureViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.features import LogMel
-from avtool.metrics.bootstrap import bootstrap_statistic
 from avtool.metrics.localization import exchange_by_class
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.model.config import Config
@@ -31,7 +29,6 @@ from avtool.tasks.segment import (
     Scores,
     blind,
     check_classes,
-    joined,
     resized,
     scores_of,
 )
@@ -46,10 +43,10 @@ WORDS = {
     "without an object left out",
     "avs-semantic": "a class's IoU and F over the frames in which it is in truth or prediction; means over classes",
 }
-MODEL_ROW, EXCHANGED, UNTRAINED = "model", "another class's sound", "untrained weights"
+MODEL_ROW, EXCHANGED = "model", "another class's sound"
 ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
 DRAWS = 1000
-Measures = Callable[[Scores, list[str], int], dict[str, Measure]]
+Measures = Callable[[Context, Scores, list[str]], dict[str, Measure]]
 
 
 class Frames(NamedTuple):
@@ -71,6 +68,8 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
     frames = _frames(context)
     exchange, why_not = _exchange(context.dataset, frames.frames, context.seed)
     scores = _scores(context, frames.frames, exchange)
+    if not context.world.main:
+        return []
     context.predictions |= {"frames": frames.frames, **_kept(scores)}
     crowded = _crowded(context.dataset, frames.frames)
     notes = [why_not] if why_not else []
@@ -137,9 +136,8 @@ def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[
         return None, f"No row with {EXCHANGED}: {error.message}."
 
 
-@torch.no_grad()
 def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
-    """Each row's scores of all frames."""
+    """Each row's scores of all frames; on rank 0, elsewhere there are none."""
     classes = context.config.model["classes"]
     views = MaskViews(
         context.dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=classes > 1
@@ -148,17 +146,26 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
     untrained = context.untrained()
     order = np.arange(len(frames))
     mixtures = order[:, None] if exchange is None else np.stack([order, exchange], axis=1)
-    found: dict[str, list[Scores]] = defaultdict(list)
-    for batch in context.batches(views if exchange is None else MixtureViews(views, mixtures), order):
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
         logits = {MODEL_ROW: model(image, own)}
         if exchange is not None:
             logits[EXCHANGED] = model(image, _other_sound(log_mel, batch))
         logits[UNTRAINED] = untrained(image, own)
         logits |= blind(logits[MODEL_ROW])
-        for name, value in logits.items():
-            found[name].append(scores_of(resized(value, EVALUATION_SIZE), batch["mask"]))
-    return {name: joined(parts) for name, parts in found.items()}
+        return {
+            (name, part): values
+            for name, value in logits.items()
+            for part, values in scores_of(resized(value, EVALUATION_SIZE), batch["mask"])._asdict().items()
+        }
+
+    found = context.each(views if exchange is None else MixtureViews(views, mixtures), order, compute)
+    kind = FrameScores if classes == 1 else ClassScores
+    return {
+        name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
+        for name in dict.fromkeys(name for name, _ in found)
+    }
 
 
 def _other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:
@@ -171,7 +178,7 @@ def _table(
 ) -> Table:
     """The table of one protocol; under one of the two binary ones, what the other makes of the same predictions."""
     rows = [
-        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](found, frames.recordings, context.seed))
+        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](context, found, frames.recordings))
         for name, found in scores.items()
     ]
     left_out = dict(frames.left_out)
@@ -184,15 +191,12 @@ def _table(
         summary = avs_semantic(own)
         notes = [*notes, f"{summary.classes} classes with the background; {summary.left_out} occur nowhere."]
     rows_, columns = EVALUATION_SIZE
-    return Table(
+    return context.table(
         task="segment",
         protocol=protocol,
         words=f"{WORDS[protocol]}; at {rows_}x{columns}, a sample is a frame",
-        unit="%",
         rows=rows,
-        samples=len(frames.frames),
-        recordings=len(set(frames.recordings)),
-        seed=context.seed,
+        recordings=frames.recordings,
         left_out=left_out,
         notes=notes,
     )
@@ -206,45 +210,36 @@ def _compared(scores: FrameScores) -> str:
     )
 
 
-def _tpavi(scores: FrameScores, recordings: list[str], seed: int) -> dict[str, Measure]:
+def _tpavi(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
     iou = torch.where(scores.empty, scores.background, scores.foreground).numpy()
     kept = (~scores.empty).nonzero().flatten().numpy()
     curves = scores.f_curve.numpy()[kept]
-    groups = np.asarray(recordings)[kept]
+    of_kept = [recordings[frame] for frame in kept]
     return {
-        "mIoU": measured(iou, recordings, seed=seed, scale=100),
-        "F": _statistic(lambda chosen: curves[chosen].mean(axis=0).max(), groups, seed),
+        "mIoU": context.measured(iou, recordings),
+        "F": context.measured_whole(lambda chosen: curves[chosen].mean(axis=0).max(), of_kept, draws=DRAWS),
     }
 
 
-def _published(scores: FrameScores, recordings: list[str], seed: int) -> dict[str, Measure]:
+def _published(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
     nothing = scores.empty.numpy()
     values = {
         "mIoU": ((scores.foreground + scores.background) / 2).numpy(),
         "F": scores.f_curve.amax(dim=1).numpy(),
     }
     return {
-        name: measured(np.where(nothing, np.nan, value), recordings, seed=seed, scale=100)
-        for name, value in values.items()
+        name: context.measured(np.where(nothing, np.nan, value), recordings) for name, value in values.items()
     }
 
 
-def _semantic(scores: ClassScores, recordings: list[str], seed: int) -> dict[str, Measure]:
-    groups = np.asarray(recordings)
-
+def _semantic(context: Context, scores: ClassScores, recordings: list[str]) -> dict[str, Measure]:
     def mean(values: Tensor) -> Measure:
         there = values[:, ~values.isnan().all(dim=0)]
-        return _statistic(lambda chosen: there[chosen].nanmean(dim=0).nanmean().item(), groups, seed)
+        return context.measured_whole(
+            lambda chosen: there[chosen].nanmean(dim=0).nanmean().item(), recordings, draws=DRAWS
+        )
 
     return {"mIoU": mean(scores.iou), "F": mean(scores.f)}
-
-
-def _statistic(statistic: Callable[[np.ndarray], float], groups: np.ndarray, seed: int) -> Measure:
-    """A number of the whole set in per cent, with its interval."""
-    if not len(groups):
-        return Measure(float("nan"))
-    found = bootstrap_statistic(statistic, len(groups), groups=groups, seed=seed, draws=DRAWS)
-    return Measure(*(100 * value for value in found[:3]))
 
 
 MEASURES: dict[str, Measures] = {"avs-tpavi": _tpavi, "avs-published": _published, "avs-semantic": _semantic}  # type: ignore[dict-item]

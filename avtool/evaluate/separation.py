@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,18 +13,13 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.mixing import MixtureViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
-from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, Measure, Row, Table, measured
+from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent
 from avtool.tasks.separate import KIND, fixed_mixtures, mask_logits, mix
 
 PROTOCOL = "bss-eval"
-MODEL_ROW, EXCHANGED, UNTRAINED, MIXTURE = (
-    "model",
-    "pictures exchanged",
-    "untrained weights",
-    "the mixture itself",
-)
+MODEL_ROW, EXCHANGED, MIXTURE = "model", "pictures exchanged", "the mixture itself"
 RATIO, BINARY = "ideal ratio mask", "ideal binary mask"
 ROLES = {
     MODEL_ROW: MODEL,
@@ -35,8 +29,12 @@ ROLES = {
     RATIO: CEILING,
     BINARY: CEILING,
 }
+MEASURES = ("SDR", "SIR", "SAR")
 SILENT = "as silent sources"
 NO_ESTIMATE = "as sources that some row gives nothing for"
+
+Scores = dict[str, dict[str, np.ndarray]]
+"""By row and measure the scores of all sources, float64 (M * S,), NaN where there is none."""
 
 
 class Pairs(NamedTuple):
@@ -60,15 +58,16 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
         )
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
     scores, no_source = _scores(context, pairs.mixtures)
+    if not context.world.main:
+        return []
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
-    recordings = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
+    of_sources = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
     if not found.any():
         raise DataError(
             f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound"
         )
-    rows = [
-        Row(name, ROLES[name], _measures(scores, name, found, recordings, context.seed)) for name in scores
-    ]
+    recordings = of_sources[found].tolist()
+    rows = [Row(name, ROLES[name], _measures(context, scores, name, found, recordings)) for name in scores]
     left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
     context.predictions |= {
         "mixtures": pairs.mixtures,
@@ -79,16 +78,14 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
         },
     }
     return [
-        Table(
+        context.table(
             task="separate",
             protocol=PROTOCOL,
             words=f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of "
             f"{pairs.words}, summed as they are",
             unit="dB",
             rows=rows,
-            samples=int(found.sum()),
-            recordings=len(set(recordings[found])),
-            seed=context.seed,
+            recordings=recordings,
             left_out={**pairs.left_out, **{reason: count for reason, count in left_out.items() if count}},
         )
     ]
@@ -116,16 +113,12 @@ def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pa
     )
 
 
-@torch.no_grad()
-def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str, np.ndarray]], np.ndarray]:
-    """By row and measure the scores of all sources, float64 (M * S,), NaN where there is none; and which sources are
-    silent."""
+def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:
+    """The scores of all sources, and which sources are silent; on rank 0, elsewhere there are none."""
     model, log_mel = context.load()
     untrained = context.untrained()
-    found: dict[str, dict[str, list[Tensor]]] = defaultdict(lambda: defaultdict(list))
-    no_source = []
-    views = MixtureViews(context.views(), mixtures)
-    for batch in context.batches(views, np.arange(len(mixtures))):
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         mixed = mix(log_mel, batch)
         masks = {
             MODEL_ROW: mask_logits(model, mixed).sigmoid(),
@@ -137,26 +130,28 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[dict[str, dict[str,
         estimates[EXCHANGED] = estimates[MODEL_ROW].roll(1, dims=1)
         estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
         scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
-        for measure in ("SDR", "SIR", "SAR"):
-            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True):
-                found[name][measure].append(values.flatten())
-        no_source.append(
-            silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2]).flatten()
-        )
-    arrays = {
-        name: {measure: torch.cat(parts).cpu().numpy() for measure, parts in of_row.items()}
-        for name, of_row in found.items()
-    }
-    return arrays, torch.cat(no_source).cpu().numpy()
+        quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
+        return {(SILENT, ""): quiet} | {
+            (name, measure): values
+            for measure in MEASURES
+            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
+        }
+
+    found = context.each(MixtureViews(context.views(), mixtures), np.arange(len(mixtures)), compute)
+    if not context.world.main:
+        return {}, np.zeros(0, bool)
+    scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in ROLES}
+    return scores, found[SILENT, ""].ravel()
 
 
 def _measures(
-    scores: dict[str, dict[str, np.ndarray]], name: str, found: np.ndarray, recordings: np.ndarray, seed: int
+    context: Context, scores: Scores, name: str, found: np.ndarray, recordings: Sequence[str]
 ) -> dict[str, Measure]:
-    """A row's measures over the sources ``found``. The mixture has no artifacts but rounding, so no SAR."""
+    """A row's measures over the sources ``found``, which are of ``recordings``. The mixture has no artifacts but
+    rounding, so no SAR."""
     own = {measure: values for measure, values in scores[name].items() if (name, measure) != (MIXTURE, "SAR")}
     own["SDR improvement"] = own["SDR"] - scores[MIXTURE]["SDR"]
-    finite = {
-        measure: np.where(np.isfinite(values), values, np.nan)[found] for measure, values in own.items()
+    return {
+        measure: context.measured(np.where(np.isfinite(values), values, np.nan)[found], recordings, scale=1)
+        for measure, values in own.items()
     }
-    return {name: measured(values, recordings[found].tolist(), seed=seed) for name, values in finite.items()}

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from avtool.metrics.bootstrap import bootstrap_mean
-
 MODEL, CONTROL, FLOOR, CEILING = "model", "control", "floor", "ceiling"
 """What a row stands for: the model itself, the same under a condition that should spoil it, a predictor that sees and
 hears nothing, and the best that the protocol allows."""
+UNTRAINED = "untrained weights"
+"""The control that every protocol has: the same model as it is before training."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +64,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def measured(values: np.ndarray, recordings: Sequence[str], *, seed: int, scale: float = 1.0) -> Measure:
-    """The mean of per-sample ``values`` (N,) times ``scale``, with its interval: recordings are resampled, for samples
-    of one recording are not independent."""
-    values = np.asarray(values, np.float64) * scale
-    found = bootstrap_mean(values, groups=np.asarray(recordings), seed=seed)
-    return Measure(found.value, found.low, found.high)
