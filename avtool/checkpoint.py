@@ -15,7 +15,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from avtool.errors import CheckpointError
+from avtool.errors import FULL, CheckpointError, explain
 from avtool.features import LogMel
 from avtool.files import atomic_folder, is_unicode
 from avtool.model.build import build_empty_model
@@ -143,32 +144,64 @@ def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path,
 
 
 def save_checkpoint(
-    folder: Path, *, model: nn.Module, config: Config, trainer: Mapping[str, Any] | None = None
+    folder: Path,
+    *,
+    model: nn.Module,
+    config: Config,
+    trainer: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write a whole checkpoint folder, or nothing. CheckpointError where the disk does not take it."""
-    with atomic_folder(folder) as partial:
-        weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-        content = json.dumps(asdict(config.complete()), indent=2)
-        (partial / "config.json").write_text(content + "\n", encoding="utf-8")
-        file = partial / "model.safetensors"
-        try:
-            if is_unicode(file):
-                save_file(weights, file)
-                # safetensors lets the owner alone read it, whatever the umask says
-                file.chmod((partial / "config.json").stat().st_mode)
-            else:
-                file.write_bytes(save(weights))
-            if trainer is not None:
-                torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, partial / "trainer.pt")
-        except (
-            SafetensorError,
-            RuntimeError,
-        ) as error:  # what both make of a failed write, a full disk above all
-            raise CheckpointError(
-                f"cannot write {folder}: {str(error).splitlines()[0]} "
-                f"({shutil.disk_usage(folder.parent).free / 1e6:,.0f} MB are free)",
-                hint="free some space and go on with --resume; earlier checkpoints are whole",
-            ) from error
+    """Write a whole checkpoint folder, or nothing; ``beside`` writes more into it. CheckpointError where the disk does
+    not take it."""
+    hint = "go on with --resume; earlier checkpoints are whole"
+    try:
+        with atomic_folder(folder) as partial:
+            try:
+                _write_checkpoint(partial, model, config, trainer)
+            except (SafetensorError, RuntimeError):
+                (partial / "more").write_bytes(bytes(1 << 20))  # where the disk is full, this says so
+                raise
+            if beside is not None:
+                beside(partial)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise CheckpointError(
+            f"{folder} is not written: {error.strerror} ({_megabytes(shutil.disk_usage(folder.parent).free)} are free, "
+            f"it takes about {_megabytes(_size_of(model, trainer))})",
+            hint=f"free some space and {hint}",
+        ) from error
+    except (SafetensorError, RuntimeError) as error:
+        if explain(error) is not None:  # what happened to come up while this was written
+            raise
+        raise CheckpointError(f"{folder} is not written: {str(error).splitlines()[0]}", hint=hint) from error
+
+
+def _write_checkpoint(
+    folder: Path, model: nn.Module, config: Config, trainer: Mapping[str, Any] | None
+) -> None:
+    weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
+    content = json.dumps(asdict(config.complete()), indent=2)
+    (folder / "config.json").write_text(content + "\n", encoding="utf-8")
+    file = folder / "model.safetensors"
+    if is_unicode(file):
+        save_file(weights, file)
+        # safetensors lets the owner alone read it, whatever the umask says
+        file.chmod((folder / "config.json").stat().st_mode)
+    else:
+        file.write_bytes(save(weights))
+    if trainer is not None:
+        torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, folder / "trainer.pt")
+
+
+def _size_of(model: nn.Module, trainer: Mapping[str, Any] | None) -> int:
+    """Bytes of what a checkpoint holds."""
+    leaves = tree_leaves([model.state_dict(), trainer])
+    return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 
-from avtool.errors import AvtoolError, UsageError, in_words
+from avtool.errors import LOST, LOST_HINT, AvtoolError, UsageError, in_words
 
 BUCKET = 32 * 2**20
 """Elements that are averaged in one message."""
@@ -142,9 +142,7 @@ def _all_there() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ProcessError(
-            "another process of this job has ended", hint="what it said stands above, or in torchrun's report"
-        ) from error
+        raise ProcessError(LOST, hint=LOST_HINT) from error
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -6,6 +6,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or table, 130 interrupted.
 from __future__ import annotations
 
 import errno
+import shutil
+from pathlib import Path
 
 
 class AvtoolError(Exception):
@@ -68,6 +70,8 @@ def explain(error: BaseException) -> AvtoolError | None:
             f"out of memory: {str(error).splitlines()[0] if str(error) else 'the machine has no more'}",
             hint="lower train.batch_size and raise train.accumulate by as much",
         )
+    if isinstance(error, RuntimeError):
+        return _explain_lost_process(str(error))
     return None
 
 
@@ -80,14 +84,49 @@ def in_words(error: BaseException) -> AvtoolError:
     )
 
 
+def _explain_lost_process(text: str) -> AvtoolError | None:
+    """A loader's worker that died, or another process of a job, in the words of torch's ``text``."""
+    if text.startswith("DataLoader worker"):
+        return AvtoolError(
+            f"a process that loads data has died: {text.splitlines()[0].rstrip(' .')}",
+            hint="was there memory enough, in /dev/shm too? fewer data.workers take less; a run goes on with --resume",
+        )
+    if any(words in text for words in _SAID_OF_LOST):
+        return AvtoolError(LOST, hint=LOST_HINT)
+    return None
+
+
+LOST = "another process of this job has ended"
+LOST_HINT = "its own error, or torchrun's report, says why; a run goes on with --resume"
+_SAID_OF_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL communicator was aborted",
+)
+"""What gloo and nccl say of a process that they wait for."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Of an OSError: the disk takes no more."""
+FULL_HINT = "free some space or choose another --out; a run goes on with --resume"
+
+
+def _free(path: str | bytes | int | None) -> str:
+    """How much the disk of a file has left, in words; nothing where that is not known."""
+    if not isinstance(path, str):
+        return ""
+    folder = next(
+        parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if parent.exists()
+    )
+    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+
+
 def _explain_os_error(error: OSError) -> AvtoolError | None:
     name = error.filename if error.filename is not None else "the output"
     table = {
-        errno.ENOSPC: (
-            "no space left on the disk while writing {name}",
-            "free some space or choose another --out",
-        ),
-        errno.EDQUOT: ("disk quota exceeded while writing {name}", "free some space or choose another --out"),
+        errno.ENOSPC: ("no space left on the disk while writing {name}", FULL_HINT),
+        errno.EDQUOT: ("disk quota exceeded while writing {name}", FULL_HINT),
         errno.EACCES: ("no permission for {name}", "choose another place, or change its permissions"),
         errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),
         errno.ENOENT: ("{name} does not exist", "check the path"),
@@ -98,4 +137,5 @@ def _explain_os_error(error: OSError) -> AvtoolError | None:
     if error.errno not in table:
         return None
     message, hint = table[error.errno]
-    return AvtoolError(message.format(name=name), hint=hint)
+    free = _free(error.filename) if error.errno == errno.ENOSPC else ""
+    return AvtoolError(message.format(name=name) + free, hint=hint)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from avtool.errors import UsageError
+from avtool.errors import FULL, UsageError
 
 
 def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), option: str = "--out") -> None:
@@ -84,13 +84,25 @@ def _is_running(process: int) -> bool:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of a full disk names ``path``: a failed write has no name of its own, or a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; renamed to it on success, removed on any exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path).with_suffix(path.suffix)
     try:
-        yield partial
-        partial.replace(path)
+        with naming(path):
+            yield partial
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -104,8 +116,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        yield partial
-        put_in_place(partial, path)
+        with naming(path):
+            yield partial
+            put_in_place(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

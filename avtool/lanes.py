@@ -6,8 +6,9 @@ after every one of them, and crawl where another process takes a core. Two lanes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +49,16 @@ class Lanes:
         if self._pool is not None:
             self._pool.shutdown()
             torch.set_num_threads(self._threads)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """The block has all of torch's threads to itself, as if no lanes were open."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
     def backward(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 from avtool import __version__
 from avtool.errors import AvtoolError, CheckpointError, UsageError
-from avtool.files import atomic_file, check_output
+from avtool.files import atomic_file, check_output, naming
 
 METRICS = "metrics.jsonl"
 RUN_JSON = "run.json"
@@ -38,9 +38,15 @@ class MetricsLog:
             self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=resume_step + 1)
 
     def write(self, **values: Any) -> None:
-        """Add a row, ``step`` in it. It is with the system when this returns: a killed process loses none."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        """Add a row, ``step`` in it. It is with the system when this returns: a killed process loses none. Where the
+        disk does not take it, no part of it stays."""
+        before = self.path.stat().st_size
+        try:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+        except OSError:
+            os.truncate(self.path, before)
+            raise
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):

@@ -256,10 +256,13 @@ class PreparedDataset:
             or not 0 <= begin <= begin + size <= self._shard_bytes[shard]
         ):
             raise self._misfit(clip)
-        with self._lock:
-            data = os.pread(self._file(clip), size, begin)
+        try:
+            with self._lock:
+                data = os.pread(self._file(clip), size, begin)
+        except OSError as error:
+            raise self._lost(shard, f"cannot be read: {error.strerror}", clip) from error
         if len(data) != size:
-            raise self._misfit(clip)
+            raise self._lost(shard, self._cut_short(shard), clip)
         return data
 
     def _file(self, clip: np.void) -> int:
@@ -268,7 +271,7 @@ class PreparedDataset:
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
-        file = self._open(shard)
+        file = self._open(shard, clip)
         begin, size = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK, WAV_HEADER + 2 * int(clip["samples"])
         fits = begin >= 0 and 0 < size < self._shard_bytes[shard]
         if not fits or os.pread(file, TAR_BLOCK, begin) != member_header(f"{clip['row']:08d}.wav", size):
@@ -284,24 +287,34 @@ class PreparedDataset:
         for shard in range(len(self._shard_bytes)):
             os.close(self._open(shard))
 
-    def _open(self, shard: int) -> int:
-        path, size = shard_path(self.folder, shard), self._shard_bytes[shard]
+    def _open(self, shard: int, clip: np.void | None = None) -> int:
+        """The shard's file, which is read for ``clip``."""
         try:
-            file = os.open(path, os.O_RDONLY)
+            file = os.open(shard_path(self.folder, shard), os.O_RDONLY)
         except FileNotFoundError as error:
-            raise DataError(f"{path} is missing", hint=_how_to_prepare(self.folder)) from error
-        if os.fstat(file).st_size == size:
+            raise self._lost(shard, "is missing", clip) from error
+        if os.fstat(file).st_size == self._shard_bytes[shard]:
             return file
         os.close(file)
-        raise DataError(
-            f"{path} does not have the {size} bytes that {DATASET_JSON} says: it was cut short or replaced",
-            hint=_how_to_prepare(self.folder),
+        raise self._lost(shard, self._cut_short(shard), clip)
+
+    def _cut_short(self, shard: int) -> str:
+        size = self._shard_bytes[shard]
+        return f"does not have the {size} bytes that {DATASET_JSON} says: it was cut short or replaced"
+
+    def _lost(self, shard: int, what: str, clip: np.void | None) -> DataError:
+        """``what`` became of a shard, and the clip that was looked for in it."""
+        sought = "" if clip is None else f"; clip {self._text(clip['id'])} is in it"
+        return DataError(
+            f"{shard_path(self.folder, shard)} {what}{sought}",
+            hint=f"put it back as it was, or make the data anew: {_how_to_prepare(self.folder)}",
         )
 
     def _misfit(self, clip: np.void) -> DataError:
         path = shard_path(self.folder, int(clip["shard"]))
         return DataError(
-            f"the index does not fit {path} (row {clip['row']})", hint=_how_to_prepare(self.folder)
+            f"the index does not fit {path} (row {clip['row']}) for clip {self._text(clip['id'])}",
+            hint=_how_to_prepare(self.folder),
         )
 
 

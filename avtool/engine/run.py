@@ -120,7 +120,7 @@ class Run:
         if saved:
             self.task.model.load_state_dict(saved.weights)
             self.step, self.seconds = saved.trainer["step"], saved.trainer["seconds"]
-            self.pretrained, self.best = saved.trainer["pretrained"], saved.trainer.get("best")
+            self.pretrained, self.best = saved.trainer["pretrained"], self._best_of(saved)
         else:
             self.step, self.seconds, self.best = 0, 0.0, None
             self.pretrained = load_start(self.task, recipe, checkpoint)
@@ -135,6 +135,20 @@ class Run:
         if saved:
             self.optimizer.load_state_dict(saved.trainer["optimizer"])
             self.scaler.load_state_dict(saved.trainer.get("scaler", {}))
+
+    def _best_of(self, saved: Saved) -> dict[str, float] | None:
+        """The best measure so far: the checkpoint's, or one that was taken of it once it was written."""
+        best: dict[str, float] | None = saved.trainer.get("best")
+        for row in self._measured():
+            value = row.get(f"held_out_{self.task.best}")
+            if row["step"] == self.step and value is not None and (best is None or value > best["value"]):
+                best = {"value": value, "step": self.step}
+        return best
+
+    def _measured(self) -> list[dict[str, Any]]:
+        """The rows of the log that hold measures of held-out clips."""
+        rows = read_metrics(self.folder) if (self.folder / METRICS).is_file() else []
+        return [row for row in rows if "held_out" in row]
 
     def _optimizer(self) -> torch.optim.Optimizer:
         settings = self.recipe.optim
@@ -213,7 +227,7 @@ class Run:
                     bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
                 bar.advance()
                 if measures and not ends:
-                    with meter.paused():
+                    with meter.paused(), lanes.aside():
                         self.evaluate()
                 if ends or self.step % settings.save_every == 0:
                     self.save()
@@ -228,9 +242,7 @@ class Run:
         every = self.recipe.train.eval_every
         if self.step not in (0, self.schedule.max_steps) and not (every and self.step % every == 0):
             return False
-        path = self.folder / METRICS
-        rows = read_metrics(self.folder) if path.is_file() else []
-        return not any(row["step"] == self.step and "held_out" in row for row in rows)
+        return not any(row["step"] == self.step for row in self._measured())
 
     def lanes(self) -> int:
         """Parts of a pass that are computed side by side."""
@@ -316,6 +328,7 @@ class Run:
 
     def _write(self, folder: Path, trainer: dict[str, Any] | None = None) -> None:
         verb = "pretrain" if self.recipe.task == PRETRAIN else f"finetune {self.recipe.task}"
+        names = getattr(self.task, "class_names", None)
         save_checkpoint(
             folder,
             model=self.task.model,
@@ -326,9 +339,8 @@ class Run:
                 origin=f"avtool {verb} on {self.dataset.name}, step {self.step} of {self.schedule.max_steps}",
             ),
             trainer=trainer,
+            beside=names.write if names is not None else None,
         )
-        if (names := getattr(self.task, "class_names", None)) is not None:
-            names.write(folder)
 
     def evaluate(self) -> None:
         """Measure on held-out clips, where there are any, into metrics.jsonl; keep the weights that are best so far."""
@@ -337,6 +349,9 @@ class Run:
             return
         if self.world.main:
             values = self._measure(limit)
+            if self.task.best and (self.best is None or values[self.task.best] > self.best["value"]):
+                self.best = {"value": values[self.task.best], "step": self.step}
+                self._write(self.folder / BEST)  # before the log says that this was measured
             self.log.write(
                 **self.position(),
                 held_out=self.clips.part,
@@ -348,9 +363,6 @@ class Run:
             )
             if self.recipe.task == PRETRAIN:
                 self.draw()
-            if self.task.best and (self.best is None or values[self.task.best] > self.best["value"]):
-                self.best = {"value": values[self.task.best], "step": self.step}
-                self._write(self.folder / BEST)
         self.world.wait()
 
     def draw(self) -> None:

@@ -45,11 +45,21 @@ def raising(error: BaseException) -> typer.Typer:
         (
             OSError(errno.ENOSPC, "full", "out.png"),
             1,
-            "error: no space left on the disk while writing out.png\n",
+            "error: no space left on the disk while writing out.png (",
+        ),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "error: a process that loads data has died: DataLoader worker (pid 7) is killed by signal: Killed\nhint: ",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2"),
+            1,
+            "error: another process of this job has ended\nhint: ",
         ),
         (ZeroDivisionError("of\nmine"), 1, "error: ZeroDivisionError: of mine\n"),
     ],
-    ids=["failed", "usage", "interrupted", "disk", "defect"],
+    ids=["failed", "usage", "interrupted", "disk", "worker", "peer", "defect"],
 )
 def test_errors_end_in_a_line_and_their_exit_code(error: BaseException, code: int, said: str) -> None:
     done = CliRunner().invoke(raising(error), [])

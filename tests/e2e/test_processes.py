@@ -46,6 +46,15 @@ def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def wider(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose encoder every task takes."""
+    out = tmp_path_factory.mktemp("wider") / "run"
+    width = ("model.dim=128", "model.heads=4", "max_steps=2")
+    assert avtool(1, "pretrain", "--recipe", "tiny", *SMALL, *width, data=data, out=out).returncode == 0
+    return out
+
+
 def avtool(
     processes: int, *arguments: str, data: Path, out: Path, torchrun: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
@@ -66,31 +75,40 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(run) if "loss" in row]
 
 
-@pytest.mark.parametrize("task", ["pretrain", "localize"])
+TASKS = {
+    "pretrain": ("pretrain", "--recipe", "tiny", *SMALL),
+    "classify": ("finetune", "classify", "--recipe", "tiny-classify", *FINETUNED, "classify.cutmix=1"),
+    "two-pass": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED),
+    "joint": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED, "localize.way=joint"),
+}
+"""Whose models have no BatchNorm: probes, separation and segmentation have, of statistics of a share."""
+
+
+def compare_two_and_one(task: str, steps: int, data: Path, folder: Path, *options: str) -> None:
+    for processes in (1, 2):
+        done = avtool(
+            processes, *TASKS[task], f"max_steps={steps}", *options, data=data, out=folder / str(processes)
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = losses(folder / "1"), losses(folder / "2")
+    assert len(one) == len(two) == steps
+    assert two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.parametrize("task", ["pretrain", "two-pass"])
 def test_two_processes_with_half_the_batch_each_are_one(
     task: str, data: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    steps = "max_steps=20" if task == "pretrain" else "max_steps=6"
-    command = (
-        ("pretrain", "--recipe", "tiny", *SMALL, steps)
-        if task == "pretrain"
-        else (
-            "finetune",
-            "localize",
-            "--recipe",
-            "tiny-localize",
-            "--from",
-            str(pretrained),
-            *FINETUNED,
-            steps,
-        )
-    )
-    for processes in (1, 2):
-        done = avtool(processes, *command, data=data, out=tmp_path / str(processes))
-        assert done.returncode == 0, done.stderr
-    one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
-    assert len(one) == len(two) == int(steps.partition("=")[2])
-    assert two == pytest.approx(one, rel=1e-5)
+    start = () if task == "pretrain" else ("--from", str(pretrained))
+    compare_two_and_one(task, 20 if task == "pretrain" else 6, data, tmp_path, *start)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "pretrain"])
+def test_two_processes_fine_tune_as_one_for_twenty_steps(
+    task: str, data: Path, wider: Path, tmp_path: Path
+) -> None:
+    compare_two_and_one(task, 20, data, tmp_path, "--from", str(wider))
 
 
 def test_a_run_of_two_goes_on_with_one_and_only_one_talks(data: Path, tmp_path: Path) -> None:

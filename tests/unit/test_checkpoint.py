@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
 import os
@@ -71,25 +72,27 @@ def test_a_failed_save_leaves_nothing_and_the_old_checkpoint_as_it_was(folder: P
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("part", ["model.safetensors", "trainer.pt"])
 def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
-    folder: Path, part: str, monkeypatch: pytest.MonkeyPatch
+    folder: Path, part: str, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(content, path):
-        Path(path).write_bytes(b"half of it")
-        raise (
-            SafetensorError("No space left on device")
-            if part.endswith("safetensors")
-            else RuntimeError("write")
-        )
+    def refuse(content: object, path: Path) -> None:
+        path.touch()
+        raise SafetensorError("unexpected") if part == "model.safetensors" else RuntimeError("unexpected")
 
-    if part == "trainer.pt":
-        monkeypatch.setattr(checkpoint.torch, "save", refuse)
-    else:
-        monkeypatch.setattr(checkpoint, "save_file", refuse)
+    def refuse_bytes(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    owner, name = (checkpoint, "save_file") if part == "model.safetensors" else (checkpoint.torch, "save")
+    monkeypatch.setattr(owner, name, refuse)
+    if full:
+        monkeypatch.setattr(Path, "write_bytes", refuse_bytes)
     model, _, config = load_model(folder)
-    with pytest.raises(CheckpointError, match="MB are free"):
+    words = r"No space left on device \([\d,.]+ MB are free, it takes about" if full else "unexpected"
+    with pytest.raises(CheckpointError, match=f"next is not written: {words}") as caught:
         save_checkpoint(folder.parent / "next", model=model, config=config, trainer={"step": 1})
+    assert "earlier checkpoints are whole" in caught.value.hint
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
