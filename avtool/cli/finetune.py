@@ -93,7 +93,7 @@ def finetune(
 
         training.describe(plan_finetuning(training.recipe, allow_random=allow_random), device)
         return
-    from avtool.engine import finetune as train
+    from avtool.engine import train
 
     print_once(
         train(

@@ -59,7 +59,7 @@ def pretrain(
     if dry_run:
         training.describe(training.recipe, device)
         return
-    from avtool.engine import pretrain as train
+    from avtool.engine import train
 
     run = train(
         training.recipe,

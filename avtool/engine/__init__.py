@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from avtool.config.recipes import dump_recipe
-from avtool.config.schema import FINETUNED, PRETRAIN, Recipe
+from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import check_compiler, keep_freed_memory, resolve_device, resolve_precision
 from avtool.distributed import World, joined, local_device
@@ -20,46 +20,10 @@ from avtool.files import check_output
 from avtool.progress import quiet, say
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 
-__all__ = ["Run", "dry_run", "finetune", "plan_finetuning", "pretrain"]
+__all__ = ["Run", "dry_run", "plan_finetuning", "train"]
 
 
-def pretrain(
-    recipe: Recipe,
-    *,
-    data: Path,
-    out: Path,
-    device: str = "auto",
-    resume: bool = False,
-    stop_after: int | None = None,
-    force: bool = False,
-    command: list[str] | None = None,
-) -> Path:
-    """Train by ``recipe`` on the prepared data in ``data`` and return the run folder ``out``.
-
-    With ``resume``, go on from the newest whole checkpoint of ``out``, or start afresh where there is none.
-    ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
-    is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
-    AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
-    that is known.
-    """
-    if recipe.task != PRETRAIN:
-        raise UsageError(
-            f"this recipe is of task {recipe.task}, not pretrain", hint=f"avtool finetune {recipe.task}"
-        )
-    return _train(
-        recipe,
-        None,
-        data=data,
-        out=out,
-        device=device,
-        resume=resume,
-        stop_after=stop_after,
-        force=force,
-        command=command,
-    )
-
-
-def finetune(
+def train(
     recipe: Recipe,
     *,
     data: Path,
@@ -71,44 +35,22 @@ def finetune(
     force: bool = False,
     command: list[str] | None = None,
 ) -> Path:
-    """``pretrain`` for the tasks after it: starts from the encoder that ``init.model`` names, whose sizes take the
-    place of the recipe's. With ``allow_random`` that may be ``none``.
+    """Train by ``recipe`` on the prepared data in ``data`` and return the run folder ``out``.
 
-    The weights with the best validation measure are kept in the run's ``best``, the last ones in its checkpoints.
+    With ``resume``, go on from the newest whole checkpoint of ``out``, or start afresh where there is none.
+    ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
+    is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
+
+    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, whose sizes take the place
+    of its own; with ``allow_random`` that may be ``none``. The weights with the best validation measure are then kept
+    in the run's ``best``, the last ones in its checkpoints.
+
+    AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
+    that is known.
     """
-    if recipe.task not in FINETUNED:
-        raise UsageError(f"this recipe is of task {recipe.task}", hint="avtool pretrain --recipe ...")
-    recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
-    return _train(
-        recipe,
-        checkpoint,
-        data=data,
-        out=out,
-        device=device,
-        resume=resume,
-        stop_after=stop_after,
-        force=force,
-        command=command,
-    )
-
-
-def plan_finetuning(recipe: Recipe, *, allow_random: bool = False) -> Recipe:
-    """The recipe that ``finetune`` would train by: with the sizes of the encoder that it starts from."""
-    return starting_model(recipe, allow_random=allow_random)[0]
-
-
-def _train(
-    recipe: Recipe,
-    checkpoint: Path | None,
-    *,
-    data: Path,
-    out: Path,
-    device: str,
-    resume: bool,
-    stop_after: int | None,
-    force: bool,
-    command: list[str] | None,
-) -> Path:
+    checkpoint = None
+    if recipe.task != PRETRAIN:
+        recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
     check_output(out, force=force or resume, markers=(RUN_JSON,))
     target = local_device(resolve_device(device))
     precision = resolve_precision(recipe.train.precision, target)
@@ -153,6 +95,11 @@ def _train(
         run.train(run.batches(), stop=stop)
         run.evaluate()
         return out
+
+
+def plan_finetuning(recipe: Recipe, *, allow_random: bool = False) -> Recipe:
+    """The recipe that ``train`` would fine-tune by: with the sizes of the encoder that it starts from."""
+    return starting_model(recipe, allow_random=allow_random)[0]
 
 
 def _begin(run: Run, data: Path, device: torch.device, resumed_from: str | None, command: list[str]) -> None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.checkpoint import check_fit
 from avtool.convert import read_published
 from avtool.errors import CheckpointError
-from avtool.metrics.localization import EVALUATION_SIZE
+from avtool.metrics.localization import EVALUATION_SIZE, upsampled
 
 SHARE = 0.4
 """The map's share of the mixture; the rest is the prior's."""
@@ -75,7 +74,6 @@ def with_prior(maps: np.ndarray, prior: np.ndarray) -> np.ndarray:
 
 
 def _scaled(maps: np.ndarray) -> np.ndarray:
-    coarse = torch.from_numpy(np.asarray(maps, np.float32)).unsqueeze(1)
-    fine = F.interpolate(coarse, EVALUATION_SIZE, mode="bilinear", align_corners=False).squeeze(1).numpy()
+    fine = upsampled(maps, EVALUATION_SIZE).astype(np.float32)
     fine = fine - fine.min(axis=(1, 2), keepdims=True)
     return fine / np.maximum(fine.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)

@@ -16,11 +16,12 @@ from avtool.evaluate import kept_localization
 from avtool.features import to_float_waveform
 from avtool.files import atomic_file, check_output, printable
 from avtool.infer.scene import check_size, listen, look
+from avtool.metrics.localization import upsampled
 from avtool.model.config import read_model_config
 from avtool.places import find_model
 from avtool.progress import say
 from avtool.report.heatmap import render_heatmap, write_png
-from avtool.tasks.maps import EVERY, choose_map, localization_map, upsample, whole_frame, words_of
+from avtool.tasks.maps import EVERY, choose_map, localization_map, whole_frame, words_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def localize(
     size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
     sound = log_mel(to_float_waveform(torch.from_numpy(waveform)[None].to(target)))
     maps = localization_map(loaded, whole_frame(scene.frame, size).to(target), sound, kind=kind)
-    heat = upsample(maps, scene.frame.shape[:2])[0].cpu().numpy()
+    heat = upsampled(maps.cpu().numpy(), scene.frame.shape[:2])[0].astype(np.float32)
     if not np.isfinite(heat).all():
         raise CheckpointError(
             f"{checkpoint} gives a map that is not finite", hint="use an earlier checkpoint"

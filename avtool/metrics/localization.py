@@ -154,7 +154,7 @@ def slavc_confidence(maps: np.ndarray, size: tuple[int, int] = EVALUATION_SIZE) 
     The mean of the top quarter of (cos + 1) / 2 over the pixels of the map upsampled to ``size``.
     Source: SLAVC (Mo and Morgado, NeurIPS 2022).
     """
-    levels = np.sort((_upsampled(maps, size).reshape(len(maps), -1) + 1) / 2, axis=1)
+    levels = np.sort((upsampled(maps, size).reshape(len(maps), -1) + 1) / 2, axis=1)
     return levels[:, -(levels.shape[1] // 4) :].mean(axis=1)
 
 
@@ -210,13 +210,13 @@ def _on_truth(maps: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
     truth = np.asarray(truth, np.float64)
     if truth.ndim != 3 or np.ndim(maps) != 3 or len(maps) != len(truth):
         raise ValueError(f"maps {np.shape(maps)} and truth {truth.shape} are not B maps and B masks")
-    levels = _upsampled(maps, (truth.shape[1], truth.shape[2]))
+    levels = upsampled(maps, (truth.shape[1], truth.shape[2]))
     if not np.isfinite(levels).all():
         raise ValueError("a map holds values that are not finite")
     return levels.reshape(len(levels), -1), truth.reshape(len(truth), -1)
 
 
-def _upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
     maps = np.asarray(maps, np.float64)
     if maps.shape[1:] == size:

@@ -166,10 +166,3 @@ def whole_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     resized = cv2.resize(frame, (columns, rows), interpolation=how)
     return normalize_frames(torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0))
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, rows, columns) at the frame's own ``size`` (height, width), bilinear with
-    align_corners=False.
-    """
-    return F.interpolate(maps.unsqueeze(1), size, mode="bilinear", align_corners=False).squeeze(1)

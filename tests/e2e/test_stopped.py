@@ -60,10 +60,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(task: str, data: Path, out: Path, *overrides: str, **options: Any) -> Path:
     name, *settings = TASKS[task]
     recipe = load_recipe(name, [*SMALL, *settings, *overrides])
-    if recipe.task == PRETRAIN:
-        return engine.pretrain(recipe, data=data, out=out, device="cpu", **options)
-    recipe = recipe.model_copy(update={"init": recipe.init.model_copy(update={"model": "none"})})
-    return engine.finetune(recipe, data=data, out=out, device="cpu", allow_random=True, **options)
+    if recipe.task != PRETRAIN:
+        recipe = recipe.model_copy(update={"init": recipe.init.model_copy(update={"model": "none"})})
+    return engine.train(recipe, data=data, out=out, device="cpu", allow_random=True, **options)
 
 
 def leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

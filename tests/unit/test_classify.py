@@ -92,7 +92,7 @@ def recipe_of(*overrides: str) -> Recipe:
 
 
 def run(data: Path, out: Path, *overrides: str, **options) -> Path:
-    return engine.finetune(
+    return engine.train(
         recipe_of(*overrides), data=data, out=out, device="cpu", **{"allow_random": True, **options}
     )
 

@@ -58,7 +58,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(data: Path, out: Path, *overrides: str, **options) -> Path:
     recipe = load_recipe("tiny", [*SMALL, *overrides])
-    return engine.pretrain(recipe, data=data, out=out, device="cpu", **options)
+    return engine.train(recipe, data=data, out=out, device="cpu", **options)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -367,7 +367,7 @@ def test_what_does_not_fit_stops_before_anything_is_written(data: Path, tmp_path
     with pytest.raises(TrainingError, match="holds sound of 16000 samples a second"):
         run(data, tmp_path / "run", "spectrogram.sample_rate=8000")
     with pytest.raises(UsageError, match=r"no such|is not there|device"):
-        engine.pretrain(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cuda:99")
+        engine.train(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cuda:99")
     assert not (tmp_path / "run").exists()
     (tmp_path / "run").mkdir()
     with pytest.raises(UsageError, match="exists"):

@@ -42,7 +42,7 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier that was trained for a moment."""
     recipe = load_recipe("tiny-classify", [*SMALL, "max_steps=12", "optim.base_lr=0.2", "train.batch_size=3"])
     out = tmp_path_factory.mktemp("model") / "run"
-    return engine.finetune(recipe, data=data, out=out, device="cpu", allow_random=True)
+    return engine.train(recipe, data=data, out=out, device="cpu", allow_random=True)
 
 
 def judge(model: Path, data: Path, **options) -> list[Table]:
@@ -247,7 +247,7 @@ def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> No
             "model.decoder={dim: 16, depth: 1, heads: 2}",
         ],
     )
-    encoder = engine.pretrain(recipe, data=data, out=tmp_path / "encoder", device="cpu")
+    encoder = engine.train(recipe, data=data, out=tmp_path / "encoder", device="cpu")
     with pytest.raises(UsageError, match="no classification head"):
         judge(encoder, data, protocols=["top1"])
     assert [table.protocol for table in judge(encoder, data)] == ["knn"]

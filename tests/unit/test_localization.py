@@ -41,6 +41,7 @@ from avtool.metrics.localization import (
     pointing_hits,
     slavc_confidence,
     slavc_extended,
+    upsampled,
 )
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config
@@ -178,6 +179,12 @@ def test_ties_share_what_is_left_to_predict() -> None:
     truth = np.array([[[True, True, False, False]]])
     assert ciou_adaptive(level, truth)[0] == pytest.approx(1.5 / 2.5)
     assert ciou_median(level, truth)[0] == pytest.approx(2 / 3)
+
+
+def test_upsampling_is_bilinear_between_cell_centres() -> None:
+    (found,) = upsampled(np.array([[[0.0, 1.0], [2.0, 3.0]]], np.float32), (4, 8))
+    np.testing.assert_allclose(found[0], np.array([0, 0, 1, 3, 5, 7, 8, 8]) / 8)
+    np.testing.assert_allclose(found[:, 0], [0, 0.5, 1.5, 2])
 
 
 def test_the_map_is_upsampled_to_its_truth() -> None:
@@ -354,15 +361,26 @@ def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
     assert result == measure_pointing(run, data, kind="difference", device="cpu")
 
 
-def test_the_untrained_control_has_this_seeds_weights(data: Path, run: Path) -> None:
+def test_the_untrained_control_has_this_seeds_weights(
+    data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model whose weights are the control's own scores the same as the control."""
-    torch.manual_seed(5)
     model = build_autoencoder(SETTINGS)
+    torch.manual_seed(5)
     model.reset_parameters()
     checkpoint = run / "checkpoints" / "step-00000001"
     save_checkpoint(checkpoint, model=model, config=Config.read(checkpoint))
     before = torch.get_rng_state()
+    maps, compute = [], evaluate.localization_map
+    monkeypatch.setattr(
+        evaluate,
+        "localization_map",
+        lambda *given, **named: maps.append(compute(*given, **named)) or maps[-1],
+    )
     result = measure_pointing(run, data, kind="cosine", seed=5, device="cpu")
+    own, exchanged, untrained = maps
+    assert torch.equal(own, untrained)
+    assert not torch.equal(own, exchanged)
     assert result.score == result.untrained
     assert torch.equal(before, torch.get_rng_state())
 

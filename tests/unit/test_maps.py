@@ -31,7 +31,6 @@ from avtool.tasks.maps import (
     cosine_map,
     difference_map,
     localization_map,
-    upsample,
     whole_frame,
 )
 
@@ -203,13 +202,6 @@ def test_a_single_fusion_block_is_deaf_indeed(fused: list[int]) -> None:
     for kind in ("attention", "difference"):
         found = localization_map(encoder, image, audio, kind=kind)
         assert torch.equal(found, localization_map(encoder, image, audio.flip(0), kind=kind))
-
-
-def test_upsampling_is_bilinear_between_cell_centres() -> None:
-    found = upsample(torch.tensor([[[0.0, 1.0], [2.0, 3.0]]]), (4, 8))[0]
-    assert found.shape == (4, 8)
-    torch.testing.assert_close(found[0], torch.tensor([0, 0, 1, 3, 5, 7, 8, 8]) / 8)
-    torch.testing.assert_close(found[:, 0], torch.tensor([0, 0.5, 1.5, 2]))
 
 
 def test_the_whole_frame_is_seen() -> None:

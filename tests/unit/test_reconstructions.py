@@ -65,7 +65,7 @@ def test_input_prediction_and_target_stand_side_by_side() -> None:
 
 def test_a_run_leaves_its_reconstructions_behind(data: Path, tmp_path: Path) -> None:  # noqa: F811
     recipe = load_recipe("tiny", [*SMALL, "max_steps=1"])
-    out = engine.pretrain(recipe, data=data, out=tmp_path / "none", device="cpu")
+    out = engine.train(recipe, data=data, out=tmp_path / "none", device="cpu")
     assert not (out / "reconstructions.png").exists()  # nothing is held out
 
 

@@ -92,7 +92,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("run") / "run"
     given = recipe("max_steps=60", "optim.base_lr=3e-2", "optim.layer_decay=1.0")
-    engine.finetune(given, data=data, out=out, allow_random=True, device="cpu")
+    engine.train(given, data=data, out=out, allow_random=True, device="cpu")
     torch.set_num_threads(threads)
     return out
 
@@ -101,7 +101,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def semantic(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("semantic") / "run"
     given = recipe("max_steps=1", "segment.semantic=true", "train.eval_clips=2")
-    return engine.finetune(given, data=data, out=out, allow_random=True, device="cpu")
+    return engine.train(given, data=data, out=out, allow_random=True, device="cpu")
 
 
 @pytest.fixture
@@ -178,9 +178,7 @@ def test_classes_have_masks_of_their_own(semantic: Path, data: Path) -> None:
 
 def test_what_cannot_be_trained_is_refused(data: Path, tmp_path: Path, source: Path) -> None:
     def train(folder: Path, *overrides: str) -> None:
-        engine.finetune(
-            recipe("max_steps=1", *overrides), data=folder, out=tmp_path / "run", allow_random=True
-        )
+        engine.train(recipe("max_steps=1", *overrides), data=folder, out=tmp_path / "run", allow_random=True)
 
     def other(name: str, *, mask: int | None) -> Path:
         lines = ["id,split,label,image,audio" + (",mask" if mask else "")]
@@ -306,7 +304,7 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
     refused(UsageError, "--overlay .* would replace", overlay=tmp_path / "m.png")
     refused(UsageError, "--out .* would replace", out=clip, force=True)
     pretrained = tmp_path / "other"
-    engine.finetune(
+    engine.train(
         load_recipe("tiny-classify", [*SMALL, "max_steps=1", "train.accumulate=1", "train.eval_clips=0"]),
         data=data,
         out=pretrained,

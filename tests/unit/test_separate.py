@@ -238,7 +238,7 @@ def test_fixed_mixtures_are_of_different_classes_and_follow_from_the_seed(data: 
 
 
 def test_a_run_goes_from_mixtures_to_a_model_that_separates(data: Path, tmp_path: Path) -> None:
-    out = engine.finetune(recipe(), data=data, out=tmp_path / "run", allow_random=True, device="cpu")
+    out = engine.train(recipe(), data=data, out=tmp_path / "run", allow_random=True, device="cpu")
     assert Config.read(out / "best").kind == "separation"
     (table,) = evaluate(out, data, device="cpu")
     assert table.protocol == "bss-eval" and table.samples == 12
@@ -258,7 +258,7 @@ def test_what_cannot_be_trained_is_said_before_weights_are_loaded(
 ) -> None:
     monkeypatch.setattr(engine.run, "load_start", lambda *args: pytest.fail("weights were loaded"))
     with pytest.raises(error, match=message) as raised:
-        engine.finetune(recipe(change), data=data, out=tmp_path / "run", allow_random=True, device="cpu")
+        engine.train(recipe(change), data=data, out=tmp_path / "run", allow_random=True, device="cpu")
     assert raised.value.hint
     assert not (tmp_path / "run").exists()
 

@@ -45,7 +45,7 @@ def test_tensorboard_is_missed_before_anything_is_written(
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     recipe = load_recipe("tiny", [*SMALL, "train.tensorboard=true"])
     with pytest.raises(UsageError, match="TensorBoard is not installed") as caught:
-        engine.pretrain(recipe, data=data, out=tmp_path / "run", device="cpu")
+        engine.train(recipe, data=data, out=tmp_path / "run", device="cpu")
     assert "pip install 'avtool[tensorboard]'" in caught.value.hint
     assert not (tmp_path / "run").exists()
 
@@ -100,11 +100,11 @@ def test_a_resumed_run_has_the_rows_of_an_undisturbed_one(data: Path, tmp_path: 
     settings = (*SMALL, "data.fold=[1,4]", "train.eval_every=2", "train.log_every=3", "train.save_every=3")
     recipe = load_recipe("tiny-classify", [*settings, "init.model=none", "data.validation=0.25"])
     options: dict[str, Any] = {"data": data, "device": "cpu", "allow_random": True}
-    whole = engine.finetune(recipe, out=tmp_path / "whole", **options)
-    parts = engine.finetune(recipe, out=tmp_path / "parts", stop_after=3, **options)
+    whole = engine.train(recipe, out=tmp_path / "whole", **options)
+    parts = engine.train(recipe, out=tmp_path / "parts", stop_after=3, **options)
     log = MetricsLog(parts, resume_step=3)
     log.write(step=4, loss=9.0, lost=True)  # by a process that was killed before its next checkpoint
-    engine.finetune(recipe, out=parts, resume=True, **options)
+    engine.train(recipe, out=parts, resume=True, **options)
     rows, again = read_metrics(whole), read_metrics(parts)
     assert not any("lost" in row for row in again)
     for kind in ("loss", "held_out_loss"):
@@ -138,7 +138,7 @@ def test_time_is_work_waiting_or_overhead() -> None:
 
 
 def test_rows_say_where_time_went(data: Path, tmp_path: Path) -> None:  # noqa: F811
-    out = engine.pretrain(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cpu")
+    out = engine.train(load_recipe("tiny", SMALL), data=data, out=tmp_path / "run", device="cpu")
     rows = [json.loads(line) for line in (out / METRICS).read_text().splitlines()]
     for row in rows:
         assert 0 <= row["overhead"] < 0.5 and 0 <= row["waiting"] <= 1
