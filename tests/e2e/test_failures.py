@@ -140,16 +140,15 @@ def test_a_shard_cut_short_while_it_is_read_is_named_with_its_clip(
 @pytest.mark.proof
 def test_a_shard_that_is_removed_is_read_on_while_it_is_open(data: Path, tmp_path: Path) -> None:
     copy, out = shutil.copytree(data, tmp_path / "copy"), tmp_path / "run"
-    process = start(command(1, copy, out, "data.workers=0", "max_steps=60"))
+    options = ("data.workers=0", "train.eval_clips=0")
+    process = start(command(1, copy, out, *options, "max_steps=60"))
     until_saved(process, out)
     (shard,) = (copy / "shards").iterdir()
     shard.unlink()
-    said = process.communicate(timeout=60)[1]
-    assert (
-        process.returncode == 0 or f"{shard} is missing; clip synth" in said
-    )  # the held-out part may not be open
-    resumed = command(1, copy, out, "data.workers=0", "max_steps=60", "--resume", "--force", "seed=1")
-    assert f"{shard} is missing" in error_of(start(resumed)) or process.returncode == 0
+    assert process.wait(timeout=60) == 0
+    assert check_whole(out) == 60
+    again = error_of(start(command(1, copy, tmp_path / "again", *options, "max_steps=2")))
+    assert f"{shard} is missing; clip synth" in again
 
 
 @pytest.mark.parametrize("processes", PROCESSES)
@@ -160,7 +159,7 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all_before_the_step(
     driver.write_text(DIES)
     typed = command(processes, data, out, "data.workers=0", "max_steps=20", program=(str(driver),))
     said = error_of(start(typed))
-    assert said.count("error: step 5: loss is not finite; the batch's clips: ") == processes
+    assert "error: step 5: loss is not finite; the batch's clips: " in said
     names = said.partition("the batch's clips: ")[2].partition("\n")[0].split(", ")
     assert len(set(names)) == 4
     assert "earlier checkpoints are good" in said

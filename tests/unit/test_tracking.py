@@ -31,6 +31,23 @@ def test_a_resume_drops_what_lies_behind_it_and_a_line_that_was_cut_off(tmp_path
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
 
 
+def test_a_row_that_does_not_fit_leaves_no_part_of_itself(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    log = MetricsLog(tmp_path, resume_step=0)
+    log.write(step=1)
+    before = (tmp_path / METRICS).read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):  # ten bytes of it were written
+            log.write(step=2, text="x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / METRICS).read_bytes() == before
+    log.write(step=2)
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+
+
 @pytest.mark.parametrize("line", ["[1]", "7", '{"loss": 1}', '{"step": "x"}', "\ufffd"])
 def test_rows_end_where_the_file_is_damaged(line: str, tmp_path: Path) -> None:
     (tmp_path / METRICS).write_text(f'{{"step": 1}}\n{line}\n{{"step": 2}}\n', encoding="utf-8")
