@@ -40,7 +40,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
 
     stand_in("avtool.infer", "localize")
     stand_in("avtool.demo", "demo")
-    stand_in("avtool.engine", "pretrain", Path("runs/tiny-1"))
+    stand_in("avtool.engine", "train", Path("runs/tiny-1"))
     stand_in("avtool.engine", "dry_run", "parameters: 7")
     stand_in("avtool.data.prepare", "prepare", _Report())
     return seen
