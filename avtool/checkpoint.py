@@ -153,7 +153,7 @@ def save_checkpoint(
 ) -> None:
     """Write a whole checkpoint folder, or nothing; ``beside`` writes more into it. CheckpointError where the disk does
     not take it."""
-    hint = "go on with --resume; earlier checkpoints are whole"
+    hint = "go on with --resume from what was saved before, which is whole"
     try:
         with atomic_folder(folder) as partial:
             try:
@@ -166,9 +166,10 @@ def save_checkpoint(
     except OSError as error:
         if error.errno not in FULL:
             raise
+        free = in_megabytes(shutil.disk_usage(folder.parent).free)
+        needed = in_megabytes(size_of([model.state_dict(), trainer]))
         raise CheckpointError(
-            f"{folder} is not written: {error.strerror} ({_megabytes(shutil.disk_usage(folder.parent).free)} are free, "
-            f"it takes about {_megabytes(_size_of(model, trainer))})",
+            f"{folder} is not written: {error.strerror} ({free} are free, it takes about {needed})",
             hint=f"free some space and {hint}",
         ) from error
     except (SafetensorError, RuntimeError) as error:
@@ -194,13 +195,13 @@ def _write_checkpoint(
         torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, folder / "trainer.pt")
 
 
-def _size_of(model: nn.Module, trainer: Mapping[str, Any] | None) -> int:
-    """Bytes of what a checkpoint holds."""
-    leaves = tree_leaves([model.state_dict(), trainer])
-    return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+def size_of(content: Any) -> int:
+    """Bytes of all tensors in nested ``content``."""
+    return sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
 
 
-def _megabytes(size: float) -> str:
+def in_megabytes(size: float) -> str:
+    """Bytes in words."""
     return f"{size / 1e6:,.1f} MB"
 
 

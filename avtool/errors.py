@@ -109,7 +109,9 @@ _SAID_OF_LOST = (
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: the disk takes no more."""
-FULL_HINT = "free some space or choose another --out; a run goes on with --resume"
+FULL_HINT = (
+    "free some space and give the same command again (a training run: with --resume), or choose another --out"
+)
 
 
 def _free(path: str | bytes | int | None) -> str:

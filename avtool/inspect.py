@@ -6,6 +6,7 @@ import hashlib
 import json
 import shlex
 import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -298,7 +299,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "parameters": {"all": sum(parts.values()), **parts},
         "precisions": sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()}),
         "bytes": (folder / "model.safetensors").stat().st_size,
-        "resumable": (folder / "trainer.pt").is_file(),
+        "resumable": zipfile.is_zipfile(folder / "trainer.pt"),
         "run": _run(folder),
     }
 

@@ -150,7 +150,7 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            _fail("interrupted", "", INTERRUPTED)
+            _fail("interrupted" if first_process() else "", "", INTERRUPTED)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except Exception as error:  # noqa: BLE001 - nothing may reach the user as a traceback
@@ -179,8 +179,9 @@ def report(error: Exception) -> None:
 
 
 def _fail(message: str, hint: str, code: int) -> None:
-    typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-    typer.echo(message, err=True)
+    if message:
+        typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
+        typer.echo(message, err=True)
     if hint:
         typer.secho("hint: ", bold=True, err=True, nl=False)
         typer.echo(hint, err=True)

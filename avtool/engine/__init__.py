@@ -48,39 +48,15 @@ def train(
     AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
     that is known.
     """
-    checkpoint = None
-    if recipe.task != PRETRAIN:
-        recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
-    check_output(out, force=force or resume, markers=(RUN_JSON,))
     target = local_device(resolve_device(device))
-    precision = resolve_precision(recipe.train.precision, target)
-    dataset = PreparedDataset(data, recipe.data.split)
-    _check_sample_rate(recipe, dataset)
-    if recipe.train.compile:
-        check_compiler(target)
-    if recipe.train.tensorboard:
-        check_tensorboard()
-    keep_freed_memory(target)
     with joined(target) as world, quiet(not world.main):
-        _check_shares(recipe, world)
-        saved = newest_checkpoint(recipe, out, force=force) if resume else None
-        resumed_from = saved.folder.name if saved else None
-        if saved and (before := saved.trainer.get("processes", 1)) != world.size:
-            say(f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same")
-        run = Run(
-            recipe,
-            dataset,
-            folder=out,
-            device=target,
-            precision=precision,
-            saved=saved,
-            checkpoint=checkpoint,
-            world=world,
-        )
-        del saved  # as large as the model and its optimizer
-        world.wait()
-        if world.main and out.exists() and resumed_from is None:
-            shutil.rmtree(out)
+        run: Run | None = None
+        with world.as_one():
+            run = _prepared(
+                recipe, data, out, target, world, allow_random=allow_random, resume=resume, force=force
+            )
+        if run is None:  # which rank 0 says
+            return out
         stop = min(run.schedule.max_steps, stop_after or run.schedule.max_steps)
         if run.step >= stop:
             if run.owes_measures():
@@ -89,7 +65,7 @@ def train(
             say(f"{out} is {done}: {run.step} of {run.schedule.max_steps} steps are done")
             return out
         if world.main:
-            _begin(run, data, target, resumed_from, command or [])
+            _begin(run, data, command or [])
         if run.owes_measures():
             run.evaluate()
         run.train(run.batches(), stop=stop)
@@ -97,19 +73,63 @@ def train(
         return out
 
 
+def _prepared(
+    recipe: Recipe,
+    data: Path,
+    out: Path,
+    device: torch.device,
+    world: World,
+    *,
+    allow_random: bool,
+    resume: bool,
+    force: bool,
+) -> Run:
+    """The run, as new or from its newest checkpoint, once everything was seen to fit together."""
+    checkpoint = None
+    if recipe.task != PRETRAIN:
+        recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
+    check_output(out, force=force or resume, markers=(RUN_JSON,))
+    precision = resolve_precision(recipe.train.precision, device)
+    dataset = PreparedDataset(data, recipe.data.split)
+    _check_sample_rate(recipe, dataset)
+    _check_shares(recipe, world)
+    if recipe.train.compile:
+        check_compiler(device)
+    if recipe.train.tensorboard:
+        check_tensorboard()
+    keep_freed_memory(device)
+    saved = newest_checkpoint(recipe, out, force=force) if resume else None
+    if saved and (before := saved.trainer.get("processes", 1)) != world.size:
+        say(f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same")
+    run = Run(
+        recipe,
+        dataset,
+        folder=out,
+        device=device,
+        precision=precision,
+        saved=saved,
+        checkpoint=checkpoint,
+        world=world,
+    )
+    run.check_room()
+    return run
+
+
 def plan_finetuning(recipe: Recipe, *, allow_random: bool = False) -> Recipe:
     """The recipe that ``train`` would fine-tune by: with the sizes of the encoder that it starts from."""
     return starting_model(recipe, allow_random=allow_random)[0]
 
 
-def _begin(run: Run, data: Path, device: torch.device, resumed_from: str | None, command: list[str]) -> None:
+def _begin(run: Run, data: Path, command: list[str]) -> None:
     """Say what starts, and write what a run folder begins with."""
     recipe, clips, dataset = run.recipe, run.clips, run.dataset
+    if run.folder.exists() and run.resumed_from is None:
+        shutil.rmtree(run.folder)
     write_run_facts(
         run.folder,
         recipe_yaml=dump_recipe(recipe),
         command=command,
-        resumed_from=resumed_from,
+        resumed_from=run.resumed_from,
         data={
             "folder": str(data),
             "name": dataset.name,
@@ -119,7 +139,7 @@ def _begin(run: Run, data: Path, device: torch.device, resumed_from: str | None,
             "held_out": len(clips.held_out),
             "left_out": clips.left_out,
         },
-        device=str(device),
+        device=str(run.device),
         precision=run.precision_name,
         threads=torch.get_num_threads(),
         processes=run.world.size,
@@ -128,7 +148,7 @@ def _begin(run: Run, data: Path, device: torch.device, resumed_from: str | None,
     verb = "pretraining" if recipe.task == PRETRAIN else f"fine-tuning ({recipe.task})"
     say(
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
-        f"{recipe.train.batch_size * recipe.train.accumulate} clips ({device}, {run.precision_name}), "
+        f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {run.precision_name}), "
         f"into {run.folder}"
     )
     if run.task.best and not len(clips.held_out):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from avtool.checkpoint import save_checkpoint
+from avtool.checkpoint import in_megabytes, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
@@ -24,7 +24,7 @@ from avtool.distributed import World, share_batch_norm
 from avtool.engine.meter import Meter, interruptible
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import Saved, load_start
-from avtool.errors import DataError, TrainingError
+from avtool.errors import CheckpointError, DataError, TrainingError
 from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import compile_blocks
 from avtool.model.config import Config
@@ -112,6 +112,7 @@ class Run:
         world: World | None = None,
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
+        self.resumed_from = saved.folder.name if saved else None
         self.device, self.precision, self.world = device, precision, world or World()
         self.clips = Clips.of(recipe, dataset)
         self.task: Task = find_task(recipe.task).from_recipe(recipe, dataset, self.clips.training)
@@ -135,6 +136,21 @@ class Run:
         if saved:
             self.optimizer.load_state_dict(saved.trainer["optimizer"])
             self.scaler.load_state_dict(saved.trainer.get("scaler", {}))
+
+    def check_room(self) -> None:
+        """CheckpointError where the disk has no room for a checkpoint of this run."""
+        trained = sum(parameter.nbytes for parameter in self.parameters)
+        needed = (
+            size_of(self.task.model.state_dict()) + (1 if isinstance(self.optimizer, LARS) else 2) * trained
+        )
+        existing = next(
+            folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists()
+        )
+        if (free := shutil.disk_usage(existing).free) < needed:
+            raise CheckpointError(
+                f"{self.folder}: a checkpoint takes {in_megabytes(needed)}, {in_megabytes(free)} are free",
+                hint="free some space or choose another --out",
+            )
 
     def _best_of(self, saved: Saved) -> dict[str, float] | None:
         """The best measure so far: the checkpoint's, or one that was taken of it once it was written."""

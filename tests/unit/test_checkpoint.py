@@ -92,7 +92,7 @@ def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
     words = r"No space left on device \([\d,.]+ MB are free, it takes about" if full else "unexpected"
     with pytest.raises(CheckpointError, match=f"next is not written: {words}") as caught:
         save_checkpoint(folder.parent / "next", model=model, config=config, trainer={"step": 1})
-    assert "earlier checkpoints are whole" in caught.value.hint
+    assert "what was saved before, which is whole" in caught.value.hint
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 

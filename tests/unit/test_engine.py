@@ -264,6 +264,21 @@ def test_only_the_newest_checkpoints_are_kept(data: Path, tmp_path: Path) -> Non
     assert [path.name for path in checkpoints_of(out)] == ["step-00000005", "step-00000006"]
 
 
+def test_a_disk_without_room_for_a_checkpoint_is_said_before_the_first_step(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = run(data, tmp_path / "run", "max_steps=1")
+    (checkpoint,) = checkpoints_of(out)
+    size = sum((checkpoint / name).stat().st_size for name in ("model.safetensors", "trainer.pt"))
+    free = shutil.disk_usage(tmp_path)._replace(free=round(0.6 * size))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(CheckpointError, match=r"a checkpoint takes [\d.]+ MB, [\d.]+ MB are free"):
+        run(data, tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()
+    free = free._replace(free=round(1.1 * size))
+    run(data, tmp_path / "new" / "run", "max_steps=1")
+
+
 def test_every_so_many_steps_a_checkpoint_is_kept_for_good(data: Path, tmp_path: Path) -> None:
     out = run(data, tmp_path / "run", "train.save_every=1", "train.keep=1", "train.keep_every=2")
     assert [path.name for path in checkpoints_of(out)] == ["step-00000002", "step-00000004", "step-00000006"]

@@ -253,6 +253,8 @@ def test_a_run_is_its_newest_checkpoint(training_run: Path) -> None:
     assert found["run"]["metrics"] == {"step": 4, "loss": 6.0, "held_out_loss": 3.0}
     assert found["run"]["recipe"] == {"task": "pretrain", "seed": 7}
     assert found["resumable"]
+    (training_run / "checkpoints" / "step-00000004" / "trainer.pt").write_bytes(bytes(5000))
+    assert not inspect(training_run)["resumable"]
     earlier = inspect(training_run / "checkpoints" / "step-00000002")
     assert earlier["run"]["metrics"] == {"step": 2, "loss": 8.0}
     parts = dict(found["parameters"])

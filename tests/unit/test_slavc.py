@@ -84,6 +84,15 @@ def test_a_map_that_is_sure_of_its_own_sound_alone_finds_everything() -> None:
     assert found["the truth itself"] == pytest.approx((100, 100, 100))
 
 
+def test_small_boxes_are_said_to_tell_nothing() -> None:
+    truth = np.zeros((4, 8, 8))
+    truth[:, :3, :5] = 1  # 15 of 64 pixels, of which 32 are predicted
+    maps = dict.fromkeys(SOUNDS, truth)
+    assert "tells nothing" in table_of(maps, truth).notes[0]
+    truth[0, :4, :5] = 1
+    assert not table_of(maps, truth).notes
+
+
 def test_a_deaf_map_scores_as_well_with_somebody_elses_sound() -> None:
     generator = np.random.default_rng(0)
     truth = np.zeros((6, 8, 8))
