@@ -187,7 +187,12 @@ def joined(device: torch.device, *, patience: timedelta | None = None) -> Iterat
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=patience)
+    store, rank, size = next(iter(dist.rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps its store over restarts: nothing that an attempt which failed left there is for this one.
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

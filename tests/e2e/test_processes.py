@@ -134,17 +134,21 @@ def test_processes_that_cannot_share_a_batch_say_so(data: Path, tmp_path: Path) 
 
 
 @pytest.mark.proof
-def test_a_killed_rank_is_started_again_and_the_job_finishes(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "rendezvous", ["--rdzv-backend=c10d --rdzv-endpoint=localhost:{}", "--master-port={}"]
+)
+def test_a_killed_rank_is_started_again_and_the_job_finishes(
+    rendezvous: str, data: Path, tmp_path: Path
+) -> None:
     """Under torchrun with restarts: --resume finds the newest checkpoint, or starts afresh."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     out = tmp_path / "run"
     typed = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d",
-        f"--rdzv-endpoint=localhost:{port}", "--max-restarts=3", "-m", "avtool", "pretrain", "--recipe", "tiny",
-        *SMALL, "max_steps=200", "train.save_every=5", "--data", str(data), "--out", str(out), "--threads", "1",
-        "--resume",
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *rendezvous.format(port).split(),
+        "--max-restarts=3", "-m", "avtool", "pretrain", "--recipe", "tiny", *SMALL, "max_steps=200",
+        "train.save_every=5", "--data", str(data), "--out", str(out), "--threads", "1", "--resume",
     ]  # fmt: skip
     with subprocess.Popen(typed, env=ENVIRONMENT, stderr=subprocess.DEVNULL) as job:
         while not checkpoints_of(out):
