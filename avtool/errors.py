@@ -71,7 +71,7 @@ def explain(error: BaseException) -> AvtoolError | None:
             hint="lower train.batch_size and raise train.accumulate by as much",
         )
     if isinstance(error, RuntimeError):
-        return _explain_lost_process(str(error))
+        return _explain_lost_process(error)
     return None
 
 
@@ -84,11 +84,15 @@ def in_words(error: BaseException) -> AvtoolError:
     )
 
 
-def _explain_lost_process(text: str) -> AvtoolError | None:
-    """A loader's worker that died, or another process of a job, in the words of torch's ``text``."""
+def _explain_lost_process(error: RuntimeError) -> AvtoolError | None:
+    """A loader's worker that died, or another process of a job, in torch's own words."""
+    text = str(error)
     if text.startswith("DataLoader worker"):
+        # where torch sees a death while it waits for a batch, only the cause of its error says which signal it was
+        cause = str(error.__cause__)
+        first = cause if cause.startswith("DataLoader worker") else text
         return AvtoolError(
-            f"a process that loads data has died: {text.splitlines()[0].rstrip(' .')}",
+            f"a process that loads data has died: {first.splitlines()[0].rstrip(' .')}",
             hint="was there memory enough, in /dev/shm too? fewer data.workers take less; a run goes on with --resume",
         )
     if any(words in text for words in _SAID_OF_LOST):

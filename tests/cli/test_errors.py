@@ -69,6 +69,15 @@ def test_errors_end_in_a_line_and_their_exit_code(error: BaseException, code: in
     assert "Traceback" not in done.stderr
 
 
+def test_the_signal_that_ended_a_loading_process_is_said_where_torch_knows_it_only_as_a_cause() -> None:
+    error = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+    said = CliRunner().invoke(raising(error), []).stderr
+    assert "has died: DataLoader worker (pid 7) is killed by signal: Killed\n" in said
+    error.__cause__ = TimeoutError()
+    assert "(pid(s) 7) exited unexpectedly\n" in CliRunner().invoke(raising(error), []).stderr
+
+
 def test_debug_shows_the_traceback_too() -> None:
     done = CliRunner().invoke(raising(DataError("no clips")), ["--debug"])
     assert done.exit_code == 1

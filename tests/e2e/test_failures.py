@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -102,9 +103,9 @@ def test_a_loader_worker_that_is_killed_ends_the_run(processes: int, data: Path,
     worker = children(rank)[0]
     os.kill(worker, signal.SIGKILL)
     said = error_of(process)
-    assert (
-        f"error: a process that loads data has died: DataLoader worker (pid {worker}) is killed by signal"
-        in said
+    # "is killed by signal", or, where the signal was handled before the loader was waited for, "exited unexpectedly"
+    assert re.search(
+        rf"error: a process that loads data has died: DataLoader worker \(pid(\(s\))? {worker}\) ", said
     )
     assert "goes on with --resume" in said and "defect" not in said
     step = check_whole(out)
