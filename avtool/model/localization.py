@@ -7,6 +7,7 @@ modality is encoded with the other one blank, or every pair is encoded anew.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,15 +23,18 @@ class LocalizationModel(nn.Module):
     """The encoder and what turns its tokens into a map of a sound.
 
     ``two-pass``: the cosine of projected patches, encoded with silence, with the projected mean audio token, encoded
-    with a blank frame; both projections have ``width``. ``joint``: a linear score of each patch, encoded with the
-    sound. ValueError for another ``way``.
+    with a blank frame; both projections have ``width``. Patches of what is blank are alike but for their places, so
+    that ``blank_share`` of them, evenly spaced, can stand for all. ``joint``: a linear score of each patch, encoded
+    with the sound. ValueError for another ``way``.
     """
 
-    def __init__(self, encoder: AudioVisualEncoder, *, way: str, width: int) -> None:
+    def __init__(
+        self, encoder: AudioVisualEncoder, *, way: str, width: int, blank_share: float = 1.0
+    ) -> None:
         super().__init__()
         if way not in WAYS:
             raise ValueError(f"unknown way {way!r}; there are {', '.join(WAYS)}")
-        self.encoder, self.way = encoder, way
+        self.encoder, self.way, self.blank_share = encoder, way, blank_share
         if way == TWO_PASS:
             self.image_projection = nn.Linear(encoder.dim, width)
             self.audio_projection = nn.Linear(encoder.dim, width)
@@ -55,10 +59,20 @@ class LocalizationModel(nn.Module):
 
     def patches(self, image: Tensor, audio: Tensor) -> Tensor:
         """Two-pass: unit vectors (B, N, width) of the patches, seen with silence in place of ``audio``."""
-        tokens = self.encoder(image, silence(audio)).image
+        tokens = self.encoder(image, silence(audio), audio_keep=self._standing_for_all(audio)).image
         return F.normalize(self.image_projection(tokens), dim=-1)
 
     def sounds(self, image: Tensor, audio: Tensor) -> Tensor:
         """Two-pass: unit vectors (B, width) of the sounds, heard with a blank frame in place of ``image``."""
-        tokens = self.encoder(blank_frames(image), audio).audio
+        tokens = self.encoder(blank_frames(image), audio, image_keep=self._standing_for_all(image)).audio
         return F.normalize(self.audio_projection(tokens.mean(dim=1)), dim=-1)
+
+    def _standing_for_all(self, blank: Tensor) -> Tensor | None:
+        """Which patches (B, K) of ``blank`` (B, C, H, W) are encoded: one in the middle of each of K equal stretches."""
+        if self.blank_share == 1:
+            return None
+        rows, columns = grid_of(blank.shape[2], blank.shape[3], self.encoder.patch_size)
+        count = rows * columns
+        kept = max(1, round(self.blank_share * count))
+        middles = (2 * torch.arange(kept, device=blank.device) + 1) * count // (2 * kept)
+        return middles.expand(blank.shape[0], -1)

@@ -168,4 +168,5 @@ class Localization(nn.Module):
 def localizer_settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe's localizer as the flat keyword arguments that config.json keeps."""
     assert recipe.localize is not None
-    return {**encoder_settings(recipe), "way": recipe.localize.way, "width": recipe.localize.width}
+    own = {"way": recipe.localize.way, "width": recipe.localize.width, "blank_share": recipe.localize.blank_share}
+    return {**encoder_settings(recipe), **own}

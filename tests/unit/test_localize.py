@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
@@ -17,6 +18,7 @@ from avtool.data.loader import batches_in_order, batches_in_training
 from avtool.data.mixing import PartnerViews
 from avtool.data.prepare import prepare
 from avtool.errors import DataError
+from avtool.features import silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.tasks.localize import Localization
 from avtool.tasks.maps import choose_map, localization_map
@@ -65,6 +67,24 @@ def test_two_passes_hear_nothing_while_they_look_and_see_nothing_while_they_list
     assert maps.shape == (4, 2, 2) and not torch.equal(maps, other)
     assert maps.abs().max() <= 1 + 1e-5
     assert choose_map(task.model, None) == "trained"
+
+
+def test_a_few_blank_patches_stand_for_all(dataset) -> None:
+    task, recipe = task_of(dataset, "localize.blank_share=0.25")
+    image, audio = inputs_of(task.log_mel, batch_of(task, recipe, dataset))
+    read = []
+    task.model.encoder.register_forward_hook(lambda _, inputs, tokens: read.append(tokens))
+    with torch.no_grad():
+        patches, sounds = task.model.patches(image, audio), task.model.sounds(image, audio)
+        whole, _ = task_of(dataset, "localize.blank_share=1")
+        assert [(tokens.image.shape[1], tokens.audio.shape[1]) for tokens in read] == [(4, 2), (1, 8)]
+        assert patches.shape == whole.model.patches(image, audio).shape
+        assert not torch.allclose(patches, whole.model.patches(image, audio), atol=1e-7)
+        keep = torch.tensor([[2, 6]] * 4)  # of eight patches the middles of both halves
+        expected = task.model.encoder(image, silence(audio), audio_keep=keep).image
+    assert torch.equal(patches, F.normalize(task.model.image_projection(expected), dim=-1))
+    assert sounds.shape == (4, 8)
+    assert task.settings["blank_share"] == 0.25
 
 
 def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
