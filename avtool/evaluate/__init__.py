@@ -55,6 +55,8 @@ KINDS = {
     "segmentation": "segment",
 }
 """What a model of each kind is evaluated for where nothing else is said."""
+_AVERAGED = ("classify", "retrieve")
+"""Tasks whose results are averaged over the windows of a clip."""
 
 PATIENCE = timedelta(days=1)
 """How long processes wait for each other: shares take unequally long, and rank 0 makes the tables alone."""
@@ -101,6 +103,9 @@ def evaluate(
         config = read_model_config(checkpoint)
         task = task or KINDS[config.kind]
         chosen_protocols = _protocols(task, protocols, config)
+        for option, given, tasks in (("--windows", windows > 1, _AVERAGED), ("--map", maps, ("localize",))):
+            if given and task not in tasks:
+                raise UsageError(f"{option} changes nothing in {task}", hint=f"it is for {' and '.join(tasks)}")
         if object_prior is not None and not set(chosen_protocols) & set(LOCALIZATION):
             raise UsageError(
                 f"--object-prior changes nothing in {', '.join(chosen_protocols)}",

@@ -214,6 +214,8 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
         (data, {"protocols": ["top2"]}, UsageError, "no protocol 'top2'"),
         (data, {"task": "sing"}, UsageError, "no task 'sing'"),
         (of_two, {"protocols": ["knn"]}, DataError, "no clips to be neighbours"),
+        (data, {"task": "localize", "windows": 10}, UsageError, "--windows changes nothing in localize"),
+        (data, {"maps": ["attention"]}, UsageError, "--map changes nothing in classify"),
     ]
     for folder, options, kind, words in cases:
         with pytest.raises(kind, match=words) as told:
