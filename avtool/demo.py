@@ -20,9 +20,8 @@ from avtool.files import check_output
 from avtool.progress import say
 
 # The budget: ten minutes at most on two cores.
-CLIPS = 800
-STEPS = 400
-SETTINGS = (f"max_steps={STEPS}", f"train.save_every={STEPS}")
+CLIPS = 1200
+SETTINGS = {"pretrain": ("max_steps=250",), "localize": ("max_steps=400",)}
 
 HELD_OUT = "test"
 INTERRUPTED = 130
@@ -62,7 +61,7 @@ def demo(
     try:
         _run(["prepare", "synth", "--out", str(data), "--clips", str(CLIPS), *seeded, *_replacing(data)])
         pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
-        _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS])
+        _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS["pretrain"]])
         finetune = [
             "finetune",
             "localize",
@@ -73,7 +72,8 @@ def demo(
             "--data",
             str(data),
         ]
-        _run([*finetune, "--out", str(localizer), *seeded, *tensors, *_replacing(localizer)])
+        finetune += ["--out", str(localizer), *SETTINGS["localize"]]
+        _run([*finetune, *seeded, *tensors, *_replacing(localizer)])
         say("\nHow well do its maps point, on clips that it has not seen?")
         result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
         keep_localization(localizer, result)
