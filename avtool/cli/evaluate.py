@@ -32,6 +32,8 @@ EPILOG = examples(
     "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
+BESIDE = 2
+"""Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
 
 def _fold(value: str | None) -> str | None:
@@ -141,19 +143,22 @@ def _print(table: Table) -> None:
     grid = Grid(title=what, caption=caption, title_justify="left", caption_justify="left")
     grid.add_column("")
     names = list(dict.fromkeys(name for row in table.rows for name in row.measures))
+    stacked = len(names) > BESIDE
     for name in names:
-        grid.add_column(f"{name} {table.unit}".strip(), justify="right", no_wrap=True)
+        heading = f"{name} {table.unit}".strip()
+        grid.add_column(heading.replace(" ", "\n") if stacked else heading, justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [_cell(row.measures.get(name), table.unit) for name in names]
+        cells = [_cell(row.measures.get(name), table.unit, stacked=stacked) for name in names]
         grid.add_row(row.name if row.role == "model" else f"{row.name} ({row.role})", *cells)
     Console().print(grid)
 
 
-def _cell(measure, unit: str) -> str:  # type: ignore[no-untyped-def]
+def _cell(measure, unit: str, *, stacked: bool) -> str:  # type: ignore[no-untyped-def]
     if measure is None:
         return ""
     digits = 1 if unit == "%" else 2
     text = f"{measure.value:.{digits}f}"
     if measure.low is None or measure.low != measure.low:
         return text
-    return f"{text} [{measure.low:.{digits}f}, {measure.high:.{digits}f}]"
+    low, high = f"{measure.low:.{digits}f}", f"{measure.high:.{digits}f}"
+    return f"{text}\n[{low},{high}]" if stacked else f"{text} [{low}, {high}]"
