@@ -68,7 +68,7 @@ class LocalizationModel(nn.Module):
         return F.normalize(self.audio_projection(tokens.mean(dim=1)), dim=-1)
 
     def _standing_for_all(self, blank: Tensor) -> Tensor | None:
-        """Which patches (B, K) of ``blank`` (B, C, H, W) are encoded: one in the middle of each of K equal stretches."""
+        """Which patches (B, K) of ``blank`` (B, C, H, W) are encoded: the middle one of each of K equal stretches."""
         if self.blank_share == 1:
             return None
         rows, columns = grid_of(blank.shape[2], blank.shape[3], self.encoder.patch_size)

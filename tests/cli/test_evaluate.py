@@ -13,7 +13,7 @@ def test_a_table_keeps_its_rows_names_and_all_intervals_in_80_columns(
     names: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    measures = {name: Measure(-10.125 - k, -11.25 - k, -10.5 - k) for k, name in enumerate(names)}
+    measures = {name: Measure(29.5 + k, 28.25 + k, 30.75 + k) for k, name in enumerate(names)}
     rows = [Row("fused", MODEL, measures), Row("pictures exchanged", CONTROL, measures)]
     _print(Table("separate", "bss-eval", "a rule", "dB", rows, samples=480, recordings=127, seed=0))
     printed = capsys.readouterr().out
@@ -21,4 +21,4 @@ def test_a_table_keeps_its_rows_names_and_all_intervals_in_80_columns(
     assert printed.count("fused") == 1 and printed.count("(control)") == 1
     close = printed.replace(", ", ",")
     for k in range(len(names)):
-        assert close.count(f"[{-11.25 - k:.2f},{-10.5 - k:.2f}]") == 2
+        assert close.count(f"[{28.25 + k:.2f},{30.75 + k:.2f}]") == 2
