@@ -172,7 +172,7 @@ def test_built_pairs_cost_what_arithmetic_says() -> None:
     recipe = load_recipe("tiny", ["model.fusion.kind=dense"])
     suite = fusion_suite({"dense": recipe}, setup)
     settings = model_settings(recipe)
-    dim, width, tokens, (image, audio) = 192, 48, sum(settings["fusion_tokens"]), (16, 48)
+    dim, width, tokens, (image, audio) = 192, 48, sum(settings["fusion_tokens"]), (64, 48)
     pairs = 2 * image * audio
     attention = 2 * tokens * width * image * audio * 2  # logits and output, for a batch of 2
     multiplications = pairs * 2 * dim * 2 * width + 2 * tokens * dim * width * 2 + attention

@@ -167,8 +167,24 @@ def test_what_is_measured_does_not_depend_on_the_batches(dataset, way: str) -> N
         )
 
     assert measured(2) == measured(9)
-    assert measured(9)["floor"] == pytest.approx(1 / 9 if way == "two-pass" else 1 / 3)
     assert measured(9)["clips"] == 9
+
+
+def test_weights_are_chosen_by_the_share_of_sounds_that_a_frames_own_is_above(
+    dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, _ = task_of(dataset)
+    groups = [
+        (torch.tensor([3.0, 1.0]), torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0]])),
+        (torch.tensor([0.0]), torch.tensor([[2.0, 0.0]])),
+    ]
+    monkeypatch.setattr(task, "_paired_scores", lambda held_out: groups)
+    found = task.measure(lambda: iter(()), lambda: iter(()))
+    assert found["score"] == pytest.approx((2 + 1.5 + 0) / 5)
+    assert found["first"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert found["floor"] == 0.5 and found["clips"] == 3
+    groups[:] = [(torch.tensor([2.0]), torch.tensor([[2.0]]))]  # nothing to tell it from
+    assert task.measure(lambda: iter(()), lambda: iter(()))["score"] == 0.5
 
 
 def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:
