@@ -263,7 +263,7 @@ class Localize(Section):
     """of the contrast between pairs"""
     width: Whole = 128
     """of the space in which patches and sounds are compared (two-pass)"""
-    blank_share: PartialShare | Literal[1] = 1
+    blank_share: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """share of the blank modality's patches that is encoded, evenly spaced: fewer take less time (two-pass)"""
 
 

@@ -168,6 +168,7 @@ FORMS = {
     "classes": _WHOLE,
     "way": Form("two-pass or joint", lambda value: value in WAYS),
     "width": _WHOLE,
+    "blank_share": Form("a number above 0 and at most 1", lambda value: _is_number(value) and 0 < value <= 1),
     "sample_rate": _WHOLE,
     "n_fft": _WHOLE,
     "hop": _WHOLE,
