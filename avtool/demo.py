@@ -21,7 +21,7 @@ from avtool.progress import say
 
 # The budget: ten minutes at most on two cores.
 CLIPS = 1200
-SETTINGS = {"pretrain": ("max_steps=250",), "localize": ("max_steps=400",)}
+SETTINGS = {"pretrain": ("max_steps=250",), "localize": ("max_steps=500",)}
 
 HELD_OUT = "test"
 INTERRUPTED = 130
