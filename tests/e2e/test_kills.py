@@ -15,7 +15,7 @@ import torch
 
 from avtool.checkpoint import read_safetensors
 from avtool.data.prepare import prepare
-from avtool.places import checkpoints_of
+from avtool.places import checkpoints_of, step_of
 
 SMALL = (
     "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.precision=float32", "train.save_every=2",
@@ -65,20 +65,29 @@ class Runner:
         command = [sys.executable, str(self.driver), str(slow), str(self.mark), *self.arguments]
         return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
-    def kill(self, generator: random.Random, *, inside_a_save: bool) -> str:
-        """Start it, kill it at a random moment or in a save, and say what that hit."""
-        before = len(list(self.out.glob("checkpoints/step-*"))) and checkpoints_of(self.out)[-1].name
+    def saved(self) -> int:
+        """The step of the newest checkpoint."""
+        return max((step_of(path) for path in self.out.glob("checkpoints/step-*")), default=0)
+
+    def kill(self, generator: random.Random, *, inside_a_save: bool, at_most: int) -> str:
+        """Start it, kill it at a random moment or in a save, and say what that hit.
+
+        The moment is drawn in steps, of which there are ``at_most``, so that no machine is too slow to get anywhere or
+        so fast that the run ends by itself; where none is drawn, somewhere in the beginning."""
+        before = self.saved()
         with self.start(0.5 if inside_a_save else 0.0) as process:
             if inside_a_save:
                 while not self.mark.exists() and process.poll() is None:
                     time.sleep(0.002)
             else:
-                time.sleep(generator.uniform(0.5, 5))
+                steps = generator.randint(0, at_most)
+                while self.saved() < before + steps and process.poll() is None:
+                    time.sleep(0.002)
+                time.sleep(generator.uniform(0, 0.1) if steps else generator.uniform(0.5, 3))
             saving = self.mark.exists()
+            assert process.poll() is None, f"it ended by itself, with exit code {process.returncode}"
             os.kill(process.pid, signal.SIGKILL)
-        done = checkpoints_of(self.out)
-        after = done[-1].name if done else "no checkpoint"
-        return f"{'inside a save' if saving else 'outside saves'}: from {before or 'nothing'} to {after}"
+        return f"{'inside a save' if saving else 'outside saves'}: from step {before} to step {self.saved()}"
 
 
 def kill_and_compare(folder: Path, data: Path, *, kills: int, in_saves: int, steps: int) -> list[str]:
@@ -86,7 +95,7 @@ def kill_and_compare(folder: Path, data: Path, *, kills: int, in_saves: int, ste
     runner = Runner(folder, data, steps)
     which = [True] * in_saves + [False] * (kills - in_saves)
     generator.shuffle(which)
-    hits = [runner.kill(generator, inside_a_save=inside) for inside in which]
+    hits = [runner.kill(generator, inside_a_save=inside, at_most=steps // (2 * kills)) for inside in which]
     with runner.start(0) as process:
         assert process.wait(timeout=300) == 0
     (folder / "whole").mkdir()
@@ -104,7 +113,7 @@ def kill_and_compare(folder: Path, data: Path, *, kills: int, in_saves: int, ste
 
 
 def test_two_kills_lose_nothing(data: Path, tmp_path: Path) -> None:
-    hits = kill_and_compare(tmp_path, data, kills=2, in_saves=1, steps=8)
+    hits = kill_and_compare(tmp_path, data, kills=2, in_saves=1, steps=16)
     assert sum(hit.startswith("inside") for hit in hits) >= 1
 
 
