@@ -179,10 +179,8 @@ def report(error: Exception) -> None:
 
 
 def _fail(message: str, hint: str, code: int) -> None:
-    if message:
-        typer.secho("error: ", fg=typer.colors.RED, bold=True, err=True, nl=False)
-        typer.echo(message, err=True)
-    if hint:
-        typer.secho("hint: ", bold=True, err=True, nl=False)
-        typer.echo(hint, err=True)
+    lines = [typer.style("error: ", fg=typer.colors.RED, bold=True) + message] if message else []
+    lines += [typer.style("hint: ", bold=True) + hint] if hint else []
+    if lines:
+        typer.echo("\n".join(lines), err=True)  # in one piece, whatever else writes there
     raise typer.Exit(code)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from types import TracebackType
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +29,8 @@ STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
 """What ends a run after its step: Ctrl-C, a scheduler, a terminal that closes."""
+LAST_WORDS = 1.0
+"""Seconds in which the death of a worker becomes known after the connection to it broke."""
 
 
 def steps_per_epoch(clips: int, batch_size: int) -> int:
@@ -213,12 +219,38 @@ class _EvaluationBatches(_Batches):
 def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches, up to one that is an error, which is raised."""
     receiver = Receiver(batches.sender)
-    for item in _loader(batches, order, workers, pin_memory):
-        batch = item.unpacked() if isinstance(item, Parcel) else item
-        if "error" in batch:
-            raise batch["error"]
-        yield batch
+    arriving = iter(_loader(batches, order, workers, pin_memory))
+    try:
+        for item in _unless_lost(arriving):
+            batch = item.unpacked() if isinstance(item, Parcel) else item
+            if "error" in batch:
+                raise batch["error"]
+            yield batch
+    finally:
+        if workers and hasattr(signal, "SIGCHLD"):
+            _end_workers(arriving)
     del receiver
+
+
+def _unless_lost(arriving: Iterator[Any]) -> Iterator[Any]:
+    """What arrives. Where a worker dies while memory of its is taken over, the connection to it breaks first; torch's
+    handler of SIGCHLD, which says who died and of which signal, raises its RuntimeError a moment later."""
+    try:
+        yield from arriving
+    except (ConnectionError, EOFError):
+        time.sleep(LAST_WORDS)
+        raise
+
+
+def _end_workers(arriving: Any) -> None:
+    """Torch's handler would raise once more, wherever that happens to be, for a worker that died, as others end."""
+    if threading.current_thread() is not threading.main_thread():
+        return  # handlers run in the main thread alone
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        arriving._shutdown_workers()
+    finally:
+        signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
 def _loader(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
@@ -248,3 +280,10 @@ def _start_worker(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _unless_hung_up
+
+
+def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """In a worker what hands memory over reports here alone: that the training process has gone is no news."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)

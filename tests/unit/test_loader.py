@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 
 from avtool import media
-from avtool.data import views
+from avtool.data import loader, views
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import epoch_order, evaluation_loader, steps_per_epoch, training_loader
 from avtool.data.prepare import prepare
@@ -42,8 +43,8 @@ def dataset(tmp_path_factory) -> PreparedDataset:
 
 
 def batches(dataset: PreparedDataset, count: int, **options) -> list[dict]:
-    loader = training_loader(dataset, **{**VIEW, "batch_size": 3, "workers": 0, "seed": 5, **options})
-    return list(itertools.islice(loader, count))
+    drawn = training_loader(dataset, **{**VIEW, "batch_size": 3, "workers": 0, "seed": 5, **options})
+    return list(itertools.islice(drawn, count))
 
 
 def same(a: list[dict], b: list[dict]) -> bool:
@@ -250,8 +251,29 @@ def test_workers_start_no_threads_of_their_own(dataset, tmp_path):
             path.write_text(f"{torch.get_num_threads()} {cv2.getNumThreads()}")
             return super().sample(epoch, index)
 
-    from avtool.data import loader
-
     order = [[(0, 0)]]
     list(loader._loader(loader._TrainingBatches(Spy(dataset, **VIEW, seed=0)), order, 1, False))
     assert path.read_text() == "1 1"
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError, EOFError])
+def test_where_a_workers_connection_breaks_its_death_is_waited_for(broken, monkeypatch):
+    def arriving():
+        yield 1
+        raise broken
+
+    def dies(number, frame):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    before = signal.signal(signal.SIGALRM, dies)
+    try:
+        items = loader._unless_lost(arriving())
+        assert next(items) == 1
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(RuntimeError, match="pid 7"):
+            next(items)
+        monkeypatch.setattr(loader, "LAST_WORDS", 0.01)
+        with pytest.raises(broken):
+            list(loader._unless_lost(arriving()))
+    finally:
+        signal.signal(signal.SIGALRM, before)
