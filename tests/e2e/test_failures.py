@@ -107,7 +107,8 @@ def test_a_loader_worker_that_is_killed_ends_the_run(processes: int, data: Path,
     assert re.search(
         rf"error: a process that loads data has died: DataLoader worker \(pid(\(s\))? {worker}\) ", said
     )
-    assert "goes on with --resume" in said and "defect" not in said and "Traceback" not in said
+    assert "goes on with --resume" in said and "defect" not in said
+    assert processes > 1 or "Traceback" not in said  # torchrun shows one of its own
     step = check_whole(out)
     resumed = command(
         1, data, out, "data.workers=2", "max_steps=100000", "--resume", "--stop-after", str(step + 2)
