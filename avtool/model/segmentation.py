@@ -17,7 +17,6 @@ from avtool.model.unet import (
     check_patch_size,
     depth_ids,
     reset_leaves,
-    spread,
     token_map,
 )
 
@@ -61,12 +60,32 @@ class SegmentationDecoder(nn.Module):
             norm(project(audio)).mean(dim=1)
             for norm, project in zip(self.audio_norms, self.audio_projections, strict=True)
         ]
-        x = self.top(maps[0], spread(heard[0], maps[0]))
+        x = self.top(maps[0], everywhere=heard[0])
         for lateral, up, sound, source in zip(self.laterals, self.ups, heard[1:], maps[1:], strict=True):
-            beside = lateral(source)
-            x = up(x, beside, spread(sound, beside))
-        x = F.interpolate(self.hidden(x), scale_factor=2, mode="bilinear", align_corners=False)
-        return self.predict(x)
+            x = up(x, lateral(source), everywhere=sound)
+        return convolved_double(self.hidden(x), self.predict)
+
+
+def convolved_double(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The 3x3 convolution ``conv``, padding 1, of ``x`` (B, C, H, W) enlarged twofold, bilinearly
+    -> (B, outputs, 2 H, 2 W).
+
+    Enlarging treats all channels alike, so where the nine taps of all outputs are fewer than the channels, each is
+    taken from the small map and enlarged then: the same sums, of 9 maps instead of 128 for one class.
+    """
+    taps = 9 * conv.out_channels
+    if taps >= conv.in_channels:
+        return conv(_enlarged(x))
+    x = _enlarged(F.conv2d(x, conv.weight.permute(0, 2, 3, 1).reshape(taps, -1, 1, 1)))
+    height, width = x.shape[2:]
+    x = F.pad(x, (1, 1, 1, 1)).unflatten(1, (-1, 3, 3))
+    x = sum(x[:, :, i, j, i : i + height, j : j + width] for i in range(3) for j in range(3))
+    assert conv.bias is not None
+    return x + conv.bias[:, None, None]
+
+
+def _enlarged(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class SegmentationModel(nn.Module):

@@ -16,7 +16,6 @@ from avtool.model.unet import (
     check_patch_size,
     depth_ids,
     reset_leaves,
-    spread,
     token_map,
 )
 
@@ -55,12 +54,11 @@ class SeparationDecoder(nn.Module):
         mel x time -> logits (B, 1, 16 * rows, 16 * columns)."""
         seen = self.image_norm(image).mean(dim=1)
         maps = [token_map(norm(tokens), grid) for norm, tokens in zip(self.audio_norms, audio, strict=True)]
-        x = self.top(maps[0], spread(self.conditions[0](seen), maps[0]))
+        x = self.top(maps[0], everywhere=self.conditions[0](seen))
         for lateral, up, condition, source in zip(
             self.laterals, self.ups, self.conditions[1:], maps[1:], strict=True
         ):
-            beside = lateral(source)
-            x = up(x, beside, spread(condition(seen), beside))
+            x = up(x, lateral(source), everywhere=condition(seen))
         return self.predict(x)
 
 

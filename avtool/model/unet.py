@@ -38,9 +38,22 @@ def token_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, grid)
 
 
-def spread(vector: Tensor, over: Tensor) -> Tensor:
-    """(B, C), the same everywhere on the map ``over`` (B, any, rows, columns) -> (B, C, rows, columns)."""
-    return vector[:, :, None, None].expand(-1, -1, *over.shape[2:])
+def convolved(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
+    """A 3x3 convolution with padding 1 of a map that is ``vector`` (B, C) everywhere, ``weight`` (outputs, C, 3, 3)
+    -> (B, outputs, *size).
+
+    Nothing but the padding makes such a result differ from place to place, so a map of 3x3 has all its values: the
+    corners, the edges, and one for everywhere else.
+    """
+    small = [min(3, side) for side in size]
+    x = F.conv2d(vector[:, :, None, None].expand(-1, -1, *small), weight, padding=1)
+    for dim, side in zip((2, 3), size, strict=True):
+        if side > 3:
+            first, middle, last = x.split(1, dim=dim)
+            times = [-1, -1, -1, -1]
+            times[dim] = side - 2
+            x = torch.cat([first, middle.expand(times), last], dim=dim)
+    return x
 
 
 def reset_leaves(module: nn.Module) -> None:
@@ -60,10 +73,15 @@ class DoubleConv(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(outputs)
 
-    def forward(self, *maps: Tensor) -> Tensor:
-        """Maps (B, C_i, rows, columns), joined to ``inputs`` channels -> (B, outputs, rows, columns)."""
+    def forward(self, *maps: Tensor, everywhere: Tensor | None = None) -> Tensor:
+        """Maps (B, C_i, rows, columns) and what is the same ``everywhere``, (B, C), joined in this order to ``inputs``
+        channels -> (B, outputs, rows, columns)."""
         x = maps[0] if len(maps) == 1 else torch.cat(maps, dim=1)
-        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x))))))
+        of_maps, of_vector = self.conv1.weight.tensor_split([x.shape[1]], dim=1)
+        joined = F.conv2d(x, of_maps, padding=1)
+        if everywhere is not None:
+            joined = joined + convolved(everywhere, of_vector, (x.shape[2], x.shape[3]))
+        return F.relu(self.norm2(self.conv2(F.relu(self.norm1(joined)))))
 
 
 class Enlarge(nn.Module):
@@ -74,7 +92,7 @@ class Enlarge(nn.Module):
         self.up = nn.ConvTranspose2d(inputs, enlarged, kernel_size=factor, stride=factor)
         self.conv = DoubleConv(enlarged + beside, outputs)
 
-    def forward(self, x: Tensor, *beside: Tensor) -> Tensor:
-        """(B, inputs, rows, columns), maps of the enlarged size with ``beside`` channels in all
-        -> (B, outputs, factor * rows, factor * columns)."""
-        return self.conv(self.up(x), *beside)
+    def forward(self, x: Tensor, *beside: Tensor, everywhere: Tensor | None = None) -> Tensor:
+        """(B, inputs, rows, columns), maps of the enlarged size and what is the same ``everywhere``, (B, C), with
+        ``beside`` channels in all -> (B, outputs, factor * rows, factor * columns)."""
+        return self.conv(self.up(x), *beside, everywhere=everywhere)

@@ -19,9 +19,9 @@ from avtool.losses import (
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import AudioVisualClassifier, LinearProbe, start_at_log_odds
 from avtool.model.published import from_published, to_published
-from avtool.model.segmentation import SegmentationModel
+from avtool.model.segmentation import SegmentationModel, convolved_double
 from avtool.model.separation import SeparationModel
-from avtool.model.unet import depth_ids
+from avtool.model.unet import DoubleConv, depth_ids
 from avtool.optim import layer_id
 
 UNREAD = ("encoder.image.norm.", "encoder.audio.norm.", "encoder.fusion_norm.")
@@ -148,6 +148,30 @@ def test_decoders_are_conditioned_on_the_other_modality() -> None:
     assert not torch.allclose(separation(image, audio), separation(image.flip(0), audio), atol=1e-5)
     segmentation = SegmentationModel(encoder(dim=128, heads=4, fusion_layers="none"), classes=1).eval()
     assert not torch.allclose(segmentation(image, audio), segmentation(image, audio.flip(0)), atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 5), (3, 3), (4, 12)])
+def test_what_is_the_same_everywhere_joins_a_convolution_as_a_map_would(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    conv = DoubleConv(7, 5).double().train()
+    x, vector = torch.randn(3, 4, *size).double(), torch.randn(3, 3).double().requires_grad_()
+    spread = vector[:, :, None, None].expand(-1, -1, *size)
+    found, wanted = conv(x, everywhere=vector), conv(x, spread)
+    assert torch.allclose(found, wanted, atol=1e-12)
+    weights = torch.randn_like(found)
+    leaves = [vector, *conv.parameters()]
+    ours, theirs = (torch.autograd.grad((out * weights).sum(), leaves) for out in (found, wanted))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, atol=1e-10)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 4], ids=["taps", "all taps", "enlarged first"])
+def test_a_convolution_of_an_enlarged_map_is_that_whatever_comes_first(classes: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(28, classes, 3, padding=1).double()
+    x = torch.randn(2, 28, 5, 3).double()
+    enlarged = nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+    assert torch.allclose(convolved_double(x, conv), conv(enlarged), atol=1e-12)
 
 
 @torch.no_grad()
