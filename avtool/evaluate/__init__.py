@@ -105,7 +105,9 @@ def evaluate(
         chosen_protocols = _protocols(task, protocols, config)
         for option, given, tasks in (("--windows", windows > 1, _AVERAGED), ("--map", maps, ("localize",))):
             if given and task not in tasks:
-                raise UsageError(f"{option} changes nothing in {task}", hint=f"it is for {' and '.join(tasks)}")
+                raise UsageError(
+                    f"{option} changes nothing in {task}", hint=f"it is for {' and '.join(tasks)}"
+                )
         if object_prior is not None and not set(chosen_protocols) & set(LOCALIZATION):
             raise UsageError(
                 f"--object-prior changes nothing in {', '.join(chosen_protocols)}",

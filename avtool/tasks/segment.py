@@ -16,7 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews, spread_over
 from avtool.data.masks import DrawnMaskViews, MaskViews, class_names, frame_mask, masked_clips, masked_frames
 from avtool.errors import TrainingError
-from avtool.losses import segmentation_loss
+from avtool.losses import overlap_loss, segmentation_loss
 from avtool.metrics.localization import centred_disc
 from avtool.metrics.segmentation import (
     ClassScores,
@@ -48,7 +48,7 @@ class Segmentation(nn.Module):
     """A segmentation model and its loss (DeepAVFusion, arXiv 2312.01017, section 4).
 
     A batch holds what ``DrawnMaskViews`` gives. Binary cross-entropy for one mask of all that sounds; cross-entropy
-    where ``semantic``.
+    where ``semantic``; and the recipe's share of ``overlap_loss``.
     """
 
     best: ClassVar[str] = "score"
@@ -58,7 +58,7 @@ class Segmentation(nn.Module):
     def __init__(self, recipe: Recipe, dataset: PreparedDataset) -> None:
         super().__init__()
         assert recipe.segment is not None
-        self.semantic = recipe.segment.semantic
+        self.semantic, self.overlap = recipe.segment.semantic, recipe.segment.overlap
         self.settings = self.describe(recipe, dataset)[1]
         self.class_names = ClassNames(tuple(class_names(dataset)), several=True) if self.semantic else None
         self.model = new_model(KIND, self.settings, recipe)
@@ -113,8 +113,13 @@ class Segmentation(nn.Module):
         return views, np.arange(len(frames))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss``, the mean over pixels."""
-        return {"loss": segmentation_loss(self.model(*inputs_of(self.log_mel, batch)), batch["mask"])}
+        """``loss`` of a batch's masked frames."""
+        return {"loss": self.loss(self.model(*inputs_of(self.log_mel, batch)), batch["mask"])}
+
+    def loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """The loss of ``logits`` (B, C, H, W), a scalar."""
+        loss = segmentation_loss(logits, masks)
+        return loss + self.overlap * overlap_loss(logits, masks) if self.overlap else loss
 
     @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
@@ -125,7 +130,7 @@ class Segmentation(nn.Module):
         found, guesses, loss, frames = [], defaultdict(list), 0.0, 0
         for batch in held_out():
             logits = resized(self.model(*inputs_of(self.log_mel, batch)), EVALUATION_SIZE)
-            loss += len(logits) * segmentation_loss(logits, batch["mask"]).item()
+            loss += len(logits) * self.loss(logits, batch["mask"]).item()
             frames += len(logits)
             found.append(scores_of(logits, batch["mask"]))
             for name, guess in blind(logits).items():

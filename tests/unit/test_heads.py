@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from avtool.losses import (
     binary_masks,
     magnitude_weights,
+    overlap_loss,
     published_binary_mask,
     published_ratio_mask,
     ratio_masks,
@@ -303,3 +304,27 @@ def test_separation_loss_is_not_divided_by_its_weights() -> None:
     assert separation_loss(logits, target).item() == pytest.approx(plain, rel=1e-5)
     assert separation_loss(logits, target, weights).item() == pytest.approx(weighted, rel=1e-5)
     assert separation_loss(logits.bfloat16(), target).dtype == torch.float32
+
+
+def test_overlap_loss_is_one_less_soft_intersection_over_union() -> None:
+    sure = 40.0
+    truth = torch.tensor([[[1, 1, 0, 0]], [[0, 0, 0, 0]]], dtype=torch.uint8)
+    exact = (truth[:, None].float() * 2 - 1) * sure
+    assert overlap_loss(exact, truth).item() == pytest.approx(0)
+    assert overlap_loss(-exact, truth).item() == pytest.approx(
+        0.5
+    )  # nothing shared; a frame without an object is 0
+    halves = torch.zeros(1, 1, 1, 4)
+    assert overlap_loss(halves, truth[:1]).item() == pytest.approx(
+        1 - 1 / 3
+    )  # 2 * 0.5 over 4 * 0.5 + 2 - 2 * 0.5
+    unknown = torch.tensor([[[1, 1, 0, 255]]], dtype=torch.uint8)
+    assert overlap_loss(halves, unknown).item() == pytest.approx(1 - 1 / 2.5)
+
+
+def test_overlap_loss_of_classes_is_a_mean_over_those_in_the_truth() -> None:
+    truth = torch.tensor([[[0, 0, 2, 255]]], dtype=torch.uint8)
+    of_place = torch.tensor([0, 1, 2, 1])  # the background once right, once taken for class 1; class 2 right
+    logits = 40.0 * nn.functional.one_hot(of_place, 3).t()[None, :, None].float()
+    assert overlap_loss(logits, truth).item() == pytest.approx((1 / 2 + 0) / 2)
+    assert overlap_loss(logits, torch.full_like(truth, 255)).item() == 0

@@ -20,6 +20,7 @@ from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, Usa
 from avtool.evaluate import evaluate
 from avtool.infer import segment
 from avtool.infer import segmentation as infer
+from avtool.losses import overlap_loss
 from avtool.media.frames import shown_frames
 from avtool.report.overlay import lay_over, palette, write_mask
 from avtool.tasks.segment import Segmentation
@@ -338,3 +339,16 @@ def test_an_overlay_tints_what_is_marked(tmp_path: Path) -> None:
         lay_over(frame, mask.T)
     write_mask(tmp_path / "m.png", mask, classes=3)
     assert np.array_equal(media.read_mask(tmp_path / "m.png"), mask)
+
+
+def test_the_loss_of_overlap_is_added_by_its_weight(data: Path) -> None:
+    dataset = PreparedDataset(data, "train")
+    logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    masks = (logits[:, 0] > 0.5).to(torch.uint8)
+    alone, both = (
+        Segmentation.from_recipe(recipe(f"segment.overlap={weight}"), dataset, np.arange(8)).loss(
+            logits, masks
+        )
+        for weight in (0, 2)
+    )
+    assert (both - alone).item() == pytest.approx(2 * overlap_loss(logits, masks).item(), rel=1e-5)
