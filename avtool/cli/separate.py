@@ -104,6 +104,6 @@ def separate(
 
 separate.__doc__ = f"""Take out of a clip's sound what belongs to its picture.
 
-    Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float) and masks.png; with
-    --with also other.wav and mixture.wav. {DASH_NOTE}
+    Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
+    separation.json; with --with also other.wav and mixture.wav. {DASH_NOTE}
     """

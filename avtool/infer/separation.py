@@ -88,7 +88,7 @@ def separate(
     force: bool = False,
 ) -> Separated:
     """Write into the folder ``out`` what of the sound of ``clip`` belongs to its picture, ``guided.wav``, what is left,
-    ``rest.wav``, and a picture of the masks, ``masks.png``.
+    ``rest.wav``, a picture of the masks, ``masks.png``, and what was done, ``separation.json``.
 
     ``clip`` is a video, or a picture with the sound file ``audio``. Each window of a longer clip is guided by the frame
     in its middle, or all by the frame ``at`` seconds; ``box`` (x1, y1, x2, y2 as fractions of that frame, the middle
@@ -106,6 +106,11 @@ def separate(
     guides = [_guide(GUIDED, clip, look(clip, audio, at), at, box)]
     if other is not None:
         guides.append(_guide(OTHER, other, look(other, None, None), None, None))
+        if guides[1].scene.sound.samefile(guides[0].scene.sound):
+            raise UsageError(
+                f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
+                hint="name another clip",
+            )
     track = read_track(guides[0].scene.sound)
     tracks = [track] + [_fitted(read_track(guide.scene.sound, like=track), track) for guide in guides[1:]]
     checkpoint, origin = find_model(model)

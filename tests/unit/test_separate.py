@@ -347,6 +347,14 @@ def test_the_files_sum_to_the_clips_own_sound(tmp_path: Path, model: Path) -> No
     assert json.loads((out / "separation.json").read_text())["with"] is None
 
 
+def test_a_clip_is_not_mixed_with_itself(tmp_path: Path, model: Path) -> None:
+    path, link = clip(tmp_path / "x.mp4", tone(3)), tmp_path / "y.mp4"
+    link.symlink_to(path)
+    with pytest.raises(UsageError, match=r"--with .*y\.mp4 has the very sound of the clip"):
+        separate(path, out=tmp_path / "o", model=model, other=link)
+    assert not (tmp_path / "o").exists()
+
+
 def test_masks_of_ones_leave_nothing_over(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
