@@ -1,6 +1,6 @@
 """Does each input help, and does pretraining? Folds by recording over every clip of a data set, paired.
 
-    python docs/compare_folds.py DATA OUT [--folds 5] [--seed 0] [--steps 406]
+    python docs/compare_folds.py DATA OUT [--folds 5] [--seed 0] [--pretrain-steps 600] [--steps 406]
 
 For every fold a tiny model is pretrained on the other folds, then fine-tuned to classify from those weights and from
 random ones, and evaluated on the fold alone. All folds' predictions together are one for each clip of DATA; differences
@@ -26,7 +26,7 @@ STARTS = {"pretrained": (), "scratch": ("--from", "none", "--allow-random")}
 
 
 def predictions(
-    data: Path, out: Path, *, fold: str, start: str, seed: int, steps: int
+    data: Path, out: Path, *, fold: str, start: str, seed: int, pretrain_steps: int, steps: int
 ) -> dict[str, np.ndarray]:
     """What the model that was fine-tuned without ``fold`` says of its clips, trained where it is not there yet."""
     k, n = fold.split("/")
@@ -36,7 +36,8 @@ def predictions(
     if not found.exists():
         begin = STARTS[start]
         if start == "pretrained":
-            avtool("pretrain", "--recipe", "tiny", "--out", str(pretrained), "--resume", *common)
+            arguments = ("--recipe", "tiny", "--out", str(pretrained), f"max_steps={pretrain_steps}")
+            avtool("pretrain", *arguments, "--resume", *common)
             begin = ("--from", str(pretrained))
         arguments = ("--recipe", "tiny-classify", *begin, "--out", str(run), f"max_steps={steps}")
         avtool("finetune", "classify", *arguments, "--resume", *common)
@@ -58,6 +59,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pretrain-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=406)
     given = parser.parse_args()
     dataset = PreparedDataset(given.data, "all")
@@ -66,8 +68,10 @@ def main() -> None:
     hits = {(start, row): np.full(len(dataset), np.nan) for start in STARTS for row in ROWS}
     for k in range(1, given.folds + 1):
         for start in STARTS:
-            options = {"start": start, "seed": given.seed, "steps": given.steps}
-            found = predictions(given.data, given.out, fold=f"{k}/{given.folds}", **options)
+            steps = {"pretrain_steps": given.pretrain_steps, "steps": given.steps}
+            found = predictions(
+                given.data, given.out, fold=f"{k}/{given.folds}", start=start, seed=given.seed, **steps
+            )
             clips = found["clips"]
             for row in ROWS:
                 hits[start, row][clips] = top_k_correct(found[f"logits_{row}"], labels[clips], 1)
