@@ -47,12 +47,17 @@ def list_recipes() -> list[Head]:
 
 
 def read_head(path: Path) -> Head:
-    """The ``# key: value`` lines at the top of a recipe, up to the first line that is no comment."""
+    """The ``# key: value`` lines at the top of a recipe, up to the first line that is no comment; a line that is set
+    farther in goes on with the one before."""
     found: dict[str, str] = {}
+    key = ""
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             if not line.startswith("#"):
                 break
+            if key in found and line.startswith("#  "):
+                found[key] += " " + line.lstrip("# ").strip()
+                continue
             key, colon, value = line.lstrip("# ").partition(":")
             if colon and key in Head.__dataclass_fields__:
                 found[key] = value.strip()

@@ -59,6 +59,15 @@ def test_shipped_recipes_are_valid_short_and_say_what_they_are_for(name: str) ->
     assert f"avtool {verb} --recipe {name}" in head.command
 
 
+def test_a_head_goes_on_in_lines_that_are_set_in(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "# note: x\n#   not kept\n# score: 7 % (one\n#   seed): low\n# time: an hour\ntask: pretrain\n"
+    )
+    head = shipped.read_head(path)
+    assert (head.score, head.time) == ("7 % (one seed): low", "an hour")
+
+
 def test_the_four_recipes_are_what_their_names_say() -> None:
     full = {name: load_recipe(name) for name in ("dense", "factorized", "token")}
     for name, recipe in full.items():
