@@ -144,6 +144,11 @@ def resolve_checkpoint(path: Path) -> Path:
         return path
     if is_checkpoint(path / BEST):
         return path / BEST
+    if (path / BEST).exists():
+        raise CheckpointError(
+            f"{path / BEST} lacks model.safetensors or config.json",
+            hint=f"take an undamaged copy, or name one of {path / CHECKPOINTS} yourself",
+        )
     if path.name == CHECKPOINTS:
         path = path.parent
     if done := checkpoints_of(path):

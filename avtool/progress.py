@@ -44,8 +44,11 @@ def warn(message: str) -> None:
 class Bar:
     """Progress through ``total`` units (None: the end is not known), of which ``start`` were done before."""
 
-    def __init__(self, description: str, total: int | None, unit: str, start: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int | None, unit: str, start: int = 0, *, brief: bool = False
+    ) -> None:
         self.description = description
+        self.brief = brief
         self.total = total
         self.unit = unit
         self.done = self._done_then = start
@@ -60,8 +63,9 @@ class Bar:
         self._show()
 
     def close(self) -> None:
-        """Show how far it came and at what rate over all."""
-        self._print_line(self._began, self.start, at_end=True)
+        """Show how far it came and at what rate over all; a brief one that showed nothing before ends in silence."""
+        if not self.brief or self._then != self._began:
+            self._print_line(self._began, self.start, at_end=True)
 
     def _show(self) -> None:
         if time.monotonic() - self._then >= PLAIN_SECONDS:
@@ -83,13 +87,19 @@ class Bar:
 class _LiveBar(Bar):
     """The same on a terminal, drawn by Rich."""
 
-    def __init__(self, description: str, total: int | None, unit: str, start: int = 0) -> None:
+    def __init__(
+        self, description: str, total: int | None, unit: str, start: int = 0, *, brief: bool = False
+    ) -> None:
         from rich.console import Console
         from rich.progress import Progress
 
-        super().__init__(description, total, unit, start)
+        super().__init__(description, total, unit, start, brief=brief)
         self._progress: Progress = Progress(
-            *_columns(), console=Console(stderr=True), refresh_per_second=4, expand=True
+            *_columns(),
+            console=Console(stderr=True),
+            refresh_per_second=4,
+            expand=True,
+            transient=brief,
         )
         self._task = self._progress.add_task(
             description, total=total, completed=start, rate="", count=self._count(), shown=""
@@ -142,15 +152,18 @@ def _clock(seconds: float) -> str:
 
 
 @contextmanager
-def progress_bar(description: str, *, total: int | None, unit: str, start: int = 0) -> Iterator[Bar]:
+def progress_bar(
+    description: str, *, total: int | None, unit: str, start: int = 0, brief: bool = False
+) -> Iterator[Bar]:
     """A bar on stderr for the length of the ``with`` block.
 
     ``unit`` is the plural name of what is counted ("clips", "samples"), ``total`` how many there are, and
     ``start`` how many were done in an earlier run. On a terminal a live bar that fits 80 columns; elsewhere a
-    plain line at most every ten seconds and one at the end, also where the block is left by an exception.
+    plain line at most every ten seconds and one at the end, also where the block is left by an exception. A
+    ``brief`` one leaves nothing behind: no live bar, and no last line where there was none before.
     """
     live = not _quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    bar = (_LiveBar if live else Bar)(description, total, unit, start)
+    bar = (_LiveBar if live else Bar)(description, total, unit, start, brief=brief)
     try:
         yield bar
     finally:

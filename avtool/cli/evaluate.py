@@ -32,6 +32,8 @@ EPILOG = examples(
     "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
+MOST_WINDOWS = 100
+"""Of a clip: more than ten change nothing that anybody has published."""
 BESIDE = 2
 """Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
@@ -61,7 +63,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            metavar="P,...", help="Protocols, by name.", show_default="all of the task's that apply"
+            metavar="P,...",
+            help="Protocols, by name; a wrong one names them all.",
+            show_default="those usual for the model",
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split to judge, or all.")] = "test",
@@ -72,7 +76,10 @@ def evaluate(
         ),
     ] = None,
     windows: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Windows a clip, averaged (classify, retrieve).")
+        int,
+        typer.Option(
+            min=1, max=MOST_WINDOWS, metavar="N", help="Windows a clip, averaged (classify, retrieve)."
+        ),
     ] = 1,
     maps: Annotated[
         str | None,
@@ -124,7 +131,11 @@ def evaluate(
     if not first_process():
         return
     if json:
-        print_json([table.as_dict() for table in tables])
+        from avtool.data.dataset import PreparedDataset
+        from avtool.evaluate import metrics
+        from avtool.places import resolve_checkpoint
+
+        print_json(metrics(tables, model=resolve_checkpoint(model), data=PreparedDataset(data, split)))
         return
     for table in tables:
         _print(table)

@@ -36,7 +36,7 @@ class Training:
     ) -> Training:
         """From what the command line says; UsageError where that is not enough, or is of another task."""
         from avtool.config.recipes import load_recipe
-        from avtool.errors import UsageError
+        from avtool.errors import RecipeError, UsageError
 
         if name is None:
             name = _recipe_of(out) if resume and out is not None else None
@@ -45,12 +45,12 @@ class Training:
                 "no --recipe is given",
                 hint="avtool recipes ls lists them; with --resume --out RUN it is the run's",
             )
-        recipe = load_recipe(name, [*settings, *(() if seed is None else (f"seed={seed}",))])
-        if recipe.task != task:
-            verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
-            raise UsageError(
-                f"recipe {name} is of task {recipe.task}, not {task}", hint=f"avtool {verb} --recipe {name}"
-            )
+        try:
+            recipe = load_recipe(name, [*settings, *(() if seed is None else (f"seed={seed}",))])
+        except RecipeError:
+            _check_task(load_recipe(name), name, task)  # then that is why they do not fit
+            raise
+        _check_task(recipe, name, task)
         out = out or _default_out(Path(name).stem, resume=resume)
         return cls(recipe, data or (_data_of(out) if resume else None) or _default_data(recipe), out)
 
@@ -61,6 +61,17 @@ class Training:
 
         typer.echo(dump_recipe(recipe))
         typer.echo(dry_run(recipe, data=self.data, device=device))
+
+
+def _check_task(recipe: Recipe, name: str, task: str) -> None:
+    from avtool.errors import UsageError
+
+    if recipe.task != task:
+        verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
+        raise UsageError(
+            f"recipe {name} is of task {recipe.task}, not {task}",
+            hint=f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls",
+        )
 
 
 def _recipe_of(run: Path) -> str | None:

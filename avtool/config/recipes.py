@@ -257,7 +257,7 @@ def _in_words(error: ErrorDetails, value: Any) -> str:
     what = repr(error["input"]) if isinstance(value, list) and error["input"] is not value else "it"
     if error["type"] in _WANTED:
         return f"{what} should be {_WANTED[error['type']]}"
-    return error["msg"].replace("Input", what)
+    return error["msg"].removeprefix("Value error, ").replace("Input", what)
 
 
 def _where(key: Key, origins: Origins, path: Path) -> str:

@@ -152,7 +152,9 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         f"into {run.folder}"
     )
     if run.task.best and not len(clips.held_out):
-        say("no recording is held out to choose the best checkpoint on: the last one is kept alone")
+        share = recipe.data.validation
+        why = f": data.validation={share:g} of so few recordings a class is none" if share else ""
+        say(f"no recording is held out to choose the best checkpoint on{why}; the last one is kept alone")
 
 
 def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:

@@ -19,7 +19,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.distributed import joined, local_device
 from avtool.errors import DataError, UsageError
-from avtool.evaluate.classification import evaluate_classification, evaluate_knn
+from avtool.evaluate.classification import SETS, evaluate_classification, evaluate_knn
 from avtool.evaluate.context import Context
 from avtool.evaluate.localization import PROTOCOLS as LOCALIZATION
 from avtool.evaluate.localization import evaluate_localization
@@ -35,6 +35,7 @@ from avtool.files import atomic_file, check_output
 from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
 from avtool.progress import quiet
+from avtool.tasks.names import ClassNames
 
 __all__ = ["Localization", "Table", "evaluate", "keep_localization", "kept_localization", "measure_pointing"]
 
@@ -102,7 +103,7 @@ def evaluate(
         checkpoint = resolve_checkpoint(model)
         config = read_model_config(checkpoint)
         task = task or KINDS[config.kind]
-        chosen_protocols = _protocols(task, protocols, config)
+        chosen_protocols = _protocols(task, protocols, config, checkpoint)
         for option, given, tasks in (("--windows", windows > 1, _AVERAGED), ("--map", maps, ("localize",))):
             if given and task not in tasks:
                 raise UsageError(
@@ -133,13 +134,15 @@ def evaluate(
             with atomic_file(save_predictions) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **context.predictions)
         if world.main and out is not None:
-            write_metrics(out, tables, model=checkpoint, data=dataset)
+            content = metrics(tables, model=checkpoint, data=dataset)
+            with atomic_file(out) as partial:
+                partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return tables
 
 
-def write_metrics(path: Path, tables: Sequence[Table], *, model: Path, data: PreparedDataset) -> None:
-    """metrics.json: the tables, and what they are of."""
-    content = {
+def metrics(tables: Sequence[Table], *, model: Path, data: PreparedDataset) -> dict[str, Any]:
+    """What metrics.json holds: the tables, and what they are of."""
+    return {
         "model": str(model),
         "data": {
             "name": data.name,
@@ -149,11 +152,9 @@ def write_metrics(path: Path, tables: Sequence[Table], *, model: Path, data: Pre
         },
         "tables": [table.as_dict() for table in tables],
     }
-    with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, ...]:
+def _protocols(task: str, wanted: Sequence[str], config: Config, checkpoint: Path) -> tuple[str, ...]:
     if task not in TASKS:
         raise UsageError(f"there is no task {task!r} to evaluate", hint=f"one of {', '.join(TASKS)}")
     if unknown := [name for name in wanted if name not in TASKS[task]]:
@@ -167,7 +168,10 @@ def _protocols(task: str, wanted: Sequence[str], config: Config) -> tuple[str, .
     if task == "segment":
         return fitting_protocols(config)
     if task == "classify":
-        return ("knn",) if "classes" not in config.model else ("top1", "top5")
+        if "classes" not in config.model:
+            return ("knn",)
+        names = ClassNames.read(checkpoint, count=config.model["classes"])
+        return SETS if names is not None and names.several else ("top1", "top5")
     return TASKS[task]
 
 
@@ -189,7 +193,7 @@ def _classify(context: Context, protocols: Sequence[str]) -> list[Table]:
         if "classes" not in context.config.model:
             raise UsageError(
                 f"{context.checkpoint} has no classification head",
-                hint=f"avtool finetune classify --from {context.checkpoint}, or --protocol knn",
+                hint=f"avtool finetune classify --recipe tiny-classify --from {context.checkpoint}, or --protocol knn",
             )
         tables += evaluate_classification(context, heads)
     if "knn" in protocols:

@@ -35,19 +35,20 @@ SETS = ("mAP", "AUC")
 def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[Table]:
     """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
     commonest class gets. Windows of a clip are averaged as logits."""
-    several = any(protocol in SETS for protocol in protocols)
-    clips, left_out = _clips(context, several=several)
+    _check_head(context)
+    single, sets = (tuple(p for p in protocols if (p in SETS) == of_sets) for of_sets in (False, True))
+    groups = [(group, *_judged(context, several=group is sets)) for group in (single, sets) if group]
+    clips = np.unique(np.concatenate([fitting for _, fitting, _ in groups]))
     model, log_mel = context.load()
-    logits = _logits(context, model, log_mel, clips)
+    everything = _logits(context, model, log_mel, clips)
     if not context.world.main:
         return []
-    context.predictions |= {f"logits_{name}": value for name, value in logits.items()} | {"clips": clips}
-    targets = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
-    recordings = context.recordings(clips)
+    context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {"clips": clips}
     tables = []
-    for group in (tuple(p for p in protocols if p not in SETS), tuple(p for p in protocols if p in SETS)):
-        if not group:
-            continue
+    for group, fitting, left_out in groups:
+        logits = {name: value[np.searchsorted(clips, fitting)] for name, value in everything.items()}
+        targets = one_hot(labels_of(context.dataset)[fitting], len(context.dataset.classes)).numpy()
+        recordings = context.recordings(fitting)
         rows = [
             Row(
                 name,
@@ -71,10 +72,10 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
     return tables
 
 
-def _clips(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
-    """The clips that can be judged, and how many cannot, by reason. DataError where the head does not fit the data."""
+def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """The clips that a protocol can judge, ascending, and how many it cannot, by reason. ``several``: one of sets of
+    labels; the others need exactly one, whatever is asked for beside them. DataError where none is left."""
     dataset = context.dataset
-    _check_head(context)
     counts = np.array([len(dataset.record(int(i)).label_ids) for i in context.chosen])
     fits = counts >= 1 if several else counts == 1
     if not fits.any():

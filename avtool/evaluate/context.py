@@ -23,6 +23,7 @@ from avtool.features import LogMel, window_samples
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.model.config import Config
+from avtool.progress import progress_bar
 
 Key = TypeVar("Key", bound=Hashable)
 Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
@@ -107,13 +108,15 @@ class Context:
     ) -> dict[Key, np.ndarray]:
         """``each`` of this process's own samples."""
         found: dict[Key, list[Tensor]] = defaultdict(list)
-        for batch in batches_in_order(views, numbers, batch_size=self.batch_size, workers=self.workers):
-            on_device = {
-                name: value.to(self.device) if isinstance(value, Tensor) else value
-                for name, value in batch.items()
-            }
-            for name, value in compute(on_device).items():
-                found[name].append(value.cpu())
+        with progress_bar("evaluating", total=len(numbers), unit="samples", brief=True) as bar:
+            for batch in batches_in_order(views, numbers, batch_size=self.batch_size, workers=self.workers):
+                on_device = {
+                    name: value.to(self.device) if isinstance(value, Tensor) else value
+                    for name, value in batch.items()
+                }
+                for name, value in compute(on_device).items():
+                    found[name].append(value.cpu())
+                bar.advance(min(self.batch_size, len(numbers) - bar.done))
         whole = {name: torch.cat(found.pop(name)) for name in list(found)}
         if averaged > 1:
             whole = {name: value.unflatten(0, (-1, averaged)).mean(dim=1) for name, value in whole.items()}

@@ -54,7 +54,7 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     if context.config.kind != KIND:
         raise UsageError(
             f"{context.checkpoint} separates no sounds: it is of kind {context.config.kind}",
-            hint=f"avtool finetune separate --from {context.checkpoint}",
+            hint=f"avtool finetune separate --recipe tiny-separate --from {context.checkpoint}",
         )
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
     scores, no_source = _scores(context, pairs.mixtures)

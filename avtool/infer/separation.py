@@ -37,6 +37,7 @@ from avtool.tasks.separate import KIND
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"
+SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg")
 WINDOWS_AT_ONCE = 8
 STRETCH = 1 << 21
 """Samples of a channel that masks are applied to at once."""
@@ -99,6 +100,11 @@ def separate(
     takes what the model's band and masks leave over, and they sum to the sound there was. The clip is looked at before
     any weights are loaded, and nothing is written before all is computed. AvtoolError where something cannot be used.
     """
+    if out.suffix.lower() in SOUND_FILES:
+        raise UsageError(
+            f"--out {printable(out)} has the name of a sound file: several files are written, into a folder",
+            hint=f"--out {printable(out.with_suffix(''))}",
+        )
     check_output(out, force=force, markers=(FACTS_JSON,))
     if box is not None and other is not None:
         raise UsageError("--box and --with do not go together", hint="leave one of them out")
@@ -133,7 +139,7 @@ def separate(
         sounds={name: np.ascontiguousarray(sound.T) for name, sound in sounds.items()},
         rate=track.rate,
         masks={guide.name: mask.cpu().numpy() for guide, mask in zip(guides, masks, strict=True)},
-        files=[*(out / f"{name}.wav" for name in written), out / MASKS_PNG],
+        files=[*(out / f"{name}.wav" for name in written), out / MASKS_PNG, out / FACTS_JSON],
         model=checkpoint,
         sdr=_sdr(guides, tracks, mixture, sources) if other is not None else {},
     )
@@ -159,7 +165,8 @@ def cropped_to(frame: np.ndarray, box: Box) -> np.ndarray:
     text = ",".join(f"{value:g}" for value in box)
     if not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1):
         pixels = all(
-            0 <= value <= side for value, side in zip(box, (width, height, width, height), strict=True)
+            float(value).is_integer() and 0 <= value <= side
+            for value, side in zip(box, (width, height, width, height), strict=True)
         )
         asked = ",".join(
             f"{value / side:.3g}" for value, side in zip(box, (width, height, width, height), strict=True)

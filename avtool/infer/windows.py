@@ -20,6 +20,7 @@ from avtool.features import LogMel, normalize_frames, to_float_waveform, window_
 from avtool.infer.scene import Scene, check_size, look
 from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.model.config import Config
+from avtool.progress import progress_bar
 
 WINDOWS_AT_ONCE = 16
 Failed = Callable[[Path, AvtoolError], None]
@@ -124,19 +125,21 @@ def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None)
     middle = max(0, len(sound) - count) // 2
     starts = [middle] if every is None else window_starts(len(sound), count, every * rate)
     still = centre_view(scene.frame, size) if is_picture(clip) else None
-    for first in range(0, len(starts), WINDOWS_AT_ONCE):
-        begin = np.array(starts[first : first + WINDOWS_AT_ONCE])
-        end = np.minimum(begin + count, len(sound))
-        yield Windows(
-            times=np.stack([begin, end], axis=1) / rate,
-            frames=np.stack(
-                [
-                    centre_view(read_frame(clip, time)[0], size) if still is None else still
-                    for time in (begin + end) / 2 / rate
-                ]
-            ),
-            waveforms=np.stack([fit_window(sound[a:b], count) for a, b in zip(begin, end, strict=True)]),
-        )
+    with progress_bar(clip.name, total=len(starts), unit="windows", brief=True) as bar:
+        for first in range(0, len(starts), WINDOWS_AT_ONCE):
+            begin = np.array(starts[first : first + WINDOWS_AT_ONCE])
+            end = np.minimum(begin + count, len(sound))
+            yield Windows(
+                times=np.stack([begin, end], axis=1) / rate,
+                frames=np.stack(
+                    [
+                        centre_view(read_frame(clip, time)[0], size) if still is None else still
+                        for time in (begin + end) / 2 / rate
+                    ]
+                ),
+                waveforms=np.stack([fit_window(sound[a:b], count) for a, b in zip(begin, end, strict=True)]),
+            )
+            bar.advance(len(begin))
 
 
 def window_starts(length: int, count: int, every: float) -> list[int]:

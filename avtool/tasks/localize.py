@@ -14,6 +14,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews
 from avtool.distributed import of_all
+from avtool.errors import UsageError
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import TWO_PASS, LocalizationModel
 from avtool.tasks import Batches
@@ -58,7 +59,13 @@ class Localization(nn.Module):
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """A localizer. It fits any data."""
+        """A localizer. It fits any data. UsageError where no frame ever meets another sound than its own."""
+        assert recipe.localize is not None
+        if recipe.localize.way == TWO_PASS and recipe.train.batch_size < 2:
+            raise UsageError(
+                "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
+                hint="train.batch_size=2 or more, or localize.way=joint",
+            )
         return KIND, localizer_settings(recipe)
 
     @classmethod

@@ -126,7 +126,10 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
     if kind in TRAINED:
         if kind != own:
             task = "localize" if kind == "trained" else "segment"
-            raise UsageError(f"this model has no {kind} map", hint=f"avtool finetune {task} trains one")
+            raise UsageError(
+                f"this model has no {kind} map",
+                hint=f"avtool finetune {task} --recipe tiny-{task} trains one",
+            )
         return kind
     if kind != "cosine" and not hears:
         found = {0: "no fusion blocks", 1: "a single fusion block"}[len(encoder.fusion_blocks)]

@@ -126,6 +126,12 @@ def test_devices(value: str, code: int) -> None:
             "no prepared data at data/prepared/vggsound",
             "avtool prepare vggsound\n",
         ),
+        (
+            ["finetune", "classify", "--recipe", "tiny", "--from", "run"],
+            2,
+            "recipe tiny is of task pretrain, not classify",
+            "avtool recipes ls",
+        ),
         (["localize", "x.mp4", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
         (["demo", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
         (
@@ -151,6 +157,7 @@ def test_devices(value: str, code: int) -> None:
         "raw",
         "data",
         "data-full",
+        "other-task",
         "device-before-clip",
         "device-before-rendering",
         "folder",
@@ -175,7 +182,15 @@ def test_bad_input_is_named_with_a_way_out(
 
 
 @pytest.mark.parametrize(
-    "args", [["bogus"], ["localize", "--bogus", "x.mp4"], ["pretrain"], ["localize"]], ids=" ".join
+    "args",
+    [
+        ["bogus"],
+        ["localize", "--bogus", "x.mp4"],
+        ["pretrain"],
+        ["localize"],
+        ["evaluate", "x", "--data", "d", "--windows", "101"],
+    ],
+    ids=" ".join,
 )
 def test_unknown_commands_and_options_are_wrong_usage(args: list[str], avtool: Avtool) -> None:
     done = avtool(*args)

@@ -35,6 +35,16 @@ def test_a_log_gets_few_lines_and_one_at_the_end(capsys, monkeypatch) -> None:
     ]
 
 
+def test_a_brief_bar_is_silent_unless_it_takes_long(capsys, monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, lines in ((1, 0), (11, 2)):
+        with progress.progress_bar("evaluating", total=2, unit="samples", brief=True) as bar:
+            now[0] += seconds
+            bar.advance(2)
+        assert len(capsys.readouterr().err.splitlines()) == lines
+
+
 def test_the_end_is_told_where_the_work_is_broken_off(capsys) -> None:
     with pytest.raises(ZeroDivisionError), progress.progress_bar("prepare", total=None, unit="clips") as bar:
         bar.advance(3)

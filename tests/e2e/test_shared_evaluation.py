@@ -74,9 +74,9 @@ def tables(processes: int, family: str, *options: str, models: Path, data: Path,
     command = ("evaluate", str(models / model), *arguments, *options, "--device", "cpu", "--json", "--force")
     done = avtool(processes, *command, data=data, out=out)
     assert done.returncode == 0, done.stderr
-    written = json.loads(out.read_text())["tables"]
+    written = json.loads(out.read_text())
     assert json.loads(done.stdout) == written
-    return written
+    return written["tables"]
 
 
 def by_one(family: str, *, models: Path, data: Path, **options: Any) -> list[dict]:

@@ -444,6 +444,16 @@ def test_data_without_classes_to_tell_apart_is_refused(tmp_path: Path) -> None:
         assert told.value.hint and not (folder / "run").exists()
 
 
+def test_that_nothing_is_held_out_is_said_with_its_reason(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(data, tmp_path / "run", "data.validation=0.01", "max_steps=1")
+    said = (
+        "no recording is held out to choose the best checkpoint on: data.validation=0.01 of so few recordings"
+    )
+    assert said in capsys.readouterr().err and not (tmp_path / "run" / BEST).exists()
+
+
 def test_an_encoder_without_fusion_tokens_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="fusion head reads fusion tokens"):
         run(data, tmp_path / "run", "model.fusion={kind: token, layers: none, tokens: [0, 0, 0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -135,6 +136,21 @@ def test_clips_of_several_labels_have_map_and_auc(model: Path, data: Path) -> No
     assert found["fused", "AUC"] == pytest.approx(100 * roc_auc(logits[kept], targets).mean())
     assert found["always the commonest class", "mAP"] == pytest.approx(100 * targets.mean())
     assert found["always the commonest class", "AUC"] == 50
+
+
+def test_a_protocols_samples_are_its_own_whatever_is_asked_for_beside_it(model: Path, data: Path) -> None:
+    alone = [*judge(model, data, protocols=["top1"]), *judge(model, data, protocols=["mAP"])]
+    beside = judge(model, data, protocols=["mAP", "top1"])
+    assert [table.samples for table in beside] == [12, 13]
+    assert [asdict(table) for table in beside] == [asdict(table) for table in alone]
+
+
+def test_a_classifier_of_several_labels_is_judged_by_protocols_of_several(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(model / BEST, tmp_path / "several")
+    ClassNames(LABELS, several=True).write(tmp_path / "several")
+    assert [table.protocol for table in judge(tmp_path / "several", data)] == ["mAP, AUC"]
 
 
 @pytest.mark.parametrize("task", ["classify", "retrieve"])

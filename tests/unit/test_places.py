@@ -81,3 +81,16 @@ def test_a_wrong_model_is_laid_at_the_variable(
     with pytest.raises(AvtoolError) as named:
         places.find_model(Path(value))
     assert named.value.message.startswith(words)
+
+
+def test_best_weights_that_are_not_whole_are_not_passed_over(home: Path) -> None:
+    """A run's newest checkpoint is another model than its best."""
+    newest = model_at(places.checkpoint_folder(Path("run"), 3))
+    assert places.resolve_checkpoint(Path("run")) == newest
+    best = model_at(Path("run") / places.BEST)
+    assert places.resolve_checkpoint(Path("run")) == best
+    (best / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"run/best lacks model\.safetensors") as caught:
+        places.resolve_checkpoint(Path("run"))
+    assert "run/checkpoints" in caught.value.hint
+    assert places.resolve_checkpoint(newest) == newest
