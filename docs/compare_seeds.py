@@ -2,9 +2,10 @@
 
     python docs/compare_seeds.py DATA OUT [--tasks classify,localize,separate,segment] [--seeds 0,1,2]
 
-For every seed a tiny model is pretrained on the training split, fine-tuned for each task by the shipped recipe, and
-evaluated on the test split by all protocols that the data can answer. What is there already is not done again, so it
-can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can share the seeds.
+For every seed a tiny model is pretrained on the training split, fine-tuned for each task by the shipped recipe (to
+separate: from the seed's localizer), and evaluated on the test split by all protocols that the data can answer. What is
+there already is not done again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can
+share the seeds.
 """
 
 from __future__ import annotations
@@ -18,17 +19,30 @@ from pathlib import Path
 from compare_fusion import avtool
 
 
+PRETRAIN = "pretrain"
+BEGINS_FROM = {"separate": "localize"}
+"""Where a task does not begin from the pretrained model: a localizer knows by sight what sounds."""
+
+
+def trained(data: Path, out: Path, task: str, seed: str) -> Path:
+    """The run of a task, made where it is not there yet."""
+    run = out / f"{task}-{seed}"
+    if not (run / "done").exists():
+        common = ("--out", str(run), "--data", str(data), "--seed", seed, "--resume")
+        if task == PRETRAIN:
+            avtool("pretrain", "--recipe", "tiny", *common)
+        else:
+            begin = trained(data, out, BEGINS_FROM.get(task, PRETRAIN), seed)
+            avtool("finetune", task, "--recipe", f"tiny-{task}", "--from", str(begin), *common)
+        (run / "done").touch()
+    return run
+
+
 def tables(data: Path, out: Path, task: str, seed: str) -> list[dict]:
     """The tables of one fine-tuned model, made where they are not there yet."""
-    pretrained, run = out / f"pretrain-{seed}", out / f"{task}-{seed}"
-    found = run.with_suffix(".json")
+    found = out / f"{task}-{seed}.json"
     if not found.exists():
-        common = ("--data", str(data), "--seed", seed, "--resume")
-        if not (pretrained / "done").exists():
-            avtool("pretrain", "--recipe", "tiny", "--out", str(pretrained), *common)
-            (pretrained / "done").touch()
-        begin = ("--recipe", f"tiny-{task}", "--from", str(pretrained))
-        avtool("finetune", task, *begin, "--out", str(run), *common)
+        run = trained(data, out, task, seed)
         avtool("evaluate", str(run), "--data", str(data), "--out", str(found))
     return json.loads(found.read_text())["tables"]
 
