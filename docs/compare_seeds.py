@@ -1,6 +1,7 @@
 """What the small recipes reach on a prepared data set: every row of every task's tables, mean and spread over seeds.
 
     python docs/compare_seeds.py DATA OUT [--tasks classify,localize,separate,segment] [--seeds 0,1,2]
+        [--steps localize=800,separate=700]
 
 For every seed a tiny model is pretrained on the training split, fine-tuned for each task by the shipped recipe (to
 separate: from the seed's localizer), and evaluated on the test split by all protocols that the data can answer. What is
@@ -18,31 +19,31 @@ from pathlib import Path
 
 from compare_fusion import avtool
 
-
 PRETRAIN = "pretrain"
 BEGINS_FROM = {"separate": "localize"}
 """Where a task does not begin from the pretrained model: a localizer knows by sight what sounds."""
 
 
-def trained(data: Path, out: Path, task: str, seed: str) -> Path:
-    """The run of a task, made where it is not there yet."""
+def trained(data: Path, out: Path, task: str, seed: str, steps: dict[str, str]) -> Path:
+    """The run of a task, made where it is not there yet; ``steps`` by task, where not its recipe's."""
     run = out / f"{task}-{seed}"
     if not (run / "done").exists():
-        common = ("--out", str(run), "--data", str(data), "--seed", seed, "--resume")
+        common = ["--out", str(run), "--data", str(data), "--seed", seed, "--resume"]
+        common += [f"max_steps={steps[task]}"] if task in steps else []
         if task == PRETRAIN:
             avtool("pretrain", "--recipe", "tiny", *common)
         else:
-            begin = trained(data, out, BEGINS_FROM.get(task, PRETRAIN), seed)
+            begin = trained(data, out, BEGINS_FROM.get(task, PRETRAIN), seed, steps)
             avtool("finetune", task, "--recipe", f"tiny-{task}", "--from", str(begin), *common)
         (run / "done").touch()
     return run
 
 
-def tables(data: Path, out: Path, task: str, seed: str) -> list[dict]:
+def tables(data: Path, out: Path, task: str, seed: str, steps: dict[str, str]) -> list[dict]:
     """The tables of one fine-tuned model, made where they are not there yet."""
     found = out / f"{task}-{seed}.json"
     if not found.exists():
-        run = trained(data, out, task, seed)
+        run = trained(data, out, task, seed, steps)
         avtool("evaluate", str(run), "--data", str(data), "--out", str(found))
     return json.loads(found.read_text())["tables"]
 
@@ -55,12 +56,14 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tasks", default="classify,localize,separate,segment")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--steps", default="", help="where not the recipe's, as localize=800,separate=700")
     given = parser.parse_args()
+    steps = dict(pair.split("=") for pair in given.steps.split(",") if pair)
     values: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     headings: dict[tuple[str, str], str] = {}
     for seed in given.seeds.split(","):
         for task in given.tasks.split(","):
-            for table in tables(given.data, given.out, task, seed):
+            for table in tables(given.data, given.out, task, seed, steps):
                 left_out = "".join(f"; {count} left out, {why}" for why, count in table["left_out"].items())
                 headings[task, table["protocol"]] = f"n = {table['samples']}{left_out}\n  {table['words']}"
                 for row in table["rows"]:
