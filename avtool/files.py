@@ -17,8 +17,10 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
     ``option`` is what the user calls it.
 
     With ``markers``, ``force`` may replace only an empty folder, or one in which a file of such a name says that avtool
-    wrote it: never a folder of the user's own.
+    wrote it: never a folder of the user's own. Without, the output is a file, and a folder in its place is refused.
     """
+    if path.is_dir() and not markers:
+        raise UsageError(f"{option} {path} is a folder, a file is needed", hint=f"choose another {option}")
     if (path.exists() or path.is_symlink()) and not force:
         raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
     if markers and path.exists():

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from compare_fusion import avtool
 
-PRETRAIN = "pretrain"
+PRETRAIN, TASKS = "pretrain", ("classify", "localize", "separate", "segment")
 BEGINS_FROM = {"separate": "localize"}
 """Where a task does not begin from the pretrained model: a localizer knows by sight what sounds."""
 
@@ -54,16 +54,22 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--tasks", default="classify,localize,separate,segment")
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", default="", help="where not the recipe's, as localize=800,separate=700")
     given = parser.parse_args()
-    steps = dict(pair.split("=") for pair in given.steps.split(",") if pair)
+    tasks, steps = given.tasks.split(","), [pair.split("=") for pair in given.steps.split(",") if pair]
+    if unknown := {*tasks, *(pair[0] for pair in steps)} - {PRETRAIN, *TASKS}:
+        parser.error(f"there is no task {min(unknown)!r}: {', '.join(TASKS)}")
+    if wrong := ["=".join(pair) for pair in steps if len(pair) != 2 or not pair[1].isdigit()]:
+        parser.error(f"--steps {wrong[0]} is not TASK=STEPS")
+    if not given.data.is_dir():
+        parser.error(f"there are no prepared data at {given.data}")
     values: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     headings: dict[tuple[str, str], str] = {}
     for seed in given.seeds.split(","):
-        for task in given.tasks.split(","):
-            for table in tables(given.data, given.out, task, seed, steps):
+        for task in tasks:
+            for table in tables(given.data, given.out, task, seed, dict(steps)):
                 left_out = "".join(f"; {count} left out, {why}" for why, count in table["left_out"].items())
                 headings[task, table["protocol"]] = f"n = {table['samples']}{left_out}\n  {table['words']}"
                 for row in table["rows"]:

@@ -43,7 +43,7 @@ def _fold(value: str | None) -> str | None:
         return None
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
-        raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, as 1/5")
+        raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, and N at least 2, as 1/5")
     return value
 
 
@@ -110,13 +110,14 @@ def evaluate(
     set_threads(threads)
     from avtool.evaluate import evaluate as run
 
+    chosen = None if fold is None else (int(fold.split("/")[0]), int(fold.split("/")[1]))
     tables = run(
         model,
         data,
         task=task,
         protocols=[name.strip() for name in protocol.split(",")] if protocol else (),
         split=split,
-        fold=None if fold is None else tuple(map(int, fold.split("/"))),  # type: ignore[arg-type]
+        fold=chosen,
         windows=windows,
         maps=[name.strip() for name in maps.split(",")] if maps else (),
         object_prior=object_prior,
@@ -135,7 +136,8 @@ def evaluate(
         from avtool.evaluate import metrics
         from avtool.places import resolve_checkpoint
 
-        print_json(metrics(tables, model=resolve_checkpoint(model), data=PreparedDataset(data, split)))
+        dataset = PreparedDataset(data, split)
+        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=chosen))
         return
     for table in tables:
         _print(table)
@@ -150,7 +152,7 @@ def _print(table: Table) -> None:
         what += f" from {table.recordings} recordings"
     left_out = [f"{count} clips left out {reason}" for reason, count in table.left_out.items()]
     interval = f"95 % bootstrap intervals (seed {table.seed})"
-    caption = "\n".join([table.words, "; ".join([interval, *left_out]), *table.notes])
+    caption = "\n".join([*filter(None, [table.data]), table.words, "; ".join([interval, *left_out]), *table.notes])
     grid = Grid(title=what, caption=caption, title_justify="left", caption_justify="left")
     grid.add_column("")
     names = list(dict.fromkeys(name for row in table.rows for name in row.measures))

@@ -40,6 +40,8 @@ class Training:
 
         if name is None:
             name = _recipe_of(out) if resume and out is not None else None
+        if name is None and resume and out is not None:
+            raise UsageError(f"there is no run at {out} to go on with", hint="begin one with --recipe")
         if name is None:
             raise UsageError(
                 "no --recipe is given",
@@ -68,9 +70,12 @@ def _check_task(recipe: Recipe, name: str, task: str) -> None:
 
     if recipe.task != task:
         verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
+        of_run = f"avtool {verb} --resume --out {Path(name).parent}"
         raise UsageError(
             f"recipe {name} is of task {recipe.task}, not {task}",
-            hint=f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls",
+            hint=of_run
+            if Path(name).name == "recipe.yaml"
+            else f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls",
         )
 
 

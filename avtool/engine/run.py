@@ -76,6 +76,12 @@ class Clips:
         if count >= recipe.train.batch_size:
             return
         reasons = "".join(f", {number} {reason}" for reason, number in self.left_out.items())
+        if self.part == VALIDATION and len(self.held_out) > count:
+            raise DataError(
+                f"{dataset.folder} has {count} clips of split {dataset.split} to train on, for {len(self.held_out)} "
+                f"are held out; a batch needs {recipe.train.batch_size}",
+                hint=f"data.validation=0.1, less than {recipe.data.validation:g}",
+            )
         raise DataError(
             f"{dataset.folder} has {count} clips of split {dataset.split} to train on{reasons}; a batch needs "
             f"{recipe.train.batch_size}",

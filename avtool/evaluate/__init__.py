@@ -100,6 +100,11 @@ def evaluate(
         for option, path in (("--out", out), ("--save-predictions", save_predictions)):
             if path is not None:
                 check_output(path, force=force, option=option)
+        if out is not None and save_predictions is not None and out.resolve() == save_predictions.resolve():
+            raise UsageError(
+                f"--save-predictions {save_predictions} would replace what --out writes",
+                hint="name another file",
+            )
         checkpoint = resolve_checkpoint(model)
         config = read_model_config(checkpoint)
         task = task or KINDS[config.kind]
@@ -120,6 +125,7 @@ def evaluate(
             config=config,
             dataset=dataset,
             chosen=_clips(dataset, fold),
+            part=_part(dataset, fold),
             device=local_device(resolve_device(device)),
             batch_size=batch_size,
             workers=workers,
@@ -134,13 +140,15 @@ def evaluate(
             with atomic_file(save_predictions) as partial, partial.open("wb") as file:
                 np.savez_compressed(file, **context.predictions)
         if world.main and out is not None:
-            content = metrics(tables, model=checkpoint, data=dataset)
+            content = metrics(tables, model=checkpoint, data=dataset, fold=fold)
             with atomic_file(out) as partial:
                 partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return tables
 
 
-def metrics(tables: Sequence[Table], *, model: Path, data: PreparedDataset) -> dict[str, Any]:
+def metrics(
+    tables: Sequence[Table], *, model: Path, data: PreparedDataset, fold: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """What metrics.json holds: the tables, and what they are of."""
     return {
         "model": str(model),
@@ -148,6 +156,7 @@ def metrics(tables: Sequence[Table], *, model: Path, data: PreparedDataset) -> d
             "name": data.name,
             "folder": str(data.folder),
             "split": data.split,
+            "fold": fold,
             "checksum": data.checksum,
         },
         "tables": [table.as_dict() for table in tables],
@@ -179,12 +188,19 @@ def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray
     everything = np.arange(len(dataset))
     if fold is None:
         return everything
-    return everything[_in_fold(dataset, fold)]
-
-
-def _in_fold(dataset: PreparedDataset, fold: tuple[int, int]) -> np.ndarray:
     labels = [dataset.label_id(i) for i in range(len(dataset))]
-    return parts.fold(parts.recordings(dataset), labels, *fold)
+    chosen = everything[parts.fold(parts.recordings(dataset), labels, *fold)]
+    if not len(chosen):
+        raise DataError(
+            f"--fold {fold[0]}/{fold[1]} of split {dataset.split} of {dataset.folder} holds no clip",
+            hint="choose fewer folds: no class has as many recordings",
+        )
+    return chosen
+
+
+def _part(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
+    """What is judged, in words."""
+    return f"{dataset.name}, split {dataset.split}" + ("" if fold is None else f", fold {fold[0]}/{fold[1]}")
 
 
 def _classify(context: Context, protocols: Sequence[str]) -> list[Table]:

@@ -34,11 +34,11 @@ Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
 class Context:
     """An evaluation's surroundings.
 
-    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on. ``windows`` of a clip are averaged where a
-    protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with ``object_prior``, a ResNet's
-    weights, also mixed with what that finds. ``predictions`` collects what ``--save-predictions`` writes: arrays by
-    name. Results are the same for any ``batch_size``, any ``workers``, and any number of processes in ``world``, which
-    share the samples and leave what is made of them to rank 0.
+    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. ``windows``
+    of a clip are averaged where a protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with
+    ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions`` collects what
+    ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size``, any ``workers``, and any
+    number of processes in ``world``, which share the samples and leave what is made of them to rank 0.
     """
 
     checkpoint: Path
@@ -50,6 +50,7 @@ class Context:
     workers: int = 0
     seed: int = 0
     windows: int = 1
+    part: str = ""
     maps: Sequence[str] = ()
     object_prior: Path | None = None
     world: World = field(default_factory=World)
@@ -174,5 +175,6 @@ class Context:
             recordings=len(set(recordings)),
             seed=self.seed,
             left_out=left_out or {},
+            data=self.part,
             notes=notes,
         )

@@ -34,7 +34,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """Results of one ``protocol``: ``words`` says its rule in a line, ``unit`` is %, dB or nothing.
+    """Results of one ``protocol`` on ``data``, a data set and its part: ``words`` says its rule in a line, ``unit`` is
+    %, dB or nothing.
 
     ``samples`` were used, from ``recordings`` recordings (which intervals resample); ``left_out`` counts the others by
     reason; ``seed`` drew what was drawn. ``notes`` are sentences that belong under the table.
@@ -50,6 +51,7 @@ class Table:
     seed: int
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    data: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a number that is not finite is null."""

@@ -56,7 +56,7 @@ def look(clip: Path, audio: Path | None, at: float | None) -> Scene:
         if at is not None and not 0 <= at <= sound.duration:
             raise MediaError(
                 f"{audio} is {sound.duration:.2f} s long: there is no sound at {at:g} s",
-                hint=f"choose a time from 0 to {sound.duration:.2f}",
+                hint=f"choose a time from 0 to {math.floor(100 * sound.duration) / 100:g}",
             )
         return Scene(read_image(clip), sound.duration / 2 if at is None else at, audio, sound.duration)
     info = probe(clip)

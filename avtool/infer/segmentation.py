@@ -172,10 +172,6 @@ def _check_outputs(
     for option, path in (("--out", out), ("--overlay", overlay)):
         if path is None:
             continue
-        if path.is_dir():
-            raise UsageError(
-                f"{option} {path} is a folder, a file is needed", hint=f"choose another {option}"
-            )
         check_output(path, force=force, option=option)
         others = (*inputs, out if option == "--overlay" else None)
         if any(other is not None and _same(path, other) for other in others):

@@ -232,7 +232,7 @@ def window_masks(module: nn.Module, log_mel: LogMel, heard: np.ndarray, guides: 
     frames = max(1, len(heard) // log_mel.hop)
     starts = window_starts(frames, width, width / 2)
     parts: list[list[Tensor]] = [[] for _ in guides]
-    with progress_bar("separating", total=len(starts), unit="windows") as bar:
+    with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             some = starts[first : first + WINDOWS_AT_ONCE]
             windows = np.stack([_window(heard, start, width, log_mel.hop) for start in some])

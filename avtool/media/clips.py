@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def read_frame(path: Path, at: float | None = None) -> tuple[np.ndarray, float]:
     if not 0 <= time <= length + CLOCK:
         raise MediaError(
             f"{path} is {length:.2f} s long: there is no frame at {time:g} s",
-            hint=f"choose a time from 0 to {length:.2f}",
+            hint=f"choose a time from 0 to {math.floor(100 * length) / 100:g}",
         )
     for start in starts(time):
         with open_clip(path, start=start) as clip:

@@ -59,13 +59,7 @@ class Localization(nn.Module):
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """A localizer. It fits any data. UsageError where no frame ever meets another sound than its own."""
-        assert recipe.localize is not None
-        if recipe.localize.way == TWO_PASS and recipe.train.batch_size < 2:
-            raise UsageError(
-                "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
-                hint="train.batch_size=2 or more, or localize.way=joint",
-            )
+        """A localizer. It fits any data."""
         return KIND, localizer_settings(recipe)
 
     @classmethod
@@ -75,7 +69,13 @@ class Localization(nn.Module):
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
-        """Every clip: neither labels nor boxes are needed."""
+        """Every clip: neither labels nor boxes are needed. UsageError where no frame ever meets another's sound."""
+        assert recipe.localize is not None
+        if recipe.localize.way == TWO_PASS and recipe.train.batch_size < 2:
+            raise UsageError(
+                "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
+                hint="train.batch_size=2 or more, or localize.way=joint",
+            )
         return np.arange(len(dataset)), {}
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:

@@ -128,7 +128,7 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
             task = "localize" if kind == "trained" else "segment"
             raise UsageError(
                 f"this model has no {kind} map",
-                hint=f"avtool finetune {task} --recipe tiny-{task} trains one",
+                hint=f"avtool finetune {task} --recipe tiny-{task} --from RUN trains one",
             )
         return kind
     if kind != "cosine" and not hears:

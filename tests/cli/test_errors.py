@@ -132,6 +132,12 @@ def test_devices(value: str, code: int) -> None:
             "recipe tiny is of task pretrain, not classify",
             "avtool recipes ls",
         ),
+        (
+            ["finetune", "classify", "--out", "nowhere", "--resume"],
+            2,
+            "there is no run at nowhere to go on with",
+            "--recipe",
+        ),
         (["localize", "x.mp4", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
         (["demo", "--device", "cuda:99"], 2, "device cuda:99 is not there", "--device cpu"),
         (
@@ -158,6 +164,7 @@ def test_devices(value: str, code: int) -> None:
         "data",
         "data-full",
         "other-task",
+        "resume-nothing",
         "device-before-clip",
         "device-before-rendering",
         "folder",

@@ -444,6 +444,12 @@ def test_data_without_classes_to_tell_apart_is_refused(tmp_path: Path) -> None:
         assert told.value.hint and not (folder / "run").exists()
 
 
+def test_a_validation_part_that_leaves_nothing_is_named(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="are held out; a batch needs 8") as told:
+        run(data, tmp_path / "run", "data.validation=0.99", "train.batch_size=8")
+    assert "data.validation=0.1" in told.value.hint
+
+
 def test_that_nothing_is_held_out_is_said_with_its_reason(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

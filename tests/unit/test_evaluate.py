@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -138,6 +139,14 @@ def test_clips_of_several_labels_have_map_and_auc(model: Path, data: Path) -> No
     assert found["always the commonest class", "AUC"] == 50
 
 
+def test_a_table_says_of_what_part_of_the_data_it_is(model: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "m.json"
+    (table,) = judge(model, data, protocols=["top1"], split="train", fold=(1, 2), out=out)
+    assert table.data == "table, split train, fold 1/2" and table.samples == 6
+    written = json.loads(out.read_text())
+    assert written["data"]["fold"] == [1, 2] and written["tables"][0]["data"] == table.data
+
+
 def test_a_protocols_samples_are_its_own_whatever_is_asked_for_beside_it(model: Path, data: Path) -> None:
     alone = [*judge(model, data, protocols=["top1"]), *judge(model, data, protocols=["mAP"])]
     beside = judge(model, data, protocols=["mAP", "top1"])
@@ -232,6 +241,14 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
         (of_two, {"protocols": ["knn"]}, DataError, "no clips to be neighbours"),
         (data, {"task": "localize", "windows": 10}, UsageError, "--windows changes nothing in localize"),
         (data, {"maps": ["attention"]}, UsageError, "--map changes nothing in classify"),
+        (data, {"fold": (99, 100)}, DataError, "--fold 99/100 of split test of .* holds no clip"),
+        (data, {"out": tmp_path}, UsageError, "--out .* is a folder, a file is needed"),
+        (
+            data,
+            {"out": tmp_path / "x", "save_predictions": tmp_path / "." / "x"},
+            UsageError,
+            "would replace what --out writes",
+        ),
     ]
     for folder, options, kind, words in cases:
         with pytest.raises(kind, match=words) as told:

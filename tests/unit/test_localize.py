@@ -17,6 +17,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training
 from avtool.data.mixing import PartnerViews
 from avtool.data.prepare import prepare
+from avtool.engine.run import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
@@ -190,8 +191,8 @@ def test_weights_are_chosen_by_the_share_of_sounds_that_a_frames_own_is_above(
 def test_a_batch_of_one_has_no_other_sounds_to_tell_from(dataset) -> None:
     alone = (*SMALL, "train.batch_size=1")
     with pytest.raises(UsageError, match=r"train\.batch_size is 1"):
-        Localization.describe(load_recipe("tiny-localize", alone), dataset)
-    Localization.describe(load_recipe("tiny-localize", [*alone, "localize.way=joint"]), dataset)
+        Clips.of(load_recipe("tiny-localize", alone), dataset)
+    assert len(Clips.of(load_recipe("tiny-localize", [*alone, "localize.way=joint"]), dataset).training)
 
 
 def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:
