@@ -4,9 +4,9 @@
         [--steps localize=800,separate=700]
 
 For every seed a tiny model is pretrained on the training split, fine-tuned for each task by the shipped recipe (to
-separate: from the seed's localizer), and evaluated on the test split by all protocols that the data can answer. What is
-there already is not done again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can
-share the seeds.
+separate and to segment: from the seed's localizer), and evaluated on the test split by all protocols that the data can
+answer. What is there already is not done again, so it can be stopped and started, and two of these, with
+OMP_NUM_THREADS=1 each, can share the seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from compare_fusion import avtool
 
 PRETRAIN, TASKS = "pretrain", ("classify", "localize", "separate", "segment")
-BEGINS_FROM = {"separate": "localize"}
+BEGINS_FROM = {"separate": "localize", "segment": "localize"}
 """Where a task does not begin from the pretrained model: a localizer knows by sight what sounds."""
 
 
