@@ -95,7 +95,9 @@ def main() -> None:
                             scores[task, kind, name].append(row["measures"][protocol]["value"])
     for (task, kind, name), values in scores.items():
         spread = f" +- {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        print(f"{task:<10}{kind:<12}{name:<60}{statistics.mean(values):6.1f} %{spread} ({len(values)} seeds)")
+        print(
+            f"{task:<10}{kind:<12}{name:<60}{statistics.mean(values):6.1f} %{spread} (seeds: {len(values)})"
+        )
 
 
 if __name__ == "__main__":

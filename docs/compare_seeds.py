@@ -80,7 +80,7 @@ def main() -> None:
         if heading != (heading := (task, protocol)):
             print(f"\n{task} by {protocol}: {headings[heading]}")
         spread = f" +- {statistics.stdev(found):.2f}" if len(found) > 1 else ""
-        print(f"  {measure:<16}{name:<52}{statistics.mean(found):8.2f}{spread} ({len(found)} seeds)")
+        print(f"  {measure:<16}{name:<52}{statistics.mean(found):8.2f}{spread} (seeds: {len(found)})")
 
 
 if __name__ == "__main__":

@@ -154,7 +154,10 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
     if run.task.best and not len(clips.held_out):
         share = recipe.data.validation
         why = f": data.validation={share:g} of so few recordings a class is none" if share else ""
-        say(f"no recording is held out to choose the best checkpoint on{why}; the last one is kept alone")
+        say(
+            f"no recording is held out to choose the best checkpoint on{why}; the last one is kept alone "
+            f"(a larger data.validation holds some out)"
+        )
 
 
 def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:

@@ -24,6 +24,7 @@ from avtool.media import (
     read_waveform,
 )
 from avtool.model.config import Config
+from avtool.progress import warn
 
 LARGEST_INPUT = 1 << 26
 """Pixels of a frame, cells of a spectrogram, or samples (an hour): models are three orders of magnitude below."""
@@ -91,17 +92,24 @@ def check_size(config: Config, checkpoint: Path) -> None:
 
 
 def listen(scene: Scene, config: Config) -> np.ndarray:
-    """The model's window of sound around the scene's time, moved to lie inside the sound there is: int16
-    (N,).
+    """The model's window of sound around the scene's time, moved to lie inside the sound there is: int16 (N,). It
+    warns where nothing is left of the window that the scene's time lies in.
     """
     rate = config.spectrogram["sample_rate"]
     count = window_samples(config.model["audio_size"][1], config.spectrogram["hop"])
     first = max(0, min(round(scene.time * rate) - count // 2, round(scene.length * rate) - count))
     waveform = read_waveform(scene.sound, sample_rate=rate, start=first / rate, end=(first + count) / rate)
+    end = first + len(waveform)
     if len(waveform) < count and first > 0:  # the sound ends before the picture: take the last of it
-        waveform = read_waveform(scene.sound, sample_rate=rate)[-count:]
+        whole = read_waveform(scene.sound, sample_rate=rate)
+        end, waveform = len(whole), whole[-count:]
     reason = refusal(waveform, rate)
     if reason is None:
+        if end < scene.time * rate - count / 2:
+            warn(
+                f"{scene.sound} has sound up to {end / rate:.1f} s: the frame at {scene.time:.1f} s is judged by "
+                f"the last of it (choose another time with --at)"
+            )
         return fit_window(waveform, count)
     what = f"{len(waveform) / rate:.1f} s of {reason}" if reason == SILENT else reason
     raise UnusableMedia(

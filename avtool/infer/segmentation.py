@@ -156,7 +156,8 @@ def _check_outputs(
     """UsageError for outputs that cannot be written, go with no other option, or would take an input's place."""
     if out.suffix.lower() not in (".png", VIDEO):
         raise UsageError(
-            f"--out {out} is named neither .png nor {VIDEO}", hint=f"--out {out.with_suffix('.png')}"
+            f"--out {out} is named neither .png nor {VIDEO}",
+            hint=f"--out {out.with_suffix('.png')}, or --out {out.with_suffix(VIDEO)} for the whole clip",
         )
     if overlay is not None and overlay.suffix.lower() != ".png":
         raise UsageError(
