@@ -230,7 +230,7 @@ def window_masks(module: nn.Module, log_mel: LogMel, heard: np.ndarray, guides: 
     width = encoder.audio_grid[1] * encoder.patch_size
     size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
     frames = max(1, len(heard) // log_mel.hop)
-    starts = window_starts(frames, width, width / 2)
+    starts = window_starts(frames, width, width / 2, whole=True)
     parts: list[list[Tensor]] = [[] for _ in guides]
     with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):

@@ -142,12 +142,12 @@ def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None)
             bar.advance(len(begin))
 
 
-def window_starts(length: int, count: int, every: float) -> list[int]:
+def window_starts(length: int, count: int, every: float, *, whole: bool = False) -> list[int]:
     """Where windows of ``count`` samples begin: one ``every`` so many of ``length`` samples, the last at the end, up to
     a quarter of a step later than its turn. A length that is less than an eighth longer than one has one, in its
-    middle."""
+    middle, unless ``whole`` says that no sample may be left out."""
     room = max(0, length - count)
-    if room < count / 8:
+    if room < (1 if whole else count / 8):
         return [room // 2]
     return [0, *(round(start) for start in np.arange(every, room - every / 4, every)), room]
 

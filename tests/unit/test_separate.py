@@ -378,6 +378,16 @@ def test_windows_fade_into_each_other() -> None:
     assert steps[0, 0] == 0 and steps[0, -1] == 1
 
 
+@pytest.mark.parametrize("seconds", [0.98, 1.0, 1.016, 1.032, 1.1, 1.15, 1.52])
+def test_clips_about_as_long_as_a_window_are_masked_from_end_to_end(
+    tmp_path: Path, model: Path, seconds: float
+) -> None:
+    found = separate(clip(tmp_path / "x.mp4", tone(seconds)), out=tmp_path / "o", model=model)
+    mask = found.masks["guided"]
+    assert mask.shape[1] == pytest.approx(64 * seconds, abs=8)
+    assert ((mask > 0) & (mask < 1)).all()
+
+
 def test_a_long_clip_is_guided_by_the_frames_of_its_windows(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
