@@ -152,7 +152,9 @@ def _print(table: Table) -> None:
         what += f" from {table.recordings} recordings"
     left_out = [f"{count} clips left out {reason}" for reason, count in table.left_out.items()]
     interval = f"95 % bootstrap intervals (seed {table.seed})"
-    caption = "\n".join([*filter(None, [table.data]), table.words, "; ".join([interval, *left_out]), *table.notes])
+    caption = "\n".join(
+        [*filter(None, [table.data]), table.words, "; ".join([interval, *left_out]), *table.notes]
+    )
     grid = Grid(title=what, caption=caption, title_justify="left", caption_justify="left")
     grid.add_column("")
     names = list(dict.fromkeys(name for row in table.rows for name in row.measures))

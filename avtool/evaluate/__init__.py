@@ -32,6 +32,7 @@ from avtool.evaluate.separation import evaluate_separation
 from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import Table
 from avtool.files import atomic_file, check_output
+from avtool.model.build import CLASSIFIERS
 from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
 from avtool.progress import quiet
@@ -206,9 +207,9 @@ def _part(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
 def _classify(context: Context, protocols: Sequence[str]) -> list[Table]:
     tables = []
     if heads := [name for name in protocols if name != "knn"]:
-        if "classes" not in context.config.model:
+        if context.config.kind not in CLASSIFIERS:
             raise UsageError(
-                f"{context.checkpoint} has no classification head",
+                f"{context.checkpoint} has no classification head: it is of kind {context.config.kind}",
                 hint=f"avtool finetune classify --recipe tiny-classify --from {context.checkpoint}, or --protocol knn",
             )
         tables += evaluate_classification(context, heads)

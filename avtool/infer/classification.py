@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.infer.windows import Clips, Failed, window_seconds
+from avtool.model.build import CLASSIFIERS
 from avtool.model.config import Config, read_model_config
 from avtool.places import find_model
 from avtool.progress import say
 from avtool.tasks.names import ClassNames
-
-CLASSIFIERS = ("classifier", "linear_probe")
 
 
 @dataclass(frozen=True)

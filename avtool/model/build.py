@@ -29,6 +29,8 @@ KINDS: dict[str, Callable[..., nn.Module]] = {
     "segmentation": SegmentationModel,
 }
 """What stands on an encoder, by the ``kind`` in config.json. Besides there is ``vit``: one modality's encoder alone."""
+CLASSIFIERS = ("classifier", "linear_probe")
+"""The kinds that name what sounds."""
 OF_TRAINING = ("drop_path", "activation_checkpointing")
 """Settings that change how a model trains and not what it computes: they may be missing."""
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from avtool import engine
-from avtool.checkpoint import load_model
+from avtool.checkpoint import load_model, save_checkpoint
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.windows import WindowViews
@@ -23,11 +23,14 @@ from avtool.features import blank_frames, silence
 from avtool.metrics.classification import average_precision, roc_auc
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.metrics.retrieval import recall
+from avtool.model.build import build_model
+from avtool.model.config import Config
 from avtool.places import BEST
 from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain import mean_tokens
 from avtool.tasks.settings import inputs_of
 from tests.unit.test_classify import LABELS, SMALL, write_data
+from tests.unit.test_embed import SETTINGS
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +271,15 @@ def test_clips_without_labels_are_refused(model: Path, tmp_path: Path) -> None:
     for protocols in ([], ["mAP"], ["knn"]):
         with pytest.raises(DataError, match="label"):
             judge(model, made, protocols=protocols)
+
+
+def test_a_segmenter_of_as_many_classes_is_no_classifier(data: Path, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "dim": 128, "heads": 4, "classes": len(LABELS)}
+    config = Config(settings, {"mels": 32}, "a test", kind="segmentation")
+    save_checkpoint(tmp_path, model=build_model(config.kind, settings), config=config)
+    ClassNames(tuple(LABELS)).write(tmp_path)
+    with pytest.raises(UsageError, match="no classification head: it is of kind segmentation"):
+        judge(tmp_path, data, task="classify", protocols=["top1"])
 
 
 def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:
