@@ -4,8 +4,8 @@
 
 For every kind of fusion and seed: a tiny model is pretrained on rendered clips, then fine-tuned from those weights and
 from random ones to classify and to localize, and each is evaluated on held-out clips. What is there already is not done
-again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can share the seeds. One to two
-hours on two CPU cores.
+again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can share the seeds. One and a
+half hours on two CPU cores.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from pathlib import Path
 
 TASKS = {"classify": ("top1", "fused"), "localize": ("pointing", "trained")}
 """The protocol of each task and the row of its table that is compared."""
-STEPS = {"pretrain": 200, "classify": 40, "localize": 300}
-"""So few that all of it fits in two hours, and that classifying does not become perfect whatever it starts from."""
+STEPS = {"pretrain": 200, "classify": 40, "localize": 800}
+"""So few that all of it fits in two hours of two cores, and that classifying does not become perfect whatever it starts
+from; fewer steps of localizing than these end before a sound's picture is found at all."""
 
 
 def avtool(*arguments: str) -> None:
