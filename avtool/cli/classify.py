@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.cli.clips import Audio, Clips, Failures, Model
+from avtool.cli.clips import A_DAY, Audio, Clips, Failures, Model
 from avtool.cli.common import (
     DASH_NOTE,
     Debug,
@@ -42,6 +42,7 @@ def classify(
         typer.Option(
             metavar="SECONDS",
             min=0.01,
+            max=A_DAY,
             help="From one window of a long clip to the next.",
             show_default="half a window",
         ),

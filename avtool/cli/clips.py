@@ -27,6 +27,8 @@ At = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"),
 ]
+A_DAY = 86_400.0
+"""The longest step between windows, in seconds."""
 
 
 class Failures:

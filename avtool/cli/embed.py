@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.clips import Audio, Clips, Failures, Model
+from avtool.cli.clips import A_DAY, Audio, Clips, Failures, Model
 from avtool.cli.common import DASH_NOTE, Debug, Device, Force, Threads, examples, guarded, set_threads
 
 EPILOG = examples(
@@ -28,7 +28,11 @@ def embed(
     every: Annotated[
         float | None,
         typer.Option(
-            metavar="SECONDS", min=0.01, help="From one window to the next.", show_default="one in the middle"
+            metavar="SECONDS",
+            min=0.01,
+            max=A_DAY,
+            help="From one window to the next.",
+            show_default="one in the middle",
         ),
     ] = None,
     device: Device = "auto",

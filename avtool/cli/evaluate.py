@@ -115,11 +115,11 @@ def evaluate(
         model,
         data,
         task=task,
-        protocols=[name.strip() for name in protocol.split(",")] if protocol else (),
+        protocols=[name.strip() for name in protocol.split(",")] if protocol is not None else (),
         split=split,
         fold=chosen,
         windows=windows,
-        maps=[name.strip() for name in maps.split(",")] if maps else (),
+        maps=[name.strip() for name in maps.split(",")] if maps is not None else (),
         object_prior=object_prior,
         batch_size=batch_size,
         workers=workers,
@@ -172,8 +172,8 @@ def _cell(measure, unit: str, *, stacked: bool) -> str:  # type: ignore[no-untyp
     if measure is None:
         return ""
     digits = 1 if unit == "%" else 2
-    text = f"{measure.value:.{digits}f}"
+    text = f"{measure.value:z.{digits}f}"
     if measure.low is None or measure.low != measure.low:
         return text
-    low, high = f"{measure.low:.{digits}f}", f"{measure.high:.{digits}f}"
+    low, high = f"{measure.low:z.{digits}f}", f"{measure.high:z.{digits}f}"
     return f"{text}\n[{low},{high}]" if stacked else f"{text} [{low}, {high}]"

@@ -15,7 +15,7 @@ EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
     "avtool localize photo.jpg --audio sound.wav --map difference --raw map.npy",
     "avtool localize --out heatmap.png -- -x_2rG8ydxM.mp4",
-    next_command="avtool localize --help",
+    next_command="avtool evaluate RUN --data DIR --task localize",
 )
 
 

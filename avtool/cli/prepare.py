@@ -127,10 +127,11 @@ def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
 
     found = report.as_dict()
     table = Table(box=None, show_header=False)
-    for key in ("prepared", "refused", "missing", "flagged"):
+    no_clip, flags = report.tallies()
+    for key, reasons in (("prepared", {}), ("refused", {}), ("missing", no_clip), ("flagged", flags)):
         table.add_row(key, str(found[key]))
-    for reason, count in found["reasons"].items():
-        table.add_row(f"  {reason}", str(count))
+        for reason, count in reasons.items():
+            table.add_row(f"  {reason}", str(count))
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)

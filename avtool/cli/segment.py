@@ -36,7 +36,8 @@ def segment(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="A .png: the mask of one frame; an .mp4: the clip under its masks."
+            metavar="FILE",
+            help="A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second.",
         ),
     ] = Path("mask.png"),
     overlay: Annotated[

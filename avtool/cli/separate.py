@@ -59,7 +59,11 @@ def separate(
     ] = None,
     other: Annotated[
         Path | None,
-        typer.Option("--with", metavar="OTHER_CLIP", help="Mix in this clip's sound, and find both again."),
+        typer.Option(
+            "--with",
+            metavar="OTHER_CLIP",
+            help="Mix in as much of this clip's sound as CLIP is long; find both again.",
+        ),
     ] = None,
     audio: Audio = None,
     at: Annotated[

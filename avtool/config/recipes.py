@@ -226,8 +226,8 @@ def _explain(errors: list[ErrorDetails], values: dict[str, Any], origins: Origin
 
 
 def _known_part(key: Key, known: dict[str, str]) -> Key:
-    """``key`` without what lies below it: places in a list, branches of a union."""
-    while ".".join(key) not in known:
+    """``key`` without what lies below it: places in a list, branches of a union; () where nothing of it is known."""
+    while key and ".".join(key) not in known:
         key = key[:-1]
     return key
 
@@ -286,7 +286,7 @@ def _nearest(dotted: str, known: dict[str, str]) -> str:
     if near:
         return f"did you mean {nearest}?"
     names = ", ".join(key.rpartition(".")[2] for key in siblings)
-    return f"did you mean {nearest}? {section or 'a recipe'} has {names}"
+    return f"did you mean {nearest}? {section} has {names}" if section else f"a recipe has {names}"
 
 
 def _ratio(a: str, b: str) -> float:

@@ -358,6 +358,8 @@ def _how_to_prepare(folder: Path) -> str:
         for subset in subsets:
             if folder.name == f"{of}-{subset}":
                 known, name = True, f"{of} --subset {subset}"
+    if folder.exists() and not (folder / DATASET_JSON).exists():
+        return f"avtool prepare {name} --out DIR, and --data DIR"  # it holds something else, which stays
     out = (
         ""
         if known and folder == places.prepared_folder(folder.name)

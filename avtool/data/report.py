@@ -79,6 +79,13 @@ class Report:
         """{prepared, refused, missing, flagged}."""
         return {name: getattr(self, name) for name in COUNTS}
 
+    def tallies(self) -> tuple[dict[str, int], dict[str, int]]:
+        """How many rows each reason left without a clip, and how many clips each flag is on."""
+        listed = sorted(self.ids.items())
+        no_clip = {name: n for name, ids in listed if (n := sum(id in self.details for id in ids))}
+        flags = {name: n for name, ids in listed if (n := sum(id not in self.details for id in ids))}
+        return no_clip, flags
+
     def stored(self) -> dict[str, float]:
         """``seconds`` and ``bytes`` of all prepared clips, and ``bytes_per_second``."""
         seconds = round(self.seconds, 3)

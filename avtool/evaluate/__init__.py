@@ -178,7 +178,7 @@ def _protocols(task: str, wanted: Sequence[str], config: Config, checkpoint: Pat
     if task == "segment":
         return fitting_protocols(config)
     if task == "classify":
-        if "classes" not in config.model:
+        if config.kind not in CLASSIFIERS:
             return ("knn",)
         names = ClassNames.read(checkpoint, count=config.model["classes"])
         return SETS if names is not None and names.several else ("top1", "top5")

@@ -252,8 +252,16 @@ def _crowded(dataset: PreparedDataset, frames: np.ndarray) -> np.ndarray:
 
 
 def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:
-    """What the numbers are made of, by row: each frame's IoU of the foreground and the background, or of each class."""
-    parts = {"foreground": "foreground IoU", "background": "background IoU", "iou": "IoU"}
+    """What the numbers are made of, by row: each frame's IoU of the foreground and the background and its F at each
+    threshold, or IoU and F of each class."""
+    parts = {
+        "foreground": "foreground IoU",
+        "background": "background IoU",
+        "f_curve": "F at each threshold",
+        "empty": "nothing sounds",
+        "iou": "IoU",
+        "f": "F",
+    }
     return {
         f"{words}: {name}": getattr(found, part).numpy()
         for name, found in scores.items()

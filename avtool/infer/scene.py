@@ -29,6 +29,9 @@ from avtool.progress import warn
 LARGEST_INPUT = 1 << 26
 """Pixels of a frame, cells of a spectrogram, or samples (an hour): models are three orders of magnitude below."""
 
+STALE = 1.0
+"""Seconds after which it is said that a frame is not a new one: the picture may have ended before the sound."""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -42,8 +45,9 @@ class Scene:
     length: float
 
 
-def look(clip: Path, audio: Path | None, at: float | None) -> Scene:
-    """The frame, and where its sound is. MediaError or UsageError where the clip cannot be used."""
+def look(clip: Path, audio: Path | None, at: float | None, *, way_out: str | None = None) -> Scene:
+    """The frame, and where its sound is. MediaError or UsageError where the clip cannot be used; ``way_out`` is their
+    hint where no sound or picture can be given to this clip."""
     check_file(clip)
     sound = None if audio is None else probe(audio)
     if sound is not None and not sound.has_sound:
@@ -52,7 +56,7 @@ def look(clip: Path, audio: Path | None, at: float | None) -> Scene:
         if audio is None or sound is None:
             raise UsageError(
                 f"{clip} is a picture and has no sound of its own",
-                hint="add --audio SOUND.wav",
+                hint=way_out or "add --audio SOUND.wav",
             )
         if at is not None and not 0 <= at <= sound.duration:
             raise MediaError(
@@ -65,16 +69,19 @@ def look(clip: Path, audio: Path | None, at: float | None) -> Scene:
         raise UnusableMedia(
             f"{clip} has no video",
             reason=NO_VIDEO,
-            hint=f"give a picture with it: IMAGE --audio {clip}",
+            hint=way_out or f"give a picture with it: IMAGE --audio {clip}",
         )
     if sound is None and not info.has_sound:
         raise UnusableMedia(
             f"{clip} has no sound track",
             reason=NO_SOUND,
-            hint="give its sound as a file of its own: --audio WAV",
+            hint=way_out or "give its sound as a file of its own: --audio WAV",
         )
     time = info.duration / 2 if at is None else at
-    return Scene(read_frame(clip, time)[0], time, audio or clip, (sound or info).duration)
+    frame, shown = read_frame(clip, time)
+    if time - shown > STALE:
+        warn(f"{clip} has no new frame after {shown:.2f} s: what is seen at {time:.2f} s is that one")
+    return Scene(frame, time, audio or clip, (sound or info).duration)
 
 
 def check_size(config: Config, checkpoint: Path) -> None:

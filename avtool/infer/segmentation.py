@@ -23,7 +23,7 @@ from avtool.media import UnusableMedia, is_picture, probe, read_waveform, write_
 from avtool.media.frames import shown_frames
 from avtool.model.config import Config, read_model_config
 from avtool.places import find_model
-from avtool.progress import progress_bar, say
+from avtool.progress import progress_bar, say, warn
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
 from avtool.tasks.maps import whole_frame
@@ -223,16 +223,16 @@ def _segment_clip(
     rate = config.spectrogram["sample_rate"]
     count = window_samples(config.model["audio_size"][1], config.spectrogram["hop"])
     fps = slower(probe(clip).fps)
-    counts, frames = np.zeros(len(names), np.int64), 0
+    counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
 
     def pictures() -> Iterator[np.ndarray]:
-        nonlocal counts, frames
+        nonlocal counts, frames, last
         with progress_bar("segment", total=None, unit="frames") as bar:
             for part in _parts(_even(shown_frames(clip, rate=fps)), FRAMES_AT_ONCE):
                 heard = np.stack([window_around(sound, time, count, rate) for _, time in part])
                 found = masks(np.stack([frame for frame, _ in part]), heard)
                 counts += np.bincount(found.reshape(-1), minlength=len(names))
-                frames += len(part)
+                frames, last = frames + len(part), part[-1][1]
                 for (frame, _), mask in zip(part, found, strict=True):
                     yield lay_over(frame, mask, names=chosen.labels)
                 bar.advance(len(part))
@@ -241,6 +241,11 @@ def _segment_clip(
     kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
     waveform = read_waveform(sound_file, sample_rate=kept_rate).astype(np.float32) / 32768
     write_clip(out, pictures(), fps=fps, waveform=waveform, sample_rate=kept_rate)
+    if len(sound) < last * rate - count / 2:
+        warn(
+            f"{sound_file} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s after "
+            f"that are judged by the last of it"
+        )
     return Found(_shares(counts, names), frames, chosen.checkpoint)
 
 

@@ -38,6 +38,7 @@ from avtool.tasks.separate import KIND
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"
 SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg")
+ANOTHER = "choose a video with sound for --with"
 WINDOWS_AT_ONCE = 8
 STRETCH = 1 << 21
 """Samples of a channel that masks are applied to at once."""
@@ -111,7 +112,7 @@ def separate(
     target = resolve_device(device)
     guides = [_guide(GUIDED, clip, look(clip, audio, at), at, box)]
     if other is not None:
-        guides.append(_guide(OTHER, other, look(other, None, None), None, None))
+        guides.append(_guide(OTHER, other, look(other, None, None, way_out=ANOTHER), None, None))
         if guides[1].scene.sound.samefile(guides[0].scene.sound):
             raise UsageError(
                 f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",

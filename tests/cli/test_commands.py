@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -54,8 +55,11 @@ class _Report:
     out = Path("data/prepared/synth")
     prepared = 3
 
+    def tallies(self) -> tuple[dict[str, int], dict[str, int]]:
+        return {"no sound track": 1}, {"short": 2}
+
     def as_dict(self) -> dict[str, Any]:
-        counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 0}
+        counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 2}
         return {**counts, "reasons": {"no sound track": 1}, "stored": {"bytes_per_second": 75880}}
 
 
@@ -150,7 +154,14 @@ def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
     done = invoke("prepare", "synth", "--clips", "8", "--seed", "5")
     assert done.exit_code == 0, done.output
     assert calls == [(("synth", None), {"out": None, "force": False, "clips": 8, "seed": 5})]
-    assert "no sound track" in done.stdout
+    assert re.findall(r"(\w[\w ]*?) +(\d+)\s", done.stdout)[:6] == [
+        ("prepared", "3"),
+        ("refused", "1"),
+        ("missing", "0"),
+        ("no sound track", "1"),
+        ("flagged", "2"),
+        ("short", "2"),
+    ]
     assert done.stdout.endswith("next: avtool pretrain --recipe tiny\n")
     assert json.loads(invoke("prepare", "synth", "--json").stdout)["reasons"] == {"no sound track": 1}
     assert calls[1][1]["clips"] == CLIPS

@@ -22,3 +22,10 @@ def test_a_table_keeps_its_rows_names_and_all_intervals_in_80_columns(
     close = printed.replace(", ", ",")
     for k in range(len(names)):
         assert close.count(f"[{28.25 + k:.2f},{30.75 + k:.2f}]") == 2
+
+
+def test_what_rounds_to_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("pictures exchanged", CONTROL, {"SDR": Measure(-0.001, -0.004, -0.002)})]
+    _print(Table("separate", "bss-eval", "a rule", "dB", rows, samples=8, recordings=8, seed=0))
+    printed = capsys.readouterr().out
+    assert "0.00 [0.00, 0.00]" in printed and "-0.00" not in printed

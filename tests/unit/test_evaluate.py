@@ -282,6 +282,14 @@ def test_a_segmenter_of_as_many_classes_is_no_classifier(data: Path, tmp_path: P
         judge(tmp_path, data, task="classify", protocols=["top1"])
 
 
+def test_a_folder_of_ones_own_is_not_to_be_replaced(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").touch()
+    for folder in (tmp_path, tmp_path / "mine.csv"):
+        with pytest.raises(DataError, match="is not a prepared data set") as told:
+            judge(model, folder)
+        assert told.value.hint == "avtool prepare manifest FILE.csv --out DIR, and --data DIR"
+
+
 def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:
     small = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2")
     recipe = load_recipe(

@@ -5,6 +5,7 @@ files.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import cv2
@@ -333,6 +334,19 @@ def test_where_the_sound_ends_first_the_last_of_it_is_heard_and_that_is_said(
     assert (
         "cut.mp4 has sound up to 2.0 s: the frame at 3.5 s is judged by the last of it"
         in capsys.readouterr().err
+    )
+
+
+def test_where_the_picture_ends_first_the_frame_that_is_shown_is_named(
+    work: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = clip(work / "x.mp4", sound(4), seconds=2)
+    localize(path, model=model, at=1.9)
+    assert "warning" not in capsys.readouterr().err
+    localize(path, model=model, at=3.5, force=True)
+    assert re.search(
+        r"x\.mp4 has no new frame after 1\.\d\d s: what is seen at 3\.50 s is that one",
+        capsys.readouterr().err,
     )
 
 

@@ -108,6 +108,9 @@ def test_every_row_has_one_outcome_and_a_reason(mixed, tmp_path):
         "stored": report.stored(),
         "out": str(tmp_path / "out"),
     }
+    no_clip, flags = report.tallies()
+    assert sum(no_clip.values()) == 7 + 1 and no_clip[media.UNDECODABLE] == 3
+    assert flags == dict.fromkeys((checks.STILL, checks.SHORT, checks.QUIET, checks.MUTED), 1)
     with tarfile.open(tmp_path / "out" / "shards" / "shard-000000.tar") as tar:
         assert report.bytes == sum(512 + -(-member.size // 512) * 512 for member in tar) > 100_000
     assert report.seconds == pytest.approx(PreparedDataset(tmp_path / "out").durations().sum(), abs=1e-3)

@@ -147,6 +147,9 @@ def test_the_same_numbers_for_any_batch_size_and_workers(run: Path, data: Path, 
     kept = np.load(tmp_path / "p.npz")
     assert kept["frames"].tolist() == [[i, 0] for i in range(8)]
     assert 100 * kept["foreground IoU: model"].mean() == pytest.approx(measures(one[0])["model"]["mIoU"])
+    f = 100 * kept["F at each threshold: model"].mean(axis=0).max()
+    assert f == pytest.approx(measures(one[0])["model"]["F"])
+    assert not kept["nothing sounds: model"].any()
 
 
 def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: Path) -> None:
@@ -250,8 +253,11 @@ def test_a_mask_of_ones_own_clip(run: Path, clip: Path, tmp_path: Path) -> None:
         assert (changed == (mask > 0)).mean() > 0.98
 
 
-def test_a_whole_clip_under_its_masks(run: Path, clip: Path, tmp_path: Path) -> None:
+def test_a_whole_clip_under_its_masks(
+    run: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = segment(clip, out=tmp_path / "o.mp4", model=run)
+    assert "warning" not in capsys.readouterr().err
     info = media.probe(tmp_path / "o.mp4")
     assert (info.width, info.height, info.fps, found.frames) == (96, 64, 15, 60)
     assert info.duration == pytest.approx(4, abs=0.15)
@@ -265,6 +271,18 @@ def test_a_whole_clip_under_its_masks(run: Path, clip: Path, tmp_path: Path) -> 
         ).sum(axis=2)
         assert (change[:, :48].mean() > change[:, 48:].mean()) == left
     assert not list(tmp_path.glob(".*"))
+
+
+def test_it_is_said_where_the_sound_of_a_whole_clip_ends_first(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = cv2.resize(picture(np.random.default_rng(5), "red", "blue"), (96, 64))
+    media.write_clip(tmp_path / "c.mp4", [frame] * 32, fps=8, waveform=sound("red"), sample_rate=RATE)
+    segment(tmp_path / "c.mp4", out=tmp_path / "o.mp4", model=run)
+    assert (
+        "c.mp4 has sound up to 1.5 s: frames more than 0.5 s after that are judged by the last of it"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_picture_with_its_sound_and_classes(semantic: Path, source: Path, tmp_path: Path) -> None:

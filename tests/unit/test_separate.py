@@ -357,6 +357,16 @@ def test_a_clip_is_not_mixed_with_itself(tmp_path: Path, model: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
+def test_a_clip_to_mix_in_needs_picture_and_sound_of_its_own(tmp_path: Path, model: Path) -> None:
+    path = clip(tmp_path / "x.mp4", tone(3))
+    soundfile.write(tmp_path / "y.wav", tone(3), RATE)
+    cv2.imwrite(str(tmp_path / "y.png"), np.zeros((32, 32, 3), np.uint8))
+    for other in (clip(tmp_path / "mute.mp4", None), tmp_path / "y.wav", tmp_path / "y.png"):
+        with pytest.raises(AvtoolError, match=other.name) as told:
+            separate(path, out=tmp_path / "o", model=model, other=other)
+        assert told.value.hint == "choose a video with sound for --with"
+
+
 def test_masks_of_ones_leave_nothing_over(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
