@@ -7,6 +7,7 @@ that is there is whole; whether it is still as it was written is checked before 
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import re
@@ -36,6 +37,8 @@ from avtool.model.config import Config, read_model_config
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MODEL_SUM = "model_crc32"
 """The key of trainer.pt that holds the sum of the weights beside it; its own records have theirs, as in any zip."""
+NAMED = 3
+"""Misfits that are named; how many more there are is said."""
 _DAMAGED = (
     ArithmeticError, AttributeError, EOFError, ImportError, LookupError, NotImplementedError, OSError, RuntimeError,
     TypeError, ValueError, zipfile.BadZipFile, zlib.error, pickle.PickleError, struct.error,
@@ -127,8 +130,11 @@ def _check_weight_file(path: Path) -> None:
 
 
 def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """Every missing, unexpected and mis-shaped key of ``weights``, in words."""
-    problems = [f"missing {key}" for key in wanted if key not in weights]
+    """What is missing, unexpected or mis-shaped in ``weights``, in words: the parts of a model of which there is
+    nothing at all, then key by key."""
+    absent = {_part(key) for key in wanted} - {_part(key) for key in weights}
+    problems = [f"there is nothing of {', '.join(sorted(absent))}"] if absent else []
+    problems += [f"missing {key}" for key in wanted if key not in weights and _part(key) not in absent]
     problems += [f"unexpected {key}" for key in weights if key not in wanted]
     return problems + [
         f"{key} is {tuple(weights[key].shape)}, not {tuple(wanted[key].shape)}"
@@ -137,10 +143,28 @@ def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list
     ]
 
 
+def _part(key: str) -> str:
+    """The part of a model that a weight is of: ``encoder.fusion_blocks`` of ``encoder.fusion_blocks.0.norm.bias``."""
+    return ".".join(itertools.takewhile(lambda name: not name.isdigit(), key.split(".")[:2]))
+
+
 def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path, hint: str) -> None:
-    """CheckpointError that names every missing, unexpected or mis-shaped key of ``weights`` for ``module``."""
+    """CheckpointError that says what is missing, unexpected or mis-shaped in ``weights`` for ``module``: the first few
+    keys, and how many more."""
     if problems := misfits(weights, module.state_dict()):
-        raise CheckpointError(f"the weights of {source} do not fit: {'; '.join(problems)}", hint=hint)
+        more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
+        raise CheckpointError(
+            f"the weights of {source} do not fit: {'; '.join(problems[:NAMED] + more)}", hint=hint
+        )
+
+
+def check_finite(weights: Mapping[str, Tensor], *, source: Path) -> None:
+    """CheckpointError where a weight is no number, as a run that diverged leaves them."""
+    for key, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise CheckpointError(
+                f"{source}: {key} holds values that are not finite", hint="use an earlier checkpoint"
+            )
 
 
 def save_checkpoint(

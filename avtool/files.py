@@ -21,8 +21,6 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
     """
     if path.is_dir() and not markers:
         raise UsageError(f"{option} {path} is a folder, a file is needed", hint=f"choose another {option}")
-    if (path.exists() or path.is_symlink()) and not force:
-        raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
     if markers and path.exists():
         ours = path.is_dir() and (
             any((path / marker).is_file() for marker in markers) or not any(path.iterdir())
@@ -31,8 +29,11 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
         if not ours or here:
             why = "you are in it" if here else f"without {' or '.join(markers)} it is not what avtool wrote"
             raise UsageError(
-                f"{path} is not replaced, not even with --force: {why}", hint=f"choose another {option}"
+                f"{path} exists and is not replaced, not even with --force: {why}",
+                hint=f"choose another {option}",
             )
+    if (path.exists() or path.is_symlink()) and not force:
+        raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
     for parent in path.absolute().parents:
         if parent.is_dir():
             closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))

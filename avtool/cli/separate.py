@@ -72,7 +72,7 @@ def separate(
             metavar="SECONDS",
             min=0,
             help="Guide by the frame at this time.",
-            show_default="each window's own",
+            show_default="each window's own, with --box the middle one",
         ),
     ] = None,
     model: Model = None,

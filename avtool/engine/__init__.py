@@ -14,9 +14,10 @@ from avtool.devices import check_compiler, keep_freed_memory, resolve_device, re
 from avtool.distributed import World, joined, local_device
 from avtool.engine.dry import dry_run
 from avtool.engine.run import Run
-from avtool.engine.start import newest_checkpoint, starting_model
+from avtool.engine.start import check_same_data, newest_checkpoint, starting_model
 from avtool.errors import TrainingError, UsageError
 from avtool.files import check_output
+from avtool.places import BEST
 from avtool.progress import quiet, say
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 
@@ -70,6 +71,8 @@ def train(
             run.evaluate()
         run.train(run.batches(), stop=stop)
         run.evaluate()
+        if run.best is not None:
+            say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
         return out
 
 
@@ -99,6 +102,8 @@ def _prepared(
         check_tensorboard()
     keep_freed_memory(device)
     saved = newest_checkpoint(recipe, out, force=force) if resume else None
+    if saved and not force:
+        check_same_data(out, dataset)
     if saved and (before := saved.trainer.get("processes", 1)) != world.size:
         say(f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same")
     run = Run(

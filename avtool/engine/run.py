@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from avtool.checkpoint import in_megabytes, save_checkpoint, size_of
+from avtool.checkpoint import check_fit, in_megabytes, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
@@ -82,12 +82,20 @@ class Clips:
                 f"are held out; a batch needs {recipe.train.batch_size}",
                 hint=f"data.validation=0.1, less than {recipe.data.validation:g}",
             )
+        ways = [f"set train.batch_size={count}" + (" or less" if count > 1 else "")] if count else []
+        if len(dataset) < sum(dataset.splits.values()):
+            ways.append("take every split: data.split=all")
         raise DataError(
             f"{dataset.folder} has {count} clips of split {dataset.split} to train on{reasons}; a batch needs "
             f"{recipe.train.batch_size}",
-            hint=f"set train.batch_size={max(1, count)} or less"
-            + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
+            hint=", or ".join(ways) or "use more data",
         )
+
+
+def _beats(value: float, best: dict[str, float] | None) -> bool:
+    """Whether weights with this measure are to be kept: it is the highest so far, or as high as the start's, with
+    which nothing was learned yet."""
+    return best is None or value > best["value"] or (value == best["value"] and best["step"] == 0)
 
 
 def _recordings(dataset: PreparedDataset, clips: np.ndarray) -> tuple[list[str], list[int]]:
@@ -125,6 +133,8 @@ class Run:
         self.whole = has_batch_norm(self.task)
         self.schedule = Schedule.of(recipe, len(self.clips.training), device, whole=self.whole)
         if saved:
+            hint = "resume with the data and the settings it was started with"
+            check_fit(saved.weights, self.task.model, source=saved.folder, hint=hint)
             self.task.model.load_state_dict(saved.weights)
             self.step, self.seconds = saved.trainer["step"], saved.trainer["seconds"]
             self.pretrained, self.best = saved.trainer["pretrained"], self._best_of(saved)
@@ -163,7 +173,7 @@ class Run:
         best: dict[str, float] | None = saved.trainer.get("best")
         for row in self._measured():
             value = row.get(f"held_out_{self.task.best}")
-            if row["step"] == self.step and value is not None and (best is None or value > best["value"]):
+            if row["step"] == self.step and value is not None and _beats(value, best):
                 best = {"value": value, "step": self.step}
         return best
 
@@ -371,7 +381,7 @@ class Run:
             return
         if self.world.main:
             values = self._measure(limit)
-            if self.task.best and (self.best is None or values[self.task.best] > self.best["value"]):
+            if self.task.best and _beats(values[self.task.best], self.best):
                 self.best = {"value": values[self.task.best], "step": self.step}
                 self._write(self.folder / BEST)  # before the log says that this was measured
             self.log.write(

@@ -9,15 +9,17 @@ from typing import Any
 
 from torch import Tensor
 
-from avtool.checkpoint import check_fit, load_trainer, read_safetensors
+from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
+from avtool.data.dataset import PreparedDataset
 from avtool.errors import CheckpointError, UsageError
 from avtool.model.config import read_model_config
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.tasks import Task
 from avtool.tasks.settings import recipe_like
+from avtool.tracking import read_run_facts
 from avtool.weights import NONE, find_starting_weights, load_vit
 
 ENCODER = "encoder."
@@ -53,6 +55,16 @@ def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None
         )
     say(f"resuming from {saved.folder}")
     return saved
+
+
+def check_same_data(out: Path, dataset: PreparedDataset) -> None:
+    """UsageError where the run in ``out`` was begun with other prepared data than ``dataset``."""
+    before = read_run_facts(out).get("data", {})
+    if before.get("checksum", dataset.checksum) != dataset.checksum:
+        raise UsageError(
+            f"{out} was trained on other data, those in {before['folder']}, than {dataset.folder} holds now",
+            hint=f"resume with the data it was started with, or add --force to go on with {dataset.folder}",
+        )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -100,6 +112,7 @@ def load_start(task: Task, recipe: Recipe, checkpoint: Path | None) -> list[str]
     }
     encoder = task.model.encoder
     check_fit(weights, encoder, source=file, hint="take an undamaged copy")
+    check_finite(weights, source=file)
     encoder.load_state_dict(weights)
     say(f"the encoder starts from {checkpoint}")
     return [ENCODER.rstrip(".")]

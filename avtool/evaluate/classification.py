@@ -27,7 +27,8 @@ WORDS = {
     "top5": "the true class is among the five that score highest",
     "mAP": "mean over classes of average precision",
     "AUC": "mean over classes of the area under the ROC curve",
-    "knn": "the nearest training clip, by cosine of the mean token, has the same class (k = 1)",
+    "knn": "the nearest training clip, by cosine of the mean token, has the same class (k = 1; of several classes the "
+    "first)",
 }
 SETS = ("mAP", "AUC")
 
@@ -43,7 +44,12 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
     everything = _logits(context, model, log_mel, clips)
     if not context.world.main:
         return []
-    context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {"clips": clips}
+    context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {
+        "clips": clips,
+        "ids": np.array([context.dataset.record(int(i)).id for i in clips]),
+        "targets": one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy(),
+        "classes": np.array(context.dataset.classes),
+    }
     tables = []
     for group, fitting, left_out in groups:
         logits = {name: value[np.searchsorted(clips, fitting)] for name, value in everything.items()}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from avtool.checkpoint import load_model
+from avtool.checkpoint import check_finite, load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
 from avtool.data.views import EvaluationViews
@@ -57,8 +57,10 @@ class Context:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
 
     def load(self) -> tuple[nn.Module, LogMel]:
-        """The model and its spectrogram, on the device."""
+        """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is
+        made of it would mean anything."""
         model, log_mel, _ = load_model(self.checkpoint, device=self.device)
+        check_finite(model.state_dict(), source=self.checkpoint)
         return model, log_mel
 
     def untrained(self) -> nn.Module:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import av
+import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
@@ -75,6 +76,8 @@ class Clip:
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
                 stream.codec_context.thread_count = threads
+        # only these can hold NaN: lossy codecs give floats too, but decode none
+        self.raw_floats = self.sound is not None and self.sound.codec_context.name.startswith("pcm_f")
         self.damaged = 0
         self.origin = (container.start_time or 0) / av.time_base
 
@@ -122,10 +125,21 @@ class Clip:
             except av.FFmpegError:
                 self.damaged += 1
                 break
-            yield from self._frames(packet.decode)
+            frames = self._frames(packet.decode)
+            if self.raw_floats and packet.stream is self.sound:
+                self._check_finite(frames)
+            yield from frames
         for stream in streams:  # reading broke off before the file's end: take what the decoders still hold
             if stream is not None:
                 yield from self._frames(stream.decode)
+
+    def _check_finite(self, frames: list[av.AudioFrame]) -> None:
+        if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
+            raise UnusableMedia(
+                f"{self.path} has samples of sound that are no numbers (NaN, or infinite)",
+                reason=UNDECODABLE,
+                hint="write the sound anew without them",
+            )
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:

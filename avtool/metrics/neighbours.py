@@ -27,8 +27,11 @@ def nearest_neighbour_hits(
     """Whether the reference (R, D) nearest to each of ``queries`` (Q, D) by cosine has the same label (``knn``, k = 1):
     bool (Q,).
 
-    Without references, each query's neighbours are the other queries (leave one out). Labels are integers.
+    Without references, each query's neighbours are the other queries (leave one out). Labels are integers. ValueError
+    for vectors that are not finite.
     """
+    if not (queries.isfinite().all() and (references is None or references.isfinite().all())):
+        raise ValueError("an embedding holds values that are not finite")
     leave_one_out = references is None
     if references is None or reference_labels is None:
         references, reference_labels = queries, query_labels

@@ -240,11 +240,12 @@ def _draw_panel(
     _draw_axes(axes, panel.title)
     for number, rows in enumerate(runs.values()):
         colour = COLOURS[number % len(COLOURS)]
-        _draw_line(axes, thinned(points_of(rows, panel.line), axes.width), colour, 1)
+        line = points_of(rows, panel.line)
+        _draw_line(axes, thinned(line, axes.width), colour, 1)
         _draw_floor(axes, points_of(rows, panel.floor), colour)
         dots = points_of(rows, panel.dots)
         _draw_line(axes, dots, colour, 2)
-        for x, y in axes.place(dots):
+        for x, y in axes.place(np.concatenate([dots, line[: len(line) == 1]])):  # one point alone is no line
             cv2.circle(page, (int(x), int(y)), 4 << _SHIFT, colour, -1, cv2.LINE_AA, _SHIFT)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from avtool import checkpoint
 from avtool.checkpoint import load_model, load_trainer, read_pickled_weights, save_checkpoint
@@ -335,7 +336,7 @@ def test_unknown_and_missing_keys_are_named(
         ("image_size", [32, 64], "image_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
         ("audio_size", [32, 64], "audio_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
         ("patch_size", 8, "encoder.image.patch_embed.proj.weight is (24, 3, 16, 16), not (24, 3, 8, 8)"),
-        ("dim", 36, "encoder.image.norm.weight is (24,), not (36,)"),
+        ("dim", 36, "encoder.fusion_tokens is (1, 4, 24), not (1, 4, 36)"),
         ("fusion_tokens", [2, 1, 2], "encoder.fusion_tokens is (1, 4, 24), not (1, 5, 24)"),
         ("mlp_ratio", 2.0, "encoder.image.blocks.0.mlp.fc1.weight is (96, 24), not (48, 24)"),
     ],
@@ -352,6 +353,19 @@ def test_sizes_that_the_weights_contradict_are_named(
     assert caught.value.message.startswith(f"the weights of {folder / 'model.safetensors'} do not fit: ")
     assert weight in caught.value.message
     assert caught.value.hint.endswith(f"or correct model.{key} in {path}")
+
+
+def test_much_that_does_not_fit_is_told_in_few_words(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file({name: value for name, value in weights.items() if "fusion" not in name}, path)
+    with pytest.raises(
+        CheckpointError, match=r"there is nothing of encoder\.fusion_blocks, .*encoder\.fusion_tokens"
+    ):
+        load_model(folder)
+    save_file({name: value for name, value in weights.items() if ".blocks.1." not in name}, path)
+    with pytest.raises(CheckpointError, match=r"(missing [\w.]+; ){3}and \d+ more\n"):
+        load_model(folder)
 
 
 def test_a_config_is_written_with_every_key(folder: Path) -> None:

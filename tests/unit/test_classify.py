@@ -380,6 +380,24 @@ def test_the_best_checkpoint_is_of_the_best_validation_measure(
     assert {row["held_out"] for row in held_out} == {"validation"}
 
 
+@pytest.mark.parametrize(("scores", "step"), [((0.5, 0.5, 0.5), 2), ((0.5, 0.2, 0.4), 0)])
+def test_weights_that_nothing_was_learned_with_are_kept_only_where_they_are_better(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    scores: tuple[float, ...],
+    step: int,
+) -> None:
+    drawn, measure = iter(scores), Classification.measure
+    monkeypatch.setattr(
+        Classification, "measure", lambda self, *args: {**measure(self, *args), "score": next(drawn)}
+    )
+    out = run(data, tmp_path / "run", "max_steps=4", "train.eval_every=2")
+    assert f"step {step} of 4" in Config.read(out / BEST).origin
+    assert f"best: {out / BEST}, of step {step}" in capsys.readouterr().err
+
+
 def recordings_of(dataset: PreparedDataset, clips: np.ndarray) -> set[str]:
     return {dataset.recording(int(i)) for i in clips}
 

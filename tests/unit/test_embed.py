@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -150,6 +151,19 @@ def test_a_picture_with_a_sound(tmp_path: Path, model: Path) -> None:
     assert len(found.times) == 3
     with pytest.raises(UsageError, match="--audio goes with one"):
         classify([tmp_path / "x.png"] * 2, audio=tmp_path / "x.wav", model=model, device="cpu")
+
+
+def test_a_sound_that_outlasts_its_picture_sees_the_last_frame(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = clips.clip(tmp_path / "x.mp4", 1.0)
+    soundfile.write(tmp_path / "x.wav", clips.tone(4.0), clips.RATE)
+    (found,) = classify([path], audio=tmp_path / "x.wav", model=model, device="cpu")
+    assert found.times[-1, 1] == 4
+    assert re.search(
+        r"x\.mp4 ends at 1\.\d\d s: windows of \S+x\.wav up to 3\.50 s see its last", capsys.readouterr().err
+    )
+    embed([path], audio=tmp_path / "x.wav", out=tmp_path / "t.npz", model=model, device="cpu")
 
 
 def test_weights_wait_for_a_usable_clip_and_the_others_go_on(

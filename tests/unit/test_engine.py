@@ -200,6 +200,19 @@ def test_resume_refuses_another_recipe_and_names_the_difference(data: Path, tmp_
     assert checkpoints_of(out)[-1].name == "step-00000006"
 
 
+def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
+    table = (data.parent / "table.csv").read_text().replace("clip0", "other")
+    (data.parent / "other.csv").write_text(table)
+    other = prepare("manifest", data.parent / "other.csv", out=tmp_path / "other").out
+    out = run(data, tmp_path / "run", stop_after=2)
+    with pytest.raises(UsageError, match=f"was trained on other data, those in {data}, than {other}"):
+        run(other, out, resume=True)
+    moved = shutil.copytree(data, tmp_path / "moved")
+    run(moved, out, resume=True, stop_after=3)
+    run(other, out, resume=True, force=True)
+    assert checkpoints_of(out)[-1].name == "step-00000006"
+
+
 def test_resume_without_a_checkpoint_starts_afresh_and_says_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from avtool.checkpoint import load_model, save_checkpoint
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.windows import WindowViews
-from avtool.errors import DataError, UsageError
+from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.evaluate.retrieval import _pairs
 from avtool.features import blank_frames, silence
@@ -100,11 +100,14 @@ def test_rows_are_what_the_model_says_with_and_without_either_input(
         logits, dataset = logits_by_hand(model, data, blank=blank)
         chosen = single(dataset)
         np.testing.assert_allclose(saved[f"logits_{name}"], logits[chosen], atol=1e-5)
+        own = saved[f"logits_{name}"].argmax(axis=1) == saved["targets"].argmax(axis=1)
+        assert found[name, "top1"] == pytest.approx(100 * own.mean())  # the file suffices
         hits = logits[chosen].argmax(axis=1) == [dataset.label_id(int(i)) for i in chosen]
         assert found[name, "top1"] == pytest.approx(100 * hits.mean())
         assert found[name, "top5"] == 100
         accuracies.add(round(found[name, "top1"], 3))
     assert len(accuracies) > 1  # blanking does something
+    assert saved["classes"].tolist() == list(LABELS) and saved["ids"][0] == "test-a0"
     assert found["always the commonest class", "top1"] == pytest.approx(100 / 3)
     roles = {row.name: row.role for row in table.rows}
     assert [name for name, role in roles.items() if role == "model"] == [
@@ -288,6 +291,18 @@ def test_a_folder_of_ones_own_is_not_to_be_replaced(model: Path, tmp_path: Path)
         with pytest.raises(DataError, match="is not a prepared data set") as told:
             judge(model, folder)
         assert told.value.hint == "avtool prepare manifest FILE.csv --out DIR, and --data DIR"
+
+
+@pytest.mark.parametrize("protocols", [["top1"], ["knn"]])
+def test_weights_that_are_no_numbers_have_no_score(
+    model: Path, data: Path, tmp_path: Path, protocols: list[str]
+) -> None:
+    broken, _, config = load_model(model / BEST)
+    with torch.no_grad():
+        broken.audio_head.bias[1] = torch.nan
+    save_checkpoint(tmp_path / "m", model=broken, config=config)
+    with pytest.raises(CheckpointError, match=r"audio_head\.bias holds values that are not finite"):
+        judge(tmp_path / "m", data, protocols=protocols)
 
 
 def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:

@@ -281,6 +281,13 @@ def test_reconstruction_loss_on_a_case_by_hand() -> None:
     assert reconstruction_loss(target, target, normalize=False) == 0
 
 
+def test_what_is_no_number_has_no_neighbour() -> None:
+    queries, broken = torch.ones(2, 3), torch.full((2, 3), torch.nan)
+    for given in ((broken, torch.zeros(2)), (queries, torch.zeros(2), broken, torch.zeros(2))):
+        with pytest.raises(ValueError, match="not finite"):
+            nearest_neighbour_accuracy(*given)
+
+
 def test_nearest_neighbour_accuracy_by_hand() -> None:
     points = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0], [0.1, 2.0], [1.0, 1.1]])
     labels = torch.tensor([0, 0, 1, 1, 0])

@@ -23,6 +23,7 @@ from PIL import Image
 from avtool import media
 from avtool.errors import MediaError
 from avtool.media.pictures import to_picture
+from avtool.media.track import read_track
 from tests import clips
 
 RATE = clips.RATE
@@ -219,6 +220,18 @@ def test_awkward_names(tmp_path, monkeypatch, name):
     clips.clip(Path(name), 1.0)
     assert media.probe(Path(name)).has_video
     assert len(media.read_waveform(Path(name))) > 15000 and not media.is_picture(Path(name))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_sound_that_is_no_number_is_refused(tmp_path: Path, value: float) -> None:
+    sound = clips.tone(1.0)
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    assert len(media.read_waveform(tmp_path / "a.wav")) == RATE
+    sound[RATE // 2] = value
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    for read in (media.read_waveform, read_track):
+        error = _error_of(read, tmp_path / "a.wav")
+        assert "no numbers" in str(error) and error.reason == media.UNDECODABLE
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
