@@ -229,14 +229,15 @@ def test_a_folder_that_is_not_prepared_names_the_command(tmp_path, monkeypatch):
     assert caught.value.hint == "avtool prepare vggsound"
     with pytest.raises(DataError, match=r"no dataset\.json") as caught:
         PreparedDataset(tmp_path)
-    assert caught.value.hint == f"avtool prepare manifest FILE.csv --out {tmp_path} --force"
+    assert caught.value.hint == "avtool prepare manifest FILE.csv --out DIR, and --data DIR"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1'])
 def test_a_broken_dataset_json(copy, text):
     (copy / shards.DATASET_JSON).write_text(text)
-    with pytest.raises(DataError, match=r"dataset\.json is broken"):
+    with pytest.raises(DataError, match=r"dataset\.json is broken") as caught:
         PreparedDataset(copy)
+    assert caught.value.hint == f"avtool prepare manifest FILE.csv --out {copy} --force"
 
 
 def test_another_format(copy):
