@@ -142,14 +142,16 @@ def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
         typer.echo(f"next: {_next_command(name, report.out, at_home=at_home)}")
 
 
-def _train_clips(out: Path) -> int:
-    return json.loads((out / "dataset.json").read_text(encoding="utf-8"))["splits"].get("train", 0)
-
-
 def _next_command(name: str, out: Path, *, at_home: bool) -> str:
     """``at_home``: ``out`` is where the recipe of that data set looks for it."""
-    recipe = "dense" if name == "vggsound" and _train_clips(out) >= CLIPS_FOR_DENSE else "tiny"
+    from avtool.config.recipes import load_recipe
+
+    splits = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["splits"]
+    train = splits.get("train", 0)
+    recipe = "dense" if name == "vggsound" and train >= CLIPS_FOR_DENSE else "tiny"
     found = at_home and name == {"dense": "vggsound", "tiny": "synth"}[recipe]
     data = "" if found else f" --data {shlex.quote(str(out))}"
-    split = "" if _train_clips(out) else " data.split=all"
-    return f"avtool pretrain --recipe {recipe}{data}{split}"
+    split = "" if train else " data.split=all"
+    clips = train or sum(splits.values())
+    few = f" train.batch_size={clips}" if clips < load_recipe(recipe).train.batch_size else ""
+    return f"avtool pretrain --recipe {recipe}{data}{split}{few}"

@@ -150,7 +150,7 @@ def splits_of(folder: Path, **splits: int) -> None:
 
 
 def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
-    splits_of(work / _Report.out, train=2, test=1)
+    splits_of(work / _Report.out, train=20, test=1)
     done = invoke("prepare", "synth", "--clips", "8", "--seed", "5")
     assert done.exit_code == 0, done.output
     assert calls == [(("synth", None), {"out": None, "force": False, "clips": 8, "seed": 5})]
@@ -169,13 +169,19 @@ def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
 
 def test_prepare_names_the_data_where_it_is_not_at_home(calls, work: Path, monkeypatch) -> None:
     monkeypatch.setattr(_Report, "out", Path("my clips"))
-    splits_of(work / "my clips", train=3)
+    splits_of(work / "my clips", train=30)
     assert invoke("prepare", "manifest", "x.csv").stdout.endswith("--recipe tiny --data 'my clips'\n")
 
 
 def test_prepare_trains_on_all_where_no_split_is_for_training(calls, work: Path) -> None:
-    splits_of(work / _Report.out, test=3)
+    splits_of(work / _Report.out, test=30)
     assert invoke("prepare", "synth").stdout.endswith("next: avtool pretrain --recipe tiny data.split=all\n")
+
+
+def test_prepare_trains_in_batches_that_few_clips_fill(calls, work: Path) -> None:
+    splits_of(work / _Report.out, test=3)
+    printed = invoke("prepare", "synth").stdout
+    assert printed.endswith("next: avtool pretrain --recipe tiny data.split=all train.batch_size=3\n")
 
 
 def test_prepare_fails_where_nothing_was_prepared(calls, work: Path, monkeypatch) -> None:
