@@ -4,8 +4,8 @@
 
 For every kind of fusion and seed: a tiny model is pretrained on rendered clips, then fine-tuned from those weights and
 from random ones to classify and to localize, and each is evaluated on held-out clips. What is there already is not done
-again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can share the seeds. One and a
-half hours on two CPU cores.
+again, so it can be stopped and started, and two of these, with OMP_NUM_THREADS=1 each, can share the seeds. About two
+hours on two CPU cores.
 """
 
 from __future__ import annotations
