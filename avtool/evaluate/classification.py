@@ -44,16 +44,17 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
     everything = _logits(context, model, log_mel, clips)
     if not context.world.main:
         return []
+    truth = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
     context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {
         "clips": clips,
         "ids": np.array([context.dataset.record(int(i)).id for i in clips]),
-        "targets": one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy(),
+        "targets": truth,
         "classes": np.array(context.dataset.classes),
     }
     tables = []
     for group, fitting, left_out in groups:
-        logits = {name: value[np.searchsorted(clips, fitting)] for name, value in everything.items()}
-        targets = one_hot(labels_of(context.dataset)[fitting], len(context.dataset.classes)).numpy()
+        places = np.searchsorted(clips, fitting)
+        logits, targets = {name: value[places] for name, value in everything.items()}, truth[places]
         recordings = context.recordings(fitting)
         rows = [
             Row(

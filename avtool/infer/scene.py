@@ -35,14 +35,15 @@ STALE = 1.0
 
 @dataclass(frozen=True)
 class Scene:
-    """What is seen, uint8 (H, W, 3), at ``time`` seconds, and the file of what is heard, with its length in
-    seconds.
+    """What is seen, uint8 (H, W, 3), at ``time`` seconds, of a picture that ends at ``end`` seconds (a still one never
+    does), and the file of what is heard, with its length in seconds.
     """
 
     frame: np.ndarray
     time: float
     sound: Path
     length: float
+    end: float = math.inf
 
 
 def look(clip: Path, audio: Path | None, at: float | None, *, way_out: str | None = None) -> Scene:
@@ -81,7 +82,7 @@ def look(clip: Path, audio: Path | None, at: float | None, *, way_out: str | Non
     frame, shown = read_frame(clip, time)
     if time - shown > STALE:
         warn(f"{clip} has no new frame after {shown:.2f} s: what is seen at {time:.2f} s is that one")
-    return Scene(frame, time, audio or clip, (sound or info).duration)
+    return Scene(frame, time, audio or clip, (sound or info).duration, info.duration)
 
 
 def check_size(config: Config, checkpoint: Path) -> None:

@@ -23,7 +23,7 @@ from avtool.features import LogMel, to_float_waveform
 from avtool.files import atomic_folder, check_output, printable
 from avtool.infer.scene import Scene, check_size, look
 from avtool.infer.windows import window_starts
-from avtool.media import UnusableMedia, is_picture, probe, read_frame, read_waveform
+from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.media.track import Track, read_track
 from avtool.metrics.separation import bss_eval
 from avtool.model.config import Config, read_model_config
@@ -73,7 +73,7 @@ class _Guide:
         """The model's input (W, 3, rows, columns) at ``times`` seconds."""
         if self.picture is not None:
             return whole_frame(self.picture, size).expand(len(times), -1, -1, -1)
-        end = probe(self.clip).duration
+        end = self.scene.end
         return torch.cat([whole_frame(read_frame(self.clip, min(time, end))[0], size) for time in times])
 
 

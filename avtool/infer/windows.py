@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from avtool.data.views import centre_crop, fit_window
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
 from avtool.infer.scene import Scene, check_size, look
-from avtool.media import UnusableMedia, is_picture, probe, read_frame, read_waveform
+from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.model.config import Config
 from avtool.progress import progress_bar, warn
 
@@ -126,9 +125,10 @@ def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None)
     middle = max(0, len(sound) - count) // 2
     starts = [middle] if every is None else window_starts(len(sound), count, every * rate)
     still = centre_view(scene.frame, size) if is_picture(clip) else None
-    last = math.inf if still is not None else probe(clip).duration
-    if (end := (starts[-1] + min(starts[-1] + count, len(sound))) / 2 / rate) > last:
-        warn(f"{clip} ends at {last:.2f} s: windows of {scene.sound} up to {end:.2f} s see its last frame")
+    if (last := (starts[-1] + min(starts[-1] + count, len(sound))) / 2 / rate) > scene.end:
+        warn(
+            f"{clip} ends at {scene.end:.2f} s: windows of {scene.sound} up to {last:.2f} s see its last frame"
+        )
     with progress_bar(clip.name, total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             begin = np.array(starts[first : first + WINDOWS_AT_ONCE])
@@ -137,7 +137,9 @@ def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None)
                 times=np.stack([begin, end], axis=1) / rate,
                 frames=np.stack(
                     [
-                        centre_view(read_frame(clip, min(time, last))[0], size) if still is None else still
+                        centre_view(read_frame(clip, min(time, scene.end))[0], size)
+                        if still is None
+                        else still
                         for time in (begin + end) / 2 / rate
                     ]
                 ),
