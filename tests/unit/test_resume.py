@@ -404,13 +404,11 @@ def stopping(after: int, work, tasks) -> Iterator:
 
 @pytest.mark.proof
 def test_ray_gives_the_same_bytes(table, whole, tmp_path):
-    pytest.importorskip("ray")
     prepare("manifest", table, out=tmp_path / "out", engine="ray", jobs=2)
     assert contents(tmp_path / "out") == whole
 
 
 def test_a_ray_cluster_that_is_not_there_is_named(table, tmp_path):
-    pytest.importorskip("ray")
     with pytest.raises(AvtoolError, match="cannot join Ray at localhost:1: ") as caught:
         prepare("manifest", table, out=tmp_path / "out", engine="ray", address="localhost:1")
     assert "ray start --head" in caught.value.hint and list(tmp_path.iterdir()) == []
