@@ -1,7 +1,4 @@
-"""What the model sees and hears: normalised frames and log-mel spectrograms, batched and on the device.
-
-The only user of torchaudio: its last release is 2.11, and this is the one place to replace it in.
-"""
+"""What the model sees and hears: normalised frames and log-mel spectrograms, batched and on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +7,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
+
+from avtool.libraries import problem_of
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -48,6 +46,26 @@ def window_samples(frames: int, hop: int) -> int:
     return frames * hop
 
 
+def mel_filters(bins: int, mels: int, sample_rate: int) -> Tensor:
+    """The filter bank (bins, mels) of HTK-scaled triangles from 0 Hz to half of ``sample_rate``, each 1 at its centre:
+    torchaudio's, and where that does not load beside this build of torch the same by ``triangles``."""
+    if problem_of("torchaudio.functional"):
+        return triangles(bins, mels, sample_rate)
+    from torchaudio.functional import melscale_fbanks
+
+    return melscale_fbanks(bins, 0.0, sample_rate / 2, mels, sample_rate)
+
+
+def triangles(bins: int, mels: int, sample_rate: int) -> Tensor:
+    """The same without torchaudio. Source: the HTK Book, section 5.4: mel = 2595 log10(1 + Hz / 700)."""
+    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
+    corners = 700 * (10 ** (torch.linspace(0, highest, mels + 2) / 2595) - 1)
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    frequencies = torch.linspace(0, sample_rate // 2, bins).unsqueeze(1)
+    rising, falling = (frequencies - left) / (centre - left), (right - frequencies) / (right - centre)
+    return torch.minimum(rising, falling).clamp(min=0)
+
+
 class LogMel(nn.Module):
     """log10(mel power + 1e-7), the input of the audio encoder (DeepAVFusion, section 4.1: 3 s at 16 kHz -> 128 x 192).
 
@@ -63,7 +81,7 @@ class LogMel(nn.Module):
     ) -> None:
         super().__init__()
         self.sample_rate, self.n_fft, self.hop, self.mels = sample_rate, n_fft, hop, mels
-        filters = melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, mels, sample_rate)
+        filters = mel_filters(n_fft // 2 + 1, mels, sample_rate)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 

@@ -17,7 +17,6 @@ import av
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from torchvision.transforms.functional import hflip, resized_crop
 
 from avtool import __version__
 from avtool.bench.measure import spread
@@ -32,6 +31,7 @@ from avtool.data.synth import render
 from avtool.data.views import draws, fit_window, random_crop
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
+from avtool.libraries import need
 from avtool.progress import say
 
 IMAGE_SIZE, WINDOW_SECONDS, SAMPLE_RATE = 224, 3.0, 16000
@@ -279,6 +279,7 @@ def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.nd
     is resized. Sound is decoded from where a seek to the window's start leads, which is the picture's key frame before
     it; what belongs to the window is resampled. One thread. DataError where the clip has no such frame or sound.
     """
+    transforms = need("torchvision.transforms.functional", purpose="bench data")
     with av.open(f"file:{path}") as container:
         length = (container.duration or 0) / av.time_base
         start = generator.random() * max(0.0, length - WINDOW_SECONDS)
@@ -286,8 +287,8 @@ def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.nd
     with av.open(f"file:{path}") as container:
         waveform = _sound_from(container, start)
     left, top, width, height = random_crop(generator, *picture.size, CROP_SCALE)
-    view = resized_crop(picture, top, left, height, width, [IMAGE_SIZE, IMAGE_SIZE])
-    view = hflip(view) if generator.random() < 0.5 else view
+    view = transforms.resized_crop(picture, top, left, height, width, [IMAGE_SIZE, IMAGE_SIZE])
+    view = transforms.hflip(view) if generator.random() < 0.5 else view
     return {"image": np.asarray(view).transpose(2, 0, 1), "waveform": waveform}
 
 

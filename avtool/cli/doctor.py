@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from avtool.cli.common import Debug, Json, Threads, examples, guarded, print_json, set_threads
+from avtool.libraries import ONLY_FOR, TRIED, outside, problem_of
 
 EPILOG = examples("avtool doctor", "avtool doctor --json", next_command="avtool demo")
 PACKAGES = {
@@ -28,12 +29,11 @@ PACKAGES = {
     "pydantic": "pydantic",
     "PyYAML": "yaml",
     "safetensors": "safetensors",
+    "filelock": "filelock",
     "typer": "typer",
     "rich": "rich",
 }
 """Package: the module it brings."""
-TRIED_TOGETHER = {"2.12": ("0.27", "2.11"), "2.11": ("0.26", "2.11")}
-"""torch: the torchvision and torchaudio that were tried with it."""
 OPENCV = (
     "opencv-python",
     "opencv-contrib-python",
@@ -62,7 +62,7 @@ def examine() -> dict[str, Any]:
     """Versions, devices, codecs and places as plain values; ``broken`` and ``warnings`` are sentences."""
     from avtool import __version__
 
-    packages, broken = _packages()
+    packages, broken, partly = _packages()
     codecs, codecs_broken = _codecs()
     places, places_warnings = _places()
     installed = {(package.metadata["Name"] or "").lower() for package in metadata.distributions()}
@@ -74,37 +74,33 @@ def examine() -> dict[str, Any]:
         "threads": _threads(),
         "codecs": codecs,
         "places": places,
-        "warnings": places_warnings + opencv_warnings(installed) + version_warnings(packages),
+        "warnings": places_warnings + partly + opencv_warnings(installed) + version_warnings(packages),
         "broken": broken + codecs_broken,
     }
 
 
-def _packages() -> tuple[dict[str, str], list[str]]:
-    """Version of every package, and what cannot be imported."""
-    versions, broken = {}, []
+def _packages() -> tuple[dict[str, str], list[str], list[str]]:
+    """Version of every package; what cannot be imported; and what cannot, but is needed by little."""
+    versions, broken, partly = {}, [], []
     for package, module in PACKAGES.items():
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
-        if problem := _import_problem(module):
-            broken.append(f"{package} {versions[package]} cannot be imported: {problem}")
+        if problem := problem_of(module):
+            line = f"{package} {versions[package]} cannot be imported: {problem}"
+            if package in ONLY_FOR:
+                partly.append(f"{line}; {ONLY_FOR[package]}")
+            else:
+                broken.append(line)
     if not any(line.startswith("av ") for line in broken):
         versions["FFmpeg (inside av)"] = importlib.import_module("av").ffmpeg_version_info
-    return versions, broken
-
-
-def _import_problem(module: str) -> str:
-    try:
-        importlib.import_module(module)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:  # what broken binaries raise
-        return " ".join(str(error).split()) or type(error).__name__
-    return ""
+    return versions, broken, partly
 
 
 def _devices() -> dict[str, str]:
     devices = {"cpu": f"{platform.machine()}, {os.cpu_count()} cores"}
-    if _import_problem("torch"):
+    if problem_of("torch"):
         return devices
     import torch
 
@@ -118,7 +114,7 @@ def _devices() -> dict[str, str]:
 
 def _threads() -> dict[str, Any]:
     threads: dict[str, Any] = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "not set")}
-    if not _import_problem("torch"):
+    if not problem_of("torch"):
         import torch
 
         threads["torch"] = torch.get_num_threads()
@@ -127,8 +123,8 @@ def _threads() -> dict[str, Any]:
 
 def _codecs() -> tuple[dict[str, str], list[str]]:
     """Write a short clip as H.264 and AAC and read it back: the only proof that codecs work."""
-    if _import_problem("avtool.media"):
-        return {}, [f"clips cannot be read: {_import_problem('avtool.media')}"]
+    if problem_of("avtool.media"):
+        return {}, [f"clips cannot be read: {problem_of('avtool.media')}"]
     import av
     import numpy as np
 
@@ -192,16 +188,9 @@ def opencv_warnings(installed: set[str]) -> list[str]:
 
 
 def version_warnings(packages: dict[str, str]) -> list[str]:
-    """A sentence where torch, torchvision and torchaudio are of versions that were not tried together."""
-    torch, vision, audio = (_minor(packages[name]) for name in ("torch", "torchvision", "torchaudio"))
-    if TRIED_TOGETHER.get(torch) == (vision, audio):
-        return []
-    tried = "; ".join(f"torch {t}, torchvision {v}, torchaudio {a}" for t, (v, a) in TRIED_TOGETHER.items())
-    return [f"torch {torch}, torchvision {vision}, torchaudio {audio} do not go together; {tried} do"]
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split(".")[:2])
+    """A sentence for each package that is outside what was tried."""
+    there = {name: packages[name] for name in TRIED if packages.get(name, "not installed") != "not installed"}
+    return [line for name, version in there.items() if (line := outside(name, version))]
 
 
 def _print(found: dict[str, Any]) -> None:

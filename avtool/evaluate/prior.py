@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from avtool.checkpoint import check_fit
 from avtool.convert import read_published
 from avtool.errors import CheckpointError
+from avtool.libraries import need
 from avtool.metrics.localization import EVALUATION_SIZE, upsampled
 
 SHARE = 0.4
@@ -47,8 +48,7 @@ class ObjectPrior(nn.Module):
 
 def load_prior(path: Path) -> ObjectPrior:
     """The prior of an ImageNet ResNet (18 to 152) from torchvision's weights file. CheckpointError for another file."""
-    from torchvision import models
-
+    models = need("torchvision.models", purpose="--object-prior")
     weights = read_published(path)
     blocks = tuple(
         len({name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")})

@@ -25,6 +25,8 @@ OPEN_OPTIONS = {
     "pattern_type": "none",  # %d in the name of a picture does not mean a row of them
 }
 """What is opened is the file named and nothing else: a playlist must not make us fetch from elsewhere."""
+LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+"""Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
 CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
@@ -54,7 +56,7 @@ def starts(time: float) -> list[float]:
 def _opened(path: Path, problem: str, *, hint: str) -> Iterator[InputContainer]:
     check_file(path)
     try:
-        with av.open(f"file:{path}", options=OPEN_OPTIONS, metadata_errors="ignore") as container:
+        with av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT) as container:
             yield container
     except av.FFmpegError as error:
         raise UnusableMedia(

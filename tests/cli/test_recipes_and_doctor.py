@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import avtool as avtool_package
 from avtool.cli import doctor
 from avtool.config.recipes import load_recipe
 from avtool.config.shipped import recipe_names
-from tests.cli.conftest import Avtool
+from avtool.libraries import ONLY_FOR, TRIED
+from tests.cli.conftest import Avtool, broken_packages
 
 
 def test_recipes_are_listed(avtool: Avtool) -> None:
@@ -76,11 +84,38 @@ def test_doctor_fails_where_a_package_is_broken(monkeypatch) -> None:
     ]
 
 
-def test_doctor_warns_of_versions_that_do_not_go_together() -> None:
-    together = {"torch": "2.12.1+cpu", "torchvision": "0.27.1", "torchaudio": "2.11.0"}
-    assert doctor.version_warnings(together) == []
-    (warning,) = doctor.version_warnings(together | {"torch": "2.13.0"})
-    assert warning.startswith("torch 2.13, torchvision 0.27, torchaudio 2.11 do not go together")
+def test_doctor_warns_of_versions_that_were_not_tried() -> None:
+    assert doctor.version_warnings({"av": "17.1.0", "numpy": "2.5.9", "PyYAML": "6.0.3"}) == []
+    (old,) = doctor.version_warnings({"av": "17.0.1"})
+    assert old == "av 17.0.1 is older than what avtool was tried with: pip install 'av>=17.1'"
+    (new,) = doctor.version_warnings({"opencv-python-headless": "5.1.0.2"})
+    assert new == "opencv-python-headless 5.1.0.2 is newer than what avtool was tried with (5.0)"
+
+
+def test_lower_ends_of_pyproject_are_those_that_were_tried() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["dependencies"])
+    assert asked == {name: oldest for name, (oldest, _) in TRIED.items()}
+
+
+@pytest.mark.parametrize("package", ["torchaudio", "torchvision"])
+def test_doctor_says_what_is_missing_without(package: str, avtool: Avtool) -> None:
+    done = avtool("doctor", "--json", without=[package])
+    found = json.loads(done.stdout)
+    assert done.returncode == 0 and found["broken"] == []
+    (warning,) = [line for line in found["warnings"] if line.startswith(package)]
+    assert "cannot be imported: " in warning and warning.endswith(ONLY_FOR[package])
+
+
+def test_every_module_is_imported_without_torchvision_and_torchaudio(tmp_path: Path) -> None:
+    """As it has to be beside a CPU build of torch."""
+    names = [module.name for module in pkgutil.walk_packages(avtool_package.__path__, "avtool.")]
+    assert "avtool.features" in names and "avtool.bench.data" in names
+    script = "\n".join(f"import {name}" for name in names if not name.endswith("__main__"))
+    path = broken_packages(tmp_path, ["torchaudio", "torchvision"])
+    script += "\nfrom avtool.features import LogMel\nassert LogMel().filters.shape == (401, 128)\n"
+    path = os.pathsep.join([path, str(Path(avtool_package.__path__[0]).parent)])
+    subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 def test_doctor_warns_of_two_kinds_of_opencv() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 from avtool.bench.measure import peak_bytes
 from avtool.bench.pairs import built_pair_attention
-from avtool.features import LogMel
+from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.model.attention import attend, attend_pairs, attention_weights
@@ -312,6 +314,21 @@ def test_log_mel_equals_torchaudio() -> None:
     reference = torchaudio.transforms.MelSpectrogram(16000, n_fft=800, hop_length=250, n_mels=32)
     want = (reference(sound)[..., :-1] + 1e-7).log10()
     torch.testing.assert_close(LogMel(mels=32)(sound)[:, 0], want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n_fft", "mels", "rate"), [(800, 128, 16000), (800, 64, 16000), (1024, 128, 44100), (400, 64, 11025)]
+)
+@pytest.mark.filterwarnings("ignore:At least one mel filterbank")
+def test_mel_filters_without_torchaudio_are_torchaudios(
+    n_fft: int, mels: int, rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchaudio.functional import melscale_fbanks
+
+    want = melscale_fbanks(n_fft // 2 + 1, 0.0, rate / 2, mels, rate)
+    torch.testing.assert_close(triangles(n_fft // 2 + 1, mels, rate), want, rtol=0, atol=1e-7)
+    monkeypatch.setitem(sys.modules, "torchaudio.functional", None)  # its import fails
+    assert torch.equal(mel_filters(n_fft // 2 + 1, mels, rate), triangles(n_fft // 2 + 1, mels, rate))
 
 
 def test_encoder_refuses_an_unknown_fusion() -> None:

@@ -1,0 +1,71 @@
+"""The libraries that avtool stands on: which versions were tried, and what is said where one does not load."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from types import ModuleType
+
+from avtool.errors import UsageError
+
+TRIED = {
+    "torch": ("2.11", "2.15"),
+    "torchvision": ("0.26", "0.29"),
+    "torchaudio": ("2.11", "2.11"),
+    "timm": ("1.0.15", "1.0"),
+    "numpy": ("1.26", "2.5"),
+    "av": ("17.1", "19.0"),
+    "opencv-python-headless": ("4.10", "5.0"),
+    "soundfile": ("0.12.1", "0.14"),
+    "pillow": ("10", "13"),
+    "pydantic": ("2.7", "2.14"),
+    "PyYAML": ("6.0.1", "6.0"),
+    "safetensors": ("0.4.5", "0.8"),
+    "filelock": ("3.13", "4.3"),
+    "typer": ("0.29", "0.29"),
+    "rich": ("13.7", "15.0"),
+}
+"""Package: the oldest and the newest version that the tests were run with. pyproject.toml asks for the oldest."""
+ONLY_FOR = {
+    "torchaudio": "nothing is missing: its mel filters are computed without it, to the same values",
+    "torchvision": "evaluate --object-prior, init.image=timm:NAME and bench data need it, the rest does not",
+    "timm": "init.image=timm:NAME needs it, the rest does not",
+}
+"""What needs a package that does not load beside every build of torch: torchaudio 2.11.0 wants the CUDA of the build
+that it was made for (torch 2.11 to 2.14), torchvision the build of its own minor version; timm imports torchvision."""
+BROKEN = (ImportError, OSError, RuntimeError, AttributeError)
+"""What the import of a package with a broken binary raises."""
+
+
+def problem_of(module: str) -> str:
+    """Why ``module`` cannot be imported, in one line; "" where it can."""
+    try:
+        importlib.import_module(module)
+    except BROKEN as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+def need(module: str, *, purpose: str) -> ModuleType:
+    """Import ``module``. UsageError where it does not load, as torchvision beside a CPU build of torch."""
+    if problem := problem_of(module):
+        package = module.partition(".")[0]
+        raise UsageError(
+            f"{purpose} needs {package}, which does not load here: {problem[:200]}",
+            hint=f"install a build of {package} that was made for this torch; avtool doctor shows both",
+        )
+    return importlib.import_module(module)
+
+
+def outside(package: str, version: str) -> str:
+    """A sentence where ``version`` of ``package`` lies outside what was tried; "" where it does not."""
+    oldest, newest = TRIED[package]
+    if _numbers(version) < _numbers(oldest):
+        return f"{package} {version} is older than what avtool was tried with: pip install '{package}>={oldest}'"
+    if _numbers(version)[: len(_numbers(newest))] > _numbers(newest):
+        return f"{package} {version} is newer than what avtool was tried with ({newest})"
+    return ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.match(r"[\d.]*\d", version)[0].split("."))  # type: ignore[index]
