@@ -23,7 +23,7 @@ TRIED = {
     "safetensors": ("0.4.5", "0.8"),
     "filelock": ("3.13", "4.3"),
     "typer": ("0.29", "0.29"),
-    "rich": ("13.7", "15.0"),
+    "rich": ("13.8", "15.0"),
 }
 """Package: the oldest and the newest version that the tests were run with. pyproject.toml asks for the oldest."""
 ONLY_FOR = {
