@@ -11,6 +11,7 @@ from avtool.cli import doctor
 from avtool.config.recipes import load_recipe
 from avtool.config.shipped import recipe_names
 from tests.cli.conftest import Avtool
+from tests.unit.test_places import model_at
 
 
 def test_recipes_are_listed(avtool: Avtool) -> None:
@@ -81,6 +82,18 @@ def test_doctor_warns_of_versions_that_do_not_go_together() -> None:
     assert doctor.version_warnings(together) == []
     (warning,) = doctor.version_warnings(together | {"torch": "2.13.0"})
     assert warning.startswith("torch 2.13, torchvision 0.27, torchaudio 2.11 do not go together")
+
+
+def test_doctor_finds_the_model_that_localize_would_take(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVTOOL_MODEL", raising=False)
+    monkeypatch.setenv("AVTOOL_CACHE", str(tmp_path / "cache"))
+    place = "model ($AVTOOL_MODEL, newest run)"
+    assert doctor.examine()["places"][place] == "none yet"
+    pulled = model_at(tmp_path / "cache" / "models" / "published")
+    assert doctor.examine()["places"][place] == str(pulled)
+    demo = model_at(tmp_path / "avtool-demo" / "localizer" / "checkpoints" / "step-00000002")
+    assert doctor.examine()["places"][place] == str(demo)
 
 
 def test_doctor_warns_of_two_kinds_of_opencv() -> None:
