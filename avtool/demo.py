@@ -2,27 +2,53 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from avtool import __version__, places
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
-from avtool.errors import AvtoolError
+from avtool.errors import AvtoolError, UsageError
 from avtool.evaluate import Localization, keep_localization, measure_pointing
-from avtool.files import check_output
+from avtool.files import atomic_file, check_output
 from avtool.progress import say
+from avtool.tracking import RUN_JSON, read_run_facts
 
-# The budget: ten minutes at most on two cores.
-CLIPS = 1200
-SETTINGS = {"pretrain": ("max_steps=250",), "localize": ("max_steps=500",)}
 
+@dataclass(frozen=True)
+class Size:
+    """How many ``clips`` a demo renders, and the settings of its two trainings."""
+
+    clips: int
+    pretrain: tuple[str, ...]
+    localize: tuple[str, ...]
+
+
+FULL = Size(1200, ("max_steps=250",), ("max_steps=500",))
+"""Ten minutes at most on two cores."""
+_FEW = ("max_steps=2", "train.batch_size=4", "train.accumulate=1", "train.eval_clips=0", "data.workers=0")
+SMALL = Size(10, _FEW, _FEW)
+"""Only to see that everything runs."""
+
+DEMO_JSON = "demo.json"
+"""What says that a folder is a demo's, and how far it came."""
+RUNS = ("pretrained", "localizer")
+MADE = ("data", *RUNS, "heatmap.png")
+"""What a demo makes in its folder, in this order."""
+UNFINISHED = f"{MADE[0]}.unfinished"
+"""What a preparation leaves that was stopped."""
 HELD_OUT = "test"
 INTERRUPTED = 130
 _GRACE = 5.0  # seconds in which an interrupted command may end by itself, as Ctrl-C reaches it too
@@ -40,56 +66,148 @@ class Demo:
 
 
 def demo(
-    out: Path = Path("avtool-demo"),
+    out: Path | None = None,
     *,
+    small: bool = False,
     force: bool = False,
     device: str = "auto",
     seed: int = 0,
     threads: int | None = None,
+    command: Sequence[str] = (),
 ) -> Demo:
-    """Go from nothing to a heat map in ``out`` with the commands a user would type; print a small table.
+    """Go from nothing to a heat map in ``out`` (None: ./avtool-demo) with the commands a user would type; print a small
+    table.
 
-    Each command is printed and run by itself. Whatever it leaves is whole, also where it is interrupted.
-    UsageError where ``out`` exists, unless ``force``; AvtoolError where a command fails.
+    Each command is printed and run by itself. Whatever it leaves is whole, also where it is interrupted, and demo.json
+    says what it is. With ``force`` what an earlier demo made in ``out`` is removed first, and nothing else. ``small``:
+    few clips and steps, whose map means nothing.
+
+    UsageError where ``out`` is no demo's, or holds what one made and ``force`` is not given; AvtoolError where a
+    command fails.
     """
-    check_output(out, force=force)
-    data, run, localizer = out / "data", out / "pretrained", out / "localizer"
-    heatmap = out / "heatmap.png"
-    tensors = ["--device", device] if device != "auto" else []
-    tensors += ["--threads", str(threads)] if threads is not None else []
-    seeded = ["--seed", str(seed)]
+    out, size = out or places.demo_folder(), SMALL if small else FULL
+    there = _check(out, force=force)
+    facts = {"command": [*command], "avtool": __version__, "seed": seed, **asdict(size)}
+    note = _Note(out / DEMO_JSON, facts | {"finished": False}, there)
+    out.mkdir(parents=True, exist_ok=True)
     try:
-        _run(["prepare", "synth", "--out", str(data), "--clips", str(CLIPS), *seeded, *_replacing(data)])
-        pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
-        _run([*pretrain, *seeded, *tensors, *_replacing(run), *SETTINGS["pretrain"]])
-        finetune = [
-            "finetune",
-            "localize",
-            "--recipe",
-            "tiny-localize",
-            "--from",
-            str(run),
-            "--data",
-            str(data),
-        ]
-        finetune += ["--out", str(localizer), *SETTINGS["localize"]]
-        _run([*finetune, *seeded, *tensors, *_replacing(localizer)])
-        say("\nHow well do its maps point, on clips that it has not seen?")
-        result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
-        keep_localization(localizer, result)
-        clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
-        localize = ["localize", str(clip), "--model", str(localizer), "--out", str(heatmap)]
-        _run([*localize, *tensors, *_replacing(heatmap)])
-    finally:
-        if out.is_dir() and not any(out.iterdir()):
-            out.rmdir()
-    made = Demo(data, run, localizer, heatmap, result)
-    _print(made)
+        note.write()  # before anything goes, so that what is left of it is still known
+        _remove(out, there)
+        note.made.clear()
+        made = _make(out, size, note, device=device, seed=seed, threads=threads)
+    except BaseException:
+        _leave(out, note)
+        raise
+    note.facts |= {"finished": True, "pointing": asdict(made.result)}
+    note.write()
+    _print(made, small=small)
     return made
 
 
-def _replacing(path: Path) -> list[str]:
-    return ["--force"] if path.exists() else []
+@dataclass
+class _Note:
+    """demo.json: ``facts``, and the names of what the demo ``made``, noted before they are there."""
+
+    path: Path
+    facts: dict[str, Any]
+    made: list[str]
+
+    def begin(self, name: str) -> None:
+        self.made.append(name)
+        self.write()
+
+    def write(self) -> None:
+        with atomic_file(self.path) as partial:
+            partial.write_text(
+                json.dumps({**self.facts, "made": self.made}, indent=2) + "\n", encoding="utf-8"
+            )
+
+    @classmethod
+    def read(cls, path: Path) -> _Note:
+        """AvtoolError where it is broken."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            return cls(path, facts, [*facts.pop("made")])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AvtoolError(
+                f"{path} is broken, and nothing else says what a demo made there",
+                hint="choose another --out, or remove the folder yourself",
+            ) from error
+
+
+def _check(out: Path, *, force: bool) -> list[str]:
+    """What an earlier demo made in ``out``. UsageError where it is not for a demo to write in, or holds such things and
+    ``force`` is not given."""
+    before = (f"{RUNS[-1]}/{RUN_JSON}",) if _is_of_before(out) else ()
+    check_output(out, force=True, markers=(DEMO_JSON, *before))
+    there = [name for name in (UNFINISHED, *MADE) if os.path.lexists(out / name)]
+    if before:
+        note = _Note(out / DEMO_JSON, {"finished": {*MADE} <= {*there}}, [*MADE])
+    elif (out / DEMO_JSON).exists():
+        note = _Note.read(out / DEMO_JSON)
+    else:
+        return []
+    if others := [name for name in there if name not in note.made and name != UNFINISHED]:
+        raise UsageError(
+            f"{out / others[0]} is there, and no demo made it", hint="choose another --out, or move it away"
+        )
+    if there and not force:
+        which = "a" if note.facts.get("finished") else "an unfinished"
+        raise UsageError(
+            f"{out} holds what {which} demo made: {', '.join(there)}",
+            hint="add --force to replace that and nothing else, or choose another --out",
+        )
+    return there
+
+
+def _is_of_before(out: Path) -> bool:
+    """Whether a version that wrote no demo.json made all there is in ``out``, as the commands in its runs say."""
+    if not out.is_dir() or not {path.name for path in out.iterdir()} <= {*MADE}:
+        return False
+    commands = (read_run_facts(out / name).get("command", ()) for name in RUNS)
+    settings = FULL.pretrain, FULL.localize
+    return all({*wanted} <= {*command} for wanted, command in zip(settings, commands, strict=True))
+
+
+def _remove(out: Path, names: Sequence[str]) -> None:
+    for path in (out / name for name in names):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _leave(out: Path, note: _Note) -> None:
+    """Say what is kept of a demo that breaks off; where it made nothing, leave nothing."""
+    if there := [name for name in (UNFINISHED, *note.made) if os.path.lexists(out / name)]:
+        say(f"{out} keeps {', '.join(there)}; with --force the demo begins anew")
+        return
+    note.path.unlink(missing_ok=True)
+    if not any(out.iterdir()):
+        out.rmdir()
+
+
+def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads: int | None) -> Demo:
+    """Run the commands one after the other, and measure between them."""
+    data, run, localizer, heatmap = (out / name for name in MADE)
+    tensors = ["--device", device] if device != "auto" else []
+    tensors += ["--threads", str(threads)] if threads is not None else []
+    seeded = ["--seed", str(seed)]
+    note.begin(data.name)
+    _run(["prepare", "synth", "--out", str(data), "--clips", str(size.clips), *seeded])
+    note.begin(run.name)
+    pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
+    _run([*pretrain, *seeded, *tensors, *size.pretrain])
+    note.begin(localizer.name)
+    finetune = ["finetune", "localize", "--recipe", "tiny-localize", "--from", str(run), "--data", str(data)]
+    _run([*finetune, "--out", str(localizer), *size.localize, *seeded, *tensors])
+    say("\nHow well do its maps point, on clips that it has not seen?")
+    result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
+    keep_localization(localizer, result)
+    clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
+    note.begin(heatmap.name)
+    _run(["localize", str(clip), "--model", str(localizer), "--out", str(heatmap), *tensors])
+    return Demo(data, run, localizer, heatmap, result)
 
 
 def _run(arguments: list[str]) -> None:
@@ -117,12 +235,15 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _print(made: Demo) -> None:
-    """The table, its note and the paths, to stdout."""
+def _print(made: Demo, *, small: bool) -> None:
+    """The table, its note, the paths and what to type next, to stdout."""
     result = made.result
+    note = result.warning() or "Above all its controls by more than one standard error."
+    if small:
+        note += " A small demo: few clips and steps, these numbers mean nothing."
     table = Table(
         title=f"{result.protocol} on held-out clips: {result.data}, split {result.split}, n = {result.clips}",
-        caption=result.warning() or "Above all its controls by more than one standard error.",
+        caption=note,
         title_justify="left",
         caption_justify="left",
     )
@@ -142,3 +263,13 @@ def _print(made: Demo) -> None:
     }
     for name, path in paths.items():
         print(f"{name + ':':<12}{path}")
+    print(f"{'next:':<12}{what_next(made.localizer)}")
+    say("This model has seen rendered clips alone: with it your own clip shows how to go on, and no more.")
+
+
+def what_next(localizer: Path) -> str:
+    """What to type for a clip of one's own: with the model's name where another one would be taken."""
+    newest = places.newest_run()
+    found = newest is not None and newest.resolve() == localizer.resolve()
+    named = [] if found and not os.environ.get("AVTOOL_MODEL") else ["--model", str(localizer)]
+    return shlex.join(["avtool", "localize", "clip.mp4", *named, "--out", "heatmap.png"])

@@ -58,6 +58,16 @@ def runs_root() -> Path:
     return Path("runs")
 
 
+def demo_folder() -> Path:
+    """./avtool-demo: what ``avtool demo`` makes where it is not told another place."""
+    return Path("avtool-demo")
+
+
+def demo_localizer(demo: Path) -> Path:
+    """The run that a demo ends with: a model that localizes."""
+    return demo / "localizer"
+
+
 def cache_root() -> Path:
     """$AVTOOL_CACHE, else $XDG_CACHE_HOME/avtool, else ~/.cache/avtool."""
     if explicit := _folder_in_environment("AVTOOL_CACHE"):
@@ -116,12 +126,18 @@ def checkpoints_of(run: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _STEP.fullmatch(path.name) and is_checkpoint(path))
 
 
+def run_of(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint folder is of, by its place; None where it is of none."""
+    if checkpoint.parent.name == CHECKPOINTS:
+        return checkpoint.parent.parent
+    return checkpoint.parent if checkpoint.name == BEST else None
+
+
 def newest_run() -> Path | None:
-    """The run under ./runs with the most recently written checkpoint."""
+    """The run with the most recently written checkpoint, of those under ./runs and the demo's localizer."""
     root = runs_root()
-    if not root.is_dir():
-        return None
-    dated = [(done[-1].stat().st_mtime_ns, run) for run in root.iterdir() if (done := checkpoints_of(run))]
+    runs = [*(root.iterdir() if root.is_dir() else ()), demo_localizer(demo_folder())]
+    dated = [(done[-1].stat().st_mtime_ns, run) for run in runs if (done := checkpoints_of(run))]
     return max(dated)[1] if dated else None
 
 
@@ -160,10 +176,20 @@ def resolve_checkpoint(path: Path) -> Path:
 
 
 def find_model(explicit: Path | None) -> tuple[Path, str]:
-    """The checkpoint folder to use and in words where it came from: ``--model``, $AVTOOL_MODEL, the newest run
-    or the model pulled last."""
+    """The checkpoint folder to use and in words where it came from: ``--model``, or what ``usual_model`` finds."""
     if explicit is not None:
         return resolve_checkpoint(explicit), "--model"
+    if usual := usual_model():
+        return usual
+    raise UsageError(
+        f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{runs_root()} and none was pulled",
+        hint="avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
+    )
+
+
+def usual_model() -> tuple[Path, str] | None:
+    """The same where no model is named: $AVTOOL_MODEL, the newest run (the demo's among them) or the model pulled
+    last; None where there is none of these."""
     if named := path_in_environment("AVTOOL_MODEL"):
         try:
             return resolve_checkpoint(named), "$AVTOOL_MODEL"
@@ -173,10 +199,9 @@ def find_model(explicit: Path | None) -> tuple[Path, str]:
                 hint="set AVTOOL_MODEL to a run, a checkpoint folder or a pulled name, or give --model",
             ) from error
     if run := newest_run():
-        return resolve_checkpoint(run), f"the newest run under ./{runs_root()}"
+        demo = run == demo_localizer(demo_folder())
+        words = f"the demo in ./{demo_folder()}" if demo else f"the newest run under ./{runs_root()}"
+        return resolve_checkpoint(run), words
     if pulled := newest_pulled():
         return pulled, "avtool pull"
-    raise UsageError(
-        f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{runs_root()} and none was pulled",
-        hint="avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
-    )
+    return None

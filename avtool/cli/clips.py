@@ -19,7 +19,7 @@ Model = Annotated[
     Path | None,
     typer.Option(
         help="Run, checkpoint or converted folder.",
-        show_default="$AVTOOL_MODEL, else the newest run",
+        show_default="$AVTOOL_MODEL, else the newest run or demo",
         metavar="DIR",
     ),
 ]

@@ -7,33 +7,41 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Device, Force, Seed, Threads, examples, guarded, set_threads
+from avtool.cli.common import Debug, Device, Seed, Threads, command_line, examples, guarded, set_threads
+from avtool.places import demo_folder
 
 EPILOG = examples(
     "avtool demo",
-    "avtool demo --out /tmp/demo --threads 2",
-    next_command="avtool prepare --help",
+    "avtool demo --small --out /tmp/demo",
+    "avtool demo --force --threads 2",
+    next_command="avtool localize clip.mp4 --out heatmap.png",
 )
 
 
 @guarded
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = Path("avtool-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = demo_folder(),
+    small: Annotated[
+        bool,
+        typer.Option("--small", help="Few clips and steps: shows that all runs; its map means nothing."),
+    ] = False,
     device: Device = "auto",
     seed: Seed = 0,
     threads: Threads = None,
-    force: Force = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what an earlier demo made in DIR, and nothing else.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
 
     It prints and runs the commands a user would type: prepare, pretrain, finetune,
-    localize. Ten minutes at most on two cores.
+    localize. Ten minutes at most on two cores, a minute with --small.
     """
     set_threads(threads)
     from avtool.demo import demo as run
     from avtool.devices import resolve_device
 
     resolve_device(device)  # before minutes of rendering
-    run(out, force=force, device=device, seed=seed, threads=threads)
+    run(out, small=small, force=force, device=device, seed=seed, threads=threads, command=command_line())

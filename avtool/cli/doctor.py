@@ -158,9 +158,7 @@ def _places() -> tuple[dict[str, str], list[str]]:
         "data ($AVTOOL_DATA)": places.data_root,
         "prepared data": lambda: places.prepared_folder("NAME"),
         "runs": places.runs_root,
-        "model ($AVTOOL_MODEL, newest run)": lambda: (
-            places.find_model(None)[0] if places.path_in_environment("AVTOOL_MODEL") else places.newest_run()
-        ),
+        "model ($AVTOOL_MODEL, newest run)": lambda: model[0] if (model := places.usual_model()) else None,
         "downloads ($AVTOOL_CACHE)": places.cache_root,
         "recipes": recipes_folder,
     }

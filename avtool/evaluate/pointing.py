@@ -16,7 +16,7 @@ from avtool.evaluate.localization import evaluate_localization
 from avtool.files import atomic_file
 from avtool.metrics.localization import binomial_error
 from avtool.model.config import read_model_config
-from avtool.places import BEST, CHECKPOINTS, resolve_checkpoint
+from avtool.places import resolve_checkpoint, run_of
 
 LOCALIZATION_JSON = "localization.json"
 
@@ -112,9 +112,7 @@ def measure_pointing(
 
 def _place(checkpoint: Path) -> Path:
     """Where the evaluation of a checkpoint is kept: in its run, or in its folder where it is of no run."""
-    folder = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint
-    folder = folder.parent if folder.name == BEST else folder
-    return folder / LOCALIZATION_JSON
+    return (run_of(checkpoint) or checkpoint) / LOCALIZATION_JSON
 
 
 def keep_localization(model: Path, result: Localization) -> Path:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
+from avtool.infer.chosen import choose_model
 from avtool.infer.windows import Clips, Failed, window_seconds
 from avtool.model.build import CLASSIFIERS
-from avtool.model.config import Config, read_model_config
-from avtool.places import find_model
+from avtool.model.config import Config
 from avtool.progress import say
 from avtool.tasks.names import ClassNames
 
@@ -58,15 +58,13 @@ def classify(
     once the first clip is found to be usable. AvtoolError where the model is no classifier.
     """
     target = resolve_device(device)
-    checkpoint, found = find_model(model)
-    config = read_model_config(checkpoint)
+    checkpoint, config = choose_model(model)
     if config.kind not in CLASSIFIERS:
         raise UsageError(
             f"{checkpoint} has no classification head: it is of kind {config.kind}",
-            hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}",
+            hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}, or another --model",
         )
     chosen = Clips(clips, audio, every or window_seconds(config) / 2, failed)
-    say(f"model {checkpoint} (from {found})")
     return _classified(chosen, checkpoint, config, target)
 
 

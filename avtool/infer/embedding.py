@@ -12,11 +12,9 @@ from torch import Tensor, nn
 from avtool.devices import resolve_device
 from avtool.errors import MediaError, UsageError
 from avtool.files import atomic_file, check_output
+from avtool.infer.chosen import choose_model
 from avtool.infer.windows import Clips, Failed
-from avtool.model.config import read_model_config
 from avtool.model.heads import pool
-from avtool.places import find_model
-from avtool.progress import say
 
 
 def embed(
@@ -46,9 +44,7 @@ def embed(
     check_output(out, force=force)
     chosen = Clips(clips, audio, every, failed)
     target = resolve_device(device)
-    checkpoint, found = find_model(model)
-    config = read_model_config(checkpoint)
-    say(f"model {checkpoint} (from {found})")
+    checkpoint, config = choose_model(model)
     computed = list(chosen.compute(checkpoint, config, target, _tokens))
     if not computed:
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")

@@ -15,11 +15,9 @@ from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import kept_localization
 from avtool.features import to_float_waveform
 from avtool.files import atomic_file, check_output, printable
+from avtool.infer.chosen import choose_model
 from avtool.infer.scene import check_size, listen, look
 from avtool.metrics.localization import upsampled
-from avtool.model.config import read_model_config
-from avtool.places import find_model
-from avtool.progress import say
 from avtool.report.heatmap import render_heatmap, write_png
 from avtool.tasks.maps import EVERY, choose_map, localization_map, whole_frame, words_of
 
@@ -69,9 +67,7 @@ def localize(
     if map is not None and map not in EVERY:
         raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
     scene = look(clip, audio, at)
-    checkpoint, found = find_model(model)
-    say(f"model {checkpoint} (from {found})")
-    config = read_model_config(checkpoint)
+    checkpoint, config = choose_model(model)
     check_size(config, checkpoint)
     waveform = listen(scene, config)
     loaded, log_mel, _ = load_model(checkpoint, device=target)

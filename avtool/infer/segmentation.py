@@ -18,11 +18,11 @@ from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import to_float_waveform, window_samples
 from avtool.files import check_output
+from avtool.infer.chosen import choose_model
 from avtool.infer.scene import Scene, check_size, listen, look
 from avtool.media import UnusableMedia, is_picture, probe, read_waveform, write_clip
 from avtool.media.frames import shown_frames
-from avtool.model.config import Config, read_model_config
-from avtool.places import find_model
+from avtool.model.config import Config
 from avtool.progress import progress_bar, say, warn
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
@@ -108,13 +108,11 @@ class _Chosen:
     @classmethod
     def of(cls, model: Path | None) -> _Chosen:
         """AvtoolError where ``model`` is not one."""
-        checkpoint, found = find_model(model)
-        say(f"model {checkpoint} (from {found})")
-        config = read_model_config(checkpoint)
+        checkpoint, config = choose_model(model)
         if config.kind != KIND:
             raise UsageError(
                 f"{checkpoint} has no segmentation head: it is of kind {config.kind}",
-                hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}",
+                hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}, or another --model",
             )
         check_size(config, checkpoint)
         return cls(checkpoint, config, _names(config, checkpoint))

@@ -21,15 +21,15 @@ from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import LogMel, to_float_waveform
 from avtool.files import atomic_folder, check_output, printable
+from avtool.infer.chosen import choose_model
 from avtool.infer.scene import Scene, check_size, look
 from avtool.infer.windows import window_starts
 from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.media.track import Track, read_track
 from avtool.metrics.separation import bss_eval
-from avtool.model.config import Config, read_model_config
+from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
-from avtool.places import find_model
-from avtool.progress import progress_bar, say
+from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.masks import Panel, render_masks
 from avtool.tasks.maps import whole_frame
@@ -120,9 +120,7 @@ def separate(
             )
     track = read_track(guides[0].scene.sound)
     tracks = [track] + [_fitted(read_track(guide.scene.sound, like=track), track) for guide in guides[1:]]
-    checkpoint, origin = find_model(model)
-    say(f"model {checkpoint} (from {origin})")
-    config = read_model_config(checkpoint)
+    checkpoint, config = choose_model(model)
     _check_model(config, checkpoint)
     heard = _heard(guides, config)
     module, log_mel, _ = load_model(checkpoint, device=target)

@@ -193,7 +193,12 @@ def test_prepare_fails_where_nothing_was_prepared(calls, work: Path, monkeypatch
 
 def test_demo_hands_on_its_options(calls, work: Path) -> None:
     assert invoke("demo", "--device", "cpu", "--force").exit_code == 0
-    assert calls == [((Path("avtool-demo"),), {"force": True, "device": "cpu", "seed": 0, "threads": None})]
+    ((args, kwargs),) = calls
+    assert args == (Path("avtool-demo"),)
+    assert kwargs.pop("command")[0] == "avtool"
+    assert kwargs == {"small": False, "force": True, "device": "cpu", "seed": 0, "threads": None}
+    assert invoke("demo", "--small").exit_code == 0
+    assert (calls[1][1]["small"], calls[1][1]["force"]) == (True, False)
 
 
 def test_the_number_of_clips_told_by_the_help_is_the_one_behind_it() -> None:

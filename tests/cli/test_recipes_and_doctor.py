@@ -19,6 +19,7 @@ from avtool.config.recipes import load_recipe
 from avtool.config.shipped import recipe_names
 from avtool.libraries import ONLY_FOR, TRIED
 from tests.cli.conftest import Avtool, broken_packages
+from tests.unit.test_places import model_at
 
 
 def test_recipes_are_listed(avtool: Avtool) -> None:
@@ -116,6 +117,18 @@ def test_every_module_is_imported_without_torchvision_and_torchaudio(tmp_path: P
     script += "\nfrom avtool.features import LogMel\nassert LogMel().filters.shape == (401, 128)\n"
     path = os.pathsep.join([path, str(Path(avtool_package.__path__[0]).parent)])
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "PYTHONPATH": path})
+
+
+def test_doctor_finds_the_model_that_localize_would_take(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AVTOOL_MODEL", raising=False)
+    monkeypatch.setenv("AVTOOL_CACHE", str(tmp_path / "cache"))
+    place = "model ($AVTOOL_MODEL, newest run)"
+    assert doctor.examine()["places"][place] == "none yet"
+    pulled = model_at(tmp_path / "cache" / "models" / "published")
+    assert doctor.examine()["places"][place] == str(pulled)
+    demo = model_at(tmp_path / "avtool-demo" / "localizer" / "checkpoints" / "step-00000002")
+    assert doctor.examine()["places"][place] == str(demo)
 
 
 def test_doctor_warns_of_two_kinds_of_opencv() -> None:

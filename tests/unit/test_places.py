@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,27 @@ def test_a_wrong_model_is_laid_at_the_variable(
     with pytest.raises(AvtoolError) as named:
         places.find_model(Path(value))
     assert named.value.message.startswith(words)
+
+
+def test_the_demos_localizer_is_a_run_like_those_under_runs(home: Path, monkeypatch) -> None:
+    """The one written last is taken, and where it came from is said."""
+    assert places.usual_model() is None
+    demo = model_at(places.checkpoint_folder(Path("avtool-demo/localizer"), 500))
+    model_at(places.checkpoint_folder(Path("avtool-demo/pretrained"), 250))
+    assert places.find_model(None) == (demo, "the demo in ./avtool-demo")
+    own = model_at(places.checkpoint_folder(Path("runs/mine"), 3))
+    os.utime(demo, (1, 1))
+    assert places.find_model(None) == (own, "the newest run under ./runs")
+    os.utime(own, (0, 0))
+    assert places.find_model(None) == (demo, "the demo in ./avtool-demo")
+    monkeypatch.setenv("AVTOOL_MODEL", "runs/mine")
+    assert places.find_model(None) == (own, "$AVTOOL_MODEL")
+
+
+def test_a_checkpoint_has_its_run_by_its_place() -> None:
+    run = Path("runs/mine")
+    assert places.run_of(places.checkpoint_folder(run, 3)) == places.run_of(run / places.BEST) == run
+    assert places.run_of(Path("models/deepavfusion")) is None
 
 
 def test_best_weights_that_are_not_whole_are_not_passed_over(home: Path) -> None:

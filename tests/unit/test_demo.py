@@ -1,0 +1,149 @@
+"""The demo's folder: whose it is, what of it is replaced, and what stays where a demo breaks off."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avtool import demo as demo_module
+from avtool.demo import DEMO_JSON, FULL, MADE, demo, what_next
+from avtool.errors import AvtoolError, UsageError
+from avtool.places import checkpoint_folder
+from tests.unit.test_places import model_at
+
+
+class Interrupted(BaseException):
+    """As KeyboardInterrupt, which would end pytest as well."""
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a demo goes; its commands are stood in for by one that pretrains halfway and is interrupted."""
+
+    def interrupted(out: Path, _: object, note: Any, **__: object) -> None:
+        note.begin("data")
+        (out / "data").mkdir()
+        (out / "data" / "new").touch()
+        raise Interrupted
+
+    monkeypatch.setattr(demo_module, "_make", interrupted)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "avtool-demo"
+
+
+def made_in(out: Path, *names: str, finished: bool = True) -> None:
+    """What a demo leaves, ``names`` of it, beside something of the user's."""
+    for name in names:
+        (out / name).mkdir(parents=True)
+        (out / name / "old").touch()
+    (out / DEMO_JSON).write_text(
+        json.dumps({"finished": finished, "made": [name for name in names if name in MADE]})
+    )
+    (out / "notes.txt").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("finished", "names", "words"),
+    [
+        (True, MADE, "holds what a demo made: data, pretrained, localizer, heatmap.png"),
+        (False, ("data.unfinished",), "holds what an unfinished demo made: data.unfinished"),
+    ],
+)
+@pytest.mark.parametrize("small", [True, False])
+def test_what_is_there_is_named_and_left(finished: bool, names, words: str, small: bool, out: Path) -> None:
+    made_in(out, *names, finished=finished)
+    with pytest.raises(UsageError) as caught:
+        demo(out, small=small)
+    assert caught.value.message == f"{out} {words}"
+    assert "--force" in caught.value.hint and "another --out" in caught.value.hint
+    assert all((out / name / "old").exists() for name in names)
+
+
+def test_force_replaces_what_a_demo_made_and_nothing_else(out: Path, capsys) -> None:
+    made_in(out, *MADE, "data.unfinished")
+    (out / "mine").mkdir()
+    with pytest.raises(Interrupted):
+        demo(out, force=True, command=["avtool", "demo", "--force"])
+    assert sorted(path.name for path in out.iterdir()) == ["data", DEMO_JSON, "mine", "notes.txt"]
+    assert [path.name for path in (out / "data").iterdir()] == ["new"]
+    facts = json.loads((out / DEMO_JSON).read_text())
+    assert facts["finished"] is False and facts["clips"] == FULL.clips and facts["made"] == ["data"]
+    assert facts["command"] == ["avtool", "demo", "--force"]
+    assert "keeps data; with --force the demo begins anew" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_folder_of_the_users_is_never_replaced(force: bool, out: Path) -> None:
+    (out / "data").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"not even with --force: without demo\.json") as caught:
+        demo(out, force=force)
+    assert "another --out" in caught.value.hint
+    assert [path.name for path in out.iterdir()] == ["data"]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_what_is_there_under_its_names_and_was_never_made_by_a_demo_stays(force: bool, out: Path) -> None:
+    made_in(out, "data", "pretrained", finished=False)
+    (out / "localizer").mkdir()
+    with pytest.raises(UsageError, match="localizer is there, and no demo made it"):
+        demo(out, force=force)
+    assert (out / "data" / "old").exists() and (out / "localizer").exists()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 3}'])
+def test_a_broken_note_removes_nothing(content: str, out: Path) -> None:
+    made_in(out, *MADE)
+    (out / DEMO_JSON).write_text(content)
+    with pytest.raises(AvtoolError, match=r"demo\.json is broken"):
+        demo(out, force=True)
+    assert (out / "data" / "old").exists()
+
+
+def commands_in(out: Path, pretrain: tuple[str, ...], localize: tuple[str, ...]) -> None:
+    for name, settings in (("pretrained", pretrain), ("localizer", localize)):
+        (out / name).mkdir(parents=True)
+        (out / name / "run.json").write_text(json.dumps({"command": ["avtool", *settings]}))
+
+
+def test_a_demo_of_before_is_known_by_its_commands(out: Path) -> None:
+    commands_in(out, FULL.pretrain, FULL.localize)
+    with pytest.raises(UsageError, match="holds what an unfinished demo made: pretrained, localizer"):
+        demo(out)
+    (out / "notes.txt").touch()
+    with pytest.raises(UsageError, match="not even with --force"):
+        demo(out, force=True)
+    commands_in(out.with_name("own"), FULL.pretrain, ("max_steps=9000",))
+    with pytest.raises(UsageError, match="not even with --force"):
+        demo(out.with_name("own"), force=True)
+
+
+def test_a_demo_that_made_nothing_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise UsageError("no")
+
+    monkeypatch.setattr(demo_module, "_make", refused)
+    with pytest.raises(UsageError, match="no"):
+        demo()
+    assert not out.exists()
+    out.mkdir()
+    (out / DEMO_JSON).write_text('{"made": []}')
+    (out / "notes.txt").touch()
+    with pytest.raises(UsageError, match=r"^no$"):  # there is nothing to replace, so nothing to ask for
+        demo()
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+def test_the_next_command_names_the_model_where_another_would_be_taken(out: Path, monkeypatch) -> None:
+    monkeypatch.delenv("AVTOOL_MODEL", raising=False)
+    localizer = out / "localizer"
+    model_at(checkpoint_folder(localizer, 3))
+    assert what_next(localizer) == "avtool localize clip.mp4 --out heatmap.png"
+    named = f"avtool localize clip.mp4 --model {localizer} --out heatmap.png"
+    monkeypatch.setenv("AVTOOL_MODEL", "mine")
+    assert what_next(localizer) == named
+    monkeypatch.delenv("AVTOOL_MODEL")
+    monkeypatch.chdir(out)
+    assert what_next(localizer) == named
