@@ -8,7 +8,6 @@ that is there is whole; whether it is still as it was written is checked before 
 from __future__ import annotations
 
 import itertools
-import json
 import pickle
 import re
 import shutil
@@ -30,7 +29,7 @@ from torch.utils._pytree import tree_leaves
 
 from avtool.errors import FULL, CheckpointError, explain
 from avtool.features import LogMel
-from avtool.files import atomic_folder, is_unicode
+from avtool.files import atomic_folder, is_unicode, json_text
 from avtool.model.build import build_empty_model
 from avtool.model.config import Config, read_model_config
 
@@ -206,7 +205,7 @@ def _write_checkpoint(
     folder: Path, model: nn.Module, config: Config, trainer: Mapping[str, Any] | None
 ) -> None:
     weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    content = json.dumps(asdict(config.complete()), indent=2)
+    content = json_text(asdict(config.complete()), indent=2)
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
     file = folder / "model.safetensors"
     if is_unicode(file):

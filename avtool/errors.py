@@ -91,13 +91,19 @@ def _explain_lost_process(error: RuntimeError) -> AvtoolError | None:
         # where torch sees a death while it waits for a batch, only the cause of its error says which signal it was
         cause = str(error.__cause__)
         first = cause if cause.startswith("DataLoader worker") else text
+        way = more_shared_memory() if "Bus error" in first else "was there memory enough, in /dev/shm too?"
         return AvtoolError(
             f"a process that loads data has died: {first.splitlines()[0].rstrip(' .')}",
-            hint="was there memory enough, in /dev/shm too? fewer data.workers take less; a run goes on with --resume",
+            hint=f"{way}; fewer data.workers take less; a run goes on with --resume",
         )
     if any(words in text for words in _SAID_OF_LOST):
         return AvtoolError(LOST, hint=LOST_HINT)
     return None
+
+
+def more_shared_memory(needed: int = 0) -> str:
+    """The way to a larger /dev/shm, of at least ``needed`` bytes."""
+    return f"start the container with more (docker run --shm-size={max(2, -(-needed // 2**30))}g)"
 
 
 LOST = "another process of this job has ended"

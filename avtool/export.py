@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from avtool.errors import UsageError
 from avtool.features import IMAGE_MEAN, IMAGE_STD
-from avtool.files import atomic_file, check_output
+from avtool.files import atomic_file, check_output, json_text
 from avtool.loading import Model, load
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 
@@ -63,7 +62,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
         )
     described = _describe(loaded, kind, inputs, outputs)
     with atomic_file(out) as partial:
-        torch.export.save(program, partial, extra_files={DESCRIPTION: json.dumps(described, indent=2)})
+        torch.export.save(program, partial, extra_files={DESCRIPTION: json_text(described, indent=2)})
     return described
 
 

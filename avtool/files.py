@@ -1,13 +1,16 @@
-"""Outputs that are whole or not there at all: written under a temporary name, then renamed."""
+"""Outputs that are whole or not there at all: written under a temporary name, then renamed; and JSON that is JSON."""
 
 from __future__ import annotations
 
 import glob
+import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from avtool.errors import FULL, UsageError
 
@@ -61,6 +64,24 @@ def is_unicode(path: Path) -> bool:
 def printable(path: Path | str) -> str:
     """The path as text that can be drawn and printed anywhere, with ? for what is none."""
     return str(path).encode(errors="replace").decode()
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """``value`` as ``json.dumps`` writes it with ``options``, with null for every number that is not finite: JSON has
+    no NaN and no Infinity."""
+    return json.dumps(finite(value), allow_nan=False, **options)
+
+
+def finite(value: Any) -> Any:
+    """``value``, nested in dicts and lists as may be, with None for every number that is not finite. Scalars of numpy
+    and torch become numbers, tuples lists."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def partial_name(path: Path) -> Path:

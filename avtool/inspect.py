@@ -18,7 +18,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.shards import ARRAYS, DATASET_JSON, index_path, shard_path
 from avtool.data.views import middle_sound
 from avtool.errors import AvtoolError, DataError, UsageError
-from avtool.files import check_output
+from avtool.files import check_output, json_text
 from avtool.progress import progress_bar
 
 SHOWN_CLASSES = 10
@@ -208,7 +208,7 @@ def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
     """Compare every sum in dataset.json, its own included. Raises DataError that names what differs."""
     sums = {shard_path(folder, number): shard["sha256"] for number, shard in enumerate(facts["shards"])}
     sums |= {index_path(folder, name): facts.get("index", {}).get(name) for name in ARRAYS}
-    text = json.dumps(
+    text = json_text(
         {key: value for key, value in facts.items() if key != "checksum"}, ensure_ascii=False, sort_keys=True
     )
     whole = hashlib.sha256(text.encode()).hexdigest() == facts["checksum"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from avtool.errors import CheckpointError, UsageError
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 """Of a fine-tuned run, the weights with the best validation measure."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where Linux keeps the memory that processes share. In Docker it holds 64 MB where nothing else is said."""
 _STEP = re.compile(r"step-\d+")
 
 
@@ -91,6 +94,14 @@ def newest_pulled() -> Path | None:
 
 def _is_pulled(path: Path) -> bool:
     return not path.name.startswith(".") and is_checkpoint(path)
+
+
+def shared_memory() -> tuple[int, int] | None:
+    """Bytes of /dev/shm in all, and free; None where there is no such place, or it has no limit of its own."""
+    if not SHARED_MEMORY.is_dir():
+        return None
+    usage = shutil.disk_usage(SHARED_MEMORY)
+    return (usage.total, usage.free) if usage.total else None
 
 
 def new_run_folder(recipe: str) -> Path:

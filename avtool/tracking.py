@@ -14,7 +14,8 @@ from typing import Any
 
 from avtool import __version__
 from avtool.errors import AvtoolError, CheckpointError, UsageError
-from avtool.files import atomic_file, check_output, naming
+from avtool.files import atomic_file, check_output, finite, json_text, naming
+from avtool.progress import say
 
 METRICS = "metrics.jsonl"
 RUN_JSON = "run.json"
@@ -24,13 +25,15 @@ TENSORBOARD = "tensorboard"
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each with its ``step``. What lies after ``resume_step`` is dropped when a
-    run goes on from there, so that no step stands twice. With ``tensorboard`` its numbers go to that as well."""
+    run goes on from there, so that no step stands twice. A number that is not finite is null, and its name is said
+    once. With ``tensorboard`` its numbers go to that as well."""
 
     def __init__(self, run: Path, *, resume_step: int, tensorboard: bool = False) -> None:
         self.path = run / METRICS
         kept = [row for row in read_metrics(run) if row["step"] <= resume_step] if self.path.exists() else []
         with atomic_file(self.path) as partial:
-            partial.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            partial.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
+        self._without: set[str] = set()
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
@@ -43,15 +46,23 @@ class MetricsLog:
         before = self.path.stat().st_size
         try:
             with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(values) + "\n")
+                file.write(json_text(values) + "\n")
         except OSError:
             os.truncate(self.path, before)
             raise
+        self._say_without(values)
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
                     self._board.add_scalar(name, value, values["step"])
             self._board.flush()
+
+    def _say_without(self, values: dict[str, Any]) -> None:
+        """Name the numbers that are null, each the first time."""
+        new = [name for name, value in values.items() if finite(value) is None and name not in self._without]
+        if new:
+            self._without.update(new)
+            say(f"no finite value for {', '.join(new)} at step {values['step']}: null in {METRICS}")
 
 
 def check_tensorboard() -> None:
@@ -64,11 +75,12 @@ def check_tensorboard() -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, each with its ``step``; they end at a line that was cut off."""
+    """The rows of a run's metrics.jsonl, each with its ``step``; they end at a line that was cut off. NaN and Infinity,
+    which earlier versions wrote, are None as null is."""
     rows: list[dict[str, Any]] = []
     for line in (run / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_constant=lambda name: None)
         except ValueError:
             break
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
@@ -153,4 +165,4 @@ def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts:
     with atomic_file(run / "recipe.yaml") as partial:
         partial.write_text(recipe_yaml, encoding="utf-8")
     with atomic_file(run / RUN_JSON) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")

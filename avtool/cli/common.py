@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
 from avtool.errors import in_words
+from avtool.files import json_text
 
 P = ParamSpec("P")
 INTERRUPTED = 130
@@ -114,7 +114,7 @@ def print_once(text: object) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    text = json_text(value, indent=2, ensure_ascii=False, default=str)
     print(re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text))
 
 

@@ -41,6 +41,9 @@ OPENCV = (
     "opencv-contrib-python-headless",
 )
 
+LITTLE_SHARED_MEMORY = 2**30
+"""Bytes of /dev/shm that are worth a warning where there are fewer; Docker gives 64 MiB."""
+
 
 @guarded
 def doctor(threads: Threads = None, as_json: Json = False, debug: Debug = False) -> None:
@@ -65,6 +68,7 @@ def examine() -> dict[str, Any]:
     packages, broken, partly = _packages()
     codecs, codecs_broken = _codecs()
     places, places_warnings = _places()
+    shared, shared_warnings = shared_memory_found()
     installed = {(package.metadata["Name"] or "").lower() for package in metadata.distributions()}
     return {
         "avtool": __version__,
@@ -73,8 +77,12 @@ def examine() -> dict[str, Any]:
         "devices": _devices(),
         "threads": _threads(),
         "codecs": codecs,
-        "places": places,
-        "warnings": places_warnings + partly + opencv_warnings(installed) + version_warnings(packages),
+        "places": places | shared,
+        "warnings": places_warnings
+        + shared_warnings
+        + partly
+        + opencv_warnings(installed)
+        + version_warnings(packages),
         "broken": broken + codecs_broken,
     }
 
@@ -172,6 +180,21 @@ def _places() -> tuple[dict[str, str], list[str]]:
         else:
             found[name] = "none yet" if folder is None else str(folder.absolute())
     return found, warnings
+
+
+def shared_memory_found() -> tuple[dict[str, str], list[str]]:
+    """What /dev/shm holds, and a sentence where that is little for loader workers."""
+    from avtool.errors import more_shared_memory
+    from avtool.places import SHARED_MEMORY, shared_memory
+
+    if (found := shared_memory()) is None:
+        return {}, []
+    total, free = (f"{size / 2**20:,.0f} MiB" for size in found)
+    line = {f"shared memory ({SHARED_MEMORY})": f"{total}, {free} free"}
+    if found[0] >= LITTLE_SHARED_MEMORY:
+        return line, []
+    why = "workers hand batches over in it, and large ones need more"
+    return line, [f"{SHARED_MEMORY} holds {total}: {why}; {more_shared_memory()}, or set data.workers=0"]
 
 
 def opencv_warnings(installed: set[str]) -> list[str]:

@@ -177,7 +177,13 @@ def _run(run: Mapping[str, Any]) -> Iterable[Row]:
             ", ".join(f"{name} {_short(value)}" for name, value in shown.items() if value is not None),
         )
     if run["metrics"]:
-        yield "metrics", ", ".join(f"{name} {_short(value)}" for name, value in run["metrics"].items())
+        yield (
+            "metrics",
+            ", ".join(
+                f"{name} {'undefined' if value is None else _short(value)}"
+                for name, value in run["metrics"].items()
+            ),
+        )
 
 
 def _clip(found: Mapping[str, Any]) -> Iterable[Row]:

@@ -7,6 +7,7 @@ every tensor.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import weakref
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,9 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
+from avtool.errors import DataError, more_shared_memory
+from avtool.places import SHARED_MEMORY, shared_memory
+
 Batch = dict[str, Any]
 View = dict[str, Any]
 
@@ -24,6 +28,8 @@ PREFETCH = 4
 """Batches that a worker makes ahead."""
 SLOTS = PREFETCH + 2
 """Slots of a worker; a batch that finds none free is handed over as fresh tensors."""
+LEAST_ROOM = 2**20
+"""Bytes of /dev/shm without which no loader begins: its locks lie there too."""
 ALIGNED = 64
 """Arrays in a slot begin at multiples of it; the first byte of a slot says whether it holds a batch."""
 LISTED = "boxes"
@@ -71,13 +77,48 @@ class Sender:
         places, size = _arranged(arrays)
         memory = None
         if number == len(self.slots) or len(self.slots[number]) < size:
-            memory = torch.empty(size, dtype=torch.uint8).share_memory_()
+            memory = _shared(size, batch=len(views), workers=worker.num_workers)
             self.slots[number : number + 1] = [memory.numpy()]
         slot = self.slots[number]
         for place in places:
             np.stack(arrays[place[0]], out=_array(slot, place))
         slot[0] = True
         return Parcel(self.number, (worker.id, number), memory, places, list(views[0]), listed)
+
+
+def _shared(size: int, *, batch: int, workers: int) -> torch.Tensor:
+    """``size`` bytes that processes share, for a batch of ``batch`` samples; DataError where /dev/shm is full."""
+    needed = workers * SLOTS * size
+    who = "1 worker" if workers == 1 else f"{workers} workers"
+    words = f": {who} with batches of {batch} may need {_mebibytes(needed)}"
+    check_shared_memory(size, needed, words)
+    try:
+        return torch.empty(size, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:  # another worker was quicker
+        if f"({errno.ENOSPC})" in str(error):
+            raise _full(needed, words) from error
+        raise
+
+
+def check_shared_memory(size: int, needed: int = 0, words: str = "") -> None:
+    """DataError where /dev/shm has no room for ``size`` bytes; ``words`` say what takes the ``needed`` bytes."""
+    found = shared_memory()
+    if found is not None and found[1] < size:
+        raise _full(needed, words)
+
+
+def _full(needed: int, words: str) -> DataError:
+    found = shared_memory()
+    figures = f" ({_mebibytes(found[0])} in all, {_mebibytes(found[1])} free)" if found else ""
+    return DataError(
+        f"{SHARED_MEMORY} is full{figures}{words}",
+        hint=f"{more_shared_memory(needed)}, or take fewer workers (data.workers, --workers) or smaller batches "
+        "(train.batch_size, --batch-size)",
+    )
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _arranged(arrays: dict[str, list[np.ndarray]]) -> tuple[list[Place], int]:

@@ -15,7 +15,7 @@ from avtool.data.convert import Settings
 from avtool.data.shards import FORMAT
 from avtool.data.staging import Part, Staging
 from avtool.errors import UsageError
-from avtool.files import printable
+from avtool.files import json_text, printable
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Job:
             "rows": None if rows is None else _sum_of(rows, self.source),
             "command": self.command(),
         }
-        return json.loads(json.dumps(plan))
+        return json.loads(json_text(plan))
 
     def command(self, *, with_part: bool = False) -> str:
         """The command that does all of it, or this part."""

@@ -17,7 +17,16 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.handover import PREFETCH, Batch, Parcel, Receiver, Sender, collate  # noqa: F401 - offered here too
+from avtool.data.handover import (  # noqa: F401 - collate is offered here too
+    LEAST_ROOM,
+    PREFETCH,
+    Batch,
+    Parcel,
+    Receiver,
+    Sender,
+    check_shared_memory,
+    collate,
+)
 from avtool.data.views import EvaluationViews, Size, TrainingViews
 from avtool.errors import AvtoolError, DataError
 
@@ -218,6 +227,8 @@ class _EvaluationBatches(_Batches):
 
 def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> Iterator[Batch]:
     """The batches, up to one that is an error, which is raised."""
+    if workers:
+        check_shared_memory(LEAST_ROOM)
     receiver = Receiver(batches.sender)
     arriving = iter(_loader(batches, order, workers, pin_memory))
     try:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from avtool.data.convert import Rejected
+from avtool.files import json_text
 
 REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
@@ -127,4 +127,4 @@ def rejection_bytes(rejected: Rejected) -> bytes:
     """A row that gave no clip, as it is staged: a JSON object."""
     thumbnail = base64.b64encode(rejected.thumbnail).decode() if rejected.thumbnail else ""
     found = {"id": rejected.row.id, "reason": rejected.reason, "detail": rejected.detail}
-    return json.dumps({**found, "missing": rejected.missing, "thumbnail": thumbnail}).encode()
+    return json_text({**found, "missing": rejected.missing, "thumbnail": thumbnail}).encode()

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from avtool.data.convert import PreparedClip, Settings
+from avtool.files import json_text
 
 FORMAT = 2
 DATASET_JSON = "dataset.json"
@@ -82,7 +83,7 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 
 def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
     """The clip of source row ``row`` as its members lie in a shard."""
-    text = json.dumps(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
+    text = json_text(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
     members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
     members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
@@ -241,7 +242,7 @@ def seal(
         "shards": list(shards),
         "index": {array: _sum_of(index_path(folder, array)) for array in arrays},
     }
-    text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
+    text = json_text(facts, ensure_ascii=False, sort_keys=True)
     facts["checksum"] = hashlib.sha256(text.encode()).hexdigest()
     write_json(folder / DATASET_JSON, facts)
 
@@ -253,4 +254,4 @@ def _sum_of(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Indented JSON that ends in a line break."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json_text(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

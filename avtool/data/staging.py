@@ -28,7 +28,7 @@ import numpy as np
 
 from avtool.data.shards import ARRAYS
 from avtool.errors import UsageError
-from avtool.files import check_output
+from avtool.files import check_output, json_text
 from avtool.progress import warn
 
 PLAN_JSON = "plan.json"
@@ -135,7 +135,7 @@ class Staging:
         """Put a written shard in its place and note that it is done."""
         target.parent.mkdir(exist_ok=True)
         written.replace(target)
-        text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+        text = np.frombuffer(json_text(record).encode(), np.uint8)
         part = written.with_name("part.npz")
         np.savez(part, **{**arrays, RECORD: text})
         part.replace(self._part(number))
@@ -189,7 +189,7 @@ class Staging:
 
     def _write_plan(self, plan: dict[str, Any]) -> None:
         if not (self.folder / PLAN_JSON).is_file():
-            self._write(self.folder / PLAN_JSON, (json.dumps(plan, indent=1) + "\n").encode())
+            self._write(self.folder / PLAN_JSON, (json_text(plan, indent=1) + "\n").encode())
         if different := self._difference(plan):
             raise UsageError(f"{self.folder} was begun by another process {different}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,7 +95,9 @@ class Clips:
 
 def _beats(value: float, best: dict[str, float] | None) -> bool:
     """Whether weights with this measure are to be kept: it is the highest so far, or as high as the start's, with
-    which nothing was learned yet."""
+    which nothing was learned yet. What is not finite never is."""
+    if not math.isfinite(value):
+        return False
     return best is None or value > best["value"] or (value == best["value"] and best["step"] == 0)
 
 
@@ -331,7 +334,7 @@ class Run:
         own = [self.dataset.record(int(index)).id for index in indices]
         ids = [id for of_one in self.world.gather(own) for id in of_one]
         raise TrainingError(
-            f"step {self.step + 1}: {', '.join(bad or ['the gradient'])} is not finite; "
+            f"step {self.step + 1}: {' and '.join(bad or ['the gradient'])} {'are' if bad[1:] else 'is'} not finite; "
             f"the batch's clips: {', '.join(ids)}",
             hint=("earlier checkpoints are good; " if checkpoints_of(self.folder) else "")
             + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",

@@ -5,7 +5,6 @@ One file a task; ``TASKS`` lists the protocols of each. Adding a protocol is a f
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -31,7 +30,7 @@ from avtool.evaluate.separation import PROTOCOL as SEPARATION
 from avtool.evaluate.separation import evaluate_separation
 from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import Table
-from avtool.files import atomic_file, check_output
+from avtool.files import atomic_file, check_output, json_text
 from avtool.model.build import CLASSIFIERS
 from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
@@ -143,7 +142,7 @@ def evaluate(
         if world.main and out is not None:
             content = metrics(tables, model=checkpoint, data=dataset, fold=fold)
             with atomic_file(out) as partial:
-                partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+                partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
     return tables
 
 

@@ -13,7 +13,7 @@ from avtool.devices import resolve_device
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
 from avtool.evaluate.localization import evaluate_localization
-from avtool.files import atomic_file
+from avtool.files import atomic_file, json_text
 from avtool.metrics.localization import binomial_error
 from avtool.model.config import read_model_config
 from avtool.places import resolve_checkpoint, run_of
@@ -121,7 +121,7 @@ def keep_localization(model: Path, result: Localization) -> Path:
     """
     path = _place(resolve_checkpoint(model))
     with atomic_file(path) as partial:
-        partial.write_text(json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8")
+        partial.write_text(json_text(asdict(result), indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -135,6 +135,8 @@ def kept_localization(model: Path, kind: str) -> Localization | None:
         return None
     try:
         result = Localization(**json.loads(path.read_text(encoding="utf-8")))
+        if None in vars(result).values():
+            raise ValueError("a number is missing")
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is broken: {error}", hint=f"remove {path}") from error
     return result if (result.checkpoint, result.kind) == (checkpoint.name, kind) else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from avtool.files import finite
 
 MODEL, CONTROL, FLOOR, CEILING = "model", "control", "floor", "ceiling"
 """What a row stands for: the model itself, the same under a condition that should spoil it, a predictor that sees and
@@ -55,14 +56,4 @@ class Table:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a number that is not finite is null."""
-        return _plain(asdict(self))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return finite(asdict(self))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,7 @@ from avtool.data.views import fit_window
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import LogMel, to_float_waveform
-from avtool.files import atomic_folder, check_output, printable
+from avtool.files import atomic_folder, check_output, json_text, printable
 from avtool.infer.chosen import choose_model
 from avtool.infer.scene import Scene, check_size, look
 from avtool.infer.windows import window_starts
@@ -340,4 +339,4 @@ def _write(
             soundfile.write(content, sound, rate, format="WAV", subtype="FLOAT")
             (partial / f"{name}.wav").write_bytes(content.getvalue())
         write_png(partial / MASKS_PNG, picture)
-        (partial / FACTS_JSON).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (partial / FACTS_JSON).write_text(json_text(facts, indent=2) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avtool.errors import CheckpointError
-from avtool.files import atomic_file
+from avtool.files import atomic_file, json_text
 
 CLASSES = "classes.json"
 
@@ -23,7 +23,7 @@ class ClassNames:
         """Into the checkpoint ``folder``."""
         content = {"classes": self.names, "several": self.several}
         with atomic_file(folder / CLASSES) as partial:
-            partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            partial.write_text(json_text(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path, *, count: int) -> ClassNames | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -380,7 +381,9 @@ def test_the_best_checkpoint_is_of_the_best_validation_measure(
     assert {row["held_out"] for row in held_out} == {"validation"}
 
 
-@pytest.mark.parametrize(("scores", "step"), [((0.5, 0.5, 0.5), 2), ((0.5, 0.2, 0.4), 0)])
+@pytest.mark.parametrize(
+    ("scores", "step"), [((0.5, 0.5, 0.5), 2), ((0.5, 0.2, 0.4), 0), ((math.nan, 0.2, math.nan), 2)]
+)
 def test_weights_that_nothing_was_learned_with_are_kept_only_where_they_are_better(
     data: Path,
     tmp_path: Path,

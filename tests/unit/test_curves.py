@@ -79,7 +79,11 @@ def test_nothing_comes_near_the_edge(count: int) -> None:
 
 def test_what_is_not_finite_or_no_number_is_left_out() -> None:
     made = [{"step": 1, "loss": math.nan}, {"step": 2, "loss": 1.0}, {"step": 3, "loss": "x"}, {"step": 4}]
+    made.append({"step": 5, "loss": None, "held_out_loss": None, "held_out_score": None})
     assert points_of(made, "loss").tolist() == [[2, 1]]
+    assert [[panel.title for panel in row] for row in panels_of({"a": made})] == [
+        ["loss (thin: training, dots: held out, dashed: floor)"]
+    ]
     draw_curves({"a": made, "empty": []})
     with pytest.raises(ValueError, match="nothing to draw"):
         draw_curves({"a": [{"step": 1, "loss": math.inf}]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -54,6 +55,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("id", "split", "label", "image", "audio"), *rows])
     return prepare("manifest", folder / "table.csv", out=folder / "prepared").out
+
+
+def strictly_read(log: Path) -> list[dict]:
+    """The rows, by a reader that takes JSON alone."""
+    return [json.loads(line, parse_constant=pytest.fail) for line in log.read_text().splitlines()]
 
 
 def run(data: Path, out: Path, *overrides: str, **options) -> Path:
@@ -355,10 +361,12 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 
     def poisoned(self, batch):
         parts = forward(self, batch)
-        return {**parts, "loss": parts["loss"] * float("nan")} if batch["epoch"][0] == 1 else parts
+        spoilt = {name: parts[name] * float("nan") for name in ("loss", "audio")}
+        return {**parts, **spoilt} if batch["epoch"][0] == 1 else parts
 
     monkeypatch.setattr(Pretraining, "forward", poisoned)
-    with pytest.raises(TrainingError, match=r"step 3: loss is not finite; the batch's clips: clip\d"):
+    said = r"step 3: (loss and audio loss|audio loss and loss) are not finite; the batch's clips: clip\d"
+    with pytest.raises(TrainingError, match=said):
         run(data, tmp_path / "run", "train.save_every=1")
     (*_, last) = checkpoints_of(tmp_path / "run")
     assert last.name == "step-00000002"
@@ -409,6 +417,31 @@ def test_dry_run_counts_parameters_and_shapes(data: Path) -> None:
     assert "10 clips of" in text
     with pytest.raises(UsageError, match="cuda:99 is not there"):
         engine.dry_run(load_recipe("tiny"), data=data, device="cuda:99")
+
+
+def test_a_number_that_is_not_finite_is_null_in_the_log_and_named_once(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forward, measure = Pretraining.forward, Pretraining.measure
+
+    def part_lost(self, batch):
+        parts = forward(self, batch)
+        return {**parts, "audio": parts["audio"] * float("inf")}
+
+    monkeypatch.setattr(Pretraining, "forward", part_lost)
+    monkeypatch.setattr(
+        Pretraining, "measure", lambda self, *args: {**measure(self, *args), "knn_all": float("nan")}
+    )
+    rows = strictly_read(run(data, tmp_path / "run", stop_after=4) / "metrics.jsonl")
+    assert [row["audio"] for row in rows if "loss" in row] == [None] * 4
+    assert all(row["loss"] > 0 for row in rows if "loss" in row)
+    assert [row["held_out_knn_all"] for row in rows if "held_out" in row] == [None, None]
+    said = capsys.readouterr().err
+    assert said.count("no finite value for held_out_knn_all at step 0: null in metrics.jsonl") == 1
+    assert said.count("no finite value for audio at step 1: null in metrics.jsonl") == 1
+    assert said.count("no finite value") == 2
+    rows = strictly_read(run(data, tmp_path / "run", resume=True) / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 
 def test_what_was_broken_off_before_its_measures_gets_them(data: Path, tmp_path: Path) -> None:

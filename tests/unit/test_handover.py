@@ -40,7 +40,7 @@ def same(a: dict, b: dict) -> bool:
 @pytest.fixture
 def sender(monkeypatch) -> Sender:
     """One that is in worker 3."""
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=3))
+    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=3, num_workers=4))
     return Sender()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -442,6 +442,7 @@ def test_localize_takes_the_warning_of_the_checkpoint_and_the_kind_that_was_meas
     assert unmeasured.warning == ""
     keep_localization(run, replace(measured(0.31), checkpoint="step-00000002"))
     assert kept_localization(run, "attention") is None
-    (run / LOCALIZATION_JSON).write_text(json.dumps({"score": 1}))
-    with pytest.raises(DataError, match="broken"):
-        kept_localization(run, "attention")
+    for broken in ({"score": 1}, {**asdict(measured(0.31)), "score": None}):
+        (run / LOCALIZATION_JSON).write_text(json.dumps(broken))
+        with pytest.raises(DataError, match="broken"):
+            kept_localization(run, "attention")

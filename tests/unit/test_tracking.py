@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,24 @@ def test_a_resume_drops_what_lies_behind_it_and_a_line_that_was_cut_off(tmp_path
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
     MetricsLog(tmp_path, resume_step=2).write(step=3, loss=7.0)
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 7.0)]
+
+
+def test_numbers_that_are_not_finite_are_null_old_ones_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / METRICS).write_text('{"step": 1, "loss": NaN, "lr": 0.5}\n{"step": 2, "loss": -Infinity}\n')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": None, "lr": 0.5}, {"step": 2, "loss": None}]
+    log = MetricsLog(tmp_path, resume_step=2)
+    log.write(step=3, loss=math.nan, held_out="test")
+    log.write(step=4, loss=math.inf, lr=-math.inf)
+    lines = (tmp_path / METRICS).read_text().splitlines()
+    rows = [json.loads(line, parse_constant=pytest.fail) for line in lines]
+    assert rows == read_metrics(tmp_path)
+    assert [row["loss"] for row in rows] == [None] * 4
+    assert capsys.readouterr().err.splitlines() == [
+        "no finite value for loss at step 3: null in metrics.jsonl",
+        "no finite value for lr at step 4: null in metrics.jsonl",
+    ]
 
 
 def test_a_row_that_does_not_fit_leaves_no_part_of_itself(tmp_path: Path) -> None:

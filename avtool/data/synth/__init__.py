@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -39,7 +38,7 @@ from avtool import media
 from avtool.data.synth.scene import FPS, FRAMES, KINDS, MIDDLE, SECONDS, SIZE, Scene, Stage, box_of, describe
 from avtool.data.synth.sounds import SAMPLE_RATE, source
 from avtool.errors import UsageError
-from avtool.files import atomic_file
+from avtool.files import atomic_file, json_text
 
 __all__ = [
     "COLUMNS", "FPS", "FRAMES", "KINDS", "MIDDLE", "SAMPLE_RATE", "SECONDS", "SIZE",
@@ -139,8 +138,8 @@ def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
         "split": scene.split,
         "label": ";".join(thing.kind for thing in scene.sounding),
         "video": f"clips/{name}.mp4",
-        "boxes": json.dumps([boxes[k] for k in voices]),
+        "boxes": json_text([boxes[k] for k in voices]),
         "mask": f"masks/{name}.png",
-        "stems": json.dumps(files),
-        "view": json.dumps(view),
+        "stems": json_text(files),
+        "view": json_text(view),
     }
