@@ -22,7 +22,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError, UsageError
 from avtool.evaluate import Localization, keep_localization, measure_pointing
-from avtool.files import atomic_file, check_output
+from avtool.files import atomic_file, check_output, json_text
 from avtool.progress import say
 from avtool.tracking import RUN_JSON, read_run_facts
 
@@ -119,7 +119,7 @@ class _Note:
     def write(self) -> None:
         with atomic_file(self.path) as partial:
             partial.write_text(
-                json.dumps({**self.facts, "made": self.made}, indent=2) + "\n", encoding="utf-8"
+                json_text({**self.facts, "made": self.made}, indent=2) + "\n", encoding="utf-8"
             )
 
     @classmethod

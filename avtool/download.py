@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import http.client
-import os
 import re
 import time
 import urllib.error
@@ -16,12 +15,8 @@ from typing import BinaryIO
 
 from avtool.checkpoint import name_of_other_content
 from avtool.errors import CheckpointError, UsageError
+from avtool.files import NO_LOCKS, take_lock
 from avtool.progress import progress_bar, say
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 ATTEMPTS = 5
 TIMEOUT = 30.0
@@ -39,68 +34,30 @@ class _BrokenOff(Exception):
 def only_one(target: Path, *, what: str) -> Iterator[None]:
     """Make ``target`` in one process at a time: another one that comes here waits, and says so.
 
-    The lock is a file beside ``target``, which is removed in the end; with fcntl it ends with its process, however that
-    ends. CheckpointError where the file system has no locks. Where nothing can be written beside ``target``, nobody can
-    make it either, and nothing is locked.
+    The lock is an empty file beside ``target``, which stays. CheckpointError where the file system has no locks. Where
+    nothing can be written beside ``target``, nobody can make it either, and nothing is locked.
     """
     lock = target.with_name(target.name + ".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held = _lock(lock)
+        held = take_lock(lock)
     except OSError as error:
+        if error.errno in NO_LOCKS:
+            raise CheckpointError(
+                f"cannot lock {lock}: {error.strerror}", hint="set AVTOOL_CACHE to a folder on a local disk"
+            ) from error
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
         yield
         return
     if held is None:
-        abandoned = "" if fcntl else f"; if there is none, remove {lock}"
-        say(f"{what}: waiting for another process that is fetching it{abandoned}")
-        while (held := _lock(lock)) is None:
+        say(f"{what}: waiting for another process that is fetching it")
+        while (held := take_lock(lock)) is None:
             time.sleep(POLL)
     try:
         yield
     finally:
-        _unlock(held, lock)
-
-
-def _lock(path: Path) -> int | None:
-    """A descriptor of the file ``path`` that is held here alone; None where it is held elsewhere."""
-    if fcntl is None:
-        try:
-            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR)
-        except FileExistsError:
-            return None
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(descriptor, path):
-            return descriptor
-    except BlockingIOError:
-        pass
-    except OSError as error:
-        os.close(descriptor)
-        raise CheckpointError(
-            f"cannot lock {path}: {error.strerror}", hint="set AVTOOL_CACHE to a folder on a local disk"
-        ) from error
-    os.close(descriptor)
-    return None
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether what was opened is the file there still: whoever held it may have removed it before it was locked."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _unlock(descriptor: int, path: Path) -> None:
-    if fcntl is None:  # Windows removes no file that is open
-        os.close(descriptor)
-        path.unlink(missing_ok=True)
-    else:  # removed while it is held: else it could be another's by now
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        held.release()
 
 
 def download(url: str, target: Path, *, size: int | None, what: str, by_hand: str) -> None:

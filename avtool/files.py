@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import math
@@ -10,9 +11,15 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from avtool.errors import FULL, UsageError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+"""Of an OSError: the disk knows no locks, as some network disks do."""
 
 
 def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), option: str = "--out") -> None:
@@ -98,6 +105,8 @@ def _remove_remains(path: Path, kind: str = "partial") -> None:
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there signal 0 is no question, it is Ctrl-C
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -105,6 +114,23 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def take_lock(path: Path) -> BaseFileLock | None:
+    """The lock that the file ``path`` stands for, held until it is released or the process ends; None where it is held
+    elsewhere.
+
+    OSError where it cannot be taken: FileNotFoundError where its folder is removed just then, one of NO_LOCKS where
+    there are none. Nobody else may remove the file: another could have opened it already.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    return lock
 
 
 @contextmanager

@@ -15,10 +15,10 @@ import numpy as np
 
 from avtool import places
 from avtool.data.dataset import PreparedDataset
-from avtool.data.shards import ARRAYS, DATASET_JSON, index_path, shard_path
+from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
 from avtool.data.views import middle_sound
 from avtool.errors import AvtoolError, DataError, UsageError
-from avtool.files import check_output, json_text
+from avtool.files import check_output
 from avtool.progress import progress_bar
 
 SHOWN_CLASSES = 10
@@ -146,7 +146,8 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     """A prepared data set: counts, classes, durations, settings, sizes on disk and what its report says.
 
     ``classes.most`` are the ones with most clips; ``durations`` in seconds; ``verified`` counts the files and bytes
-    whose sums were compared (None: not asked for). Raises DataError where it is broken, or a sum differs.
+    whose sums were compared (None: not asked for); ``made_with`` are the versions that prepared it, empty for data sets
+    of before they were noted. Raises DataError where it is broken, or a sum differs.
     """
     dataset = PreparedDataset(folder, "all")
     dataset.check_shards()
@@ -164,6 +165,7 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         "name": dataset.name,
         "format": facts["format"],
         "checksum": dataset.checksum,
+        MADE_WITH: facts.get(MADE_WITH, []),
         "settings": dataset.settings,
         "counts": facts["counts"],
         "splits": dataset.splits,
@@ -208,11 +210,7 @@ def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
     """Compare every sum in dataset.json, its own included. Raises DataError that names what differs."""
     sums = {shard_path(folder, number): shard["sha256"] for number, shard in enumerate(facts["shards"])}
     sums |= {index_path(folder, name): facts.get("index", {}).get(name) for name in ARRAYS}
-    text = json_text(
-        {key: value for key, value in facts.items() if key != "checksum"}, ensure_ascii=False, sort_keys=True
-    )
-    whole = hashlib.sha256(text.encode()).hexdigest() == facts["checksum"]
-    broken = [] if whole else [DATASET_JSON]
+    broken = [] if checksum_of(facts) == facts["checksum"] else [DATASET_JSON]
     total = 0
     with progress_bar("verifying", total=len(sums), unit="files") as bar:
         for path, wanted in sums.items():

@@ -89,9 +89,12 @@ def _print(found: Mapping[str, Any]) -> None:
 
 
 def _dataset(found: Mapping[str, Any]) -> Iterable[Row]:
+    from avtool.media import tools_in_words
+
     settings, lasts, size = found["settings"], found["durations"], found["bytes"]
     yield "data set", f"{found['name']} in {found['path']}"
     yield "format", f"{found['format']}, checksum {found['checksum']}"
+    yield "made with", "; ".join(map(tools_in_words, found["made_with"] or [{}]))
     yield "clips", _listed(found["counts"])
     yield "splits", _listed(found["splits"])
     yield "classes", _class_words(found)

@@ -258,7 +258,7 @@ class PreparedDataset:
             raise self._misfit(clip)
         try:
             with self._lock:
-                data = os.pread(self._file(clip), size, begin)
+                data = _read_at(self._file(clip), size, begin)
         except OSError as error:
             raise self._lost(shard, f"cannot be read: {error.strerror}", clip) from error
         if len(data) != size:
@@ -274,7 +274,7 @@ class PreparedDataset:
         file = self._open(shard, clip)
         begin, size = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK, WAV_HEADER + 2 * int(clip["samples"])
         fits = begin >= 0 and 0 < size < self._shard_bytes[shard]
-        if not fits or os.pread(file, TAR_BLOCK, begin) != member_header(f"{clip['row']:08d}.wav", size):
+        if not fits or _read_at(file, TAR_BLOCK, begin) != member_header(f"{clip['row']:08d}.wav", size):
             os.close(file)
             raise self._misfit(clip)
         self._files[shard] = file
@@ -290,7 +290,7 @@ class PreparedDataset:
     def _open(self, shard: int, clip: np.void | None = None) -> int:
         """The shard's file, which is read for ``clip``."""
         try:
-            file = os.open(shard_path(self.folder, shard), os.O_RDONLY)
+            file = os.open(shard_path(self.folder, shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise self._lost(shard, "is missing", clip) from error
         if os.fstat(file).st_size == self._shard_bytes[shard]:
@@ -328,6 +328,14 @@ _REDUCED = {
 }
 
 
+def _read_at(file: int, size: int, begin: int) -> bytes:
+    """Bytes of an open file, by one thread at a time: not every system can read beside the file's own position."""
+    if hasattr(os, "pread"):
+        return os.pread(file, size, begin)
+    os.lseek(file, begin, os.SEEK_SET)
+    return os.read(file, size)
+
+
 def _read_facts(folder: Path) -> dict[str, Any]:
     path = folder / DATASET_JSON
     if not path.is_file():
@@ -343,26 +351,24 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
     if version != FORMAT:
         raise DataError(
-            f"{path} is of format {version}, this avtool reads {FORMAT}", hint=_how_to_prepare(folder)
+            f"{path} is of format {version}, this avtool reads {FORMAT}",
+            hint=_how_to_prepare(folder, str(facts.get("name", ""))),
         )
     if missing:
         raise DataError(f"{path} is broken: it has no {', '.join(missing)}", hint=_how_to_prepare(folder))
     return facts
 
 
-def _how_to_prepare(folder: Path) -> str:
-    """The command that makes ``folder``."""
-    known = folder.name in catalog.TABLE and folder.name != "manifest"
-    name = folder.name if known else "manifest FILE.csv"
+def _how_to_prepare(folder: Path, called: str = "") -> str:
+    """The command that makes ``folder``, of the data set that is ``called`` so, by default as the folder is."""
+    called = called or folder.name
+    known = called in catalog.TABLE and called != "manifest"
+    name = called if known else "manifest FILE.csv"
     for of, subsets in catalog.SUBSETS.items():
         for subset in subsets:
-            if folder.name == f"{of}-{subset}":
+            if called == f"{of}-{subset}":
                 known, name = True, f"{of} --subset {subset}"
     if folder.exists() and not (folder / DATASET_JSON).exists():
         return f"avtool prepare {name} --out DIR, and --data DIR"  # it holds something else, which stays
-    out = (
-        ""
-        if known and folder == places.prepared_folder(folder.name)
-        else f" --out {shlex.quote(str(folder))}"
-    )
+    out = "" if known and folder == places.prepared_folder(called) else f" --out {shlex.quote(str(folder))}"
     return f"avtool prepare {name}{out}" + (" --force" if folder.exists() else "")

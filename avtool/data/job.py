@@ -9,10 +9,10 @@ import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from avtool import places
+from avtool import media, places
 from avtool.data import catalog
 from avtool.data.convert import Settings
-from avtool.data.shards import FORMAT
+from avtool.data.shards import FORMAT, MADE_WITH
 from avtool.data.staging import Part, Staging
 from avtool.errors import UsageError
 from avtool.files import json_text, printable
@@ -50,6 +50,7 @@ class Job:
             "source": None if self.renders else str(self.source.resolve()),
             "rows": None if rows is None else _sum_of(rows, self.source),
             "command": self.command(),
+            MADE_WITH: [media.tool_versions()],
         }
         return json.loads(json_text(plan))
 

@@ -18,13 +18,14 @@ from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
 
+from avtool import media
 from avtool.data import catalog, checks, workers
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset
 from avtool.data.job import Job, job_of
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, ShardWriter, clip_bytes, seal, shard_path, write_json
+from avtool.data.shards import DATASET_JSON, MADE_WITH, ShardWriter, clip_bytes, seal, shard_path, write_json
 from avtool.errors import UsageError
 from avtool.files import check_output, printable, put_in_place
 from avtool.progress import progress_bar, say
@@ -71,7 +72,7 @@ def prepare(
     catalog.check_name(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
     job = job_of(name, source, out, request, part)
-    run_all = _engine(engine, address, jobs)
+    run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
     check_output(job.out, force=force, markers=(DATASET_JSON,))
@@ -90,32 +91,39 @@ def _check_not_in_a_worker() -> None:
 
 
 def _finished(job: Job) -> Report | None:
-    """The report of ``job.out`` where it is finished, and was made of the same rows in the same way."""
+    """The report of ``job.out`` where it is finished, and was made of the same rows in the same way. A part that does
+    nothing may have tools of other versions; that is said."""
     try:
         made = json.loads((job.out / MADE_FROM).read_text(encoding="utf-8"))
         report = json.loads((job.out / REPORT_JSON).read_text(encoding="utf-8"))
+        made_with = json.loads((job.out / DATASET_JSON).read_text(encoding="utf-8")).get(MADE_WITH) or [{}]
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if made != _made_from(job, catalog.read_source(job.name, job.source, job.request)):
         return None
-    say(f"{job.out} is finished already")
+    others = "" if media.tool_versions() in made_with else f", made with {media.tools_in_words(made_with[0])}"
+    say(f"{job.out} is finished already{others}")
     return Report.from_listing(report, job.out)
 
 
 def _made_from(job: Job, rows: catalog.Source) -> dict[str, object]:
     """The plan without the places: what a finished data set was made of, and how."""
-    return {key: value for key, value in job.plan(rows).items() if key not in ("source", "command")}
+    return {
+        key: value for key, value in job.plan(rows).items() if key not in ("source", "command", MADE_WITH)
+    }
 
 
-def _engine(engine: str, address: str | None, jobs: int | None) -> Engine:
-    """What runs the work on every row, somewhere."""
+def _engine(
+    engine: str, address: str | None, jobs: int | None, admit: Callable[[media.Tools, str], None]
+) -> Engine:
+    """What runs the work on every row, somewhere; a machine whose tools may be of other versions is admitted first."""
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine}", hint=f"there are: {', '.join(ENGINES)}")
     if engine == "ray":
         from avtool.data import ray_engine
 
         ray_engine.check()
-        return partial(ray_engine.run_all, jobs=jobs, address=address)
+        return partial(ray_engine.run_all, jobs=jobs, address=address, admit=admit)
     if address is not None:
         raise UsageError(f"{address}: an address is that of a Ray cluster", hint="add --engine ray")
     return partial(workers.run_all, jobs=jobs or workers.cores())
@@ -243,8 +251,9 @@ def _seal(job: Job, source: catalog.Source) -> Report:
         shards.append(record["shard"])
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
-    names = {"classes": source.classes, "splits": source.splits}
-    seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **names)
+    made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
+    facts = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
+    seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
     write_json(whole / REPORT_JSON, report.listing())
     if not job.renders:
         write_json(whole / MADE_FROM, _made_from(job, source))

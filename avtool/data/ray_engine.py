@@ -1,7 +1,7 @@
 """The work of a preparation on a Ray cluster: the only user of Ray (extra ``ray``).
 
-Every machine of the cluster needs avtool and must see the source's files under the same path. The outcomes
-come back to the calling process, which alone writes.
+Every machine of the cluster needs avtool, with the same versions of what it reads clips with, and must see the source's
+files under the same path. The outcomes come back to the calling process, which alone writes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
+from avtool import media
 from avtool.data.workers import ATTEMPTS, Crash, Line, expendable
 from avtool.errors import AvtoolError, UsageError
 
@@ -29,12 +30,18 @@ def check() -> None:
 
 
 def run_all(
-    work: Callable[[Task], Result], tasks: Iterable[Task], *, jobs: int | None, address: str | None
+    work: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    jobs: int | None,
+    address: str | None,
+    admit: Callable[[media.Tools, str], None],
 ) -> Iterator[tuple[Task, Result | Crash]]:
     """``work(task)`` for every task, as results come in, in no fixed order.
 
     On the cluster at ``address`` (None: one that is started on this machine, with ``jobs`` CPUs; else ``jobs``
     bounds how many tasks run at a time). A task whose process dies is begun again, ATTEMPTS times at the most.
+    ``admit`` is told the versions of each machine's tools, and its name in words, before a result of it is used.
     """
     import ray
 
@@ -43,6 +50,7 @@ def run_all(
     room = AHEAD * int(ray.cluster_resources().get("CPU", 1)) if address is None or jobs is None else jobs
     shared, line = ray.put(work), Line(tasks)
     running: dict[Any, tuple[Task, int]] = {}
+    admitted: dict[str, media.Tools] = {}
     try:
         while True:
             while len(running) < room and (entry := line.take()):
@@ -52,7 +60,7 @@ def run_all(
             for done in ray.wait(list(running))[0]:
                 task, died = running.pop(done)
                 try:
-                    yield task, ray.get(done)
+                    yield task, _checked(ray.get(done), admitted, admit)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
                     if died + 1 < ATTEMPTS:
                         line.again.append((task, died + 1))
@@ -65,9 +73,28 @@ def run_all(
             ray.shutdown()
 
 
-def work_on(work: Callable[[Any], Any], task: Any) -> Any:
-    """What runs on a machine of the cluster."""
-    return expendable(work, task)
+def work_on(work: Callable[[Any], Any], task: Any) -> tuple[str, media.Tools, Any]:
+    """What runs on a machine of the cluster: its name, the versions of its tools, and the result or the exception."""
+    try:
+        result = expendable(work, task)
+    except Exception as error:  # noqa: BLE001 - raised again by the calling process, once it knows the versions
+        result = error
+    return socket.gethostname(), media.tool_versions(), result
+
+
+def _checked(
+    answer: tuple[str, media.Tools, Any],
+    admitted: dict[str, media.Tools],
+    admit: Callable[[media.Tools, str], None],
+) -> Any:
+    """The result in a worker's answer, once its machine is admitted. Raises what the work raised."""
+    host, tools, result = answer
+    if admitted.get(host) != tools:
+        admit(tools, f"Ray's worker on {host}")
+        admitted[host] = tools
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def _start(address: str | None, jobs: int | None) -> bool:

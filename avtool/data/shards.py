@@ -9,11 +9,11 @@ A prepared data set is a folder:
 - ``index/*.npy``: arrays that are memory-mapped, so that a large index opens at once. ``clips`` has one entry
   a clip and points into the others: ``frames``, ``masks``, ``labels``, ``boxes``, ``stems`` and ``text`` (ids
   and names, UTF-8).
-- ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, and one sum over
-  all.
+- ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, one sum over all of
+  it, and beside that the versions of the tools that made it.
 - ``report.json`` and ``report.html``: what became of every row that is not simply prepared.
 
-The same source and settings give the same bytes.
+The same source, settings and versions of those tools give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import io
 import json
 import struct
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -33,9 +33,12 @@ import numpy as np
 
 from avtool.data.convert import PreparedClip, Settings
 from avtool.files import json_text
+from avtool.media import Tools
 
 FORMAT = 2
 DATASET_JSON = "dataset.json"
+MADE_WITH = "made_with"
+"""In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
 WAV_HEADER = 44
 TAR_BLOCK = 512
 
@@ -225,6 +228,7 @@ def seal(
     classes: Sequence[str],
     splits: Sequence[str],
     counts: dict[str, int],
+    made_with: Sequence[Tools],
 ) -> None:
     """Write index and dataset.json of a folder whose shards are written, which makes it a data set."""
     arrays = merge(parts)
@@ -242,9 +246,14 @@ def seal(
         "shards": list(shards),
         "index": {array: _sum_of(index_path(folder, array)) for array in arrays},
     }
-    text = json_text(facts, ensure_ascii=False, sort_keys=True)
-    facts["checksum"] = hashlib.sha256(text.encode()).hexdigest()
+    facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
     write_json(folder / DATASET_JSON, facts)
+
+
+def checksum_of(facts: Mapping[str, Any]) -> str:
+    """The sum over what dataset.json says, but for itself and what made it: the same bytes have the same sum."""
+    summed = {key: value for key, value in facts.items() if key not in ("checksum", MADE_WITH)}
+    return hashlib.sha256(json_text(summed, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
 
 def _sum_of(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 ``OUT.unfinished`` beside OUT holds:
 
-- ``plan.json``: what is prepared (settings, source); only the same can go on here
+- ``plan.json``: what is prepared (settings, source), and with which versions of the tools; only the same can go on
+  here
 - ``clips/00000012``: the outcome of source row 12, staged until all rows of its shard are there
 - ``parts/000000.npz``: the index and the report of a shard that is written; its staged clips are gone
 - ``whole/``: what becomes OUT once every shard is written
@@ -13,12 +14,12 @@ Every file in it is whole: written under another name, then renamed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -26,14 +27,17 @@ from typing import Any
 
 import numpy as np
 
-from avtool.data.shards import ARRAYS
+from avtool.data.shards import ARRAYS, MADE_WITH
 from avtool.errors import UsageError
-from avtool.files import check_output, json_text
+from avtool.files import NO_LOCKS, check_output, json_text, take_lock
+from avtool.media import Tools, tools_in_words
 from avtool.progress import warn
 
 PLAN_JSON = "plan.json"
 RECORD = "record"
 FOLDERS = ("locks", "whole", "clips", "parts")
+POLL = 0.05
+"""Seconds between two looks at a lock that another process holds."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Staging:
         """Hold ``part`` of ``plan`` for the length of the block, begun afresh or gone on with.
 
         ``plan["command"]`` is what goes on with it; the rest must be as it was begun, or ``force`` drops what
-        is there. Raises UsageError for another plan, a process that holds the part, or a folder of the user's.
+        is there. Where only the versions in ``plan["made_with"]`` are others, ``force`` goes on (see ``admit``).
+        Raises UsageError for another plan, a process that holds the part, or a folder of the user's.
         """
         self._check_ours()
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
@@ -98,13 +103,45 @@ class Staging:
             for name in FOLDERS:
                 (self.folder / name).mkdir(exist_ok=True)
             self._write_plan(plan)
+            for tools in plan[MADE_WITH]:
+                self.admit(tools, "this process", force=force)
             yield
+
+    def admit(self, tools: Tools, who: str, *, force: bool) -> None:
+        """Let ``who`` work here with ``tools``, and note it. Raises UsageError where what is there was made with other
+        versions alone, as the bytes may be others; ``force`` goes on with it nevertheless."""
+        with self._lock("plan", wait=True) as held:
+            begun = self.made_with()
+            if not held or tools in begun:
+                return
+            then = tools_in_words(begun[0], other_than=tools)
+            now = tools_in_words(tools, other_than=begun[0])
+            if not force:
+                raise UsageError(
+                    f"{self.folder} was begun with {then}; {who} has {now}",
+                    hint=f"install the same versions; or begin again: remove {self.folder}; "
+                    "or go on with both: add --force",
+                )
+            warn(f"{self.folder} was begun with {then}; {who} goes on with {now}")
+            self._store_plan({**self._read_plan(), MADE_WITH: [*begun, tools]})
+
+    def made_with(self) -> list[Tools]:
+        """The versions of the tools that have worked here, those first that began."""
+        return self._read_plan().get(MADE_WITH, [{}])
 
     @contextmanager
     def sealing(self) -> Iterator[bool]:
         """Wait until nobody else seals; whether there is still something to seal."""
         with self._lock("seal", wait=True):
-            yield self.whole.is_dir()
+            if self.whole.is_dir():
+                yield True
+                return
+            yield False
+        # another process removed it all; the lock may have come back since
+        (self.folder / "locks" / "seal").unlink(missing_ok=True)
+        with suppress(OSError):  # not empty: begun again
+            (self.folder / "locks").rmdir()
+            self.folder.rmdir()
 
     def remove(self) -> None:
         """Remove the folder and all in it."""
@@ -189,14 +226,18 @@ class Staging:
 
     def _write_plan(self, plan: dict[str, Any]) -> None:
         if not (self.folder / PLAN_JSON).is_file():
-            self._write(self.folder / PLAN_JSON, (json_text(plan, indent=1) + "\n").encode())
+            self._store_plan(plan)
         if different := self._difference(plan):
             raise UsageError(f"{self.folder} was begun by another process {different}")
 
+    def _store_plan(self, plan: dict[str, Any]) -> None:
+        self._write(self.folder / PLAN_JSON, (json_text(plan, indent=1) + "\n").encode())
+
     def _difference(self, plan: dict[str, Any]) -> str:
-        """What is not as it was when the folder was begun; "" where all is."""
+        """What is not as it was when the folder was begun; "" where all is, but for the versions of the tools."""
         begun = self._read_plan()
-        keys = [key for key in {**begun, **plan} if key != "command" and begun.get(key) != plan.get(key)]
+        compared = [key for key in {**begun, **plan} if key not in ("command", MADE_WITH)]
+        keys = [key for key in compared if begun.get(key) != plan.get(key)]
         if not begun or not keys:
             return ""
         if keys[0] == "rows":
@@ -232,19 +273,20 @@ class Staging:
     @contextmanager
     def _lock(self, name: str, *, wait: bool = False) -> Iterator[bool]:
         """Hold lock ``name`` where it is free; whether it is held."""
-        try:
-            file = (self.folder / "locks" / name).open("a")
-        except FileNotFoundError:  # another process has finished and removed it all
-            yield False
-            return
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            except OSError as error:  # some network disks know no locks
-                warn(
-                    f"{self.folder} cannot be locked ({error.strerror}): let no two processes do the same part"
-                )
+        path, held = self.folder / "locks" / name, None
+        try:  # taking it would make the folder again that another process has removed, as it has finished
+            while path.parent.is_dir() and (held := take_lock(path)) is None and wait:
+                time.sleep(POLL)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            warn(f"{self.folder} cannot be locked ({error.strerror}): let no two processes do the same part")
             yield True
+            return
+        try:
+            yield held is not None
+        finally:
+            if held is not None:
+                held.release()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
 
 from avtool.errors import AvtoolError
@@ -27,6 +28,10 @@ AHEAD = 2
 """Tasks a worker is given at a time: the next one waits in its pipe while it works."""
 START_ATTEMPTS = 5
 READY = "ready"
+START_METHOD = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
+TIMED_OUT = 124
+"""Exit code of a worker that has ended itself at its time limit, where the system has no alarm that does it."""
+AT_TIME_LIMIT = {TIMED_OUT} | ({-signal.SIGALRM} if hasattr(signal, "SIGALRM") else set())
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,14 @@ def time_limit(seconds: float) -> Iterator[None]:
     no exception). In any other process there is no limit."""
     if not _Expendable.here:
         yield
+        return
+    if not hasattr(signal, "setitimer"):  # not a Unix
+        alarm = threading.Timer(seconds, os._exit, (TIMED_OUT,))
+        alarm.start()
+        try:
+            yield
+        finally:
+            alarm.cancel()
         return
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -123,8 +136,9 @@ class _Worker(Generic[Task]):
     """A process, the pipe to it, and the tasks it was given, the one it works on first."""
 
     def __init__(self, work: Callable[[Task], Any]) -> None:
-        context = get_context("forkserver")
-        context.set_forkserver_preload(["avtool.data.prepare"])
+        context = get_context(START_METHOD)
+        if START_METHOD == "forkserver":
+            context.set_forkserver_preload(["avtool.data.prepare"])
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, work), daemon=True)
         with _interrupts_held():
@@ -136,7 +150,7 @@ class _Worker(Generic[Task]):
     def crash(self) -> Crash:
         self.process.join()
         code = self.process.exitcode or 0
-        if code == -signal.SIGALRM:
+        if code in AT_TIME_LIMIT:
             return Crash("stopped at its time limit", at_time_limit=True)
         return Crash(
             f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -204,6 +218,9 @@ class _Team(Generic[Task]):
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Ctrl-C is the parent's to handle: it waits for the block's end, and processes started in it never see it."""
+    if not hasattr(signal, "pthread_sigmask"):  # not a Unix
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -214,8 +231,9 @@ def _interrupts_held() -> Iterator[None]:
 def _serve(pipe: connection.Connection, work: Callable[[Any], Any]) -> None:
     """A worker's life: it ends when its parent does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.SIG_DFL)
+    for name in ("SIGTERM", "SIGALRM"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
     try:
         pipe.send(READY)
         while True:

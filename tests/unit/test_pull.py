@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -138,8 +139,10 @@ def publish(
 
 
 def cache_files() -> list[str]:
+    """What is in the cache but for empty locks."""
     root = cached_file("small").parent
-    return sorted(path.name for path in root.rglob("*")) if root.is_dir() else []
+    assert all(path.stat().st_size == 0 for path in root.rglob("*.lock"))
+    return sorted(path.name for path in root.rglob("*") if path.suffix != ".lock") if root.is_dir() else []
 
 
 def test_pulled_once_and_used_by_name(
@@ -363,18 +366,15 @@ def test_a_pull_that_was_killed_keeps_nobody_waiting(
         assert server.reached.wait(60)
         first.kill()
     server.goes_on.set()
-    assert "small.pth.lock" in cache_files()
+    assert cached_file("small").with_name("small.pth.lock").exists()
     pull("small")
     assert "waiting" not in capsys.readouterr().err
     assert cache_files() == []
 
 
-@pytest.mark.parametrize("portable", [False, True], ids=["fcntl", "portable"])
 def test_a_lock_is_held_by_one_alone(
-    portable: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if portable:
-        monkeypatch.setattr(downloading, "fcntl", None)
     monkeypatch.setattr(downloading, "POLL", 0.001)
     target, inside, together = tmp_path / "new" / "file", [0], []
 
@@ -392,16 +392,31 @@ def test_a_lock_is_held_by_one_alone(
     for thread in threads:
         thread.join()
     assert together == [1] * 80
-    assert ("if there is none, remove" in capsys.readouterr().err) == portable
-    assert list(target.parent.iterdir()) == []
+    assert "file: waiting for another process that is fetching it\n" in capsys.readouterr().err
+    assert {path.name for path in target.parent.iterdir()} <= {"file.lock"}
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """No lock can be taken, for the reason ``code``."""
+
+    def refuse(path: Path) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(downloading, "take_lock", refuse)
 
 
 def test_a_cache_that_cannot_be_written_is_read_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: Path, *flags: int) -> int:
-        raise PermissionError(errno.EACCES, "no", str(path))
+    for code in (errno.EACCES, errno.EROFS):
+        failing(monkeypatch, code)
+        with only_one(tmp_path / "file", what="file"):
+            pass
 
-    monkeypatch.setattr(downloading.os, "open", refuse)
-    with only_one(tmp_path / "file", what="file"):
-        pass
+
+def test_a_cache_on_a_disk_without_locks_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, errno.ENOLCK)
+    held = only_one(tmp_path / "file", what="file")
+    with pytest.raises(CheckpointError, match=r"cannot lock .*file\.lock: No locks") as caught, held:
+        raise AssertionError("it goes on without a lock")
+    assert caught.value.hint == "set AVTOOL_CACHE to a folder on a local disk"

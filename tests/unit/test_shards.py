@@ -43,7 +43,7 @@ def store(folder: Path, prepared: list[PreparedClip | None]) -> Path:
         parts.append(shard.part.packed())
         facts.append(shard.facts())
     counts = {"prepared": sum(clip is not None for clip in prepared)}
-    names = {"name": "test", "classes": classes, "splits": splits}
+    names = {"name": "test", "classes": classes, "splits": splits, "made_with": []}
     shards.seal(folder, parts, facts, settings=SETTINGS, counts=counts, **names)
     return folder
 
@@ -242,9 +242,19 @@ def test_a_broken_dataset_json(copy, text):
 
 def test_another_format(copy):
     facts = json.loads((copy / shards.DATASET_JSON).read_text())
-    (copy / shards.DATASET_JSON).write_text(json.dumps({**facts, "format": 99}))
-    with pytest.raises(DataError, match="format 99"):
-        PreparedDataset(copy)
+    for name, source in (("mine", "manifest FILE.csv"), ("audioset-eval", "audioset --subset eval")):
+        (copy / shards.DATASET_JSON).write_text(json.dumps({**facts, "format": 99, "name": name}))
+        with pytest.raises(DataError, match="format 99, this avtool reads 2") as caught:
+            PreparedDataset(copy)
+        assert caught.value.hint == f"avtool prepare {source} --out {copy} --force"
+
+
+def test_without_pread_the_same_is_read(copy, monkeypatch):
+    read = [PreparedDataset(copy, "all").waveform(k) for k in range(3)]
+    monkeypatch.delattr(os, "pread")
+    dataset = PreparedDataset(copy, "all")
+    for k in (2, 0, 1):
+        assert np.array_equal(dataset.waveform(k), read[k])
 
 
 def test_a_shard_cut_short_or_gone_is_named(copy):

@@ -9,6 +9,7 @@ import signal
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,23 @@ def test_a_task_that_hangs_is_ended_and_given_up_by_name(jobs):
     done = dict(workers.run_all(partial(hang, 0.2), range(10), jobs=jobs))
     assert done.pop(4) == workers.Crash("stopped at its time limit", at_time_limit=True)
     assert done == {number: number**2 for number in range(10) if number != 4}
+
+
+def hang_without_an_alarm(seconds: float, number: int) -> int:
+    """The same on a system that has no alarm to set."""
+    for name in ("setitimer", "SIGALRM"):
+        if hasattr(signal, name):
+            delattr(signal, name)
+    return hang(seconds, number)
+
+
+def test_a_system_without_alarm_and_forkserver_gives_the_same(monkeypatch):
+    left = {name: getattr(signal, name) for name in dir(signal) if name not in ("pthread_sigmask", "SIGALRM")}
+    monkeypatch.setattr(workers, "signal", SimpleNamespace(**left))
+    monkeypatch.setattr(workers, "START_METHOD", "spawn")
+    done = dict(workers.run_all(partial(hang_without_an_alarm, 0.2), range(6), jobs=1))
+    assert done.pop(4) == workers.Crash("stopped at its time limit", at_time_limit=True)
+    assert done == {number: number**2 for number in range(6) if number != 4}
 
 
 def test_a_limit_holds_for_its_block_alone_and_only_in_a_worker():
