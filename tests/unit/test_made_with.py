@@ -95,11 +95,9 @@ def test_parts_of_other_versions_are_refused_by_name_unless_forced(run, tmp_path
     run(OLD, part="2/3", force=True)
     assert f"warning: {unfinished} was begun with PyAV 18.1.0" in capsys.readouterr().err
     assert all(shard.exists() for shard in shards)  # nothing was dropped
-    for tools in (NEW | {"numpy": "1.26"}, NEW | {"opencv": "4.13.0"}):
-        with pytest.raises(
-            UsageError, match=f"this process has .*{tools['numpy' if tools['numpy'] == '1.26' else 'opencv']}"
-        ):
-            run(tools, part="3/3")
+    for tool, shown in (("numpy", "numpy 1.26"), ("opencv", "OpenCV 1.26")):
+        with pytest.raises(UsageError, match=f"; this process has {shown}"):
+            run(NEW | {tool: "1.26"}, part="3/3")
     assert run(NEW, part="3/3").sealed
     assert facts(out)["made_with"] == [OLD, NEW] and not unfinished.exists()
     assert PreparedDataset(out).checksum == facts(out)["checksum"]
