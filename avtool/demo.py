@@ -231,7 +231,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(_GRACE)
     except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # and no SIGINT, which what a script starts in the background ignores
         process.wait()
 
 

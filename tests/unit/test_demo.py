@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +151,16 @@ def test_the_next_command_names_the_model_where_another_would_be_taken(out: Path
     monkeypatch.delenv("AVTOOL_MODEL")
     monkeypatch.chdir(out)
     assert what_next(localizer) == named
+
+
+def test_a_command_that_ignores_ctrl_c_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what a script starts in the background does."""
+    monkeypatch.setattr(demo_module, "_GRACE", 0.1)
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); print(flush=True); signal.pause()"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        timer = threading.Timer(20, process.kill)
+        timer.start()
+        demo_module._stop(process)
+        timer.cancel()
+    assert process.returncode == -signal.SIGTERM
