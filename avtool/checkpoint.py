@@ -147,7 +147,7 @@ def _part(key: str) -> str:
     return ".".join(itertools.takewhile(lambda name: not name.isdigit(), key.split(".")[:2]))
 
 
-def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path, hint: str) -> None:
+def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path | str, hint: str) -> None:
     """CheckpointError that says what is missing, unexpected or mis-shaped in ``weights`` for ``module``: the first few
     keys, and how many more."""
     if problems := misfits(weights, module.state_dict()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,21 +110,28 @@ def read_published(path: Path) -> dict[str, Tensor]:
 
     CheckpointError where the file holds no state dict.
     """
+    content = read_state_dict(path)
+    if "blocks.0.norm1.weight" in content:
+        content = {key: value for key, value in content.items() if not key.startswith(LEFT_OUT_OF_VITS)}
+    return content
+
+
+def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
+    """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
+    are none."""
     content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
-    for key in ("state_dict", "model"):
+    for key in keys:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
     if not content or not all(_is_weight(key, value) for key, value in content.items()):
         shown = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise CheckpointError(
-            f"{path} holds no state dict, neither bare nor under state_dict or model (it holds {shown})",
+            f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
             hint="save the model's state dict with torch.save",
         )
     if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
         content = {key.removeprefix("module."): value for key, value in content.items()}
-    if "blocks.0.norm1.weight" in content:
-        content = {key: value for key, value in content.items() if not key.startswith(LEFT_OUT_OF_VITS)}
     return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from avtool.places import cache_root, pulled_models
 
+TIMM = "timm:"
+"""What stands before the name of a ViT of timm's, where a recipe says what an encoder starts from."""
 _DEEPAVFUSION = "https://media.githubusercontent.com/media/stoneMo/DeepAVFusion/main/"
 _CONTENT = "the pretrained encoder and both decoders; the released weights hold no task head"
 

@@ -17,7 +17,8 @@ from avtool.model.config import Config
 from avtool.model.encoder import VisionTransformer
 from avtool.places import is_checkpoint
 from avtool.progress import say
-from avtool.published import PUBLISHED, cached_file, pulled_folder
+from avtool.published import PUBLISHED, TIMM, cached_file, pulled_folder
+from avtool.timm_vit import TimmViT
 
 NONE = "none"
 
@@ -92,13 +93,16 @@ def _check_sum(name: str, file: Path, url: str) -> None:
         )
 
 
-def find_starting_weights(key: str, value: str) -> Path | None:
-    """What recipe key ``key`` = ``value`` names: pulled weights, a file or converted folder, or None for ``none``.
+def find_starting_weights(key: str, value: str) -> Path | TimmViT | None:
+    """What recipe key ``key`` = ``value`` names: pulled weights, a file or converted folder, a ViT of timm's, or None
+    for ``none``.
 
     CheckpointError, with the ways out, where it is not there. Nothing is fetched.
     """
     if value == NONE:
         return None
+    if value.startswith(TIMM):
+        return TimmViT.find(key, value)
     starts = [name for name, published in PUBLISHED.items() if published.starts]
     if value in starts:
         folder, file = pulled_folder(value), cached_file(value)
@@ -114,8 +118,9 @@ def find_starting_weights(key: str, value: str) -> Path | None:
     path = Path(value)
     if path.is_file() or is_checkpoint(path):
         return path
+    names = ", ".join([*starts, f"{TIMM}NAME"] if key == "init.image" else starts)
     raise CheckpointError(
-        f"{key}={value} is neither a file, a converted folder nor one of {', '.join(starts)}, none",
+        f"{key}={value} is neither a file, a converted folder nor one of {names}, none",
         hint=f"(1) correct the path; (2) start from random weights with {key}=none",
     )
 
@@ -132,9 +137,13 @@ def read_vit(path: Path) -> dict[str, Tensor]:
     return {key: value for key, value in read_published(path).items() if not key.startswith(LEFT_OUT_OF_VITS)}
 
 
-def load_vit(encoder: VisionTransformer, path: Path) -> None:
-    """Start one modality's encoder from the weights in ``path``. CheckpointError names what does not fit."""
-    weights = read_vit(path)
+def load_vit(encoder: VisionTransformer, start: Path | TimmViT) -> str:
+    """Start one modality's encoder from ``start``; returns in words what of a ViT of timm's was left out or changed.
+    CheckpointError names what does not fit."""
+    if isinstance(start, TimmViT):
+        return start.load(encoder)
+    weights = read_vit(start)
     hint = "use weights of the recipe's model.dim, model.depth and model.patch_size, or change those"
-    check_fit(weights, encoder, source=path, hint=hint)
+    check_fit(weights, encoder, source=start, hint=hint)
     encoder.load_state_dict(weights)
+    return ""

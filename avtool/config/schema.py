@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from avtool.published import TIMM
+
 
 def _number(value: Any) -> Any:
     """YAML reads 1e-4 (no point in it) as text: make such text the number it is."""
@@ -228,9 +230,17 @@ class Init(Section):
     model: Text | None = None
     """fine-tuning starts from the encoder of a run, a checkpoint or pulled weights, or from none"""
     image: Text | None = None
-    """image encoder starts from mae-vitb, a path to weights, or none"""
+    """image encoder starts from mae-vitb, a path to weights, timm:NAME or timm:NAME@FILE (a ViT of timm's), or none"""
     audio: Text | None = None
     """audio encoder starts from audiomae-vitb, a path to weights, or none"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.audio is not None and self.audio.startswith(TIMM):
+            raise _fault(
+                "audio", "timm's ViTs read pictures; sound starts from audiomae-vitb, a path or none"
+            )
+        return self
 
 
 class Classify(Section):

@@ -144,6 +144,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
             "held_out": len(clips.held_out),
             "left_out": clips.left_out,
         },
+        init=recipe.init.model_dump(exclude_none=True),
         device=str(run.device),
         precision=run.precision_name,
         threads=torch.get_num_threads(),

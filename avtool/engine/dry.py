@@ -18,6 +18,7 @@ from avtool.devices import resolve_device, resolve_precision
 from avtool.engine.memory import Memory, ShapeUnknown, memory_of_step
 from avtool.engine.run import Clips, has_batch_norm, lanes_of
 from avtool.engine.schedule import Schedule
+from avtool.engine.start import check_timm
 from avtool.model.build import count_parameters
 from avtool.model.transformer import grid_of
 from avtool.tasks import Task, find_task
@@ -46,6 +47,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Task = find_task(recipe.task).from_recipe(recipe, dataset, clips.training)
+    check_timm(task, recipe)
     schedule = Schedule.of(recipe, len(clips.training), target, whole=has_batch_norm(task))
     sample, read = _read_some(task, recipe, dataset, clips.training)
     lines = [*_parameters(task.model), *_shapes(recipe, sample)]

@@ -17,8 +17,10 @@ from avtool.errors import CheckpointError, UsageError
 from avtool.model.config import read_model_config
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
+from avtool.published import TIMM
 from avtool.tasks import Task
 from avtool.tasks.settings import recipe_like
+from avtool.timm_vit import TimmViT
 from avtool.tracking import read_run_facts
 from avtool.weights import NONE, find_starting_weights, load_vit
 
@@ -118,6 +120,12 @@ def load_start(task: Task, recipe: Recipe, checkpoint: Path | None) -> list[str]
     return [ENCODER.rstrip(".")]
 
 
+def check_timm(task: Task, recipe: Recipe) -> None:
+    """CheckpointError where the image encoder would start from a timm ViT that does not fit. Nothing is fetched."""
+    if recipe.init.model in (None, NONE) and (recipe.init.image or NONE).startswith(TIMM):
+        TimmViT.find("init.image", recipe.init.image).check(task.model.encoder.image)
+
+
 def _load_vits(task: Task, recipe: Recipe) -> list[str]:
     named, problems = {}, []
     for part in ("image", "audio"):
@@ -130,9 +138,9 @@ def _load_vits(task: Task, recipe: Recipe) -> list[str]:
             "; ".join(error.message for error in problems), hint="; ".join(error.hint for error in problems)
         )
     pretrained = []
-    for part, path in named.items():
-        if path is not None:
-            load_vit(getattr(task.model.encoder, part), path)
-            say(f"the {part} encoder starts from {path}")
+    for part, start in named.items():
+        if start is not None:
+            note = load_vit(getattr(task.model.encoder, part), start)
+            say(f"the {part} encoder starts from {start}{note and ', '}{note}")
             pretrained.append(f"encoder.{part}")
     return pretrained

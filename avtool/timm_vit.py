@@ -1,0 +1,256 @@
+"""A ViT of timm's by name, as a start of the image encoder. Whether it fits is seen before its weights are fetched."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import difflib
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from avtool.checkpoint import NAMED, check_fit
+from avtool.convert import read_state_dict
+from avtool.errors import CheckpointError, explain
+from avtool.features import IMAGE_MEAN, IMAGE_STD
+from avtool.model.encoder import VisionTransformer
+from avtool.model.transformer import VIT_EPS, Block, sincos_positions
+from avtool.published import TIMM
+
+_LEFT_OUT = {
+    "cls_token": "class token",
+    "dist_token": "distillation token",
+    "pos_embed": "positions (the fixed table takes their place)",
+    "attn_pool.": "attention pooling",
+    "fc_norm.": "norm of the pooled features",
+    "head": "head",
+}
+"""What lies before or behind the blocks and is left out: beginning of its keys -> name."""
+_REFUSED = {
+    "reg_token": "register tokens",
+    "norm_pre.": "a norm before the first block",
+    "patch_embed.backbone.": "convolutions before its patches",
+    "blocks.ls1.": "LayerScale",
+    "blocks.ls2.": "LayerScale",
+    "blocks.attn.q_norm.": "a norm of queries and keys",
+    "blocks.attn.k_norm.": "a norm of queries and keys",
+}
+"""What the blocks here do not have: beginning of its keys, without a block's number -> name."""
+_OF_TRAINING = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where a checkpoint of timm's training keeps weights; averaged ones first, as timm reads them."""
+
+
+@dataclass(frozen=True)
+class TimmViT:
+    """``NAME`` or ``NAME@FILE``: an architecture that timm knows, with timm's own weights or those in ``file``."""
+
+    key: str
+    name: str
+    file: Path | None
+
+    @classmethod
+    def find(cls, key: str, value: str) -> TimmViT:
+        """What recipe key ``key`` = ``value`` names after ``timm:``. CheckpointError where timm knows no such name, or
+        the file is not there. Nothing is fetched."""
+        import timm
+
+        name, has_file, path = value.removeprefix(TIMM).partition("@")
+        names = {*timm.list_models(), *timm.list_models(include_tags=True)}
+        if name not in names:
+            near = difflib.get_close_matches(name, sorted(names), n=3)
+            hint = f"did you mean {', '.join(near)}? " if near else ""
+            raise CheckpointError(
+                f"{key}={value}: timm knows no model {name!r}",
+                hint=f"{hint}timm.list_pretrained('vit*') lists names",
+            )
+        if has_file and not Path(path).is_file():
+            raise CheckpointError(
+                f"{key}={value}: there is no file {path!r}",
+                hint=f"correct the path, or leave it out for timm's own weights: {key}={TIMM}{name}",
+            )
+        return cls(key, name, Path(path) if has_file else None)
+
+    def __str__(self) -> str:
+        return f"timm's {self.name}" + (f" in {self.file}" if self.file else "")
+
+    def check(self, encoder: VisionTransformer) -> nn.Module:
+        """timm's model without weights, on the meta device, once its blocks were seen to compute what those of
+        ``encoder`` do. CheckpointError names all that does not fit."""
+        import timm
+        from timm.models.vision_transformer import VisionTransformer as Plain
+
+        with torch.device("meta"):
+            model = timm.create_model(self.name)
+        if not isinstance(model, Plain):
+            raise self._refused(f"it is a {type(model).__name__}, not a plain VisionTransformer")
+        if faults := _faults(model, encoder):
+            raise self._refused("; ".join(faults))
+        if settings := _other_settings(model, encoder):
+            sizes = [
+                f"{name} is {theirs:g}, the recipe's {ours:g}" for name, (theirs, ours) in settings.items()
+            ]
+            fit = " ".join(f"model.{name}={theirs:g}" for name, (theirs, _) in settings.items())
+            raise self._refused(
+                f"its {'; its '.join(sizes)}", hint=f"set {fit}, or name a ViT of the recipe's sizes"
+            )
+        if not _compute_the_same(model.blocks[0], encoder.blocks[0]):
+            raise self._refused(f"its blocks ({type(model.blocks[0]).__name__}) compute something else")
+        return model
+
+    def _refused(self, reason: str, *, hint: str = "") -> CheckpointError:
+        return CheckpointError(
+            f"{self} cannot start the image encoder: {reason}",
+            hint=hint or f"name a plain ViT, as {self.key}={TIMM}vit_base_patch16_224.mae",
+        )
+
+    def load(self, encoder: VisionTransformer) -> str:
+        """Start ``encoder`` from the weights, as its pixels' normalisation asks for; returns in words what was left out
+        or changed. CheckpointError where they do not fit, or are neither in timm's cache nor to be had."""
+        model = self.check(encoder)
+        state = self._read() if self.file else self._fetch(model.pretrained_cfg)
+        left = [name for start, name in _LEFT_OUT.items() if _is_left_out(state, start)]
+        notes = [f"without its {', '.join(left)}"] if left else []
+        weights = {key: value for key, value in state.items() if not key.startswith(tuple(_LEFT_OUT))}
+        if isinstance(model.norm, nn.Identity):
+            weights |= {f"norm.{key}": value for key, value in encoder.norm.state_dict().items()}
+            notes.append("with a new final norm")
+        check_fit(
+            weights, encoder, source=self.file or self.name, hint=f"name the architecture of {self.file}"
+        )
+        mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
+        if (mean, std) != (IMAGE_MEAN, IMAGE_STD):
+            weights |= _for_our_pixels(weights, mean, std)
+            notes.append(f"its pixels' mean {mean} and deviation {std} folded into the patch embedding")
+        encoder.load_state_dict(weights)
+        return "; ".join(notes)
+
+    def _read(self) -> dict[str, Tensor]:
+        from timm.models import clean_state_dict
+
+        # timm's own training leaves its arguments, a Namespace of plain values, beside the weights
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return clean_state_dict(read_state_dict(self.file, keys=_OF_TRAINING))
+
+    def _fetch(self, cfg: dict[str, Any]) -> dict[str, Tensor]:
+        import timm
+        from huggingface_hub.constants import HF_HUB_CACHE
+        from huggingface_hub.errors import HTTPError  # httpx's, or requests' in older versions
+
+        by_hand = f"{self.key}={TIMM}{self.name}@FILE"
+        source = cfg.get("hf_hub_id") or cfg.get("url")
+        if not source:
+            tagged = ", ".join(timm.list_pretrained(f"{cfg['architecture']}.*"))
+            raise CheckpointError(
+                f"timm has no weights for {self.name}",
+                hint=f"name weights of your own, {by_hand}{f', or one of {tagged}' if tagged else ''}",
+            )
+        try:
+            with torch.random.fork_rng(devices=[]):  # what a run draws does not depend on where it starts
+                return timm.create_model(self.name, pretrained=True).state_dict()
+        except (OSError, HTTPError, SafetensorError) as error:
+            if explain(error) is not None:
+                raise
+            reason = " ".join(str(error.__cause__ or error).split()) or type(error).__name__
+            raise CheckpointError(
+                f"timm cannot get the weights of {self.name} ({source}): {reason}",
+                hint=f"(1) where there is a network, fetch them with huggingface_hub or timm and name the file: "
+                f"{by_hand}; or copy that machine's cache to {HF_HUB_CACHE}; (2) start from random weights with "
+                f"{self.key}=none",
+            ) from error
+
+
+def _faults(model: nn.Module, encoder: VisionTransformer) -> list[str]:
+    """What makes the blocks or the patch embedding of ``model`` another function than that of ``encoder``, in words."""
+    theirs, ours = (
+        {re.sub(r"^blocks\.\d+\.", "blocks.", key) for key in vit.state_dict()} for vit in (model, encoder)
+    )
+    more = [key for key in sorted(theirs - ours) if not key.startswith(tuple(_LEFT_OUT))]
+    less = [key for key in sorted(ours - theirs) if not key.startswith("norm.")]
+    named = [next((name for start, name in _REFUSED.items() if key.startswith(start)), key) for key in more]
+    named = list(dict.fromkeys(named))
+    many = [f"{len(named) - NAMED} more"] if len(named) > NAMED else []
+    faults = [f"it has {', '.join(named[:NAMED] + many)}"] if named else []
+    faults += [f"it lacks {', '.join(less)}"] if less else []
+    act = getattr(getattr(model.blocks[0], "mlp", None), "act", None)
+    x = torch.linspace(-4, 4, 81)
+    if act is not None and not torch.allclose(act(x), F.gelu(x), atol=1e-6):
+        faults.append(f"its activation is {act}, not the exact GELU")
+    norms = [part for name, part in model.named_modules() if re.match(r"(blocks\.\d+\.norm\d|norm)$", name)]
+    eps = {getattr(part, "eps", None) for part in norms if not isinstance(part, nn.Identity)}
+    if eps != {VIT_EPS}:
+        faults.append(f"its norms have an eps of {', '.join(map(str, eps))}, not {VIT_EPS}")
+    proj = getattr(model.patch_embed, "proj", None)
+    if not isinstance(proj, nn.Conv2d) or proj.kernel_size != proj.stride or len({*proj.kernel_size}) > 1:
+        faults.append(f"its patches are not square ones side by side ({proj})")
+    return faults
+
+
+def _other_settings(model: nn.Module, encoder: VisionTransformer) -> dict[str, tuple[Any, Any]]:
+    """Settings of a recipe's ``model`` in which the two differ: name -> (theirs, ours)."""
+    pairs = {}
+    for vit in (model, encoder):
+        block = vit.blocks[0]
+        heads = getattr(block.attn, "num_heads", None) or block.attn.heads
+        width, dim = (block.mlp.fc1.out_features, block.norm1.weight.shape[0])
+        sizes = {"dim": dim, "depth": len(vit.blocks), "heads": heads, "mlp_ratio": width / dim}
+        sizes["patch_size"] = vit.patch_embed.proj.kernel_size[0]
+        for name, value in sizes.items():
+            pairs.setdefault(name, []).append(value)
+    return {name: (theirs, ours) for name, (theirs, ours) in pairs.items() if theirs != ours}
+
+
+def _compute_the_same(theirs: nn.Module, ours: Block) -> bool:
+    """Whether two blocks give the same for random tokens once they have the same random weights."""
+    shapes = [{key: value.shape for key, value in block.state_dict().items()} for block in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    theirs, ours = (copy.deepcopy(block).to_empty(device="cpu").double().eval() for block in (theirs, ours))
+    weights = {
+        key: torch.randn(value.shape, generator=generator) / (value.shape[-1] ** 0.5 if value.ndim > 1 else 1)
+        for key, value in ours.state_dict().items()
+    }
+    for block in (theirs, ours):
+        block.load_state_dict(weights)
+    tokens = torch.randn(1, 5, ours.norm1.weight.shape[0], generator=generator).double()
+    with torch.no_grad():
+        return torch.allclose(theirs(tokens), ours(tokens), atol=1e-9, rtol=1e-6)
+
+
+def _is_left_out(state: dict[str, Tensor], start: str) -> bool:
+    """Whether the weights hold what begins with ``start``; not where they are positions that are the fixed table."""
+    if start == "pos_embed" and start in state:
+        return not _is_fixed_table(state[start])
+    return any(key.startswith(start) for key in state)
+
+
+def _is_fixed_table(positions: Tensor) -> bool:
+    """Whether (1, prefix + N, D) positions, N those of a square of patches, are the ones that the encoder has."""
+    _, rows, width = positions.shape
+    side = math.isqrt(rows)
+    own = positions[0, rows - side**2 :]
+    return width % 4 == 0 and torch.allclose(own, sincos_positions(width, (side, side)), atol=1e-5)
+
+
+def _for_our_pixels(
+    weights: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """The patch embedding for pixels that are normalised as here, of one for pixels less ``mean`` over ``std``: exact,
+    for both are one linear map of a pixel's channel."""
+    theirs_mean, theirs_std, ours_mean, ours_std = (
+        torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
+        for values in (mean, std, IMAGE_MEAN, IMAGE_STD)
+    )
+    kernel, bias = (weights[f"patch_embed.proj.{part}"].double() for part in ("weight", "bias"))
+    shift = (kernel * (ours_mean - theirs_mean) / theirs_std).sum((1, 2, 3))
+    return {
+        "patch_embed.proj.weight": (kernel * ours_std / theirs_std).float(),
+        "patch_embed.proj.bias": (bias + shift).float(),
+    }
