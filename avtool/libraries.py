@@ -52,7 +52,7 @@ def need(module: str, *, purpose: str) -> ModuleType:
         package = module.partition(".")[0]
         raise UsageError(
             f"{purpose} needs {package}, which does not load here: {problem[:200]}",
-            hint=f"install a build of {package} that was made for this torch; avtool doctor shows both",
+            hint="avtool doctor shows what does not load; install builds that were made for this torch",
         )
     return importlib.import_module(module)
 

@@ -20,6 +20,7 @@ from avtool.checkpoint import NAMED, check_fit
 from avtool.convert import read_state_dict
 from avtool.errors import CheckpointError, explain
 from avtool.features import IMAGE_MEAN, IMAGE_STD
+from avtool.libraries import need
 from avtool.model.encoder import VisionTransformer
 from avtool.model.transformer import VIT_EPS, Block, sincos_positions
 from avtool.published import TIMM
@@ -59,8 +60,7 @@ class TimmViT:
     def find(cls, key: str, value: str) -> TimmViT:
         """What recipe key ``key`` = ``value`` names after ``timm:``. CheckpointError where timm knows no such name, or
         the file is not there. Nothing is fetched."""
-        import timm
-
+        timm = need("timm", purpose="init.image=timm:NAME")
         name, has_file, path = value.removeprefix(TIMM).partition("@")
         names = {*timm.list_models(), *timm.list_models(include_tags=True)}
         if name not in names:

@@ -110,6 +110,34 @@ def test_doctor_says_what_is_missing_without(package: str, avtool: Avtool) -> No
     assert "cannot be imported: " in warning and warning.endswith(ONLY_FOR[package])
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            ["bench", "data"],
+            "bench data needs torchvision, which does not load here: operator torchvision::nms",
+        ),
+        (
+            [
+                "pretrain",
+                "--recipe",
+                "tiny",
+                "--data",
+                "data",
+                "--dry-run",
+                "init.image=timm:vit_tiny_patch16_224",
+            ],
+            "init.image=timm:NAME needs timm, which does not load here: operator torchvision::nms",
+        ),
+    ],
+)
+def test_what_needs_torchvision_says_so(command: list[str], message: str, avtool: Avtool) -> None:
+    assert avtool("prepare", "synth", "--clips", "20", "--out", "data").returncode == 0
+    done = avtool(*command, without=["torchvision"])
+    assert done.returncode == 2 and f"error: {message}" in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+
+
 def test_every_module_is_imported_without_torchvision_and_torchaudio(tmp_path: Path) -> None:
     """As it has to be beside a CPU build of torch."""
     names = [module.name for module in pkgutil.walk_packages(avtool_package.__path__, "avtool.")]
