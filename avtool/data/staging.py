@@ -90,22 +90,27 @@ class Staging:
                 raise self._in_use()
             if self._others(part, of_any_count=False):
                 raise self._in_use()
-            different = self._difference(plan)
-            if different and not force:
-                raise UsageError(
-                    f"{self.folder} is an unfinished preparation {different}",
-                    hint=f"go on with it: {self.command()}; or drop it: add --force",
-                )
-            if different or not self.whole.is_dir():
-                if self._others(part, of_any_count=True):
-                    raise self._in_use()
-                self._clear()
-            for name in FOLDERS:
-                (self.folder / name).mkdir(exist_ok=True)
-            self._write_plan(plan)
+            with self._lock("plan", wait=True):  # parts that start together begin it once
+                self._begin(plan, part, force=force)
             for tools in plan[MADE_WITH]:
                 self.admit(tools, "this process", force=force)
             yield
+
+    def _begin(self, plan: dict[str, Any], part: Part, *, force: bool) -> None:
+        different = self._difference(plan)
+        if different and not force:
+            raise UsageError(
+                f"{self.folder} is an unfinished preparation {different}",
+                hint=f"go on with it: {self.command()}; or drop it: add --force",
+            )
+        if different or not self.whole.is_dir():
+            # where there is no plan yet nobody has begun, whoever holds a part
+            if self._read_plan() and self._others(part, of_any_count=True):
+                raise self._in_use()
+            self._clear()
+        for name in FOLDERS:
+            (self.folder / name).mkdir(exist_ok=True)
+        self._write_plan(plan)
 
     def admit(self, tools: Tools, who: str, *, force: bool) -> None:
         """Let ``who`` work here with ``tools``, and note it. Raises UsageError where what is there was made with other

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,6 +25,7 @@ from avtool.data import prepare as module
 from avtool.data.convert import Settings
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
+from avtool.data.staging import Part, Staging
 from avtool.errors import AvtoolError, DataError, UsageError
 from tests import clips
 
@@ -428,3 +430,13 @@ def test_engines_that_are_none(table, tmp_path):
     with pytest.raises(UsageError, match="an address is that of a Ray cluster"):
         prepare("manifest", table, out=tmp_path / "out", address="head:6379")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_start_together_begin_once(tmp_path):
+    """Each holds its part before the first of them has written the plan."""
+    staging, plan = Staging(tmp_path / "out"), {"name": "mine", "command": "", "made_with": [{}]}
+    with ExitStack() as held:
+        (staging.folder / "locks").mkdir(parents=True)
+        assert held.enter_context(staging._lock("1-of-3"))
+        with Staging(tmp_path / "out").opened(plan, Part(2, 3), force=False):
+            assert staging.whole.is_dir()
