@@ -148,21 +148,28 @@ def _part(key: str) -> str:
 
 
 def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path | str, hint: str) -> None:
-    """CheckpointError that says what is missing, unexpected or mis-shaped in ``weights`` for ``module``: the first few
-    keys, and how many more."""
-    if problems := misfits(weights, module.state_dict()):
+    """CheckpointError that says what is missing, unexpected, mis-shaped or no floating point in ``weights`` for
+    ``module`` (the first few keys, and how many more), or where values are not finite."""
+    wanted = module.state_dict()
+    if problems := misfits(weights, wanted) or [
+        f"{key} is {str(weights[key].dtype).removeprefix('torch.')}, not floating point"
+        for key, value in wanted.items()
+        if value.is_floating_point() and not weights[key].is_floating_point()
+    ]:
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise CheckpointError(
             f"the weights of {source} do not fit: {'; '.join(problems[:NAMED] + more)}", hint=hint
         )
+    check_finite(weights, source=source)
 
 
-def check_finite(weights: Mapping[str, Tensor], *, source: Path) -> None:
+def check_finite(weights: Mapping[str, Tensor], *, source: Path | str) -> None:
     """CheckpointError where a weight is no number, as a run that diverged leaves them."""
     for key, value in weights.items():
         if value.is_floating_point() and not value.isfinite().all():
             raise CheckpointError(
-                f"{source}: {key} holds values that are not finite", hint="use an earlier checkpoint"
+                f"{source}: {key} holds values that are not finite",
+                hint="use other weights, or an earlier checkpoint",
             )
 
 

@@ -194,7 +194,7 @@ def find_model(explicit: Path | None) -> tuple[Path, str]:
         return usual
     raise UsageError(
         f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{runs_root()} and none was pulled",
-        hint="avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
+        hint="avtool demo, avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
     )
 
 

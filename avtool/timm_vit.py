@@ -233,6 +233,8 @@ def _is_left_out(state: dict[str, Tensor], start: str) -> bool:
 
 def _is_fixed_table(positions: Tensor) -> bool:
     """Whether (1, prefix + N, D) positions, N those of a square of patches, are the ones that the encoder has."""
+    if positions.ndim != 3:
+        return False
     _, rows, width = positions.shape
     side = math.isqrt(rows)
     own = positions[0, rows - side**2 :]

@@ -101,7 +101,11 @@ def _finished(job: Job) -> Report | None:
         return None
     if made != _made_from(job, catalog.read_source(job.name, job.source, job.request)):
         return None
-    others = "" if media.tool_versions() in made_with else f", made with {media.tools_in_words(made_with[0])}"
+    others = (
+        ""
+        if media.tool_versions() in made_with
+        else f", made with {' and '.join(map(media.tools_in_words, made_with))}"
+    )
     say(f"{job.out} is finished already{others}")
     return Report.from_listing(report, job.out)
 
