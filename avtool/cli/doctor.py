@@ -29,6 +29,8 @@ PACKAGES = {
     "pydantic": "pydantic",
     "PyYAML": "yaml",
     "safetensors": "safetensors",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
     "filelock": "filelock",
     "typer": "typer",
     "rich": "rich",

@@ -47,6 +47,8 @@ HEAVY = (
     "av",
     "cv2",
     "numpy",
+    "matplotlib",
+    "jinja2",
     "click",
     "avtool.config.schema",
 )
@@ -92,6 +94,15 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
+
+
+def test_matplotlib_waits_until_something_is_drawn() -> None:
+    code = (
+        "import sys, avtool.engine, avtool.evaluate, avtool.infer, avtool.inspect, avtool.tracking\n"
+        "import avtool.report.curves, avtool.report.masks, avtool.report.sheet\n"
+        "assert 'torch' in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_says_how_to_name_clips_that_begin_with_a_dash(avtool: Avtool) -> None:
