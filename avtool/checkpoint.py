@@ -27,13 +27,12 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from avtool.errors import FULL, CheckpointError, explain
+from avtool.errors import FULL, CheckpointError, explain, in_bytes
 from avtool.features import LogMel
-from avtool.files import atomic_folder, is_unicode, json_text
+from avtool.files import LFS_POINTER, atomic_folder, is_unicode, json_text
 from avtool.model.build import build_empty_model
 from avtool.model.config import Config, read_model_config
 
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MODEL_SUM = "model_crc32"
 """The key of trainer.pt that holds the sum of the weights beside it; its own records have theirs, as in any zip."""
 NAMED = 3
@@ -97,7 +96,7 @@ def _refused(path: Path, reason: str) -> CheckpointError:
 
 def name_of_other_content(head: bytes) -> str | None:
     """What a file that begins with ``head`` is, if it is one of the things that are found in place of weights."""
-    if head.startswith(_LFS_POINTER):
+    if head.startswith(LFS_POINTER):
         return "a Git LFS pointer"
     if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "an HTML page"
@@ -196,8 +195,8 @@ def save_checkpoint(
     except OSError as error:
         if error.errno not in FULL:
             raise
-        free = in_megabytes(shutil.disk_usage(folder.parent).free)
-        needed = in_megabytes(size_of([model.state_dict(), trainer]))
+        free = in_bytes(shutil.disk_usage(folder.parent).free)
+        needed = in_bytes(size_of([model.state_dict(), trainer]))
         raise CheckpointError(
             f"{folder} is not written: {error.strerror} ({free} are free, it takes about {needed})",
             hint=f"free some space and {hint}",
@@ -228,11 +227,6 @@ def _write_checkpoint(
 def size_of(content: Any) -> int:
     """Bytes of all tensors in nested ``content``."""
     return sum(leaf.nbytes for leaf in tree_leaves(content) if isinstance(leaf, Tensor))
-
-
-def in_megabytes(size: float) -> str:
-    """Bytes in words."""
-    return f"{size / 1e6:,.1f} MB"
 
 
 def load_trainer(folder: Path) -> dict[str, Any]:

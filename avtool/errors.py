@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or table, 130 interrupted.
 
 from __future__ import annotations
 
+import difflib
 import errno
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -55,6 +57,14 @@ class RecipeError(UsageError):
 
 class TableError(UsageError):
     """A csv or json table does not have the form it should."""
+
+
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """UsageError, with the nearest and all that there are, where ``value`` of the option ``name`` is not ``known``."""
+    known = list(known)
+    if value not in known:
+        near = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(value, known, n=1))
+        raise UsageError(f"{name} {value} is not known", hint=f"{near}there are {', '.join(known)}")
 
 
 def explain(error: BaseException) -> AvtoolError | None:
@@ -131,7 +141,16 @@ def _free(path: str | bytes | int | None) -> str:
     folder = next(
         parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if parent.exists()
     )
-    return f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB are free)"
+    return f" ({in_bytes(shutil.disk_usage(folder).free)} are free)"
+
+
+def in_bytes(size: float) -> str:
+    """A number of bytes in the largest unit that leaves at least one, as 8.4 MB."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:,.3g} TB"
 
 
 def _explain_os_error(error: OSError) -> AvtoolError | None:

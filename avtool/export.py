@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from avtool.errors import UsageError
+from avtool.errors import UsageError, check_choice
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.files import atomic_file, check_output, json_text
 from avtool.loading import Model, load
@@ -42,11 +42,11 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
     if out.suffix != ".pt2":
         raise UsageError(f"--out {out} is not named .pt2", hint=f"--out {out.with_suffix('.pt2')}")
     check_output(out, force=force)
+    if kind is not None:
+        check_choice("--kind", kind, (ENCODER, CLASSIFIER))
     loaded = load(model)
     classifies = isinstance(loaded.module, AudioVisualClassifier | LinearProbe)
     kind = kind or (CLASSIFIER if classifies else ENCODER)
-    if kind not in (ENCODER, CLASSIFIER):
-        raise UsageError(f"there is no export of a {kind!r}", hint="choose encoder or classifier")
     if kind == CLASSIFIER and not classifies:
         raise UsageError(
             f"{loaded.folder} is of kind {loaded.config.kind} and has no class heads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
 import math
 import os
@@ -18,6 +19,8 @@ from avtool.errors import FULL, UsageError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
+LFS_POINTER = b"version https://git-lfs"
+"""How a file begins that stands for one which Git LFS has not fetched."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Of an OSError: the disk knows no locks, as some network disks do."""
 
@@ -89,6 +92,12 @@ def finite(value: Any) -> Any:
     if getattr(value, "ndim", None) == 0:
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_of(path: Path) -> str:
+    """The file's sha256, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial_name(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import tarfile
@@ -18,7 +17,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
 from avtool.data.views import middle_sound
 from avtool.errors import AvtoolError, DataError, UsageError
-from avtool.files import check_output
+from avtool.files import check_output, sha256_of
 from avtool.progress import progress_bar
 
 SHOWN_CLASSES = 10
@@ -214,7 +213,7 @@ def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
     total = 0
     with progress_bar("verifying", total=len(sums), unit="files") as bar:
         for path, wanted in sums.items():
-            if not path.is_file() or _sum_of(path) != wanted:
+            if not path.is_file() or sha256_of(path) != wanted:
                 broken.append(str(path.relative_to(folder)))
             else:
                 total += path.stat().st_size
@@ -226,11 +225,6 @@ def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
             hint="copy it again, or prepare it again with avtool prepare ... --force",
         )
     return {"files": len(sums), "bytes": total}
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_sheet(folder: Path, out: Path, *, clips: int = 24, seed: int = 0, force: bool = False) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +11,7 @@ from avtool.checkpoint import check_fit, read_safetensors
 from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
 from avtool.download import download, only_one
 from avtool.errors import CheckpointError, UsageError
+from avtool.files import sha256_of
 from avtool.model.build import VIT
 from avtool.model.config import Config
 from avtool.model.encoder import VisionTransformer
@@ -79,8 +79,7 @@ def _check_sum(name: str, file: Path, url: str) -> None:
             f"{file} has {file.stat().st_size:,} bytes, {name} has {size:,}",
             hint=f"fetch it again from {url}",
         )
-    with file.open("rb") as content:
-        found = hashlib.file_digest(content, "sha256").hexdigest()
+    found = sha256_of(file)
     if wanted is None:
         record.write_text(found + "\n", encoding="utf-8")
         say(

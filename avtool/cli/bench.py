@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from avtool.cli.common import Debug, Device, Json, Seed, Threads, examples, guarded, print_json, set_threads
+from avtool.errors import in_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,48 +30,23 @@ app = typer.Typer(
 Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that are measured.")]
 
 
-class Size(StrEnum):
-    """Sizes of the model."""
-
-    full = "full"
-    tiny = "tiny"
-
-
-class Precision(StrEnum):
-    """Precisions."""
-
-    float32 = "float32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class Kind(StrEnum):
-    """Kinds of fusion."""
-
-    token = "token"
-    factorized = "factorized"
-    dense = "dense"
-
-
 def _of_the_model(what: str) -> Callable[..., None]:
     """The command of a benchmark of the model."""
 
     @guarded
     def run(
         *,
-        size: Annotated[Size, typer.Option(metavar="NAME", help="full (ViT-B) or tiny.")] = Size.full,
+        size: Annotated[str, typer.Option(metavar="NAME", help="full (ViT-B) or tiny.")] = "full",
         fusion: Annotated[
-            list[Kind] | None,
+            list[str] | None,
             typer.Option(
                 metavar="KIND",
                 help="token, factorized or dense; may be given again.",
-                show_default="all three",
+                show_default="all",
             ),
         ] = None,
         batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a pass.")] = 4,
-        precision: Annotated[
-            Precision, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")
-        ] = Precision.float32,
+        precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
         rounds: Rounds = 5,
         attn_ratio: Annotated[
             float | None,
@@ -88,14 +63,14 @@ def _of_the_model(what: str) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         set_threads(threads)
-        from avtool.bench.run import benchmark
+        from avtool.bench.run import INTERACTIONS, benchmark
 
         found = benchmark(
             what,
-            size=size.value,
-            fusions=[kind.value for kind in fusion or Kind],
+            size=size,
+            fusions=fusion or list(INTERACTIONS),
             batch=batch,
-            precision=precision.value,
+            precision=precision,
             rounds=rounds,
             attn_ratio=attn_ratio,
             compile=compile_passes,
@@ -173,58 +148,74 @@ def data(
 
 
 def _print(found: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    console = Console(width=80, highlight=False)
-    for line in _caption(found):
-        console.print(line, markup=False)
-    console.print(_costs(found["results"]))
-    if found["ratios"]:
-        console.print(_ratios(found["ratios"]))
-    if found["built_pairs"]:
-        console.print(_verdict(found["built_pairs"]), markup=False)
+    settings, product = found["settings"], found["product"]
+    lines = [
+        _machine(found),
+        f"{settings['benchmark']}, {settings['size']} size, batch {settings['batch']}, {settings['precision']}, "
+        f"attn_ratio {settings['attn_ratio']:g}{', compiled' if settings['compile'] else ''}; "
+        f"medians of {settings['rounds']} rounds",
+        f"one {settings['product_side']}-cubed matrix product: {product['gflop_per_second']:,.0f} GFLOP/s",
+    ]
+    costs = {
+        result["name"]: (
+            _number(1e3 * result["seconds"]["median"]),
+            _number(result["gflop_equivalents"]),
+            _number(result["gflop"]),
+            f"{result['share_of_product_rate']:.0%}",
+            _number(result["samples_per_second"]),
+            "?" if result["peak_bytes"] is None else _number(result["peak_bytes"] / 2**20),
+        )
+        for result in found["results"]
+    }
+    ratios = {
+        f"{ratio['over']} : {_under(ratio)}": (
+            *_median(ratio["seconds"]),
+            "?" if ratio["peak_bytes"] is None else _number(ratio["peak_bytes"]),
+        )
+        for ratio in found["ratios"]
+    }
+    titles = ("pass", "ms", "GFLOP-eq", "GFLOP", "share", "clips/s", "peak MiB")
+    tables = [
+        _table(titles, costs),
+        *([_table(("ratio", "time", "(quartiles)", "bytes"), ratios)] if ratios else []),
+    ]
+    _show(lines, tables, found["built_pairs"])
 
 
 def _print_data(found: dict[str, Any]) -> None:
+    clips, settings = found["clips"], found["settings"]
+    width, height = clips["median_size"]
+    about = (
+        f"{clips['count']} clips, median {clips['median_seconds']:.1f} s of {width:.0f} x {height:.0f}, "
+        f"{in_bytes(clips['file_bytes'])} of files; batch {settings['batch']}, medians of {settings['rounds']} rounds"
+    )
+    rates = {row["name"]: _median(row["rate"]) for row in found["results"]}
+    ratios = {f"{row['over']} : {row['under']}": _median(row["rate"]) for row in found["ratios"]}
+    tables = [
+        _table(("way", "samples/s", "(quartiles)"), rates),
+        _table(("compared", "ratio", "(quartiles)"), ratios),
+    ]
+    _show([_machine(found), about], tables, found["mp4"])
+
+
+def _show(lines: list[str], tables: list[Table], last: str | None) -> None:
     from rich.console import Console
+
+    console = Console(width=80, highlight=False)
+    for part in (*lines, *tables, *([last] if last else [])):
+        console.print(part, markup=False)
+
+
+def _table(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    """Rows by name under their titles; figures stand to the right."""
     from rich.table import Table
 
-    console, clips, settings = Console(width=80, highlight=False), found["clips"], found["settings"]
-    width, height = clips["median_size"]
-    console.print(_machine(found), markup=False)
-    console.print(
-        f"{clips['count']} clips, median {clips['median_seconds']:.1f} s of {width:.0f} x {height:.0f}, "
-        f"{clips['file_bytes'] / 1e6:,.1f} MB of files; batch {settings['batch']}, "
-        f"medians of {settings['rounds']} rounds",
-        markup=False,
-    )
-    for title, key, rows in (
-        ("samples/s", "rounds", found["results"]),
-        ("ratio", "void", found["ratios"]),
-    ):
-        table = Table(box=None, padding=(0, 1, 0, 0))
-        table.add_column("way" if key == "rounds" else "compared", no_wrap=True)
-        for column in (title, "(quartiles)"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in rows:
-            rate = row["rate"]
-            name = row["name"] if key == "rounds" else f"{row['over']} : {row['under']}"
-            quartiles = f"({_number(rate['q1'])} to {_number(rate['q3'])})"
-            table.add_row(name, *(("void", "") if row.get("void") else (_number(rate["median"]), quartiles)))
-        console.print(table)
-    console.print(_data_verdict(found["mp4"]), markup=False)
-
-
-def _data_verdict(mp4: dict[str, Any]) -> str:
-    meaning = {
-        "honest": "the mp4 side is honest",
-        "void": "ratios to it are void: is something else running?",
-        "unchecked": "not compared: that holds for clips of 10 s and 240 lines or more",
-    }
-    return (
-        f"mp4: {_number(mp4['rate'])} samples a core-second, the published loader at least "
-        f"{mp4['published']:.0f}: {meaning[mp4['verdict']]}"
-    )
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for number, title in enumerate(titles):
+        table.add_column(title, no_wrap=True, justify="right" if number else "left")
+    for name, row in rows.items():
+        table.add_row(name, *row)
+    return table
 
 
 def _machine(found: dict[str, Any]) -> str:
@@ -236,72 +227,13 @@ def _machine(found: dict[str, Any]) -> str:
     )
 
 
-def _caption(found: dict[str, Any]) -> list[str]:
-    settings, product = found["settings"], found["product"]
-    return [
-        _machine(found),
-        f"{settings['benchmark']}, {settings['size']} size, batch {settings['batch']}, {settings['precision']}, "
-        f"attn_ratio {settings['attn_ratio']:g}{', compiled' if settings['compile'] else ''}; "
-        f"medians of {settings['rounds']} rounds",
-        f"one {settings['product_side']}-cubed matrix product: {product['gflop_per_second']:,.0f} GFLOP/s",
-    ]
-
-
-def _costs(results: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("pass", no_wrap=True)
-    for title in ("ms", "GFLOP-eq", "GFLOP", "share", "clips/s", "peak MiB"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for result in results:
-        peak = result["peak_bytes"]
-        table.add_row(
-            result["name"],
-            _number(1e3 * result["seconds"]["median"]),
-            _number(result["gflop_equivalents"]),
-            _number(result["gflop"]),
-            f"{result['share_of_product_rate']:.0%}",
-            _number(result["samples_per_second"]),
-            "?" if peak is None else _number(peak / 2**20),
-        )
-    return table
-
-
-def _ratios(ratios: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("ratio", no_wrap=True)
-    for title in ("time", "(quartiles)", "bytes"):
-        table.add_column(title, justify="right", no_wrap=True)
-    for ratio in ratios:
-        time, size = ratio["seconds"], ratio["peak_bytes"]
-        table.add_row(
-            f"{ratio['over']} : {_under(ratio)}",
-            "void" if ratio["void"] else _number(time["median"]),
-            "" if ratio["void"] else f"({_number(time['q1'])} to {_number(time['q3'])})",
-            "?" if size is None else "void" if ratio["void"] else _number(size),
-        )
-    return table
-
-
 def _under(ratio: dict[str, Any]) -> str:
     """The second side without what it has in common with the first."""
     return "not" if ratio["over"].startswith(ratio["under"]) else ratio["under"].split(",")[0]
 
 
-def _verdict(built: dict[str, Any]) -> str:
-    meaning = {
-        "honest": "the reference that builds the pairs is honest",
-        "void": "ratios to it are void",
-        "unchecked": "not compared: the published one was measured at full size, batch 4, attn_ratio 0.25, "
-        "float32, on a CPU",
-    }
-    return (
-        f"dense attention with built pairs: {built['gflop_equivalents']:,.0f} GFLOP-equivalents, published "
-        f"{built['published']:,.0f} (+- {built['tolerance']:.0%}): {meaning[built['verdict']]}"
-    )
+def _median(spread: Mapping[str, float]) -> tuple[str, str]:
+    return _number(spread["median"]), f"({_number(spread['q1'])} to {_number(spread['q3'])})"
 
 
 def _number(value: float) -> str:

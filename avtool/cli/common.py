@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, ParamSpec
@@ -116,6 +116,45 @@ def print_json(value: Any) -> None:
     """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
     text = json_text(value, indent=2, ensure_ascii=False, default=str)
     print(re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_facts(facts: Mapping[str, Any], units: Mapping[str, Callable[[Any], str]] | None = None) -> None:
+    """A line for each fact, its name before it, in 80 columns. ``units``: how numbers under a name are written."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(_in_words(value, name, units or {})))
+    Console(width=80, highlight=False).print(table)
+
+
+def _in_words(value: Any, name: str, units: Mapping[str, Callable[[Any], str]]) -> str:
+    """``value`` as text; ``name`` is that whose unit it has."""
+    if isinstance(value, Mapping):
+        parts = {key: _in_words(item, key if key in units else name, units) for key, item in value.items()}
+        nested = {key: isinstance(value[key], Mapping) for key in parts}
+        return (
+            ", ".join(f"{key} ({text})" if nested[key] else f"{key} {text}" for key, text in parts.items())
+            or "none"
+        )
+    if isinstance(value, list | tuple):
+        texts = [_in_words(item, name, units) for item in value]
+        if value and all(isinstance(item, Mapping) for item in value):
+            return "\n".join(texts)
+        numbers = all(isinstance(item, int | float) for item in value)
+        return (" x " if numbers else ", ").join(texts) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        write = units.get(name) or (
+            lambda number: f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+        )
+        return write(value)
+    return str(value) or "none"
 
 
 def examples(*lines: str, next_command: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from avtool.cli.common import Debug, Json, Threads, examples, guarded, print_json, set_threads
+from avtool.cli.common import Debug, Json, Threads, examples, guarded, print_facts, print_json, set_threads
 from avtool.libraries import ONLY_FOR, TRIED, outside, problem_of
 
 EPILOG = examples("avtool doctor", "avtool doctor --json", next_command="avtool demo")
@@ -29,6 +29,8 @@ PACKAGES = {
     "pydantic": "pydantic",
     "PyYAML": "yaml",
     "safetensors": "safetensors",
+    "matplotlib": "matplotlib",
+    "jinja2": "jinja2",
     "filelock": "filelock",
     "typer": "typer",
     "rich": "rich",
@@ -218,8 +220,7 @@ def _print(found: dict[str, Any]) -> None:
     typer.echo(f"avtool {found['avtool']}, Python {found['python']}")
     for title in ("packages", "devices", "threads", "codecs", "places"):
         typer.secho(f"\n{title}", bold=True)
-        for name, value in found[title].items():
-            typer.echo(f"  {name:34}{value}")
+        print_facts(found[title])
     typer.echo()
     for line in found["warnings"]:
         typer.secho(f"warning: {line}", fg=typer.colors.YELLOW)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +17,6 @@ EPILOG = examples(
 )
 
 
-class Kind(StrEnum):
-    """What can be exported."""
-
-    encoder = "encoder"
-    classifier = "classifier"
-
-
 @guarded
 def export(
     model: Annotated[
@@ -33,7 +25,7 @@ def export(
     *,
     out: Annotated[Path, typer.Option(help="Program to write.", metavar="PT2")],
     kind: Annotated[
-        Kind | None,
+        str | None,
         typer.Option(
             metavar="KIND", help="encoder or classifier.", show_default="classifier if the model is one"
         ),
@@ -50,7 +42,7 @@ def export(
     set_threads(threads)
     from avtool.export import export as run
 
-    described = run(model, out, kind=kind and kind.value, force=force)
+    described = run(model, out, kind=kind, force=force)
     if as_json:
         print_json({"out": str(out), **described})
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -36,19 +35,10 @@ EPILOG = examples(
 )
 
 
-class Task(StrEnum):
-    """What an encoder is fine-tuned for."""
-
-    classify = "classify"
-    localize = "localize"
-    separate = "separate"
-    segment = "segment"
-
-
 @guarded
 def finetune(
     task: Annotated[
-        Task,
+        str,
         typer.Argument(metavar="TASK", help="classify, localize, separate or segment.", show_default=False),
     ],
     settings: Settings = None,
@@ -83,9 +73,13 @@ def finetune(
     split, are kept in RUN/best, the last ones in RUN/checkpoints. Settings are keys of the recipe, as
     optim.base_lr=1e-4.
     """
+    from avtool.config.schema import FINETUNED
+    from avtool.errors import check_choice
+
+    check_choice("TASK", task, FINETUNED)
     begun = () if start is None else (f"init.model={start}",)
     training = Training.of(
-        recipe, [*(settings or ()), *begun], data=data, out=out, resume=resume, seed=seed, task=task.value
+        recipe, [*(settings or ()), *begun], data=data, out=out, resume=resume, seed=seed, task=task
     )
     set_threads(threads)
     if dry_run:

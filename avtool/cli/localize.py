@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,16 +18,6 @@ EPILOG = examples(
 )
 
 
-class Map(StrEnum):
-    """Kinds of heat map."""
-
-    attention = "attention"
-    difference = "difference"
-    cosine = "cosine"
-    trained = "trained"
-    decoder = "decoder"
-
-
 @guarded
 def localize(
     clip: Clip,
@@ -38,7 +27,7 @@ def localize(
     model: Model = None,
     at: At = None,
     kind: Annotated[
-        Map | None,
+        str | None,
         typer.Option(
             "--map",
             metavar="KIND",
@@ -55,15 +44,19 @@ def localize(
     debug: Debug = False,
 ) -> None:
     set_threads(threads)
+    from avtool.errors import check_choice
     from avtool.infer import localize as run
+    from avtool.tasks.maps import EVERY
 
+    if kind is not None:
+        check_choice("--map", kind, EVERY)
     run(
         clip,
         out=out,
         audio=audio,
         model=model,
         at=at,
-        map=None if kind is None else kind.value,
+        map=kind,
         raw=raw,
         device=device,
         force=force,

@@ -65,6 +65,7 @@ def pull(
 
 
 def _list(as_json: bool) -> None:
+    from avtool.errors import in_bytes
     from avtool.places import is_checkpoint
     from avtool.published import PUBLISHED, cached_file, pulled_folder
 
@@ -86,7 +87,7 @@ def _list(as_json: bool) -> None:
         print_json({"weights": rows})
         return
     for row in rows:
-        size = f"{row['bytes'] / 1e6:,.0f} MB" if row["bytes"] else "size not published"
+        size = in_bytes(row["bytes"]) if row["bytes"] else "size not published"
         typer.echo(f"{row['name']} ({size}; {row['licence']}){'  pulled' if row['pulled'] else ''}")
         typer.echo(f"    {row['content']}")
         typer.echo(f"    {row['url']}")

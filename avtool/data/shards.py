@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from avtool.data.convert import PreparedClip, Settings
-from avtool.files import json_text
+from avtool.files import json_text, sha256_of
 from avtool.media import Tools
 
 FORMAT = 2
@@ -244,7 +244,7 @@ def seal(
         "classes": list(classes),
         "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},
         "shards": list(shards),
-        "index": {array: _sum_of(index_path(folder, array)) for array in arrays},
+        "index": {array: sha256_of(index_path(folder, array)) for array in arrays},
     }
     facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
     write_json(folder / DATASET_JSON, facts)
@@ -254,11 +254,6 @@ def checksum_of(facts: Mapping[str, Any]) -> str:
     """The sum over what dataset.json says, but for itself and what made it: the same bytes have the same sum."""
     summed = {key: value for key, value in facts.items() if key not in ("checksum", MADE_WITH)}
     return hashlib.sha256(json_text(summed, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def _sum_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,6 +19,7 @@ from avtool.engine.memory import Memory, ShapeUnknown, memory_of_step
 from avtool.engine.run import Clips, has_batch_norm, lanes_of
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import check_timm
+from avtool.errors import in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.transformer import grid_of
 from avtool.tasks import Task, find_task
@@ -142,12 +143,3 @@ def _memory_in_words(memory: Memory, recipe: Recipe, where: str) -> list[str]:
     less = "; torch.compile takes less" if recipe.train.compile else ""
     title = f"memory of a step ({where}, one process{less})"
     return [title, *(f"  {name:<20}{in_bytes(size):>14}" for name, size in rows.items())]
-
-
-def in_bytes(size: float) -> str:
-    """A size in words, as 12.3 MB."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:,.3g} TB"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from avtool.checkpoint import check_fit, in_megabytes, save_checkpoint, size_of
+from avtool.checkpoint import check_fit, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
@@ -25,7 +25,7 @@ from avtool.distributed import World, share_batch_norm
 from avtool.engine.meter import Meter, interruptible
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import Saved, load_start
-from avtool.errors import CheckpointError, DataError, TrainingError
+from avtool.errors import CheckpointError, DataError, TrainingError, in_bytes
 from avtool.lanes import Batch, Lanes, lanes_for
 from avtool.model.build import compile_blocks
 from avtool.model.config import Config
@@ -167,7 +167,7 @@ class Run:
         )
         if (free := shutil.disk_usage(existing).free) < needed:
             raise CheckpointError(
-                f"{self.folder}: a checkpoint takes {in_megabytes(needed)}, {in_megabytes(free)} are free",
+                f"{self.folder}: a checkpoint takes {in_bytes(needed)}, {in_bytes(free)} are free",
                 hint="free some space or choose another --out",
             )
 

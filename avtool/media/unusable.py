@@ -6,12 +6,11 @@ import stat
 from pathlib import Path
 
 from avtool.errors import MediaError
+from avtool.files import LFS_POINTER
 
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
 UNDECODABLE = "undecodable"
-
-LFS_POINTER = b"version https://git-lfs"
 
 
 class UnusableMedia(MediaError):

@@ -4,32 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from avtool.report.heatmap import wrap
+from avtool.report.canvas import FAMILY, GAP, Canvas, fitted, line_height, stacked, text_width
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 WIDTH, PANEL_HEIGHT = 1600, 330
 """Pixels of the whole picture, and the height of a row of panels."""
-COLOURS = (
-    (31, 90, 180),
-    (214, 92, 10),
-    (20, 130, 60),
-    (170, 30, 120),
-    (120, 90, 20),
-    (0, 140, 150),
-    (190, 30, 30),
-    (90, 90, 100),
-)
+COLOURS = ("#1f5ab4", "#d65c0a", "#14823c", "#aa1e78", "#785a14", "#008c96", "#be1e1e", "#5a5a64")
 """One a run, in order; a ninth run begins anew."""
 
-_MARGIN, _LEFT, _TOP, _BOTTOM, _RIGHT = 20, 66, 34, 42, 16
-_PAPER, _INK, _PALE, _GRID = (255, 255, 255), (34, 34, 34), (110, 110, 110), (228, 228, 228)
-_FONT, _FONT_PIXELS, _SIZE, _SMALL = cv2.FONT_HERSHEY_SIMPLEX, 28.0, 16, 13
-_SHIFT = 4  # bits of a pixel's fraction in what OpenCV draws
+_LEFT, _TOP, _BOTTOM, _SIZE = 66, 34, 42, 14
 _HELD_OUT = "held_out_"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -50,44 +41,16 @@ class Panel:
     from_zero: bool = False
 
 
-@dataclass
-class _Axes:
-    """A panel's place on the page and the values at its edges."""
-
-    left: int
-    top: int
-    width: int
-    height: int
-    x: tuple[float, float]
-    y: tuple[float, float]
-    page: np.ndarray = field(repr=False)
-
-    def place(self, points: np.ndarray) -> np.ndarray:
-        """Points (N, 2) of step and value as pixels of the page, in units of 2 ** -_SHIFT."""
-        spans = np.array([self.x[1] - self.x[0], self.y[1] - self.y[0]])
-        share = (points - [self.x[0], self.y[0]]) / spans
-        pixels = [self.left, self.top + self.height] + share * [self.width, -self.height]
-        return np.rint(pixels * 2**_SHIFT).astype(np.int32)
-
-
 def draw_curves(runs: Mapping[str, Rows]) -> np.ndarray:
     """The picture, uint8 (height, 1600, 3) RGB, of ``runs`` by name. ValueError where no row holds a number to draw.
 
     First losses (thin: training, dots: held out, dashed: its floor), then held-out measures by stream with their floor,
     then the learning rate and speed. Values that are not finite are left out.
     """
-    rows = [_laid_out(group, len(group)) for group in panels_of(runs)]
+    rows = [_row(panels, runs) for panels in panels_of(runs)]
     if not rows:
         raise ValueError("there is nothing to draw")
-    legend = _legend(list(runs))
-    page = np.full((len(legend) + PANEL_HEIGHT * len(rows) + _MARGIN, WIDTH, 3), _PAPER, np.uint8)
-    page[: len(legend)] = legend
-    for number, row in enumerate(rows):
-        limits = _limits([panel for panel, _, _ in row], runs)
-        for panel, left, width in row:
-            place = (left, len(legend) + number * PANEL_HEIGHT, width)
-            _draw_panel(page, panel, place, limits[panel.scale or panel.title], runs)
-    return page
+    return stacked([_legend(list(runs)), *rows])
 
 
 def panels_of(runs: Mapping[str, Rows]) -> list[list[Panel]]:
@@ -150,12 +113,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _laid_out(panels: list[Panel], count: int) -> list[tuple[Panel, int, int]]:
-    """Each panel with its left edge and its width: all alike, the row as wide as the page."""
-    width = (WIDTH - 2 * _MARGIN) // count
-    return [(panel, _MARGIN + number * width, width) for number, panel in enumerate(panels)]
-
-
 def points_of(rows: Rows, key: str) -> np.ndarray:
     """Steps and values (N, 2) of the rows that hold a finite ``key``, float64."""
     pairs = [(row["step"], row[key]) for row in rows if key and _is_number(row.get(key))]
@@ -169,20 +126,34 @@ def thinned(points: np.ndarray, most: int) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(points, most)])
 
 
-def _limits(
-    panels: Sequence[Panel], runs: Mapping[str, Rows]
-) -> dict[str, tuple[tuple[float, float], tuple[float, float]]]:
-    """For every scale, the range of steps (of all panels together) and that of values."""
-    steps = [row["step"] for rows in runs.values() for row in rows]
-    across = (0.0, float(max(1, *steps, 1)))
+def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Canvas:
+    """Panels beside each other, all over the same steps; those of one scale have the same vertical axis."""
+    page, width = Canvas(WIDTH, PANEL_HEIGHT), (WIDTH - 2 * GAP) // len(panels)
+    last = max((row["step"] for rows in runs.values() for row in rows), default=1)
     values: dict[str, list[np.ndarray]] = {}
     for panel in panels:
-        if panel.from_zero:
-            values.setdefault(panel.scale or panel.title, []).append(np.zeros(1))
-        for rows in runs.values():
-            for key in (panel.line, panel.dots, panel.floor):
-                values.setdefault(panel.scale or panel.title, []).append(points_of(rows, key)[:, 1])
-    return {scale: (across, _widened(np.concatenate(parts))) for scale, parts in values.items()}
+        values.setdefault(panel.scale or panel.title, []).append(_values(panel, runs))
+    for number, panel in enumerate(panels):
+        left, inside = GAP + number * width + _LEFT, width - _LEFT - GAP
+        axes = page.axes((left, _TOP, inside, PANEL_HEIGHT - _TOP - _BOTTOM))
+        page.write(fitted(panel.title, _SIZE, inside)[:1], left, _TOP - 24, _SIZE)
+        for rows, colour in zip(runs.values(), cycle(COLOURS)):
+            _draw(axes, panel, rows, colour, most=inside)
+        range_of_scale = _widened(np.concatenate(values[panel.scale or panel.title]))
+        axes.set(xlim=(0, max(last, 1)), ylim=range_of_scale)
+        axes.set_xlabel("step", fontsize=11, family=FAMILY, color="#6e6e6e")
+        axes.grid(color="#e4e4e4")
+        axes.spines[:].set(visible=True, color="#6e6e6e")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(_label)
+    return page
+
+
+def _values(panel: Panel, runs: Mapping[str, Rows]) -> np.ndarray:
+    """What the vertical axis of ``panel`` has to hold."""
+    keys = (panel.line, panel.dots, panel.floor)
+    found = [points_of(rows, key)[:, 1] for rows in runs.values() for key in keys]
+    return np.concatenate([*found, np.zeros(int(panel.from_zero))])
 
 
 def _widened(values: np.ndarray) -> tuple[float, float]:
@@ -193,97 +164,36 @@ def _widened(values: np.ndarray) -> tuple[float, float]:
     return bottom, high + room
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers from ``low`` to ``high``, about ``count`` of them: multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / count
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.7)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [number * step for number in range(first, last + 1)]
-
-
-def _label(value: float) -> str:
+def _label(value: float, position: int | None = None) -> str:
     if value == 0:
         return "0"
     return f"{value:.0e}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:,.6g}"
 
 
-def _legend(names: list[str]) -> np.ndarray:
+def _draw(axes: Axes, panel: Panel, rows: Rows, colour: str, *, most: int) -> None:
+    """A run in a panel, its line of at most ``most`` points; one point alone is no line, so that it is a dot."""
+    line, dots, floor = (points_of(rows, key) for key in (panel.line, panel.dots, panel.floor))
+    axes.plot(*thinned(line, most).T, color=colour, linewidth=1, marker="o" if len(line) == 1 else "")
+    axes.plot(*dots.T, color=colour, linewidth=2, marker="o")
+    if len(floor):
+        axes.axhline(floor[:, 1].mean(), color=colour, linewidth=1, linestyle="--")
+
+
+def _legend(names: list[str]) -> Canvas:
     """The runs' names, each beside its colour, in as many columns as they leave room for."""
-    widest = max(_text_width(name, _SIZE) for name in names) + 100
-    columns = max(1, min(len(names), (WIDTH - 2 * _MARGIN) // widest))
-    width = (WIDTH - 2 * _MARGIN) // columns
-    lines = [(name, line) for name in range(len(names)) for line in wrap(names[name], _SIZE, width - 60)]
+    widest = max(text_width(name, _SIZE) for name in names) + 100
+    columns = max(1, min(len(names), int((WIDTH - 2 * GAP) // widest)))
+    width, high = (WIDTH - 2 * GAP) // columns, line_height(_SIZE)
+    lines = [
+        (run, k, line)
+        for run, name in enumerate(names)
+        for k, line in enumerate(fitted(name, _SIZE, width - 60))
+    ]
     rows = math.ceil(len(lines) / columns)
-    line_height = round(1.6 * _SIZE)
-    page = np.full((_MARGIN + rows * line_height + _MARGIN // 2, WIDTH, 3), _PAPER, np.uint8)
-    for number, (run, text) in enumerate(lines):
-        left = _MARGIN + (number // rows) * width
-        baseline = _MARGIN + (number % rows) * line_height + _SIZE
-        if number == 0 or lines[number - 1][0] != run:
-            colour = COLOURS[run % len(COLOURS)]
-            cv2.line(page, (left, baseline - 5), (left + 44, baseline - 5), colour, 4, cv2.LINE_AA)
-        _write(page, text, (left + 56, baseline), _SIZE, _INK)
+    page = Canvas(WIDTH, 2 * GAP + rows * high)
+    for number, (run, k, line) in enumerate(lines):
+        left, top = GAP + (number // rows) * width, GAP + (number % rows) * high
+        if k == 0:
+            page.axes((left, top + 7, 44, 4)).set(xticks=[], yticks=[], facecolor=COLOURS[run % len(COLOURS)])
+        page.write([line], left + 56, top, _SIZE)
     return page
-
-
-def _draw_panel(
-    page: np.ndarray,
-    panel: Panel,
-    place: tuple[int, int, int],
-    limits: tuple[tuple[float, float], tuple[float, float]],
-    runs: Mapping[str, Rows],
-) -> None:
-    left, top, width = place
-    inner = (left + _LEFT, top + _TOP, width - _LEFT - _RIGHT, PANEL_HEIGHT - _TOP - _BOTTOM)
-    axes = _Axes(*inner, *limits, page)
-    _draw_axes(axes, panel.title)
-    for number, rows in enumerate(runs.values()):
-        colour = COLOURS[number % len(COLOURS)]
-        line = points_of(rows, panel.line)
-        _draw_line(axes, thinned(line, axes.width), colour, 1)
-        _draw_floor(axes, points_of(rows, panel.floor), colour)
-        dots = points_of(rows, panel.dots)
-        _draw_line(axes, dots, colour, 2)
-        for x, y in axes.place(np.concatenate([dots, line[: len(line) == 1]])):  # one point alone is no line
-            cv2.circle(page, (int(x), int(y)), 4 << _SHIFT, colour, -1, cv2.LINE_AA, _SHIFT)
-
-
-def _draw_axes(axes: _Axes, title: str) -> None:
-    """Title, frame, grid and the numbers beside it."""
-    page, bottom = axes.page, axes.top + axes.height
-    _write(page, wrap(title, _SIZE, axes.width + _LEFT)[0], (axes.left, axes.top - 10), _SIZE, _INK)
-    for value in ticks(*axes.y):
-        y = int(axes.place(np.array([[axes.x[0], value]]))[0, 1]) >> _SHIFT
-        cv2.line(page, (axes.left, y), (axes.left + axes.width, y), _GRID, 1)
-        text = _label(value)
-        _write(page, text, (axes.left - 8 - _text_width(text, _SMALL), y + 4), _SMALL, _PALE)
-    for value in ticks(*axes.x):
-        x = int(axes.place(np.array([[value, axes.y[0]]]))[0, 0]) >> _SHIFT
-        cv2.line(page, (x, axes.top), (x, bottom), _GRID, 1)
-        text = _label(value)
-        _write(page, text, (x - _text_width(text, _SMALL) // 2, bottom + 18), _SMALL, _PALE)
-    cv2.rectangle(page, (axes.left, axes.top), (axes.left + axes.width, bottom), _PALE, 1)
-    _write(page, "step", (axes.left + axes.width // 2 - 14, bottom + 35), _SMALL, _PALE)
-
-
-def _draw_line(axes: _Axes, points: np.ndarray, colour: tuple[int, ...], thickness: int) -> None:
-    if len(points):
-        cv2.polylines(axes.page, [axes.place(points)], False, colour, thickness, cv2.LINE_AA, _SHIFT)
-
-
-def _draw_floor(axes: _Axes, points: np.ndarray, colour: tuple[int, ...]) -> None:
-    """The mean of ``points`` as a dashed line across the panel."""
-    if not len(points):
-        return
-    y = int(axes.place(np.array([[axes.x[0], points[:, 1].mean()]]))[0, 1]) >> _SHIFT
-    for x in range(axes.left, axes.left + axes.width, 14):
-        cv2.line(axes.page, (x, y), (min(x + 7, axes.left + axes.width), y), colour, 1, cv2.LINE_AA)
-
-
-def _text_width(text: str, size: int) -> int:
-    return cv2.getTextSize(text, _FONT, size / _FONT_PIXELS, 1)[0][0]
-
-
-def _write(page: np.ndarray, text: str, at: tuple[int, int], size: int, colour: tuple[int, ...]) -> None:
-    cv2.putText(page, text, at, _FONT, size / _FONT_PIXELS, colour, 1, cv2.LINE_AA)

@@ -12,12 +12,11 @@ import numpy as np
 from PIL import Image
 
 from avtool.files import atomic_file, printable
+from avtool.report.paint import text_size, write
 
 TINT = 0.5
 """Share of a mask's colour in what it covers."""
 _FIRST_HUE, _HUE_STEP = 0.09, 0.618034  # golden ratio: neighbours in the list are far apart in colour
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_FONT_PIXELS = 28.0  # height of a line of the font at scale 1
 
 
 def palette(classes: int) -> np.ndarray:
@@ -53,15 +52,15 @@ def lay_over(frame: np.ndarray, mask: np.ndarray, *, names: Sequence[str] = ()) 
 def _name(picture: np.ndarray, outline: np.ndarray, name: str) -> None:
     """Write ``name`` on the middle of the region within ``outline``, moved to lie inside the picture."""
     height, width = picture.shape[:2]
-    size = min(28, max(10, width // 24)) / _FONT_PIXELS
-    (wide, high), _ = cv2.getTextSize(name, _FONT, size, 1)
+    size = min(28, max(10, width // 24))
+    wide, high = text_size(name, size)
     left, top, w, h = cv2.boundingRect(outline)
     at = (
         max(1, min(left + (w - wide) // 2, width - wide - 1)),
         max(high + 1, min(top + (h + high) // 2, height - 2)),
     )
-    cv2.putText(picture, name, at, _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(picture, name, at, _FONT, size, (255, 255, 255), 1, cv2.LINE_AA)
+    write(picture, name, at, size, (0, 0, 0), thickness=3)
+    write(picture, name, at, size, (255, 255, 255))
 
 
 def write_mask(path: Path, mask: np.ndarray, *, classes: int) -> None:

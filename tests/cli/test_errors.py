@@ -242,7 +242,7 @@ def test_a_pipe_is_no_clip(avtool: Avtool, tmp_path: Path) -> None:
 def test_a_wrong_choice_is_answered_with_the_choices(avtool: Avtool) -> None:
     done = avtool("localize", "x.mp4", "--map", "foo")
     assert done.returncode == 2
-    assert all(name in done.stderr for name in ("'foo'", "--map", "attention", "difference", "cosine"))
+    assert all(name in done.stderr for name in ("--map foo", "attention", "difference", "cosine"))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
+from typer.testing import CliRunner
 
+from avtool.bench.run import SIZES
+from avtool.cli import app
+from avtool.config.schema import FINETUNED
+from avtool.devices import PRECISIONS
+from avtool.export import CLASSIFIER, ENCODER
+from avtool.model.fusion import INTERACTIONS
+from avtool.tasks.maps import EVERY
 from tests.cli.conftest import Avtool
 
 COMMANDS = [
@@ -47,6 +56,8 @@ HEAVY = (
     "av",
     "cv2",
     "numpy",
+    "matplotlib",
+    "jinja2",
     "click",
     "avtool.config.schema",
 )
@@ -92,6 +103,31 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("localize", EVERY),
+        ("finetune", FINETUNED),
+        ("bench fusion", [*INTERACTIONS, *PRECISIONS, *SIZES]),
+        ("bench step", [*INTERACTIONS, *PRECISIONS, *SIZES]),
+        ("export", [ENCODER, CLASSIFIER]),
+    ],
+)
+def test_help_names_all_that_can_be_chosen(command: str, names: Sequence[str]) -> None:
+    """Help is shown without importing the tables."""
+    said = CliRunner().invoke(app, [*command.split(), "--help"]).stdout
+    assert [name for name in names if name not in said] == []
+
+
+def test_matplotlib_waits_until_something_is_drawn() -> None:
+    code = (
+        "import sys, avtool.engine, avtool.evaluate, avtool.infer, avtool.inspect, avtool.tracking\n"
+        "import avtool.report.curves, avtool.report.masks, avtool.report.sheet\n"
+        "assert 'torch' in sys.modules and 'matplotlib' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_help_says_how_to_name_clips_that_begin_with_a_dash(avtool: Avtool) -> None:

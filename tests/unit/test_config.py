@@ -319,3 +319,4 @@ def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [*shipped.recipe_names(), str(tmp_path / "site" / "avtool" / "recipes")]
+    assert (tmp_path / "site" / "avtool" / "data" / "page.html.j2").is_file()

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
-from avtool.report import curves
-from avtool.report.curves import COLOURS, WIDTH, draw_curves, panels_of, points_of, thinned, ticks
+from avtool.report import canvas, curves
+from avtool.report.curves import COLOURS, WIDTH, draw_curves, panels_of, points_of, thinned
 
 
 def rows(steps: int = 50, *, shift: float = 0.0) -> list[dict[str, Any]]:
@@ -28,9 +29,9 @@ def rows(steps: int = 50, *, shift: float = 0.0) -> list[dict[str, Any]]:
     return made
 
 
-def drawn(page: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
-    """Where ``page`` has nearly this colour, bool (height, width): thin lines are blended with the paper."""
-    return np.abs(page.astype(int) - colour).max(axis=2) < 60
+def drawn(runs: dict[str, list[dict[str, Any]]]) -> list[list[Axes]]:
+    """The axes of each row of panels."""
+    return [curves._row(panels, runs).figure.axes for panels in panels_of(runs)]
 
 
 def test_pretraining_has_losses_neighbours_by_stream_rate_and_speed() -> None:
@@ -52,21 +53,36 @@ def test_fine_tuning_has_scores_whose_floor_is_no_loss() -> None:
 
 
 def test_every_run_is_drawn_in_its_colour() -> None:
-    page = draw_curves({"a": rows(), "b": rows(shift=0.5), "c": rows(shift=0.9)})
+    runs = {"a": rows(), "b": rows(shift=0.5), "c": rows(shift=0.9)}
+    page = draw_curves(runs)
     assert page.shape[1] == WIDTH == 1600 and page.dtype == np.uint8
-    for colour in COLOURS[:3]:
-        assert drawn(page, colour).sum() > 600
-    assert not drawn(page, COLOURS[3]).any()
+    for hexadecimal, drawn_there in zip(COLOURS, (True, True, True, False), strict=False):
+        colour = [int(hexadecimal[k : k + 2], 16) for k in (1, 3, 5)]
+        near = np.abs(page.astype(int) - colour).max(axis=2) < 30  # thin lines are blended with the paper
+        assert (near.sum() > 300) == near.any() == drawn_there
+    for axes in (axes for row in drawn(runs) for axes in row):
+        lines = [line for line in axes.lines if len(line.get_xdata()) and line.get_linestyle() == "-"]
+        assert [line.get_color() for line in lines if line.get_linewidth() == 2] in ([], [*COLOURS[:3]])
+        assert {line.get_color() for line in lines} == {*COLOURS[:3]}
+    assert len({line.get_color() for line in drawn(dict.fromkeys("abcdefghi", rows()))[0][1].lines}) == 8
 
 
-def test_lines_go_where_the_values_are() -> None:
-    falling = [{"step": step, "loss": 2.0 - step / 100} for step in range(101)]
-    page = draw_curves({"a": falling})
-    found = np.argwhere(drawn(page[60:], COLOURS[0]))
-    left, right = (
-        found[found[:, 1] == edge][:, 0].mean() for edge in (found[:, 1].min() + 2, found[:, 1].max() - 2)
-    )
-    assert right - left > 150  # down, over most of the panel
+def test_lines_dots_and_floors_go_where_the_values_are() -> None:
+    (loss, rank), neighbours, _ = drawn({"a": rows()})
+    training, dots, floor = loss.lines
+    assert training.get_xydata().tolist() == [[step, 2 / step] for step in range(1, 51)]
+    assert dots.get_xydata().tolist() == [[0, 1.5], [50, 1.5]] and dots.get_marker() == "o"
+    assert set(floor.get_ydata()) == {2.0} and floor.get_linestyle() == "--"
+    assert (loss.get_xlim(), rank.get_xlim()) == ((0, 50), (0, 50))
+    assert rank.get_ylim()[0] == 0 and rank.get_ylim()[1] > 70
+    assert len({axes.get_ylim() for axes in neighbours}) == 1
+    (alone,), *_ = drawn({"a": [{"step": 3, "loss": 2.0}]})
+    assert alone.lines[0].get_marker() == "o" and training.get_marker() != "o"
+
+
+def test_a_run_that_went_on_is_one_line() -> None:
+    resumed = [{"step": step, "loss": 1.0, "seconds": seconds} for step, seconds in ((1, 5), (2, 9), (3, 1))]
+    assert drawn({"a": resumed})[0][0].lines[0].get_xdata().tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("count", [1, 4, 11])
@@ -97,16 +113,32 @@ def test_long_runs_are_thinned_to_means() -> None:
     assert thinned(points[:500], 500) is not points and len(thinned(points[:500], 500)) == 500
 
 
-@pytest.mark.parametrize("ends", [(0, 1), (0.22, 0.76), (0, 1e-3), (1.4, 2.8), (0, 123_456), (-3, -1)])
-def test_ticks_are_round_and_a_handful(ends: tuple[float, float]) -> None:
-    found = ticks(*ends)
-    assert 3 <= len(found) <= 8
-    assert all(ends[0] - 1e-9 <= value <= ends[1] + 1e-9 for value in found)
-    step = found[1] - found[0]
-    assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5, 10)
+@pytest.mark.parametrize("ends", [(0.05, 1), (0.22, 0.76), (1e-5, 1e-3), (1.4, 2.8), (5, 123_456), (-3, -1)])
+def test_ticks_are_a_handful_with_labels_of_their_own(ends: tuple[float, float]) -> None:
+    axes = drawn({"a": [{"step": step, "loss": value} for step, value in enumerate(ends)]})[0][0]
+    axes.figure.canvas.draw()
+    low, high = axes.get_ylim()
+    shown = [label.get_text() for label, at in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
+             if low <= at <= high]  # fmt: skip
+    assert 3 <= len(shown) == len(set(shown)) <= 10
+    assert max(map(len, shown)) <= 7
 
 
 def test_a_constant_can_be_drawn() -> None:
     draw_curves({"a": [{"step": 1, "loss": 0.0}, {"step": 2, "loss": 0.0}]})
     low, high = curves._widened(np.array([3.0, 3.0]))
     assert low < 3 < high
+
+
+def test_names_are_drawn_as_they_are_and_a_question_mark_stands_for_what_no_font_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    canvas._family_with.cache_clear()
+    canvas._say_that_some_are_missing.cache_clear()
+    names = ("собака", "כלב", "??????", "???", "$x$", "x", "_x")
+    drawn_names = {name: curves._legend([name]).pixels().tobytes() for name in names}
+    assert len(set(drawn_names.values())) == len(names)
+    assert canvas.text_width("$x$", 14) > 2 * canvas.text_width("x", 14)  # no formula
+    assert "drawn as ?" not in capsys.readouterr().err
+    assert curves._legend(["\U0010ffff" * 3]).pixels().tobytes() == drawn_names["???"]
+    assert capsys.readouterr().err.count("drawn as ?") == 1

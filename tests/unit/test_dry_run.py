@@ -19,9 +19,10 @@ from avtool.config.schema import Recipe
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
-from avtool.engine.dry import CountingDataset, in_bytes
+from avtool.engine.dry import CountingDataset
 from avtool.engine.memory import Memory, memory_of_step
 from avtool.engine.meter import Meter
+from avtool.errors import in_bytes
 from avtool.lanes import Batch, Lanes
 
 CPU = torch.device("cpu")

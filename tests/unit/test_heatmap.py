@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from avtool.report import heatmap
-from avtool.report.heatmap import MARGIN, overlay, render_heatmap, wrap, write_png
+from avtool.report.heatmap import MARGIN, overlay, render_heatmap, write_png
+from avtool.report.paint import text_width, wrap
 
 SIZES = [(64, 64), (48, 120), (240, 320), (720, 576), (720, 1280), (20, 30)]
 CAPTION = [
@@ -64,14 +64,14 @@ def test_a_narrow_frame_has_a_readable_caption_all_the_same() -> None:
 def test_wrapped_lines_fit_and_lose_nothing(text: str, width: int) -> None:
     lines = wrap(text, FONT, width)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert all(heatmap._text_width(line, FONT) <= width for line in lines)
+    assert all(text_width(line, FONT) <= width for line in lines)
     assert all(line == line.strip() and line for line in lines)
 
 
 def test_words_and_paths_are_broken_where_one_would() -> None:
     assert wrap("one two", FONT, 352) == ["one two"]
-    assert wrap("one two", FONT, heatmap._text_width("one two", FONT) - 1) == ["one", "two"]
-    assert wrap("runs/tiny/step", FONT, heatmap._text_width("runs/tiny/", FONT) + 3) == ["runs/tiny/", "step"]
+    assert wrap("one two", FONT, text_width("one two", FONT) - 1) == ["one", "two"]
+    assert wrap("runs/tiny/step", FONT, text_width("runs/tiny/", FONT) + 3) == ["runs/tiny/", "step"]
 
 
 def test_the_hotter_the_more_colour_and_the_picture_stays_visible() -> None:

@@ -320,7 +320,7 @@ def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) ->
     (tmp_path / "there.pt2").touch()
     for options, words in (
         ({"kind": "classifier"}, "is of kind autoencoder and has no class heads"),
-        ({"kind": "poem"}, "no export of a 'poem'"),
+        ({"kind": "poem"}, "--kind poem is not known"),
         ({"out": tmp_path / "x.onnx"}, "is not named .pt2"),
         ({"out": tmp_path / "there.pt2"}, "exists"),
     ):
