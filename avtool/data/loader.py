@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.handover import PREFETCH, Batch, Parcel, Receiver, Sender, collate  # noqa: F401 - offered here too
-from avtool.data.views import EvaluationViews, Size, TrainingViews
+from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.errors import AvtoolError, DataError
+from avtool.inputs import Size
 
 # How many workers is the recipe's to say; a hint on it at every start is noise.
 warnings.filterwarnings("ignore", message="This DataLoader will create")

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from avtool.checkpoint import check_finite, load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
-from avtool.data.views import EvaluationViews
-from avtool.data.windows import WindowViews
+from avtool.data.views import EvaluationViews, WindowViews
 from avtool.distributed import World
 from avtool.evaluate.table import Measure, Row, Table
 from avtool.features import LogMel, window_samples

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from avtool.data.checks import SILENT, refusal
-from avtool.data.views import fit_window
 from avtool.errors import CheckpointError, MediaError, UsageError
 from avtool.features import window_samples
+from avtool.inputs import fit_window
 from avtool.media import (
     NO_SOUND,
     NO_VIDEO,

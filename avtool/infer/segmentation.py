@@ -13,12 +13,12 @@ import torch
 
 from avtool.checkpoint import load_model
 from avtool.data.checks import refusal
-from avtool.data.views import fit_window
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import to_float_waveform, window_samples
 from avtool.files import check_output
 from avtool.infer.scene import Scene, check_size, listen, look
+from avtool.inputs import fit_window
 from avtool.media import UnusableMedia, is_picture, probe, read_waveform, write_clip
 from avtool.media.frames import shown_frames
 from avtool.model.config import Config, read_model_config

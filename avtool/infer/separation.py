@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
 from avtool.data.checks import refusal
-from avtool.data.views import fit_window
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import LogMel, to_float_waveform
 from avtool.files import atomic_folder, check_output, printable
 from avtool.infer.scene import Scene, check_size, look
 from avtool.infer.windows import window_starts
+from avtool.inputs import fit_window
 from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.media.track import Track, read_track
 from avtool.metrics.separation import bss_eval

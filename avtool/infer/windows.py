@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
 from avtool.data.checks import refusal
-from avtool.data.views import centre_crop, fit_window
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
 from avtool.infer.scene import Scene, check_size, look
+from avtool.inputs import centre_crop, fit_window
 from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
 from avtool.model.config import Config
 from avtool.progress import progress_bar, warn

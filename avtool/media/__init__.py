@@ -14,14 +14,14 @@ from avtool.media.clips import ClipInfo, probe, read_frame
 from avtool.media.container import describe_container
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
-from avtool.media.pictures import is_picture, read_image, read_mask, scaled_size
+from avtool.media.pictures import is_picture, read_image, read_mask, resized, scaled_size
 from avtool.media.sound import read_waveform
 from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
 
 __all__ = [
     "NO_SOUND", "NO_VIDEO", "UNDECODABLE", "ClipInfo", "DecodedClip", "UnusableMedia", "check_file", "decode_clip",
     "describe_container", "is_picture", "probe", "read_frame", "read_image", "read_mask", "read_waveform",
-    "scaled_size", "write_clip",
+    "resized", "scaled_size", "write_clip",
 ]  # fmt: skip
 
 # What is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr.

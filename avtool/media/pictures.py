@@ -89,6 +89,13 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height)."""
+    if picture.shape[1::-1] == size:
+        return picture
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
 def read_image(path: Path) -> np.ndarray:
     """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
     check_file(path)

@@ -80,6 +80,11 @@ def inputs_of(log_mel: LogMel, batch: dict[str, Tensor], prefix: str = "") -> tu
     return normalize_frames(batch[f"{prefix}image"]), log_mel(waveform)
 
 
+def other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:
+    """The log-mels (B, 1, mels, frames) of the sounds that come with a batch as ``other_waveform`` (B, 1, N)."""
+    return log_mel(to_float_waveform(batch["other_waveform"][:, 0]))
+
+
 def view_size(recipe: Recipe) -> dict[str, Any]:
     """The frame's size and the length of sound of a view."""
     model = recipe.model
@@ -89,8 +94,10 @@ def view_size(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def drawn_views(recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | None = None) -> TrainingViews:
-    """The recipe's training views; ``gain_db`` in place of its own."""
+def drawn_views(
+    recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | None = None, semantic: bool | None = None
+) -> TrainingViews:
+    """The recipe's training views; ``gain_db`` in place of its own, and with ``semantic`` of masks."""
     data = recipe.data
     return TrainingViews(
         dataset,
@@ -99,6 +106,7 @@ def drawn_views(recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | No
         flip=data.flip,
         gain_db=data.gain_db if gain_db is None else gain_db,
         seed=recipe.seed,
+        semantic=semantic,
     )
 
 

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from avtool import infer
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import DrawnMaskViews, MaskViews, masked_frames
+from avtool.data.masks import masked_frames
 from avtool.data.mixing import MixtureViews, PartnerViews
 from avtool.data.prepare import prepare
-from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.data.windows import WindowViews
+from avtool.data.views import EvaluationViews, MaskViews, TrainingViews, WindowViews
 from avtool.evaluate import evaluate
 from avtool.features import IMAGE_MEAN, IMAGE_STD, LogMel
 from avtool.media import write_clip
@@ -89,7 +88,7 @@ def write_model(folder: Path, kind: str) -> Path:
 
 @contextmanager
 def watched() -> Iterator[View]:
-    """What an encoder is shown meanwhile, in order: ``image`` uint8 (N, 3, H, W) and ``waveform`` int16 (N, samples)."""
+    """What an encoder is shown meanwhile, in order: ``image`` uint8 (N, 3, H, W), ``waveform`` int16 (N, samples)."""
     images: list[Tensor] = []
     sounds: list[Tensor] = []
     found: View = {}
@@ -121,6 +120,7 @@ def everything(folder: Path) -> dict[str, View]:
     paths = write_source(folder)
     dataset = PreparedDataset(folder / "prepared", "test")
     drawn = TrainingViews(dataset, **VIEW, crop_scale=(0.3, 1.0), seed=5)
+    masked = TrainingViews(dataset, **VIEW, crop_scale=(0.3, 1.0), seed=5, semantic=False)
     fixed, windows = EvaluationViews(dataset, **VIEW), WindowViews(dataset, **VIEW, windows=4)
     masks = MaskViews(
         dataset, masked_frames(dataset, range(COUNT)), **VIEW, mask_size=(56, 56), semantic=False
@@ -130,7 +130,7 @@ def everything(folder: Path) -> dict[str, View]:
     found = {
         "training": stacked([drawn.sample(*at) for at in some]),
         "partners": stacked([partners.sample(3, 1)]),
-        "drawn masks": stacked([DrawnMaskViews(drawn, semantic=False).sample(*at) for at in some]),
+        "drawn masks": stacked([masked.sample(*at) for at in some]),
         "evaluation": stacked([fixed.sample(i) for i in range(COUNT)]),
         "whole": stacked([EvaluationViews(dataset, **VIEW, whole=True).sample(i) for i in range(COUNT)]),
         "windows": stacked([windows.sample(k) for k in (0, 1, 3, 6)]),

@@ -15,7 +15,7 @@ from avtool import engine
 from avtool.checkpoint import load_model, save_checkpoint
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.windows import WindowViews
+from avtool.data.views import WindowViews
 from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.evaluate.retrieval import _pairs

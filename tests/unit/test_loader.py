@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,8 +18,9 @@ from avtool.data import loader, views
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import epoch_order, evaluation_loader, steps_per_epoch, training_loader
 from avtool.data.prepare import prepare
-from avtool.data.views import EvaluationViews, TrainingViews, fit_window
+from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.errors import DataError
+from avtool.inputs import cropped, fit_window
 from tests import clips
 
 RATE = clips.RATE
@@ -238,7 +240,7 @@ def test_reduced_decoding_shows_the_same_as_full(tmp_path, size):
     prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
     dataset = PreparedDataset(tmp_path / "out")
     crop = (33, 21, 140, 130)
-    shown = views.cropped(dataset, 0, 0, crop, size).transpose(1, 2, 0)
+    shown = cropped(partial(dataset.frame, 0, 0), crop, size).transpose(1, 2, 0)
     whole = cv2.resize(dataset.frame(0, 0)[21:151, 33:173], (size, size), interpolation=cv2.INTER_AREA)
     assert np.abs(shown.astype(float) - whole).mean() < 6
 
