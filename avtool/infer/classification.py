@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
-from avtool.infer.windows import Clips, Failed, window_seconds
+from avtool.infer.windows import Clips, Failed
 from avtool.model.build import CLASSIFIERS
 from avtool.model.config import Config, read_model_config
 from avtool.places import find_model
@@ -65,7 +65,7 @@ def classify(
             f"{checkpoint} has no classification head: it is of kind {config.kind}",
             hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}",
         )
-    chosen = Clips(clips, audio, every or window_seconds(config) / 2, failed)
+    chosen = Clips(clips, audio, every or config.window / config.rate / 2, failed)
     say(f"model {checkpoint} (from {found})")
     return _classified(chosen, checkpoint, config, target)
 

@@ -10,6 +10,8 @@ from avtool.errors import MediaError
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
 UNDECODABLE = "undecodable"
+SILENT = "digital silence"
+TOO_SHORT = "less than 0.2 s of sound"
 
 LFS_POINTER = b"version https://git-lfs"
 

@@ -29,7 +29,7 @@ from avtool.data.prepare import prepare
 from avtool.data.views import EvaluationViews, MaskViews, TrainingViews, WindowViews
 from avtool.evaluate import evaluate
 from avtool.features import IMAGE_MEAN, IMAGE_STD, LogMel
-from avtool.media import write_clip
+from avtool.media import container, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
 from avtool.model.localization import TWO_PASS
@@ -205,6 +205,56 @@ def test_every_path_shows_what_it_did(shown: dict[str, View]) -> None:
         if off > (200 if name.endswith("waveform") else 2):
             differ.append(f"{name} by {off:g}")
     assert not differ
+
+
+@pytest.mark.parametrize(
+    ("own", "evaluated", "pairs"),
+    [
+        ("classify", "evaluate classify", [(2, 0)]),  # of five windows the one in the clip's middle
+        ("embed", "evaluate classify", [(0, 0)]),
+        ("localize", "evaluate localize", [(0, 1)]),
+        ("segment", "evaluate segment", [(0, 2)]),
+        ("separate", "evaluate separate", [(2, 0)]),
+    ],
+)
+def test_ones_own_clip_is_shown_as_evaluation_shows_it(
+    shown: dict[str, View], own: str, evaluated: str, pairs: list[tuple[int, int]]
+) -> None:
+    for mine, theirs in pairs:
+        for name in ("image", "waveform"):
+            found = shown[evaluated][name]
+            if own == "separate" and name == "waveform":
+                continue  # evaluation hears two clips mixed
+            assert np.array_equal(shown[own][name][mine], found[theirs]), (own, name, mine)
+    others = shown[evaluated]["image"][:COUNT]
+    assert len({picture.tobytes() for picture in others}) > 1
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [("classify", 1), ("localize", 1), ("segment", 1), ("separate", 1), ("segment a clip", 2)],
+)
+def test_a_clip_is_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, times: int
+) -> None:
+    """A whole clip under its masks is gone through twice, for its sound and for its frames."""
+    path = tmp_path / "clip.mp4"
+    sound = 0.3 * np.sin(np.arange(6 * RATE) / 9).astype(np.float32)
+    write_clip(path, (frame(k / 2, 0) for k in range(12)), fps=2, waveform=sound, sample_rate=RATE)
+    kind = {"localize": "localization", "separate": "separation"}.get(name, "segmentation")
+    model = write_model(tmp_path, "classifier" if name == "classify" else kind)
+    opened = []
+    real = container._opened
+    monkeypatch.setattr(container, "_opened", lambda path: opened.append(path) or real(path))
+    runs: dict[str, Callable[[], Any]] = {
+        "classify": lambda: list(infer.classify([path], model=model, every=1.0)),
+        "localize": lambda: infer.localize(path, model=model, out=tmp_path / "o.png"),
+        "segment": lambda: infer.segment(path, model=model, out=tmp_path / "o.png"),
+        "segment a clip": lambda: infer.segment(path, model=model, out=tmp_path / "o.mp4"),
+        "separate": lambda: infer.separate(path, model=model, out=tmp_path / "o"),
+    }
+    runs[name]()
+    assert opened == [path] * times
 
 
 def write_pins() -> None:
