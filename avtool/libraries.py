@@ -61,9 +61,7 @@ def outside(package: str, version: str) -> str:
     """A sentence where ``version`` of ``package`` lies outside what was tried; "" where it does not."""
     oldest, newest = TRIED[package]
     if _numbers(version) < _numbers(oldest):
-        return (
-            f"{package} {version} is older than what avtool was tried with: pip install '{package}>={oldest}'"
-        )
+        return f"{package} {version} is older than what avtool was tried with: pip install '{package}>={oldest}'"
     if _numbers(version)[: len(_numbers(newest))] > _numbers(newest):
         return f"{package} {version} is newer than what avtool was tried with ({newest})"
     return ""

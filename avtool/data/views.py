@@ -60,14 +60,6 @@ def random_crop(generator: np.random.Generator, width: int, height: int, scale: 
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def crop_boxes(boxes: np.ndarray, crop: Crop, width: int, height: int) -> np.ndarray:
-    """Boxes (M, 4) as fractions of the frame to fractions of the crop; those outside it are left out."""
-    left, top, w, h = crop
-    scaled = boxes * np.array([width, height, width, height], np.float32) - np.array([left, top, left, top])
-    scaled = np.clip(scaled / np.array([w, h, w, h]), 0, 1).astype(np.float32)
-    return scaled[(scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])]
-
-
 def show(
     dataset: PreparedDataset,
     index: int,
@@ -148,20 +140,13 @@ class EvaluationViews:
     """The same view every time: the key frame (in the middle, or where boxes were drawn) and the sound around
     it.
 
-    ``sample(index)``: the keys of ``show``, of ``centre_crop``, or with ``whole`` of all of the frame; with ``boxes``
-    also ``boxes``, float32 (M, 4) as fractions of what of the frame is shown.
+    ``sample(index)``: the keys of ``show``, of ``centre_crop``, or with ``whole`` of all of the frame.
     """
 
     def __init__(
-        self,
-        dataset: PreparedDataset,
-        *,
-        image_size: Size,
-        window_samples: int,
-        boxes: bool = False,
-        whole: bool = False,
+        self, dataset: PreparedDataset, *, image_size: Size, window_samples: int, whole: bool = False
     ) -> None:
-        self.dataset, self.boxes, self.crop = dataset, boxes, whole_crop if whole else centre_crop
+        self.dataset, self.crop = dataset, whole_crop if whole else centre_crop
         self.window_samples = window_samples
         self.show = partial(show, dataset, image_size=image_size, window_samples=window_samples)
 
@@ -169,10 +154,7 @@ class EvaluationViews:
         record = self.dataset.record(index)
         crop = self.crop(record.width, record.height)
         start = start_around(self.dataset, record, record.middle, self.window_samples)
-        view = self.show(index, record, frame=record.key, crop=crop, start=start)
-        if self.boxes:
-            view["boxes"] = crop_boxes(record.boxes, crop, record.width, record.height)
-        return view
+        return self.show(index, record, frame=record.key, crop=crop, start=start)
 
 
 class WindowViews:

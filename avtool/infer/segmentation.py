@@ -85,7 +85,7 @@ def segment(
             )
         chosen = _Chosen.of(model)
         if whole_clip:
-            return _segment_clip(source, chosen, target, out=out)
+            return _segment_clip(source, time, chosen, target, out=out)
         sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), chosen.view(picture)
@@ -207,13 +207,14 @@ def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _segment_clip(clip: Clip, chosen: _Chosen, device: torch.device, *, out: Path) -> Found:
-    """Write ``clip`` under its masks, with its sound, which is at an AAC rate of its own beside the model's."""
+def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device, *, out: Path) -> Found:
+    """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
     count, rate, names = chosen.config.window, chosen.config.rate, chosen.names
     own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
     kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
     sound, kept = (one.waveform()[0] for one in clip.whole_sounds(Form(rate), Form(kept_rate)))
     clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
+    clip.fresh_frame(time)
     masks = chosen.load(device)
     fps = slower(clip.file.frame_rate())
     counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
@@ -234,8 +235,8 @@ def _segment_clip(clip: Clip, chosen: _Chosen, device: torch.device, *, out: Pat
                     yield lay_over(frame, mask, names=chosen.labels)
                 bar.advance(len(part))
 
-    waveform = kept.astype(np.float32) / 32768
-    write_clip(out, pictures(), fps=fps, waveform=waveform, sample_rate=kept_rate)
+    kept = kept.astype(np.float32) / 32768
+    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate)
     if len(sound) < last * rate - count / 2:
         warn(
             f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "

@@ -91,9 +91,10 @@ def separate(
     ``rest.wav``, a picture of the masks, ``masks.png``, and what was done, ``separation.json``.
 
     ``clip`` is a video, or a picture with the sound file ``audio``. Each window of a longer clip is guided by the frame
-    in its middle, or all by the frame ``at`` seconds; ``box`` (x1, y1, x2, y2 as fractions of that frame, the middle
-    one unless said) guides by its crop. With ``other``, the sound of that clip is mixed in, as loud as it is, and found
-    again by its own picture: ``other.wav``, and ``mixture.wav``.
+    in its middle, or all by the frame ``at`` seconds, of which the square in the middle is seen, as in evaluation;
+    ``box`` (x1, y1, x2, y2 as fractions of that frame, the middle one unless said) guides by its crop. With ``other``,
+    the sound of that clip is mixed in, as loud as it is, and found again by its own picture: ``other.wav``, and
+    ``mixture.wav``.
 
     The files have the clip's own rate, channels and length, as 32-bit float, so that nothing is clipped: ``rest.wav``
     takes what the model's band and masks leave over, and they sum to the sound there was. The clip is looked at before

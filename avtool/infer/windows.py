@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
-from avtool.clip import Clip
+from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel
-from avtool.inputs import SHORT_SIDE, centre_crop, shown
 from avtool.model.config import Config
 from avtool.tasks.settings import inputs_of
 
@@ -29,15 +28,6 @@ Failed = Callable[[Path, AvtoolError], None]
 Compute = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 """Results (W, ...) by name of a model with the frames (W, 3, H, W') and log-mels (W, 1, mels, frames) of windows."""
 Item = TypeVar("Item")
-
-
-class View(NamedTuple):
-    """A window as evaluation sees it: ``times`` from start to end in seconds, ``image`` uint8 (3, H, W), ``waveform``
-    int16 (N,)."""
-
-    times: tuple[float, float]
-    image: np.ndarray
-    waveform: np.ndarray
 
 
 class Computed(NamedTuple):
@@ -78,10 +68,13 @@ class Clips:
             parts: list[dict[str, np.ndarray]] = []
             try:
                 with Clip(path, self.audio) as clip:
-                    for views in batched(views_of(clip, config, every=self.every), WINDOWS_AT_ONCE):
+                    windows = clip.windows(
+                        self.every, size=config.image_size, count=config.window, rate=config.rate
+                    )
+                    for some in batched(windows, WINDOWS_AT_ONCE):
                         loaded = loaded or load_model(checkpoint, device=device)[:2]
-                        times += [view.times for view in views]
-                        parts.append(_computed(loaded, views, device, compute))
+                        times += [window.times for window in some]
+                        parts.append(_computed(loaded, some, device, compute))
             except (MediaError, UsageError, OSError) as error:
                 self._tell(path, error)
                 continue
@@ -99,18 +92,13 @@ class Clips:
         self.failed(clip, known)
 
 
-def views_of(clip: Clip, config: Config, *, every: float | None) -> Iterator[View]:
-    """``Clip.windows`` as a model's evaluation sees them, one at a time."""
-    for start, end, picture, sound in clip.windows(every, count=config.window, rate=config.rate):
-        yield View((start, end), shown(picture.rgb(SHORT_SIDE), config.image_size, centre_crop), sound)
-
-
 @torch.no_grad()
 def _computed(
-    loaded: tuple[nn.Module, LogMel], views: Sequence[View], device: torch.device, compute: Compute
+    loaded: tuple[nn.Module, LogMel], windows: Sequence[Window], device: torch.device, compute: Compute
 ) -> dict[str, np.ndarray]:
     model, log_mel = loaded
-    image, audio = inputs_of(log_mel, as_batch([v.image for v in views], [v.waveform for v in views], device))
+    batch = as_batch([one.image for one in windows], [one.waveform for one in windows], device)
+    image, audio = inputs_of(log_mel, batch)
     return {name: value.float().cpu().numpy() for name, value in compute(model, image, audio).items()}
 
 

@@ -92,15 +92,18 @@ class MediaFile:
             self.moved, self.run, self.damaged = True, None, 0
             yield start == 0
 
-    def need(self, *, video: bool = False, sound: bool = False) -> None:
+    def need(self, *, video: bool = False, sound: bool = False, hint: str = "") -> None:
+        """MediaError with ``hint`` where it lacks what is needed."""
         for needed, stream, streams, reason in (
             (video, self.video, self.videos, NO_VIDEO),
             (sound, self.sound, self.sounds, NO_SOUND),
         ):
             if needed and stream is None and streams:
-                raise UnusableMedia(f"{self.path} has {reason} of a known codec", reason=UNDECODABLE)
+                raise UnusableMedia(
+                    f"{self.path} has {reason} of a known codec", reason=UNDECODABLE, hint=hint
+                )
             if needed and stream is None:
-                raise UnusableMedia(f"{self.path} has {reason}", reason=reason)
+                raise UnusableMedia(f"{self.path} has {reason}", reason=reason, hint=hint)
 
     def duration(self) -> float:
         """Seconds, from the header; where it does not say, from the time stamps of all packets."""

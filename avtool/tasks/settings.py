@@ -110,9 +110,9 @@ def drawn_views(
     )
 
 
-def fixed_views(recipe: Recipe, dataset: PreparedDataset, *, boxes: bool = False) -> EvaluationViews:
+def fixed_views(recipe: Recipe, dataset: PreparedDataset) -> EvaluationViews:
     """Evaluation views of the recipe's sizes."""
-    return EvaluationViews(dataset, **view_size(recipe), boxes=boxes)
+    return EvaluationViews(dataset, **view_size(recipe))
 
 
 def with_one_label(dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

@@ -39,9 +39,7 @@ def avtool(tmp_path: Path) -> Avtool:
         *args: str, errors: str | None = None, without: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "avtool", *args]
-        path = os.pathsep.join(
-            [broken_packages(tmp_path / "broken", without), environment.get("PYTHONPATH", "")]
-        )
+        path = os.pathsep.join([broken_packages(tmp_path / "broken", without), environment.get("PYTHONPATH", "")])
         return subprocess.run(
             command,
             cwd=tmp_path,

@@ -93,9 +93,7 @@ def test_doctor_warns_of_versions_that_were_not_tried() -> None:
 
 
 def test_lower_ends_of_pyproject_are_those_that_were_tried() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))[
-        "project"
-    ]
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     asked = dict(re.match(r"([\w-]+)>=([\d.]+)", line).groups() for line in project["dependencies"])
     assert asked == {name: oldest for name, (oldest, _) in TRIED.items()}
 

@@ -12,11 +12,10 @@ import soundfile
 import torch
 
 from avtool.checkpoint import load_model, save_checkpoint
-from avtool.clip import Clip
+from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, MediaError, UsageError
 from avtool.features import normalize_frames, to_float_waveform
 from avtool.infer import classify, embed
-from avtool.infer.windows import View, views_of
 from avtool.inputs import centre_crop, shown, window_starts
 from avtool.media import read_waveform, write_clip
 from avtool.model.build import build_model
@@ -59,9 +58,9 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def views(path: Path, config: Config, *, every: float | None) -> list[View]:
+def views(path: Path, config: Config, *, every: float | None) -> list[Window]:
     with Clip(path) as clip:
-        return list(views_of(clip, config, every=every))
+        return list(clip.windows(every, size=config.image_size, count=config.window, rate=config.rate))
 
 
 def test_windows_begin_every_so_often_and_the_last_at_the_end() -> None:
