@@ -30,7 +30,7 @@ from avtool.evaluate.slavc import (
 )
 from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
-from avtool.features import LogMel, silence
+from avtool.features import LogMel, inputs_of, other_sound, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
@@ -44,7 +44,6 @@ from avtool.metrics.localization import (
     pointing_hits,
 )
 from avtool.tasks.maps import choose_map, localization_map
-from avtool.tasks.settings import inputs_of, other_sound
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 CONSENSUS = "flickr-soundnet"

@@ -20,6 +20,7 @@ from avtool.data.views import MaskViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+from avtool.features import inputs_of, other_sound
 from avtool.metrics.localization import exchange_by_class
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.model.config import Config
@@ -32,7 +33,6 @@ from avtool.tasks.segment import (
     resized,
     scores_of,
 )
-from avtool.tasks.settings import inputs_of, other_sound
 
 BINARY, SEMANTIC = ("avs-tpavi", "avs-published"), ("avs-semantic",)
 PROTOCOLS = (*BINARY, *SEMANTIC)

@@ -13,8 +13,9 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import kept_localization
+from avtool.features import as_batch, inputs_of
 from avtool.files import atomic_file, check_output, printable
-from avtool.infer.windows import as_batch, check_size
+from avtool.infer.windows import check_size
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
 from avtool.metrics.localization import upsampled
 from avtool.model.config import read_model_config
@@ -22,7 +23,6 @@ from avtool.places import find_model
 from avtool.progress import say
 from avtool.report.heatmap import render_heatmap, write_png
 from avtool.tasks.maps import EVERY, choose_map, localization_map, words_of
-from avtool.tasks.settings import inputs_of
 
 
 @dataclass(frozen=True)

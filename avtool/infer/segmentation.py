@@ -14,8 +14,9 @@ from avtool.checkpoint import load_model
 from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
+from avtool.features import as_batch, inputs_of
 from avtool.files import check_output
-from avtool.infer.windows import as_batch, batched, check_size
+from avtool.infer.windows import batched, check_size
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
 from avtool.media import Form, Picture, resized, write_clip
 from avtool.model.config import Config, read_model_config
@@ -26,7 +27,6 @@ from avtool.report.overlay import lay_over, write_mask
 from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import KIND
 from avtool.tasks.segment import resized as resized_logits
-from avtool.tasks.settings import inputs_of
 
 FASTEST = 15
 """Frames a second of a written video at most: of a faster one, every second, third, ... is taken."""

@@ -19,9 +19,9 @@ from avtool.checkpoint import load_model
 from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
-from avtool.features import LogMel, to_float_waveform
+from avtool.features import LogMel, as_batch, inputs_of, to_float_waveform
 from avtool.files import atomic_folder, check_output, printable
-from avtool.infer.windows import as_batch, check_size
+from avtool.infer.windows import check_size
 from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
 from avtool.media import AS_IT_IS, Form, Picture, Track
 from avtool.metrics.separation import bss_eval
@@ -32,7 +32,6 @@ from avtool.progress import progress_bar, say
 from avtool.report.heatmap import write_png
 from avtool.report.masks import Panel, render_masks
 from avtool.tasks.separate import KIND
-from avtool.tasks.settings import inputs_of
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from avtool.checkpoint import load_model
 from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
-from avtool.features import LogMel
+from avtool.features import LogMel, as_batch, inputs_of
 from avtool.model.config import Config
-from avtool.tasks.settings import inputs_of
 
 WINDOWS_AT_ONCE = 16
 LARGEST_INPUT = 1 << 26
@@ -100,16 +99,6 @@ def _computed(
     batch = as_batch([one.image for one in windows], [one.waveform for one in windows], device)
     image, audio = inputs_of(log_mel, batch)
     return {name: value.float().cpu().numpy() for name, value in compute(model, image, audio).items()}
-
-
-def as_batch(
-    images: Sequence[np.ndarray], waveforms: Sequence[np.ndarray], device: torch.device
-) -> dict[str, Tensor]:
-    """Views of one's own clips, uint8 (3, H, W) and int16 (N,), as a loader's batch of them."""
-    return {
-        "image": torch.from_numpy(np.stack(images)).to(device),
-        "waveform": torch.from_numpy(np.stack(waveforms)).to(device),
-    }
 
 
 def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

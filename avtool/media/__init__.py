@@ -13,8 +13,17 @@ import cv2
 from avtool.media.container import MediaFile, describe_container
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
-from avtool.media.frames import ClipInfo, Picture, check_time, find_frame, probe, read_frame, shown_frames
-from avtool.media.pictures import is_picture, read_image, read_mask, resized, scaled_size
+from avtool.media.frames import (
+    ClipInfo,
+    Picture,
+    check_time,
+    find_frame,
+    probe,
+    read_frame,
+    scaled_size,
+    shown_frames,
+)
+from avtool.media.pictures import is_picture, read_image, read_mask, resized
 from avtool.media.sound import (
     AS_IT_IS,
     SECONDS_NEEDED,

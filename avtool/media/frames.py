@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
 from avtool.errors import MediaError
 from avtool.media.container import CLOCK, FARTHER, MediaFile
-from avtool.media.pictures import resized, scaled_size
+from avtool.media.pictures import resized
 from avtool.media.unusable import UNDECODABLE, UnusableMedia
 
 _PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")
@@ -191,6 +191,14 @@ def _no_frame(file: MediaFile) -> UnusableMedia:
 def quarter_turns(frame: av.VideoFrame) -> int:
     """Counter-clockwise quarter turns that bring the frame upright."""
     return round(frame.rotation / 90) % 4
+
+
+def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
+    """(width, height) scaled down, never up, to a short side of ``short_side`` (None: as it is)."""
+    if short_side is None or min(width, height) <= short_side:
+        return width, height
+    scale = short_side / min(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:

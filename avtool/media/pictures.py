@@ -25,14 +25,6 @@ def is_picture(path: Path) -> bool:
         return _PICTURE.match(file.read(16)) is not None
 
 
-def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """(width, height) scaled down, never up, to a short side of ``short_side`` (None: as it is)."""
-    if short_side is None or min(width, height) <= short_side:
-        return width, height
-    scale = short_side / min(width, height)
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
 def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture in ``size`` (width, height)."""
     if picture.shape[1::-1] == size:

@@ -17,6 +17,7 @@ from avtool.data.loader import DrawnViews, FixedViews, spread_over
 from avtool.data.masks import class_names, frame_mask, masked_clips, masked_frames
 from avtool.data.views import MaskViews
 from avtool.errors import TrainingError
+from avtool.features import inputs_of
 from avtool.losses import overlap_loss, segmentation_loss
 from avtool.metrics.localization import centred_disc
 from avtool.metrics.segmentation import (
@@ -31,7 +32,7 @@ from avtool.model.segmentation import NARROWEST
 from avtool.model.unet import PATCH_SIZE
 from avtool.tasks import Batches
 from avtool.tasks.names import ClassNames
-from avtool.tasks.settings import drawn_views, encoder_settings, inputs_of, new_log_mel, new_model, view_size
+from avtool.tasks.settings import drawn_views, encoder_settings, new_log_mel, new_model, view_size
 
 Scores = FrameScores | ClassScores
 KIND = "segmentation"

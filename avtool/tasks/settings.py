@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from avtool.config.schema import Model, Recipe, Spectrogram
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
+from avtool.features import LogMel, window_samples
 from avtool.model.build import random_model
 from avtool.model.config import Config
 
@@ -71,18 +71,6 @@ def new_model(kind: str, settings: Mapping[str, Any], recipe: Recipe) -> nn.Modu
 def new_log_mel(recipe: Recipe) -> LogMel:
     """The recipe's spectrogram."""
     return LogMel(**spectrogram_settings(recipe))
-
-
-def inputs_of(log_mel: LogMel, batch: dict[str, Tensor], prefix: str = "") -> tuple[Tensor, Tensor]:
-    """Uint8 frames (B, 3, H, W) and int16 sounds (B, N) of a batch as an encoder takes them: (B, 3, H, W) and
-    (B, 1, mels, frames), float32. ``prefix`` chooses other views of it, as ``other_``."""
-    waveform = to_float_waveform(batch[f"{prefix}waveform"], batch.get(f"{prefix}gain_db"))
-    return normalize_frames(batch[f"{prefix}image"]), log_mel(waveform)
-
-
-def other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:
-    """The log-mels (B, 1, mels, frames) of the sounds that come with a batch as ``other_waveform`` (B, 1, N)."""
-    return log_mel(to_float_waveform(batch["other_waveform"][:, 0]))
 
 
 def view_size(recipe: Recipe) -> dict[str, Any]:
