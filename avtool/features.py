@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,6 +140,28 @@ class LogMel(nn.Module):
         share = ((place - centres[above - 1]) / (centres[above] - centres[above - 1])).unsqueeze(1)
         weights = F.one_hot(above, self.mels) * share + F.one_hot(above - 1, self.mels) * (1 - share)
         return (weights * (frequencies <= self.sample_rate / 2).unsqueeze(1)).float()
+
+
+def as_batch(
+    images: Sequence[np.ndarray], waveforms: Sequence[np.ndarray], device: torch.device
+) -> dict[str, Tensor]:
+    """Views of one's own clips, uint8 (3, H, W) and int16 (N,), as a loader's batch of them."""
+    return {
+        "image": torch.from_numpy(np.stack(images)).to(device),
+        "waveform": torch.from_numpy(np.stack(waveforms)).to(device),
+    }
+
+
+def inputs_of(log_mel: LogMel, batch: dict[str, Tensor], prefix: str = "") -> tuple[Tensor, Tensor]:
+    """Uint8 frames (B, 3, H, W) and int16 sounds (B, N) of a batch as an encoder takes them: (B, 3, H, W) and
+    (B, 1, mels, frames), float32. ``prefix`` chooses other views of it, as ``other_``."""
+    waveform = to_float_waveform(batch[f"{prefix}waveform"], batch.get(f"{prefix}gain_db"))
+    return normalize_frames(batch[f"{prefix}image"]), log_mel(waveform)
+
+
+def other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:
+    """The log-mels (B, 1, mels, frames) of the sounds that come with a batch as ``other_waveform`` (B, 1, N)."""
+    return log_mel(to_float_waveform(batch["other_waveform"][:, 0]))
 
 
 def at_frames(masks: Tensor, places: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import numpy as np
 from avtool import places
 from avtool.data.dataset import PreparedDataset
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
-from avtool.data.views import middle_sound
+from avtool.data.views import start_around
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.files import check_output, sha256_of
 from avtool.progress import progress_bar
@@ -254,7 +254,8 @@ def _tile(dataset: PreparedDataset, i: int) -> Any:
     from avtool.report.sheet import Tile
 
     record = dataset.record(i)
-    sound = middle_sound(dataset, i, round(SHEET_SECONDS * dataset.sample_rate))
+    count = round(SHEET_SECONDS * dataset.sample_rate)
+    sound = dataset.waveform(i, start_around(dataset, record, record.middle, count), count)
     waveform = torch.from_numpy(sound.copy())[None]
     log_mel = LogMel(sample_rate=dataset.sample_rate)(to_float_waveform(waveform))
     labels = "; ".join(record.labels) or "no label"

@@ -28,9 +28,10 @@ from avtool.data.loader import training_loader
 from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
 from avtool.data.synth import render
-from avtool.data.views import draws, fit_window, random_crop
+from avtool.data.views import draws, random_crop
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
+from avtool.inputs import fit_window
 from avtool.libraries import need
 from avtool.progress import say
 

@@ -54,7 +54,7 @@ def separate(
             metavar="X1,Y1,X2,Y2",
             callback=_box,
             help="Part of the frame whose sound is wanted, as fractions of it.",
-            show_default="all of it",
+            show_default="the square in its middle",
         ),
     ] = None,
     other: Annotated[

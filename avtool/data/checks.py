@@ -21,9 +21,8 @@ import cv2
 import numpy as np
 
 from avtool.data.catalog import Row
+from avtool.media import SECONDS_NEEDED, SILENT, TOO_SHORT, refusal  # noqa: F401 - what is refused is listed here
 
-SILENT = "digital silence"
-TOO_SHORT = "less than 0.2 s of sound"
 MASK_SIZE = "mask of another size than its frame"
 MISSING = "no such file"
 BEYOND = "starts after the clip's end"
@@ -41,7 +40,6 @@ HEADER = "header and decoded length disagree"
 DUPLICATE = "duplicate id"
 UNKNOWN_LABEL = "label not in the class list"
 
-SECONDS_NEEDED = 0.2
 STILL_SIDE, STILL_LEVELS = 64, 8
 """Two frames are the same where no cell of 64 x 64 differs by more than 8 grey levels: codec noise."""
 QUIET_DBFS = -50.0
@@ -70,15 +68,6 @@ def length_flags(*, sound: float, picture: float, header: float) -> list[str]:
     """Of UNEVEN and HEADER what holds for the seconds decoded of each stream and those the header gives."""
     flags = [UNEVEN] if abs(sound - picture) > LENGTH_SECONDS else []
     return flags + ([HEADER] if abs(max(sound, picture) - header) > LENGTH_SECONDS else [])
-
-
-def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
-    """Why sound int16 (N,) cannot be used, or None."""
-    if len(waveform) < SECONDS_NEEDED * sample_rate:
-        return TOO_SHORT
-    if max(int(waveform.max()), -int(waveform.min())) <= 1:
-        return SILENT
-    return None
 
 
 def sound_flags(waveform: np.ndarray, sample_rate: int, window_seconds: float) -> list[str]:

@@ -16,6 +16,7 @@ from avtool import media
 from avtool.data import checks, workers
 from avtool.data.catalog import Row
 from avtool.errors import MediaError
+from avtool.inputs import JPEG_QUALITY, SHORT_SIDE, to_jpeg
 
 THUMBNAIL_SIDE = 160
 """Pixels of the longer side of a picture in the report."""
@@ -27,10 +28,10 @@ LIMIT_SECONDS, LIMIT_SECONDS_PER_MB = 300.0, 10.0
 class Settings:
     """How clips are prepared: kept in dataset.json; the same source and settings give the same bytes."""
 
-    short_side: int = 256
+    short_side: int = SHORT_SIDE
     frame_rate: float = 2.0
     sample_rate: int = 16000
-    jpeg_quality: int = 90
+    jpeg_quality: int = JPEG_QUALITY
     rows_per_shard: int = 256
     window_seconds: float = 3.0
 
@@ -169,7 +170,7 @@ def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedCl
     pictures = [media.read_image(path) for path in row.frames or (row.image,)]
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
-    frames = [_kept(settings, _resized(picture, scaled)) for picture in pictures]
+    frames = [_kept(settings, media.resized(picture, scaled)) for picture in pictures]
     waveform = media.read_waveform(row.audio, sample_rate=settings.sample_rate, start=row.start, end=row.end)
     seconds = len(waveform) / settings.sample_rate
     times = [k + 0.5 for k in range(len(frames))] if row.frames else [seconds / 2]
@@ -193,14 +194,9 @@ def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedCl
 
 
 def _kept(settings: Settings, frame: np.ndarray) -> _Frame:
-    return _Frame(_jpeg(frame, settings.jpeg_quality), (frame.shape[1], frame.shape[0]), checks.cells(frame))
-
-
-def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The picture in ``size`` (width, height)."""
-    if picture.shape[1::-1] == size:
-        return picture
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return _Frame(
+        to_jpeg(frame, settings.jpeg_quality), (frame.shape[1], frame.shape[0]), checks.cells(frame)
+    )
 
 
 def _finish(
@@ -284,9 +280,4 @@ def thumbnail(picture: np.ndarray) -> bytes:
     """Picture uint8 (H, W, 3) RGB as a small JPEG."""
     height, width = picture.shape[:2]
     scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    return _jpeg(_resized(picture, (max(1, round(width * scale)), max(1, round(height * scale)))), 70)
-
-
-def _jpeg(frame: np.ndarray, quality: int) -> bytes:
-    bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    return to_jpeg(media.resized(picture, (max(1, round(width * scale)), max(1, round(height * scale)))), 70)

@@ -28,6 +28,7 @@ from avtool.data.shards import (
 )
 from avtool.data.staging import Staging
 from avtool.errors import DataError
+from avtool.inputs import from_jpeg
 
 OPEN_SHARDS = 128
 ALL = "all"
@@ -208,15 +209,15 @@ class PreparedDataset:
         """Seconds at which the stored frames of clip ``i`` appear: float32 (K,)."""
         return np.array(self._span("frames", self._clip(i)["frames"])["time"])
 
-    def frame(self, i: int, k: int, *, reduce: int = 1) -> np.ndarray:
+    def frame(self, i: int, k: int, reduce: int = 1) -> np.ndarray:
         """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` (1, 2, 4, 8) of its size."""
         clip = self._clip(i)
         entry = self._span("frames", clip["frames"])[k]
         data = self._bytes(clip, int(entry["begin"]), int(entry["size"]))
-        frame = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce]) if data[:2] == _JPEG else None
+        frame = from_jpeg(data, reduce)
         if frame is None:
             raise self._misfit(clip)
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        return frame
 
     def waveform(self, i: int, start: int = 0, count: int | None = None) -> np.ndarray:
         """Samples ``start`` to ``start + count`` (None: the end), no further than the clip goes: int16 (N,)."""
@@ -319,13 +320,6 @@ class PreparedDataset:
 
 
 FACTS = ("name", "classes", "splits", "checksum", "settings", "shards")
-_JPEG = b"\xff\xd8"
-_REDUCED = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
 
 
 def _read_at(file: int, size: int, begin: int) -> bytes:

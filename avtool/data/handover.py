@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import itertools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -32,30 +32,18 @@ LEAST_ROOM = 2**20
 """Bytes of /dev/shm without which no loader begins: its locks lie there too."""
 ALIGNED = 64
 """Arrays in a slot begin at multiples of it; the first byte of a slot says whether it holds a batch."""
-LISTED = "boxes"
-"""Of this every clip has its own number."""
 Place = tuple[str, str, tuple[int, ...], int]
 """Name, type, shape and first byte of an array in a slot."""
 
 
 def collate(views: Sequence[View]) -> Batch:
-    """Views as one batch of tensors; boxes, of which every clip has its own number, stay a list."""
-    arrays, listed = _columns(views)
-    return _ordered(views[0], {name: _stacked(values) for name, values in arrays.items()}, listed)
+    """Views as one batch of tensors."""
+    return {name: torch.from_numpy(np.stack(values)) for name, values in _columns(views).items()}
 
 
-def _columns(views: Sequence[View]) -> tuple[dict[str, list[np.ndarray]], list[np.ndarray]]:
-    """What is stacked, by name, and what stays a list."""
-    columns = {name: [np.asarray(view[name]) for view in views] for name in views[0]}
-    return columns, columns.pop(LISTED, [])
-
-
-def _stacked(values: Sequence[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(values))
-
-
-def _ordered(names: Iterable[str], tensors: Batch, listed: Sequence[np.ndarray]) -> Batch:
-    return {name: tensors[name] if name != LISTED else list(map(torch.from_numpy, listed)) for name in names}
+def _columns(views: Sequence[View]) -> dict[str, list[np.ndarray]]:
+    """What is stacked, by name."""
+    return {name: [np.asarray(view[name]) for view in views] for name in views[0]}
 
 
 class Sender:
@@ -73,7 +61,7 @@ class Sender:
         number = next((k for k, slot in enumerate(self.slots) if not slot[0]), len(self.slots))
         if worker is None or number == SLOTS:
             return collate(views)
-        arrays, listed = _columns(views)
+        arrays = _columns(views)
         places, size = _arranged(arrays)
         memory = None
         if number == len(self.slots) or len(self.slots[number]) < size:
@@ -83,7 +71,7 @@ class Sender:
         for place in places:
             np.stack(arrays[place[0]], out=_array(slot, place))
         slot[0] = True
-        return Parcel(self.number, (worker.id, number), memory, places, list(views[0]), listed)
+        return Parcel(self.number, (worker.id, number), memory, places)
 
 
 def _shared(size: int, *, batch: int, workers: int) -> torch.Tensor:
@@ -153,8 +141,6 @@ class Parcel:
     slot: tuple[int, int]
     memory: torch.Tensor | None
     places: list[Place]
-    names: list[str]
-    listed: list[np.ndarray]
 
     def unpacked(self, *, pin: bool = False) -> Batch:
         """The batch in memory of its own; its slot is free again."""
@@ -164,7 +150,7 @@ class Parcel:
         slot = slots[self.slot]
         tensors = {place[0]: _copied(_array(slot, place), pin=pin) for place in self.places}
         slot[0] = False
-        return _ordered(self.names, tensors, self.listed)
+        return tensors
 
     def pin_memory(self) -> Batch:
         """What DataLoader's own thread calls where batches are to be in pinned memory."""

@@ -27,7 +27,7 @@ from avtool.data.handover import (  # noqa: F401 - collate is offered here too
     check_shared_memory,
     collate,
 )
-from avtool.data.views import EvaluationViews, Size, TrainingViews
+from avtool.data.views import TrainingViews
 from avtool.errors import AvtoolError, DataError
 
 # How many workers is the recipe's to say; a hint on it at every start is noise.
@@ -50,19 +50,16 @@ def steps_per_epoch(clips: int, batch_size: int) -> int:
 def training_loader(
     dataset: PreparedDataset,
     *,
-    image_size: Size,
-    window_samples: int,
     batch_size: int,
     workers: int,
     seed: int,
     start_step: int = 0,
     together: int = 1,
-    crop_scale: tuple[float, float] = (0.5, 1.0),
-    flip: bool = True,
-    gain_db: float = 6.0,
     pin_memory: bool = False,
+    **views: Any,
 ) -> Iterator[Batch]:
-    """Endless training batches from step ``start_step`` on, ``together`` of them handed over as one.
+    """Endless batches of ``TrainingViews`` of all clips, made with ``views``, from step ``start_step`` on,
+    ``together`` of them handed over as one.
 
     A batch: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples), ``gain_db`` float32
     (B,), ``index``, ``epoch`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the
@@ -75,17 +72,8 @@ def training_loader(
             hint=f"set train.batch_size={len(dataset)} or less"
             + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
         )
-    views = TrainingViews(
-        dataset,
-        image_size=image_size,
-        window_samples=window_samples,
-        crop_scale=crop_scale,
-        flip=flip,
-        gain_db=gain_db,
-        seed=seed,
-    )
     return batches_in_training(
-        views,
+        TrainingViews(dataset, seed=seed, **views),
         np.arange(len(dataset)),
         batch_size=batch_size,
         workers=workers,
@@ -134,27 +122,6 @@ def batches_in_order(
     """The samples ``chosen`` of ``views`` once, in this order, the last batch short."""
     order = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
     return _batches(_EvaluationBatches(views), order, workers, pin_memory)
-
-
-def evaluation_loader(
-    dataset: PreparedDataset,
-    *,
-    image_size: Size,
-    window_samples: int,
-    batch_size: int,
-    workers: int = 0,
-    boxes: bool = False,
-    limit: int | None = None,
-    pin_memory: bool = False,
-) -> Iterator[Batch]:
-    """Every clip once, in order, the last batch short: the keys of ``training_loader`` without ``gain_db``.
-
-    ``limit``: at most so many clips, spread evenly over the data set (which may be sorted by class).
-    With ``boxes`` also ``boxes``: a list of B tensors float32 (M, 4), as fractions of the crop.
-    """
-    views = EvaluationViews(dataset, image_size=image_size, window_samples=window_samples, boxes=boxes)
-    chosen = spread_over(range(len(dataset)), limit)
-    return batches_in_order(views, chosen, batch_size=batch_size, workers=workers, pin_memory=pin_memory)
 
 
 def spread_over(items: Sequence[int], limit: int | None) -> list[int]:

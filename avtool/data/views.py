@@ -2,28 +2,35 @@
 
 Training views follow DeepAVFusion (Mo and Morgado, 2024): a random window, a frame from inside it, a random
 resized crop and flip, gain jitter. Every draw is a function of (seed, epoch, index) alone, so that the
-samples are the same for any number of workers and after a resume.
+samples are the same for any number of workers and after a resume. How a crop and a window become arrays is
+``avtool.inputs``'s to say; a class of views says which.
 """
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
-import cv2
 import numpy as np
 
-from avtool.data.dataset import PreparedDataset
+from avtool.data.dataset import PreparedDataset, Record
+from avtool.data.masks import frame_mask, resized_mask
+from avtool.inputs import (
+    Crop,
+    Size,
+    as_pair,
+    centre_crop,
+    cropped,
+    fit_window,
+    whole_crop,
+    window_around,
+    window_with,
+    window_within,
+)
 
 RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
-EVALUATION_CROP = 224 / 256
-"""The side of the evaluation crop, relative to the frame's short side."""
-
-Crop = tuple[int, int, int, int]
-"""left, top, width, height in pixels of the stored frame."""
-Size = int | tuple[int, int]
-"""The side of a square view, or its (rows, columns)."""
 
 
 def draws(seed: int, epoch: int, index: int) -> np.random.Generator:
@@ -31,20 +38,9 @@ def draws(seed: int, epoch: int, index: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch, index))))
 
 
-def fit_window(waveform: np.ndarray, count: int) -> np.ndarray:
-    """Sound (N,) as ``count`` samples: the first ones, or padded at its end by (repeated) reflection."""
-    if len(waveform) == 0:
-        raise ValueError("there is no sound to make a window of")
-    if len(waveform) >= count:
-        return waveform[:count]
-    return np.pad(waveform, (0, count - len(waveform)), mode="reflect")
-
-
-def middle_sound(dataset: PreparedDataset, i: int, count: int) -> np.ndarray:
-    """At most ``count`` samples of clip ``i`` around its key frame: int16 (N,)."""
-    record = dataset.record(i)
-    start = round(record.middle * dataset.sample_rate) - count // 2
-    return dataset.waveform(i, min(max(0, start), max(0, record.samples - count)), count)
+def start_around(dataset: PreparedDataset, record: Record, time: float, count: int) -> int:
+    """The first of ``count`` samples around ``time`` seconds of a clip."""
+    return window_around(round(time * dataset.sample_rate), count, record.samples)
 
 
 def random_crop(generator: np.random.Generator, width: int, height: int, scale: tuple[float, float]) -> Crop:
@@ -64,49 +60,34 @@ def random_crop(generator: np.random.Generator, width: int, height: int, scale: 
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-def centre_crop(width: int, height: int) -> Crop:
-    """The square in the middle that resizing to 256 and cropping to 224 leaves, in proportion."""
-    side = max(1, round(min(width, height) * EVALUATION_CROP))
-    return (width - side) // 2, (height - side) // 2, side, side
-
-
-def crop_boxes(boxes: np.ndarray, crop: Crop, width: int, height: int) -> np.ndarray:
-    """Boxes (M, 4) as fractions of the frame to fractions of the crop; those outside it are left out."""
-    left, top, w, h = crop
-    scaled = boxes * np.array([width, height, width, height], np.float32) - np.array([left, top, left, top])
-    scaled = np.clip(scaled / np.array([w, h, w, h]), 0, 1).astype(np.float32)
-    return scaled[(scaled[:, 2] > scaled[:, 0]) & (scaled[:, 3] > scaled[:, 1])]
-
-
-def cropped(
-    dataset: PreparedDataset, i: int, k: int, crop: Crop, size: Size, *, flip: bool = False
-) -> np.ndarray:
-    """A crop of frame ``k`` of clip ``i``, resized: uint8 (3, rows, columns) RGB.
-
-    The JPEG decoder does the coarse part of shrinking (1/2, 1/4, 1/8): less than a factor of 2 is left.
-    """
-    left, top, width, height = crop
-    rows, columns = (size, size) if isinstance(size, int) else size
-    shrink = min(width / columns, height / rows)
-    reduce = next(factor for factor in (8, 4, 2, 1) if factor == 1 or shrink >= factor)
-    frame = dataset.frame(i, k, reduce=reduce)
-    right, bottom = round((left + width) / reduce), round((top + height) / reduce)
-    patch = frame[round(top / reduce) : bottom, round(left / reduce) : right]
-    if patch.shape[:2] != (rows, columns):
-        patch = cv2.resize(patch, (columns, rows), interpolation=cv2.INTER_LINEAR)
-    if flip:
-        patch = cv2.flip(patch, 1)
-    planes = np.empty((3, rows, columns), np.uint8)
-    cv2.split(patch, list(planes))
-    return planes
+def show(
+    dataset: PreparedDataset,
+    index: int,
+    record: Record,
+    *,
+    frame: int,
+    crop: Crop,
+    start: int,
+    image_size: Size,
+    window_samples: int,
+    flip: bool = False,
+) -> dict[str, Any]:
+    """A view of clip ``index``: ``image`` uint8 (3, rows, columns), a crop of a frame; ``waveform`` int16
+    (window_samples,) from sample ``start`` on; ``index`` and ``label`` (first class id, -1: none)."""
+    return {
+        "image": cropped(partial(dataset.frame, index, frame), crop, image_size, flip=flip),
+        "waveform": fit_window(dataset.waveform(index, start, window_samples), window_samples),
+        "index": index,
+        "label": record.label_ids[0] if record.label_ids else -1,
+    }
 
 
 class TrainingViews:
     """Random views: a window of sound, a frame from inside it, crop, flip and gain.
 
-    ``sample(epoch, index)``: ``image`` uint8 (3, rows, columns), ``waveform`` int16 (window_samples,),
-    ``gain_db`` to be applied to it later (float32, uniform in -gain_db to gain_db), ``index``, ``epoch`` and
-    ``label`` (first class id, -1: none).
+    ``sample(epoch, index)``: the keys of ``show``, ``gain_db`` to be applied to the sound later (float32, uniform in
+    -gain_db to gain_db) and ``epoch``. With ``semantic`` false or true the frame is one of those that have a mask, the
+    window one that holds its time, and ``mask`` uint8 (rows, columns) the same crop of its mask, see ``frame_mask``.
     """
 
     def __init__(
@@ -119,70 +100,119 @@ class TrainingViews:
         flip: bool = True,
         gain_db: float = 6.0,
         seed: int,
+        semantic: bool | None = None,
     ) -> None:
-        self.dataset, self.seed = dataset, seed
+        self.dataset, self.seed, self.semantic = dataset, seed, semantic
         self.image_size, self.window_samples = image_size, window_samples
+        self.show = partial(show, dataset, image_size=image_size, window_samples=window_samples)
         self.crop_scale, self.flip, self.gain_db = crop_scale, flip, gain_db
 
     def sample(self, epoch: int, index: int) -> dict[str, Any]:
         dataset, record = self.dataset, self.dataset.record(index)
         generator = draws(self.seed, epoch, index)
         at, choice, flip, gain = generator.random(4)
-        start = int(at * (max(0, record.samples - self.window_samples) + 1))
-        waveform = dataset.waveform(index, start, self.window_samples)
-        frame = self._frame_within(record.times, start, choice)
+        frame, start = self._place(record, at, choice)
         crop = random_crop(generator, record.width, record.height, self.crop_scale)
-        return {
-            "image": cropped(dataset, index, frame, crop, self.image_size, flip=self.flip and flip < 0.5),
-            "waveform": fit_window(waveform, self.window_samples),
-            "gain_db": np.float32((2 * gain - 1) * self.gain_db),
-            "index": index,
-            "epoch": epoch,
-            "label": record.label_ids[0] if record.label_ids else -1,
-        }
+        flipped = bool(self.flip and flip < 0.5)
+        view = self.show(index, record, frame=frame, crop=crop, start=start, flip=flipped)
+        view |= {"gain_db": np.float32((2 * gain - 1) * self.gain_db), "epoch": epoch}
+        if self.semantic is not None:
+            mask = frame_mask(dataset, index, frame, semantic=self.semantic)
+            view["mask"] = resized_mask(mask, crop, as_pair(self.image_size), flip=flipped)
+        return view
 
-    def _frame_within(self, times: np.ndarray, start: int, choice: float) -> int:
-        """One of the frames inside the window that begins at sample ``start``, else the nearest."""
-        begin = start / self.dataset.sample_rate
-        seconds = self.window_samples / self.dataset.sample_rate
-        within = np.flatnonzero((times >= begin) & (times < begin + seconds))
+    def _place(self, record: Record, at: float, choice: float) -> tuple[int, int]:
+        """Frame and first sample: a frame inside the window where there is one, else the nearest; of masks a window
+        around the frame."""
+        rate, count = self.dataset.sample_rate, self.window_samples
+        if self.semantic is not None:
+            frame = record.masked[int(choice * len(record.masked))]
+            return frame, window_with(round(float(record.times[frame]) * rate), at, count, record.samples)
+        start = int(at * (max(0, record.samples - count) + 1))
+        begin, seconds = start / rate, count / rate
+        within = np.flatnonzero((record.times >= begin) & (record.times < begin + seconds))
         if len(within):
-            return int(within[int(choice * len(within))])
-        return int(np.argmin(np.abs(times - (begin + seconds / 2))))
+            return int(within[int(choice * len(within))]), start
+        return int(np.argmin(np.abs(record.times - (begin + seconds / 2)))), start
 
 
 class EvaluationViews:
     """The same view every time: the key frame (in the middle, or where boxes were drawn) and the sound around
     it.
 
-    ``sample(index)``: ``image`` uint8 (3, rows, columns), the square in the middle of the frame (resize 256,
-    crop 224 in proportion), or with ``whole`` all of the frame, squeezed to that size; ``waveform`` int16
-    (window_samples,); ``index`` and ``label``; with ``boxes`` also ``boxes``, float32 (M, 4) as fractions of what
-    of the frame is shown.
+    ``sample(index)``: the keys of ``show``, of ``centre_crop``, or with ``whole`` of all of the frame.
+    """
+
+    def __init__(
+        self, dataset: PreparedDataset, *, image_size: Size, window_samples: int, whole: bool = False
+    ) -> None:
+        self.dataset, self.crop = dataset, whole_crop if whole else centre_crop
+        self.window_samples = window_samples
+        self.show = partial(show, dataset, image_size=image_size, window_samples=window_samples)
+
+    def sample(self, index: int) -> dict[str, Any]:
+        record = self.dataset.record(index)
+        crop = self.crop(record.width, record.height)
+        start = start_around(self.dataset, record, record.middle, self.window_samples)
+        return self.show(index, record, frame=record.key, crop=crop, start=start)
+
+
+class WindowViews:
+    """``windows`` views of every clip, from its first window of sound to its last, each with the frame nearest to the
+    window's middle, cropped as evaluation views are. A single one is the clip's middle.
+
+    ``sample(number)`` is window ``number % windows`` of clip ``number // windows``: the keys of ``show``.
+    """
+
+    def __init__(
+        self, dataset: PreparedDataset, *, image_size: Size, window_samples: int, windows: int
+    ) -> None:
+        self.dataset, self.windows = dataset, windows
+        self.window_samples = window_samples
+        self.show = partial(show, dataset, image_size=image_size, window_samples=window_samples)
+
+    def numbers(self, clips: np.ndarray) -> np.ndarray:
+        """The samples of ``clips`` (N,), clip by clip: int64 (N * windows,)."""
+        return (clips[:, None] * self.windows + np.arange(self.windows)).reshape(-1)
+
+    def sample(self, number: int) -> dict[str, Any]:
+        index, window = divmod(number, self.windows)
+        record, count = self.dataset.record(index), self.window_samples
+        share = window / (self.windows - 1) if self.windows > 1 else 0.5
+        start = window_within(share, count, record.samples)
+        middle = (start + count / 2) / self.dataset.sample_rate
+        frame = int(np.argmin(np.abs(record.times - middle)))
+        crop = centre_crop(record.width, record.height)
+        return self.show(index, record, frame=frame, crop=crop, start=start)
+
+
+class MaskViews:
+    """The same view of every masked frame every time: ``sample(number)`` is ``frames[number]``, (clip, frame).
+
+    The keys of ``show``: the whole frame without a crop, the sound around the frame's time; and ``mask`` uint8 of
+    ``mask_size``, see ``frame_mask``.
     """
 
     def __init__(
         self,
         dataset: PreparedDataset,
+        frames: np.ndarray,
         *,
         image_size: Size,
+        mask_size: tuple[int, int],
         window_samples: int,
-        boxes: bool = False,
-        whole: bool = False,
+        semantic: bool,
     ) -> None:
-        self.dataset, self.boxes, self.whole = dataset, boxes, whole
-        self.image_size, self.window_samples = image_size, window_samples
+        self.dataset, self.frames, self.semantic = dataset, frames, semantic
+        self.mask_size, self.window_samples = mask_size, window_samples
+        self.show = partial(show, dataset, image_size=image_size, window_samples=window_samples)
 
-    def sample(self, index: int) -> dict[str, Any]:
-        dataset, record = self.dataset, self.dataset.record(index)
-        size = record.width, record.height
-        crop = (0, 0, *size) if self.whole else centre_crop(*size)
-        view = {
-            "image": cropped(dataset, index, record.key, crop, self.image_size),
-            "waveform": fit_window(middle_sound(dataset, index, self.window_samples), self.window_samples),
-            "index": index,
-            "label": record.label_ids[0] if record.label_ids else -1,
+    def sample(self, number: int) -> dict[str, Any]:
+        index, frame = (int(value) for value in self.frames[number])
+        record = self.dataset.record(index)
+        crop = whole_crop(record.width, record.height)
+        start = start_around(self.dataset, record, float(record.times[frame]), self.window_samples)
+        mask = frame_mask(self.dataset, index, frame, semantic=self.semantic)
+        return self.show(index, record, frame=frame, crop=crop, start=start) | {
+            "mask": resized_mask(mask, crop, self.mask_size)
         }
-        if self.boxes:
-            view["boxes"] = crop_boxes(record.boxes, crop, record.width, record.height)
-        return view

@@ -12,13 +12,12 @@ from avtool.data.dataset import PreparedDataset
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
-from avtool.features import LogMel, blank_frames, silence
+from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
 from avtool.tasks.classify import labels_of, one_hot
 from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain import mean_tokens
-from avtool.tasks.settings import inputs_of
 
 BLANKED = {"image": "fused, image blank", "audio": "fused, sound silent"}
 COMMONEST = "always the commonest class"

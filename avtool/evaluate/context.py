@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from avtool.checkpoint import check_finite, load_model
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
-from avtool.data.views import EvaluationViews
-from avtool.data.windows import WindowViews
+from avtool.data.views import EvaluationViews, WindowViews
 from avtool.distributed import World
 from avtool.evaluate.table import Measure, Row, Table
-from avtool.features import LogMel, window_samples
+from avtool.features import LogMel
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.model.config import Config
@@ -70,12 +69,7 @@ class Context:
 
     def view_size(self) -> dict[str, Any]:
         """The frame's size and the length of sound that the model was made for."""
-        return {
-            "image_size": tuple(self.config.model["image_size"]),
-            "window_samples": window_samples(
-                self.config.model["audio_size"][1], self.config.spectrogram["hop"]
-            ),
-        }
+        return {"image_size": self.config.image_size, "window_samples": self.config.window}
 
     def views(self) -> EvaluationViews:
         """The clips' own evaluation views."""

@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import FixedViews
+from avtool.data.mixing import MixtureViews
 from avtool.data.views import EvaluationViews
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
@@ -30,7 +30,7 @@ from avtool.evaluate.slavc import (
 )
 from avtool.evaluate.slavc import PROTOCOL as SLAVC
 from avtool.evaluate.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
-from avtool.features import LogMel, silence
+from avtool.features import LogMel, inputs_of, other_sound, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
@@ -44,7 +44,6 @@ from avtool.metrics.localization import (
     pointing_hits,
 )
 from avtool.tasks.maps import choose_map, localization_map
-from avtool.tasks.settings import inputs_of
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 CONSENSUS = "flickr-soundnet"
@@ -226,17 +225,6 @@ def smoothed(maps: np.ndarray) -> np.ndarray:
     )
 
 
-class _WithOther:
-    """The whole-frame view of clip ``clips[i]``, and the sound of ``others[i]``."""
-
-    def __init__(self, views: FixedViews, clips: np.ndarray, others: np.ndarray) -> None:
-        self.views, self.clips, self.others = views, clips, others
-
-    def sample(self, index: int) -> dict[str, np.ndarray]:
-        other = self.views.sample(int(self.others[index]))["waveform"]
-        return {**self.views.sample(int(self.clips[index])), "other_waveform": other}
-
-
 def _maps(
     context: Context,
     model: nn.Module,
@@ -255,7 +243,7 @@ def _maps(
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
-        _, other = inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"]})
+        other = other_sound(log_mel, batch)
         ways = [("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)]
         if negatives:
             ways += [
@@ -270,4 +258,6 @@ def _maps(
         }
         return found if prior is None else found | {PRIOR: prior(image)}
 
-    return context.each(_WithOther(whole, clips, others), np.arange(len(clips)), compute)
+    return context.each(
+        MixtureViews(whole, np.stack([clips, others], axis=1)), np.arange(len(clips)), compute
+    )

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from avtool.errors import DataError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
-from avtool.features import LogMel, blank_frames, silence
+from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.retrieval import RANKS, recall
 from avtool.model.heads import pool
 from avtool.model.localization import TWO_PASS, LocalizationModel
-from avtool.tasks.settings import inputs_of
 
 WORDS = (
     "the clip's own partner is among the k nearest of all by cosine; pictures are encoded with silence and sounds "

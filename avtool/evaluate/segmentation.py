@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import MaskViews, class_names, masked_clips, masked_frames
+from avtool.data.masks import class_names, masked_clips, masked_frames
 from avtool.data.mixing import MixtureViews
+from avtool.data.views import MaskViews
 from avtool.errors import DataError, UsageError
 from avtool.evaluate.context import Context
 from avtool.evaluate.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
-from avtool.features import LogMel
+from avtool.features import inputs_of, other_sound
 from avtool.metrics.localization import exchange_by_class
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.model.config import Config
@@ -32,7 +33,6 @@ from avtool.tasks.segment import (
     resized,
     scores_of,
 )
-from avtool.tasks.settings import inputs_of
 
 BINARY, SEMANTIC = ("avs-tpavi", "avs-published"), ("avs-semantic",)
 PROTOCOLS = (*BINARY, *SEMANTIC)
@@ -151,7 +151,7 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
         image, own = inputs_of(log_mel, batch)
         logits = {MODEL_ROW: model(image, own)}
         if exchange is not None:
-            logits[EXCHANGED] = model(image, _other_sound(log_mel, batch))
+            logits[EXCHANGED] = model(image, other_sound(log_mel, batch))
         logits[UNTRAINED] = untrained(image, own)
         logits |= blind(logits[MODEL_ROW])
         return {
@@ -166,11 +166,6 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
         name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
         for name in dict.fromkeys(name for name, _ in found)
     }
-
-
-def _other_sound(log_mel: LogMel, batch: dict[str, Tensor]) -> Tensor:
-    """The log-mels of the sounds that come with a batch as ``other_waveform`` (B, 1, N)."""
-    return inputs_of(log_mel, {**batch, "waveform": batch["other_waveform"][:, 0]})[1]
 
 
 def _table(

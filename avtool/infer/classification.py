@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.infer.chosen import choose_model
-from avtool.infer.windows import Clips, Failed, window_seconds
+from avtool.infer.windows import Clips, Failed
 from avtool.model.build import CLASSIFIERS
 from avtool.model.config import Config
 from avtool.progress import say
@@ -64,7 +64,7 @@ def classify(
             f"{checkpoint} has no classification head: it is of kind {config.kind}",
             hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}, or another --model",
         )
-    chosen = Clips(clips, audio, every or window_seconds(config) / 2, failed)
+    chosen = Clips(clips, audio, every or config.window / config.rate / 2, failed)
     return _classified(chosen, checkpoint, config, target)
 
 

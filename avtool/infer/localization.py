@@ -7,19 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from avtool.checkpoint import load_model
+from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import kept_localization
-from avtool.features import to_float_waveform
+from avtool.features import as_batch, inputs_of
 from avtool.files import atomic_file, check_output, printable
 from avtool.infer.chosen import choose_model
-from avtool.infer.scene import check_size, listen, look
+from avtool.infer.windows import check_size
+from avtool.inputs import SHORT_SIDE, shown, whole_crop
 from avtool.metrics.localization import upsampled
 from avtool.report.heatmap import render_heatmap, write_png
-from avtool.tasks.maps import EVERY, choose_map, localization_map, whole_frame, words_of
+from avtool.tasks.maps import EVERY, choose_map, localization_map, words_of
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,24 @@ def localize(
     target = resolve_device(device)
     if map is not None and map not in EVERY:
         raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
-    scene = look(clip, audio, at)
-    checkpoint, config = choose_model(model)
-    check_size(config, checkpoint)
-    waveform = listen(scene, config)
+    with Clip(clip, audio) as source:
+        time = source.time(at)
+        checkpoint, config = choose_model(model)
+        check_size(config, checkpoint)
+        waveform = source.sound_around(time, count=config.window, rate=config.rate)
+        picture = source.fresh_frame(time)
+        frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), config.image_size, whole_crop)
     loaded, log_mel, _ = load_model(checkpoint, device=target)
-    encoder = loaded.encoder
     kind = choose_map(loaded, map)
-    size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
-    sound = log_mel(to_float_waveform(torch.from_numpy(waveform)[None].to(target)))
-    maps = localization_map(loaded, whole_frame(scene.frame, size).to(target), sound, kind=kind)
-    heat = upsampled(maps.cpu().numpy(), scene.frame.shape[:2])[0].astype(np.float32)
+    image, sound = inputs_of(log_mel, as_batch([seen], [waveform], target))
+    maps = localization_map(loaded, image, sound, kind=kind)
+    heat = upsampled(maps.cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
     if not np.isfinite(heat).all():
         raise CheckpointError(
             f"{checkpoint} gives a map that is not finite", hint="use an earlier checkpoint"
         )
     kept = kept_localization(checkpoint, kind)
-    result = HeatMap(heat, scene.frame, scene.time, kind, checkpoint, kept.warning() if kept else "")
+    result = HeatMap(heat, frame, time, kind, checkpoint, kept.warning() if kept else "")
     _write(result, out, raw, caption=_caption(result, clip, audio))
     return result
 

@@ -5,30 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from avtool.checkpoint import load_model
-from avtool.data.checks import refusal
-from avtool.data.views import fit_window
+from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
-from avtool.features import to_float_waveform, window_samples
+from avtool.features import as_batch, inputs_of
 from avtool.files import check_output
 from avtool.infer.chosen import choose_model
-from avtool.infer.scene import Scene, check_size, listen, look
-from avtool.media import UnusableMedia, is_picture, probe, read_waveform, write_clip
-from avtool.media.frames import shown_frames
+from avtool.infer.windows import batched, check_size
+from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
+from avtool.media import Form, Picture, resized, write_clip
 from avtool.model.config import Config
 from avtool.progress import progress_bar, say, warn
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
-from avtool.tasks.maps import whole_frame
 from avtool.tasks.names import ClassNames
-from avtool.tasks.segment import KIND, resized
+from avtool.tasks.segment import KIND
+from avtool.tasks.segment import resized as resized_logits
 
 FASTEST = 15
 """Frames a second of a written video at most: of a faster one, every second, third, ... is taken."""
@@ -36,8 +34,8 @@ FRAMES_AT_ONCE = 8
 VIDEO = ".mp4"
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC has; sound of another one is resampled to the first of them above it."""
-Masked = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Masks uint8 (B, H, W) of frames uint8 (B, H, W, 3) and sounds int16 (B, N)."""
+Masked = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], tuple[int, int]], np.ndarray]
+"""Masks uint8 (B, H, W) in a given size of views, B frames uint8 (3, rows, columns) and sounds int16 (N,)."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +76,25 @@ def segment(
     """
     _check_outputs(out, overlay, at, inputs=(clip, audio), force=force)
     target = resolve_device(device)
-    scene = look(clip, audio, at)
     whole_clip = out.suffix.lower() == VIDEO
-    if whole_clip and is_picture(clip):
-        raise UsageError(
-            f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
-        )
-    chosen = _Chosen.of(model)
-    if whole_clip:
-        sound = _whole_sound(scene, chosen.config)
-        return _segment_clip(clip, scene.sound, sound, chosen, chosen.load(target), out=out)
-    sound = listen(scene, chosen.config)
-    mask = chosen.load(target)(scene.frame[None], sound[None])[0]
+    with Clip(clip, audio) as source:
+        time = source.time(at)
+        if whole_clip and source.still is not None:
+            raise UsageError(
+                f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
+            )
+        chosen = _Chosen.of(model)
+        if whole_clip:
+            return _segment_clip(source, time, chosen, target, out=out)
+        sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
+        picture = source.fresh_frame(time)
+        frame, seen = picture.rgb(), chosen.view(picture)
+    mask = chosen.load(target)([seen], [sound], frame.shape[:2])[0]
     write_mask(out, mask, classes=chosen.config.model["classes"])
     if overlay is not None:
-        write_png(overlay, lay_over(scene.frame, mask, names=chosen.labels))
+        write_png(overlay, lay_over(frame, mask, names=chosen.labels))
     counts = np.bincount(mask.reshape(-1), minlength=len(chosen.names))
-    return Found(_shares(counts, chosen.names), 1, chosen.checkpoint, mask, scene.time)
+    return Found(_shares(counts, chosen.names), 1, chosen.checkpoint, mask, time)
 
 
 @dataclass(frozen=True)
@@ -122,28 +122,31 @@ class _Chosen:
         """The names that are written into a picture: none where there is but one."""
         return self.names if len(self.names) > 2 else ()
 
+    def view(self, picture: Picture) -> np.ndarray:
+        """The whole frame as the model sees it: uint8 (3, rows, columns)."""
+        return shown(picture.rgb(SHORT_SIDE), self.config.image_size, whole_crop)
+
     def load(self, device: torch.device) -> Masked:
-        """The loaded model, as frames and sounds in and masks out."""
+        """The loaded model, as views in and masks out."""
         model, log_mel, _ = load_model(self.checkpoint, device=device)
-        size = tuple(self.config.model["image_size"])
 
         @torch.no_grad()
-        def masks(frames: np.ndarray, sounds: np.ndarray) -> np.ndarray:
-            image = torch.cat([whole_frame(frame, size) for frame in frames]).to(device)
-            heard = log_mel(to_float_waveform(torch.from_numpy(sounds).to(device)))
-            logits = model(image, heard)
+        def masks(
+            images: Sequence[np.ndarray], sounds: Sequence[np.ndarray], size: tuple[int, int]
+        ) -> np.ndarray:
+            logits = model(*inputs_of(log_mel, as_batch(images, sounds, device)))
             if not logits.isfinite().all():
                 raise CheckpointError(
                     f"{self.checkpoint} gives masks that are not finite", hint="use an earlier checkpoint"
                 )
-            return np.stack([_mask(one, frames.shape[1:3]) for one in logits.split(1)])
+            return np.stack([_mask(one, size) for one in logits.split(1)])
 
         return masks
 
 
 def _mask(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """The mask uint8 (H, W) that ``logits`` (1, C, h, w) give in ``size``."""
-    full = resized(logits, size)[0]
+    full = resized_logits(logits, size)[0]
     found = full[0] > 0 if len(full) == 1 else full.argmax(dim=0)
     return found.to(torch.uint8).cpu().numpy()
 
@@ -202,47 +205,40 @@ def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _whole_sound(scene: Scene, config: Config) -> np.ndarray:
-    """All that is heard, int16 (N,) at the model's rate. UnusableMedia where that is nothing."""
-    rate = config.spectrogram["sample_rate"]
-    sound = read_waveform(scene.sound, sample_rate=rate)
-    if reason := refusal(sound, rate):
-        raise UnusableMedia(
-            f"{scene.sound} has {reason}", reason=reason, hint="give another sound with --audio WAV"
-        )
-    return sound
-
-
-def _segment_clip(
-    clip: Path, sound_file: Path, sound: np.ndarray, chosen: _Chosen, masks: Masked, *, out: Path
-) -> Found:
-    """Write ``clip`` under its masks, with the sound of ``sound_file``; ``sound`` is that as the model hears it."""
-    config, names = chosen.config, chosen.names
-    rate = config.spectrogram["sample_rate"]
-    count = window_samples(config.model["audio_size"][1], config.spectrogram["hop"])
-    fps = slower(probe(clip).fps)
+def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device, *, out: Path) -> Found:
+    """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
+    count, rate, names = chosen.config.window, chosen.config.rate, chosen.names
+    own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
+    kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
+    sound, kept = (one.waveform()[0] for one in clip.whole_sounds(Form(rate), Form(kept_rate)))
+    clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
+    clip.fresh_frame(time)
+    masks = chosen.load(device)
+    fps = slower(clip.file.frame_rate())
     counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
 
     def pictures() -> Iterator[np.ndarray]:
         nonlocal counts, frames, last
         with progress_bar("segment", total=None, unit="frames") as bar:
-            for part in _parts(_even(shown_frames(clip, rate=fps)), FRAMES_AT_ONCE):
-                heard = np.stack([window_around(sound, time, count, rate) for _, time in part])
-                found = masks(np.stack([frame for frame, _ in part]), heard)
+            for part in batched(_even(clip.frames(fps), chosen), FRAMES_AT_ONCE):
+                starts = [window_around(round(time * rate), count, len(sound)) for _, _, time in part]
+                found = masks(
+                    [view for _, view, _ in part],
+                    [fit_window(sound[start : start + count], count) for start in starts],
+                    part[0][0].shape[:2],
+                )
                 counts += np.bincount(found.reshape(-1), minlength=len(names))
-                frames, last = frames + len(part), part[-1][1]
-                for (frame, _), mask in zip(part, found, strict=True):
+                frames, last = frames + len(part), part[-1][2]
+                for (frame, _, _), mask in zip(part, found, strict=True):
                     yield lay_over(frame, mask, names=chosen.labels)
                 bar.advance(len(part))
 
-    own_rate = probe(sound_file).sound_rate
-    kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
-    waveform = read_waveform(sound_file, sample_rate=kept_rate).astype(np.float32) / 32768
-    write_clip(out, pictures(), fps=fps, waveform=waveform, sample_rate=kept_rate)
+    kept = kept.astype(np.float32) / 32768
+    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate)
     if len(sound) < last * rate - count / 2:
         warn(
-            f"{sound_file} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s after "
-            f"that are judged by the last of it"
+            f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "
+            f"after that are judged by the last of it"
         )
     return Found(_shares(counts, names), frames, chosen.checkpoint)
 
@@ -252,19 +248,14 @@ def slower(fps: float) -> float:
     return fps / math.ceil(fps / FASTEST) if fps > 0 else FASTEST
 
 
-def window_around(sound: np.ndarray, time: float, count: int, rate: int) -> np.ndarray:
-    """``count`` samples around ``time`` seconds, moved to lie inside ``sound`` (N,), reflected where it is shorter."""
-    start = min(max(0, round(time * rate) - count // 2), max(0, len(sound) - count))
-    return fit_window(sound[start : start + count], count)
-
-
-def _even(frames: Iterable[tuple[np.ndarray, float]]) -> Iterator[tuple[np.ndarray, float]]:
-    """Frames without a last row or column that would make them odd, which H.264 does not take."""
-    for frame, time in frames:
-        height, width = (side - side % 2 for side in frame.shape[:2])
-        yield frame[:height, :width], time
-
-
-def _parts(frames: Iterator[tuple[np.ndarray, float]], size: int) -> Iterator[list[tuple[np.ndarray, float]]]:
-    while part := list(islice(frames, size)):
-        yield part
+def _even(
+    frames: Iterable[tuple[Picture, float]], chosen: _Chosen
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Frames of the first one's size, without a last row or column that would make them odd, which H.264 does not take;
+    the same as the model sees them, and when."""
+    size: tuple[int, int] | None = None
+    for picture, time in frames:
+        frame = picture.rgb()
+        size = size or frame.shape[1::-1]
+        height, width = (side - side % 2 for side in size[::-1])
+        yield resized(frame, size)[:height, :width], chosen.view(picture), time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
-from avtool.data.checks import refusal
-from avtool.data.views import fit_window
+from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
-from avtool.features import LogMel, to_float_waveform
+from avtool.features import LogMel, as_batch, inputs_of, to_float_waveform
 from avtool.files import atomic_folder, check_output, json_text, printable
 from avtool.infer.chosen import choose_model
-from avtool.infer.scene import Scene, check_size, look
-from avtool.infer.windows import window_starts
-from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
-from avtool.media.track import Track, read_track
+from avtool.infer.windows import check_size
+from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
+from avtool.media import AS_IT_IS, Form, Picture, Track
 from avtool.metrics.separation import bss_eval
 from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.masks import Panel, render_masks
-from avtool.tasks.maps import whole_frame
 from avtool.tasks.separate import KIND
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
@@ -60,20 +58,19 @@ class Separated:
 
 @dataclass(frozen=True)
 class _Guide:
-    """One source: ``clip`` whose ``scene`` guides, with the one ``picture`` uint8 (H, W, 3) that does so all the time,
-    or None for the frame in the middle of each window."""
+    """One source: ``clip`` whose pictures guide, or the one ``picture`` that does so all the time. ``frame`` uint8
+    (H, W, 3) is drawn for it, and where that is a ``boxed`` part of a picture, all of it is seen."""
 
     name: str
-    clip: Path
-    scene: Scene
-    picture: np.ndarray | None
+    clip: Clip
+    frame: np.ndarray
+    picture: Picture | None
+    boxed: bool = False
 
-    def seen(self, times: Sequence[float], size: tuple[int, int]) -> Tensor:
-        """The model's input (W, 3, rows, columns) at ``times`` seconds."""
-        if self.picture is not None:
-            return whole_frame(self.picture, size).expand(len(times), -1, -1, -1)
-        end = self.scene.end
-        return torch.cat([whole_frame(read_frame(self.clip, min(time, end))[0], size) for time in times])
+    def seen(self, time: float, size: tuple[int, int]) -> np.ndarray:
+        """What the model sees at ``time`` seconds, as evaluation shows it: uint8 (3, rows, columns)."""
+        picture = self.picture or self.clip.frame(time)
+        return shown(picture.rgb(SHORT_SIDE), size, whole_crop if self.boxed else centre_crop)
 
 
 def separate(
@@ -92,9 +89,10 @@ def separate(
     ``rest.wav``, a picture of the masks, ``masks.png``, and what was done, ``separation.json``.
 
     ``clip`` is a video, or a picture with the sound file ``audio``. Each window of a longer clip is guided by the frame
-    in its middle, or all by the frame ``at`` seconds; ``box`` (x1, y1, x2, y2 as fractions of that frame, the middle
-    one unless said) guides by its crop. With ``other``, the sound of that clip is mixed in, as loud as it is, and found
-    again by its own picture: ``other.wav``, and ``mixture.wav``.
+    in its middle, or all by the frame ``at`` seconds, of which the square in the middle is seen, as in evaluation;
+    ``box`` (x1, y1, x2, y2 as fractions of that frame, the middle one unless said) guides by its crop. With ``other``,
+    the sound of that clip is mixed in, as loud as it is, and found again by its own picture: ``other.wav``, and
+    ``mixture.wav``.
 
     The files have the clip's own rate, channels and length, as 32-bit float, so that nothing is clipped: ``rest.wav``
     takes what the model's band and masks leave over, and they sum to the sound there was. The clip is looked at before
@@ -109,21 +107,24 @@ def separate(
     if box is not None and other is not None:
         raise UsageError("--box and --with do not go together", hint="leave one of them out")
     target = resolve_device(device)
-    guides = [_guide(GUIDED, clip, look(clip, audio, at), at, box)]
-    if other is not None:
-        guides.append(_guide(OTHER, other, look(other, None, None, way_out=ANOTHER), None, None))
-        if guides[1].scene.sound.samefile(guides[0].scene.sound):
-            raise UsageError(
-                f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
-                hint="name another clip",
-            )
-    track = read_track(guides[0].scene.sound)
-    tracks = [track] + [_fitted(read_track(guide.scene.sound, like=track), track) for guide in guides[1:]]
-    checkpoint, config = choose_model(model)
-    _check_model(config, checkpoint)
-    heard = _heard(guides, config)
-    module, log_mel, _ = load_model(checkpoint, device=target)
-    masks = _shared(window_masks(module, log_mel, heard.sum(axis=0, dtype=np.float32), guides))
+    with ExitStack() as files:
+        clips = [files.enter_context(Clip(clip, audio))]
+        time = clips[0].time(at)
+        if other is not None:
+            clips.append(files.enter_context(Clip(other, way_out=ANOTHER)))
+            if clips[1].sound_path.samefile(clips[0].sound_path):
+                raise UsageError(
+                    f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
+                    hint="name another clip",
+                )
+        checkpoint, config = choose_model(model)
+        _check_model(config, checkpoint)
+        heard, tracks = _sounds(clips, config.rate)
+        guides = [_guide(GUIDED, clips[0], time, box, fixed=at is not None)]
+        guides += [_guide(OTHER, one, one.time(None), None) for one in clips[1:]]
+        module, log_mel, _ = load_model(checkpoint, device=target)
+        masks = _shared(window_masks(module, log_mel, heard.sum(axis=0, dtype=np.float32), guides))
+    track = tracks[0]
     if not masks.isfinite().all():
         raise CheckpointError(
             f"{checkpoint} gives masks that are not finite", hint="use an earlier checkpoint"
@@ -147,12 +148,15 @@ def separate(
     return result
 
 
-def _guide(name: str, clip: Path, scene: Scene, at: float | None, box: Box | None) -> _Guide:
-    """UsageError where ``box`` does not lie in the frame."""
-    fixed = is_picture(clip) or at is not None
-    if box is None:
-        return _Guide(name, clip, scene, scene.frame if fixed else None)
-    return _Guide(name, clip, scene, cropped_to(scene.frame, box))
+def _guide(name: str, clip: Clip, time: float, box: Box | None, *, fixed: bool = False) -> _Guide:
+    """The source of ``clip``, guided by its frame at ``time`` seconds where that is ``fixed`` or there is a ``box``.
+    UsageError where the box does not lie in the frame."""
+    picture = clip.fresh_frame(time)
+    frame = picture.rgb()
+    if box is not None:
+        part = cropped_to(frame, box)
+        return _Guide(name, clip, part, Picture(part), boxed=True)
+    return _Guide(name, clip, frame, picture if fixed or clip.still is not None else None)
 
 
 def cropped_to(frame: np.ndarray, box: Box) -> np.ndarray:
@@ -203,20 +207,21 @@ def _check_model(config: Config, checkpoint: Path) -> None:
     check_size(config, checkpoint)
 
 
-def _heard(guides: Sequence[_Guide], config: Config) -> np.ndarray:
-    """What the model hears of each source, mono at its rate: int16 (S, N), of the first one's length. MediaError where
-    there is nothing to hear."""
-    rate = config.spectrogram["sample_rate"]
-    sounds = [read_waveform(guide.scene.sound, sample_rate=rate) for guide in guides]
-    for guide, sound in zip(guides, sounds, strict=True):
-        if reason := refusal(sound[: len(sounds[0])], rate):
-            raise UnusableMedia(
-                f"{guide.scene.sound} has {reason}", reason=reason, hint="choose a clip with sound"
-            )
-    whole = np.zeros((len(sounds), len(sounds[0])), np.int16)
-    for row, sound in zip(whole, sounds, strict=True):
-        row[: len(sound)] = sound[: len(row)]
-    return whole
+def _sounds(clips: Sequence[Clip], rate: int) -> tuple[np.ndarray, list[Track]]:
+    """What the model hears of each source, mono at its ``rate``, int16 (S, N), and all channels of it; of the first
+    one's length and channels. MediaError where there is nothing to hear."""
+    sounds, tracks = list[np.ndarray](), list[Track]()
+    for clip in clips:
+        form = Form(tracks[0].rate, tracks[0].layout, "fltp") if tracks else AS_IT_IS
+        mono, own = clip.whole_sounds(Form(rate), form)
+        track, sound = own.track(clip.sound_path), mono.waveform()[0]
+        tracks.append(_fitted(track, tracks[0]) if tracks else track)
+        sounds.append(sound[: len(sounds[0])] if sounds else sound)
+        clip.check_heard(sounds[-1], rate, hint="choose a clip with sound")
+    heard = np.zeros((len(sounds), len(sounds[0])), np.int16)
+    for row, sound in zip(heard, sounds, strict=True):
+        row[: len(sound)] = sound
+    return heard, tracks
 
 
 @torch.no_grad()
@@ -233,12 +238,12 @@ def window_masks(module: nn.Module, log_mel: LogMel, heard: np.ndarray, guides: 
     with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             some = starts[first : first + WINDOWS_AT_ONCE]
-            windows = np.stack([_window(heard, start, width, log_mel.hop) for start in some])
-            sound = log_mel(to_float_waveform(torch.from_numpy(windows).to(log_mel.filters.device)))
+            windows = [_window(heard, start, width, log_mel.hop) for start in some]
             middles = [(start + min(width, frames) / 2) * log_mel.hop / log_mel.sample_rate for start in some]
             for guide, part in zip(guides, parts, strict=True):
-                logits = module(guide.seen(middles, size).to(sound.device), sound)
-                part.extend(logits[:, 0].float().sigmoid())
+                images = [guide.seen(middle, size) for middle in middles]
+                views = inputs_of(log_mel, as_batch(images, windows, log_mel.filters.device))
+                part.extend(module(*views)[:, 0].float().sigmoid())
             bar.advance(len(some))
     return torch.stack([cross_fade(found, starts, frames) for found in parts])
 
@@ -299,14 +304,14 @@ def _picture(result: Separated, guides: Sequence[_Guide], log_mel: LogMel, heard
     mel = log_mel(to_float_waveform(total))[0, 0].cpu().numpy()
     panels = [
         Panel(
-            f"{guide.name}.wav, by the picture of {printable(guide.clip.name)}",
-            guide.scene.frame if guide.picture is None else guide.picture,
+            f"{guide.name}.wav, by the picture of {printable(guide.clip.path.name)}",
+            guide.frame,
             result.masks[guide.name][:, : mel.shape[1]],
         )
         for guide in guides
     ]
     panels.append(Panel(f"{REST}.wav", None, 1 - np.sum([panel.mask for panel in panels], axis=0)))
-    names = " + ".join(printable(guide.clip.name) for guide in guides)
+    names = " + ".join(printable(guide.clip.path.name) for guide in guides)
     return render_masks(
         mel,
         panels,
@@ -320,9 +325,9 @@ def _picture(result: Separated, guides: Sequence[_Guide], log_mel: LogMel, heard
 def _facts(result: Separated, guides: Sequence[_Guide], box: Box | None) -> dict[str, Any]:
     """What separation.json says."""
     return {
-        "clip": printable(guides[0].clip),
-        "sound": printable(guides[0].scene.sound),
-        "with": printable(guides[1].clip) if len(guides) > 1 else None,
+        "clip": printable(guides[0].clip.path),
+        "sound": printable(guides[0].clip.sound_path),
+        "with": printable(guides[1].clip.path) if len(guides) > 1 else None,
         "box": box,
         "model": printable(result.model),
         "rate": result.rate,

@@ -2,40 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
-from avtool.data.checks import refusal
-from avtool.data.views import centre_crop, fit_window
+from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
-from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
-from avtool.infer.scene import Scene, check_size, look
-from avtool.media import UnusableMedia, is_picture, read_frame, read_waveform
+from avtool.features import LogMel, as_batch, inputs_of
 from avtool.model.config import Config
-from avtool.progress import progress_bar, warn
 
 WINDOWS_AT_ONCE = 16
+LARGEST_INPUT = 1 << 26
+"""Pixels of a frame, cells of a spectrogram, or samples (an hour): models are three orders of magnitude below."""
 Failed = Callable[[Path, AvtoolError], None]
 """Told of a clip that could not be used, and why."""
 Compute = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 """Results (W, ...) by name of a model with the frames (W, 3, H, W') and log-mels (W, 1, mels, frames) of windows."""
-
-
-class Windows(NamedTuple):
-    """Some windows of a clip, W of them: ``times`` float64 (W, 2), start and end in seconds; ``frames`` uint8
-    (W, 3, H, W'), of the middle of each, cropped as evaluation crops; ``waveforms`` int16 (W, N)."""
-
-    times: np.ndarray
-    frames: np.ndarray
-    waveforms: np.ndarray
+Item = TypeVar("Item")
 
 
 class Computed(NamedTuple):
@@ -48,7 +39,7 @@ class Computed(NamedTuple):
 
 @dataclass(frozen=True)
 class Clips:
-    """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``windows_of``.
+    """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``Clip.windows``.
 
     A clip that cannot be used is told to ``failed`` and left out, or its error raised where that is None.
     """
@@ -71,23 +62,27 @@ class Clips:
         to be usable. CheckpointError where a result is not finite."""
         check_size(config, checkpoint)
         loaded: tuple[nn.Module, LogMel] | None = None
-        for clip in self.clips:
+        for path in self.clips:
+            times: list[tuple[float, float]] = []
+            parts: list[dict[str, np.ndarray]] = []
             try:
-                scene = look(clip, self.audio, None)
-                loaded = loaded or load_model(checkpoint, device=device)[:2]
-                parts = [
-                    (windows.times, _computed(*loaded, windows, device, compute))
-                    for windows in windows_of(clip, scene, config, every=self.every)
-                ]
+                with Clip(path, self.audio) as clip:
+                    windows = clip.windows(
+                        self.every, size=config.image_size, count=config.window, rate=config.rate
+                    )
+                    for some in batched(windows, WINDOWS_AT_ONCE):
+                        loaded = loaded or load_model(checkpoint, device=device)[:2]
+                        times += [window.times for window in some]
+                        parts.append(_computed(loaded, some, device, compute))
             except (MediaError, UsageError, OSError) as error:
-                self._tell(clip, error)
+                self._tell(path, error)
                 continue
-            found = {name: np.concatenate([part[name] for _, part in parts]) for name in parts[0][1]}
+            found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             if not all(np.isfinite(values).all() for values in found.values()):
                 raise CheckpointError(
                     f"{checkpoint} gives numbers that are not finite", hint="use an earlier checkpoint"
                 )
-            yield Computed(clip, np.concatenate([times for times, _ in parts]), found)
+            yield Computed(path, np.array(times), found)
 
     def _tell(self, clip: Path, error: Exception) -> None:
         known = explain(error)
@@ -98,70 +93,28 @@ class Clips:
 
 @torch.no_grad()
 def _computed(
-    model: nn.Module, log_mel: LogMel, windows: Windows, device: torch.device, compute: Compute
+    loaded: tuple[nn.Module, LogMel], windows: Sequence[Window], device: torch.device, compute: Compute
 ) -> dict[str, np.ndarray]:
-    image = normalize_frames(torch.from_numpy(windows.frames).to(device))
-    sound = log_mel(to_float_waveform(torch.from_numpy(windows.waveforms).to(device)))
-    return {name: value.float().cpu().numpy() for name, value in compute(model, image, sound).items()}
+    model, log_mel = loaded
+    batch = as_batch([one.image for one in windows], [one.waveform for one in windows], device)
+    image, audio = inputs_of(log_mel, batch)
+    return {name: value.float().cpu().numpy() for name, value in compute(model, image, audio).items()}
 
 
-def window_seconds(config: Config) -> float:
-    """Length of the sound that a model hears at once."""
-    return _window_samples(config) / config.spectrogram["sample_rate"]
+def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items, the last one shorter."""
+    while part := list(islice(items, size)):
+        yield part
 
 
-def _window_samples(config: Config) -> int:
-    return window_samples(config.model["audio_size"][1], config.spectrogram["hop"])
-
-
-def windows_of(clip: Path, scene: Scene, config: Config, *, every: float | None) -> Iterator[Windows]:
-    """The windows of ``clip``, as ``look`` found it, a few at a time: one every so many seconds from its start and one
-    at its end, or for None the one in its middle. They are as long as the model's; sound that is shorter is reflected.
-    MediaError where there is nothing to hear in the whole of it."""
-    rate, count, size = config.spectrogram["sample_rate"], _window_samples(config), config.model["image_size"]
-    sound = read_waveform(scene.sound, sample_rate=rate)
-    if reason := refusal(sound, rate):
-        raise UnusableMedia(f"{scene.sound} has {reason}", reason=reason, hint="choose a clip with sound")
-    middle = max(0, len(sound) - count) // 2
-    starts = [middle] if every is None else window_starts(len(sound), count, every * rate)
-    still = centre_view(scene.frame, size) if is_picture(clip) else None
-    if (last := (starts[-1] + min(starts[-1] + count, len(sound))) / 2 / rate) > scene.end:
-        warn(
-            f"{clip} ends at {scene.end:.2f} s: windows of {scene.sound} up to {last:.2f} s see its last frame"
+def check_size(config: Config, checkpoint: Path) -> None:
+    """CheckpointError where config.json asks for an input that no model takes, before memory is asked for it."""
+    sizes = {"image_size": config.model["image_size"], "audio_size": config.model["audio_size"]}
+    largest = max(config.window, *(math.prod(size) for size in sizes.values()))
+    if largest > LARGEST_INPUT:
+        asked = ", ".join(f"model.{key} = {list(size)}" for key, size in sizes.items())
+        raise CheckpointError(
+            f"{checkpoint / 'config.json'} asks for an input of {largest:,} numbers: {asked}, "
+            f"spectrogram.hop = {config.spectrogram['hop']}",
+            hint="take an undamaged copy, or correct that file",
         )
-    with progress_bar(clip.name, total=len(starts), unit="windows", brief=True) as bar:
-        for first in range(0, len(starts), WINDOWS_AT_ONCE):
-            begin = np.array(starts[first : first + WINDOWS_AT_ONCE])
-            end = np.minimum(begin + count, len(sound))
-            yield Windows(
-                times=np.stack([begin, end], axis=1) / rate,
-                frames=np.stack(
-                    [
-                        centre_view(read_frame(clip, min(time, scene.end))[0], size)
-                        if still is None
-                        else still
-                        for time in (begin + end) / 2 / rate
-                    ]
-                ),
-                waveforms=np.stack([fit_window(sound[a:b], count) for a, b in zip(begin, end, strict=True)]),
-            )
-            bar.advance(len(begin))
-
-
-def window_starts(length: int, count: int, every: float, *, whole: bool = False) -> list[int]:
-    """Where windows of ``count`` samples begin: one ``every`` so many of ``length`` samples, the last at the end, up to
-    a quarter of a step later than its turn. A length that is less than an eighth longer than one has one, in its
-    middle, unless ``whole`` says that no sample may be left out."""
-    room = max(0, length - count)
-    if room < (1 if whole else count / 8):
-        return [room // 2]
-    return [0, *(round(start) for start in np.arange(every, room - every / 4, every)), room]
-
-
-def centre_view(frame: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """The square in the middle of a frame (H, W, 3) that evaluation looks at, resized: uint8 (3, rows, columns)."""
-    left, top, width, height = centre_crop(frame.shape[1], frame.shape[0])
-    rows, columns = size
-    how = cv2.INTER_AREA if height >= rows and width >= columns else cv2.INTER_LINEAR
-    resized = cv2.resize(frame[top : top + height, left : left + width], (columns, rows), interpolation=how)
-    return resized.transpose(2, 0, 1)

@@ -10,19 +10,48 @@ from __future__ import annotations
 import av
 import cv2
 
-from avtool.media.clips import ClipInfo, probe, read_frame
-from avtool.media.container import describe_container
+from avtool.media.container import MediaFile, describe_container
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
-from avtool.media.pictures import is_picture, read_image, read_mask, scaled_size
-from avtool.media.sound import read_waveform
+from avtool.media.frames import (
+    ClipInfo,
+    Picture,
+    check_time,
+    find_frame,
+    probe,
+    read_frame,
+    scaled_size,
+    shown_frames,
+)
+from avtool.media.pictures import is_picture, read_image, read_mask, resized
+from avtool.media.sound import (
+    AS_IT_IS,
+    SECONDS_NEEDED,
+    Form,
+    Sound,
+    Track,
+    hear,
+    read_track,
+    read_waveform,
+    refusal,
+)
 from avtool.media.tools import Tools, tool_versions, tools_in_words
-from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
+from avtool.media.unusable import (
+    NO_SOUND,
+    NO_VIDEO,
+    SILENT,
+    TOO_SHORT,
+    UNDECODABLE,
+    UnusableMedia,
+    check_file,
+)
 
 __all__ = [
-    "NO_SOUND", "NO_VIDEO", "UNDECODABLE", "ClipInfo", "DecodedClip", "Tools", "UnusableMedia", "check_file",
-    "decode_clip", "describe_container", "is_picture", "probe", "read_frame", "read_image", "read_mask",
-    "read_waveform", "scaled_size", "tool_versions", "tools_in_words", "write_clip",
+    "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE", "ClipInfo",
+    "DecodedClip", "Form", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
+    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture", "probe", "read_frame", "read_image",
+    "read_mask", "read_track", "read_waveform", "refusal", "resized", "scaled_size", "shown_frames", "tool_versions",
+    "tools_in_words", "write_clip",
 ]  # fmt: skip
 
 # What is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.stream import Disposition, Stream
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
@@ -32,78 +34,97 @@ PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codec
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
 
 
-@contextmanager
-def open_clip(path: Path, threads: int = 0, start: float = 0.0) -> Iterator[Clip]:
-    """A clip to read from, decoded by ``threads`` threads (0: as many as FFmpeg sees fit), at the last key frame at or
-    before ``start`` seconds, or somewhere behind it (see ``starts``). Raises MediaError where it is missing, and
-    whenever FFmpeg fails on it."""
-    with _opened(path, "cannot be decoded", hint="it may be cut short or damaged") as container:
-        clip = Clip(path, container, threads)
-        if start > 0:
-            with suppress(av.FFmpegError):  # the time stamps tell where it is now
-                container.seek(math.floor((start + clip.origin) * av.time_base), backward=True)
-        yield clip
+class MediaFile:
+    """A clip's or a sound's file, opened once: its first picture and sound streams, its clock, and where it is read.
 
+    ``threads`` decode it (0: as many as FFmpeg sees fit). MediaError where it is missing or cannot be opened.
+    """
 
-def starts(time: float) -> list[float]:
-    """Where to open a clip that is wanted from ``time`` on: there, farther back, and at its very start, the next one
-    where what was wanted had gone by. A seek lands late in streams without an index, as MPEG-TS is, and a clip that is
-    wound back may not find its first key frame again: it is opened anew."""
-    return [start for start in (time, time - FARTHER) if start > 0] + [0.0]
+    def __init__(self, path: Path, threads: int = 0) -> None:
+        self.path, self.threads = path, threads
+        self.scalers: defaultdict[int | None, VideoReformatter] = defaultdict(VideoReformatter)
+        self.seconds: float | None = None
+        self._open()
 
+    def __enter__(self) -> MediaFile:
+        return self
 
-@contextmanager
-def _opened(path: Path, problem: str, *, hint: str) -> Iterator[InputContainer]:
-    check_file(path)
-    try:
-        with av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT) as container:
-            yield container
-    except av.FFmpegError as error:
-        raise UnusableMedia(
-            f"{path} {problem}: {error.strerror or error}", reason=UNDECODABLE, hint=hint
-        ) from error
+    def __exit__(self, *_error: object) -> None:
+        self.container.close()
 
-
-class Clip:
-    """An open container: its first picture and sound streams and its clock."""
-
-    def __init__(self, path: Path, container: InputContainer, threads: int) -> None:
-        self.path, self.container = path, container
+    def _open(self) -> None:
+        with self.reading():
+            self.container = _opened(self.path)
         cover = Disposition.attached_pic
-        self.videos = [stream for stream in container.streams.video if not stream.disposition & cover]
-        self.sounds = list(container.streams.audio)
+        self.videos = [stream for stream in self.container.streams.video if not stream.disposition & cover]
+        self.sounds = list(self.container.streams.audio)
         self.video = next(filter(_has_codec, self.videos), None)
         self.sound = next(filter(_has_codec, self.sounds), None)
         for stream in (self.video, self.sound):
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
-                stream.codec_context.thread_count = threads
+                stream.codec_context.thread_count = self.threads
         # only these can hold NaN: lossy codecs give floats too, but decode none
         self.raw_floats = self.sound is not None and self.sound.codec_context.name.startswith("pcm_f")
-        self.damaged = 0
-        self.origin = (container.start_time or 0) / av.time_base
+        self.origin = (self.container.start_time or 0) / av.time_base
+        self.damaged, self.moved = 0, False
+        self.run: Any = None  # frames that are being gone through, see ``find_frame``
 
-    def need(self, *, video: bool = False, sound: bool = False) -> None:
+    def reading(self) -> AbstractContextManager[None]:
+        """What FFmpeg fails on inside is the file's fault: MediaError."""
+        return _blamed(self.path, "cannot be decoded", hint="it may be cut short or damaged")
+
+    def positions(self, time: float) -> Iterator[bool]:
+        """Places to read from what begins at ``time`` seconds, the next one for where it had gone by; True for the very
+        start of the file, from which all is there.
+
+        The first is the last key frame at or before that time, or somewhere behind it, for a seek lands late in streams
+        without an index, as MPEG-TS is. For the others the file is opened anew: one that is wound back may not find its
+        first key frame again.
+        """
+        for number, start in enumerate([*(start for start in (time, time - FARTHER) if start > 0), 0.0]):
+            if self.moved and (number or start == 0):
+                self.container.close()
+                self._open()
+            if start > 0:
+                with suppress(av.FFmpegError):  # the time stamps tell where it is now
+                    self.container.seek(math.floor((start + self.origin) * av.time_base), backward=True)
+            self.moved, self.run, self.damaged = True, None, 0
+            yield start == 0
+
+    def need(self, *, video: bool = False, sound: bool = False, hint: str = "") -> None:
+        """MediaError with ``hint`` where it lacks what is needed."""
         for needed, stream, streams, reason in (
             (video, self.video, self.videos, NO_VIDEO),
             (sound, self.sound, self.sounds, NO_SOUND),
         ):
             if needed and stream is None and streams:
-                raise UnusableMedia(f"{self.path} has {reason} of a known codec", reason=UNDECODABLE)
+                raise UnusableMedia(
+                    f"{self.path} has {reason} of a known codec", reason=UNDECODABLE, hint=hint
+                )
             if needed and stream is None:
-                raise UnusableMedia(f"{self.path} has {reason}", reason=reason)
+                raise UnusableMedia(f"{self.path} has {reason}", reason=reason, hint=hint)
 
     def duration(self) -> float:
         """Seconds, from the header; where it does not say, from the time stamps of all packets."""
         if self.container.duration:
             return self.container.duration / av.time_base
-        with _opened(self.path, "cannot be read", hint="it may be damaged") as container:
-            ends = [
-                float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-                for packet in container.demux()
-                if packet.pts is not None
-            ]
-        return max(ends, default=self.origin) - self.origin
+        if self.seconds is None:
+            with (
+                _blamed(self.path, "cannot be read", hint="it may be damaged"),
+                _opened(self.path) as container,
+            ):
+                ends = [
+                    float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
+                    for packet in container.demux()
+                    if packet.pts is not None
+                ]
+            self.seconds = max(ends, default=self.origin) - self.origin
+        return self.seconds
+
+    def frame_rate(self) -> float:
+        """Frames a second, 0 where it is unknown or there is no video."""
+        return 0.0 if self.video is None else float(self.video.average_rate or self.video.guessed_rate or 0)
 
     def time_of(self, frame: av.VideoFrame | av.AudioFrame, default: float) -> float:
         return default if frame.time is None else frame.time - self.origin
@@ -153,6 +174,21 @@ class Clip:
             return []
 
 
+@contextmanager
+def _blamed(path: Path, problem: str, *, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise UnusableMedia(
+            f"{path} {problem}: {error.strerror or error}", reason=UNDECODABLE, hint=hint
+        ) from error
+
+
+def _opened(path: Path) -> InputContainer:
+    check_file(path)
+    return av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT)
+
+
 MediaStream = VideoStream | AudioStream
 
 
@@ -164,7 +200,7 @@ def describe_container(path: Path) -> dict[str, Any]:
     """What a file's header says: ``container``, ``duration`` (s), ``bit_rate`` and ``streams``, None where it does
     not say. Raises MediaError where it is no clip."""
     hint = "it may be damaged, or of a kind that FFmpeg does not know"
-    with _opened(path, "is no clip", hint=hint) as container:
+    with _blamed(path, "is no clip", hint=hint), _opened(path) as container:
         return {
             "container": container.format.long_name,
             "duration": container.duration / av.time_base if container.duration else None,

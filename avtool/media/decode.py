@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from avtool.media.container import CLOCK, PREROLL, Clip, open_clip, starts
-from avtool.media.pictures import quarter_turns, to_picture
-from avtool.media.sound import SOUND_GAP, Sound
+from avtool.media.container import CLOCK, PREROLL, MediaFile
+from avtool.media.frames import Moments, to_picture, upright_size
+from avtool.media.pictures import resized
+from avtool.media.sound import SOUND_GAP, Form, Sound
 from avtool.media.unusable import UNDECODABLE, UnusableMedia
 
 
@@ -63,17 +63,17 @@ def decode_clip(
     ``short_side`` pixels. Of each only what ``keep`` makes of it is held in memory. Raises MediaError where a stream is
     missing or no frame can be decoded.
     """
-    for begin in starts(start - PREROLL):
-        with open_clip(path, threads, begin) as clip:
-            clip.need(video=True, sound=True)
-            length = clip.duration()
-            stop = length if end is None else min(end, length)
-            key = (stop - start) / 2 if key_time is None else key_time
+    with MediaFile(path, threads) as file, file.reading():
+        file.need(video=True, sound=True)
+        length = file.duration()
+        stop = length if end is None else min(end, length)
+        key = (stop - start) / 2 if key_time is None else key_time
+        for at_start in file.positions(start - PREROLL):
             grid = _Grid(start, key, frame_rate, short_side, keep)
-            sound = Sound(sample_rate, length=length)
-            _gather(clip, grid, sound, end)
-            waveform = sound.waveform(start, end)
-            if begin == 0 or (grid.first <= start + CLOCK and sound.first <= start + SOUND_GAP):
+            sound = Sound(Form(sample_rate), length=length)
+            _gather(file, grid, sound, end)
+            waveform = sound.waveform(start, end)[0]
+            if at_start or (grid.first <= start + CLOCK and sound.first <= start + SOUND_GAP):
                 break
     if not grid.frames:
         raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
@@ -89,17 +89,17 @@ def decode_clip(
         picture_seconds=min(last, grid.due + grid.interval) - start,
         sound_seconds=min(last, sound.due) - start,
         header_seconds=stop - start,
-        damaged=clip.damaged,
+        damaged=file.damaged,
     )
 
 
-def _gather(clip: Clip, grid: _Grid, sound: Sound, end: float | None) -> None:
-    """All that the clip holds up to ``end``, into ``grid`` and ``sound``."""
-    for frame in clip.decoded(clip.video, clip.sound):
+def _gather(file: MediaFile, grid: _Grid, sound: Sound, end: float | None) -> None:
+    """All that the file holds up to ``end``, into ``grid`` and ``sound``."""
+    for frame in file.decoded(file.video, file.sound):
         if isinstance(frame, av.VideoFrame):
-            grid.add(frame, clip.time_of(frame, default=grid.due), end)
+            grid.add(frame, file.time_of(frame, default=grid.due), end)
         elif end is None or sound.due <= end:
-            sound.add(frame, clip.time_of(frame, default=sound.due))
+            sound.add(frame, file.time_of(frame, default=sound.due))
         if end is not None and grid.due > end and sound.due > end:
             break
     grid.finish(end)
@@ -114,11 +114,11 @@ class _Grid:
     def __init__(
         self, start: float, key: float, rate: float, short_side: int, keep: Callable[[np.ndarray], Any]
     ) -> None:
-        self.start, self.key, self.rate, self.short_side = start, start + key, rate, short_side
-        self.step = -math.floor(key * rate + CLOCK)
+        self.start, self.key, self.short_side = start, start + key, short_side
+        self.moments = Moments(start + key, rate, step=-math.floor(key * rate + CLOCK))
         self.scaler = VideoReformatter()
         self.keep = keep
-        self.shape: tuple[int, ...] = ()
+        self.kept_size = (0, 0)
         self.frames: list[Any] = []
         self.times: list[float] = []
         self.size = (0, 0)
@@ -128,17 +128,13 @@ class _Grid:
         self.kept: av.VideoFrame | None = None
         self.interval = 0.0
 
-    def next_time(self) -> float:
-        return self.key + self.step / self.rate
-
     def add(self, frame: av.VideoFrame, time: float, end: float | None) -> None:
         """The next frame, which appears at ``time``."""
         self.first = min(self.first, time)
         if self.last is not None:
             self.interval = max(0.0, time - self.last[1])
-        while self.next_time() < time - CLOCK and (end is None or self.next_time() < end):
+        for _ in self.moments.until(min(time - CLOCK, math.inf if end is None else end)):
             self._keep(*(self.last or (frame, time)))
-            self.step += 1
         self.last, self.due = (frame, time), time
 
     def finish(self, end: float | None) -> None:
@@ -148,9 +144,10 @@ class _Grid:
         stop = max(self.last[1] + self.interval, self.key + CLOCK)
         if end is not None:
             stop = min(stop, end)
-        while self.next_time() < stop or not self.frames:
+        for _ in self.moments.until(stop):
             self._keep(*self.last)
-            self.step += 1
+        if not self.frames:
+            self._keep(*self.last)
 
     def _keep(self, frame: av.VideoFrame, time: float) -> None:
         if frame is self.kept:
@@ -158,10 +155,7 @@ class _Grid:
         self.kept = frame
         picture = to_picture(frame, self.scaler, short_side=self.short_side)
         if not self.frames:
-            turned = quarter_turns(frame) % 2
-            self.size = (frame.height, frame.width) if turned else (frame.width, frame.height)
-            self.shape = picture.shape
-        elif picture.shape != self.shape:  # the size changes within the clip
-            picture = cv2.resize(picture, self.shape[1::-1], interpolation=cv2.INTER_AREA)
-        self.frames.append(self.keep(picture))
+            self.size, self.kept_size = upright_size(frame), picture.shape[1::-1]
+        # the size may change within the clip
+        self.frames.append(self.keep(resized(picture, self.kept_size)))
         self.times.append(max(0.0, time - self.start))

@@ -11,6 +11,8 @@ from avtool.files import LFS_POINTER
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
 UNDECODABLE = "undecodable"
+SILENT = "digital silence"
+TOO_SHORT = "less than 0.2 s of sound"
 
 
 class UnusableMedia(MediaError):

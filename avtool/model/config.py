@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from avtool.errors import CheckpointError
-from avtool.features import LogMel
+from avtool.features import LogMel, window_samples
 from avtool.model.build import AUTOENCODER, KINDS, VIT, check_settings, complete_settings, key_faults
 from avtool.model.localization import WAYS
 
@@ -32,6 +32,22 @@ class Config:
     origin: str
     kind: str = AUTOENCODER
     format: int = FORMAT
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns of the frames that the model was made for."""
+        rows, columns = self.model["image_size"]
+        return rows, columns
+
+    @property
+    def rate(self) -> int:
+        """Samples a second of what it hears."""
+        return self.spectrogram["sample_rate"]
+
+    @property
+    def window(self) -> int:
+        """Samples that it hears at once."""
+        return window_samples(self.model["audio_size"][1], self.spectrogram["hop"])
 
     def complete(self) -> Config:
         """The same with every default spelt out."""

@@ -15,7 +15,7 @@ from avtool.data.loader import DrawnViews
 from avtool.data.mixing import PartnerViews
 from avtool.data.views import EvaluationViews
 from avtool.errors import DataError, TrainingError
-from avtool.features import blank_frames, silence
+from avtool.features import blank_frames, inputs_of, silence
 from avtool.losses import inverse_frequency, multi_label_loss, single_label_loss, smoothed
 from avtool.metrics.classification import average_precision, macro, top_k_correct
 from avtool.model.heads import ClassLogits, start_at_log_odds
@@ -26,7 +26,6 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    inputs_of,
     new_log_mel,
     new_model,
     with_one_label,

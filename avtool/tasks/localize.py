@@ -15,6 +15,7 @@ from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews
 from avtool.distributed import of_all
 from avtool.errors import UsageError
+from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import TWO_PASS, LocalizationModel
 from avtool.tasks import Batches
@@ -22,7 +23,6 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    inputs_of,
     new_log_mel,
     new_model,
 )

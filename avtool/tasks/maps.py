@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import cv2
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.errors import UsageError
-from avtool.features import normalize_frames, silence
+from avtool.features import silence
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.localization import LocalizationModel
 from avtool.model.segmentation import SegmentationModel
@@ -155,17 +153,3 @@ def localization_map(model: nn.Module, image: Tensor, audio: Tensor, *, kind: st
     if kind in TRAINED:
         return TRAINED[kind].compute(model, image, audio)
     return MAPS[kind].compute(_encoder_of(model), image, audio)
-
-
-def whole_frame(frame: np.ndarray, size: tuple[int, int]) -> Tensor:
-    """A frame uint8 (H, W, 3) RGB as the model's input (1, 3, rows, columns), nothing of it cut off.
-
-    It is resized to ``size`` (rows, columns), the size that the model was made for, whatever its own shape,
-    as the localization protocols do: every patch keeps a place that training knew, and the map covers the
-    frame to its edges. A frame of 4:3 is squeezed by no more than training's crops are (3/4 to 4/3).
-    """
-    rows, columns = size
-    shrinks = frame.shape[0] >= rows and frame.shape[1] >= columns
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    resized = cv2.resize(frame, (columns, rows), interpolation=how)
-    return normalize_frames(torch.from_numpy(resized).permute(2, 0, 1).unsqueeze(0))

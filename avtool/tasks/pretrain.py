@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.features import IMAGE_MEAN, IMAGE_STD
+from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.metrics.rank import effective_rank
@@ -29,7 +29,6 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    inputs_of,
     new_log_mel,
     new_model,
 )

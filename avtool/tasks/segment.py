@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews, spread_over
-from avtool.data.masks import DrawnMaskViews, MaskViews, class_names, frame_mask, masked_clips, masked_frames
+from avtool.data.masks import class_names, frame_mask, masked_clips, masked_frames
+from avtool.data.views import MaskViews
 from avtool.errors import TrainingError
+from avtool.features import inputs_of
 from avtool.losses import overlap_loss, segmentation_loss
 from avtool.metrics.localization import centred_disc
 from avtool.metrics.segmentation import (
@@ -30,7 +32,7 @@ from avtool.model.segmentation import NARROWEST
 from avtool.model.unet import PATCH_SIZE
 from avtool.tasks import Batches
 from avtool.tasks.names import ClassNames
-from avtool.tasks.settings import drawn_views, encoder_settings, inputs_of, new_log_mel, new_model, view_size
+from avtool.tasks.settings import drawn_views, encoder_settings, new_log_mel, new_model, view_size
 
 Scores = FrameScores | ClassScores
 KIND = "segmentation"
@@ -47,8 +49,8 @@ CHECKED = 64
 class Segmentation(nn.Module):
     """A segmentation model and its loss (DeepAVFusion, arXiv 2312.01017, section 4).
 
-    A batch holds what ``DrawnMaskViews`` gives. Binary cross-entropy for one mask of all that sounds; cross-entropy
-    where ``semantic``; and the recipe's share of ``overlap_loss``.
+    A batch holds what ``TrainingViews`` of masks give. Binary cross-entropy for one mask of all that sounds;
+    cross-entropy where ``semantic``; and the recipe's share of ``overlap_loss``.
     """
 
     best: ClassVar[str] = "score"
@@ -100,7 +102,7 @@ class Segmentation(nn.Module):
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
         """A random masked frame, window around it, crop, flip and gain."""
-        return DrawnMaskViews(drawn_views(recipe, dataset), semantic=self.semantic)
+        return drawn_views(recipe, dataset, semantic=self.semantic)
 
     def evaluation_views(
         self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from avtool.config.schema import Model, Recipe, Spectrogram
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.features import LogMel, normalize_frames, to_float_waveform, window_samples
+from avtool.features import LogMel, window_samples
 from avtool.model.build import random_model
 from avtool.model.config import Config
 
@@ -73,13 +73,6 @@ def new_log_mel(recipe: Recipe) -> LogMel:
     return LogMel(**spectrogram_settings(recipe))
 
 
-def inputs_of(log_mel: LogMel, batch: dict[str, Tensor], prefix: str = "") -> tuple[Tensor, Tensor]:
-    """Uint8 frames (B, 3, H, W) and int16 sounds (B, N) of a batch as an encoder takes them: (B, 3, H, W) and
-    (B, 1, mels, frames), float32. ``prefix`` chooses other views of it, as ``other_``."""
-    waveform = to_float_waveform(batch[f"{prefix}waveform"], batch.get(f"{prefix}gain_db"))
-    return normalize_frames(batch[f"{prefix}image"]), log_mel(waveform)
-
-
 def view_size(recipe: Recipe) -> dict[str, Any]:
     """The frame's size and the length of sound of a view."""
     model = recipe.model
@@ -89,8 +82,10 @@ def view_size(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def drawn_views(recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | None = None) -> TrainingViews:
-    """The recipe's training views; ``gain_db`` in place of its own."""
+def drawn_views(
+    recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | None = None, semantic: bool | None = None
+) -> TrainingViews:
+    """The recipe's training views; ``gain_db`` in place of its own, and with ``semantic`` of masks."""
     data = recipe.data
     return TrainingViews(
         dataset,
@@ -99,12 +94,13 @@ def drawn_views(recipe: Recipe, dataset: PreparedDataset, *, gain_db: float | No
         flip=data.flip,
         gain_db=data.gain_db if gain_db is None else gain_db,
         seed=recipe.seed,
+        semantic=semantic,
     )
 
 
-def fixed_views(recipe: Recipe, dataset: PreparedDataset, *, boxes: bool = False) -> EvaluationViews:
+def fixed_views(recipe: Recipe, dataset: PreparedDataset) -> EvaluationViews:
     """Evaluation views of the recipe's sizes."""
-    return EvaluationViews(dataset, **view_size(recipe), boxes=boxes)
+    return EvaluationViews(dataset, **view_size(recipe))
 
 
 def with_one_label(dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

@@ -175,7 +175,7 @@ def test_predictions_before_training_are_the_classes_shares(tmp_path: Path, seve
     for name in ("image_head", "audio_head", "fusion_head"):
         torch.nn.init.zeros_(getattr(task.model, name).weight)
     batch = batch_of(task, recipe, dataset, [(0, int(i)) for i in chosen])
-    from avtool.tasks.settings import inputs_of
+    from avtool.features import inputs_of
 
     logits = task.model(*inputs_of(task.log_mel, batch)).mean
     shares = logits.sigmoid() if several == "true" else logits.softmax(dim=1)

@@ -12,11 +12,11 @@ import soundfile
 import torch
 
 from avtool.checkpoint import load_model, save_checkpoint
+from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, MediaError, UsageError
 from avtool.features import normalize_frames, to_float_waveform
 from avtool.infer import classify, embed
-from avtool.infer.scene import look
-from avtool.infer.windows import centre_view, window_starts, windows_of
+from avtool.inputs import centre_crop, shown, window_starts
 from avtool.media import read_waveform, write_clip
 from avtool.model.build import build_model
 from avtool.model.config import Config
@@ -58,6 +58,11 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
+def views(path: Path, config: Config, *, every: float | None) -> list[Window]:
+    with Clip(path) as clip:
+        return list(clip.windows(every, size=config.image_size, count=config.window, rate=config.rate))
+
+
 def test_windows_begin_every_so_often_and_the_last_at_the_end() -> None:
     assert window_starts(3000, 1000, 500) == [0, 500, 1000, 1500, 2000]
     assert window_starts(3200, 1000, 500) == [0, 500, 1000, 1500, 2000, 2200]
@@ -75,44 +80,45 @@ def test_windows_show_the_frame_in_their_middle_and_hear_their_own_sound(tmp_pat
     path = tmp_path / "x.mp4"
     write_clip(path, clips.level_frames(20), fps=5, waveform=clips.click(4.0, at=2.6), sample_rate=clips.RATE)
     config = load_model(model)[2]
-    found = list(windows_of(path, look(path, None, None), config, every=0.5))
-    times = np.concatenate([windows.times for windows in found])
+    found = views(path, config, every=0.5)
+    times = np.array([view.times for view in found])
     length = len(read_waveform(path)) / clips.RATE
     assert times[:, 0].tolist() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5, length - 1], abs=0.13)
     np.testing.assert_allclose(times[:, 1] - times[:, 0], 1)
-    frames = np.concatenate([windows.frames for windows in found])
+    frames = np.stack([view.image for view in found])
     assert frames.shape == (7, 3, 32, 32) and frames.dtype == np.uint8
     # The frame shown at a time is the last that appeared: number floor(5 t).
     shown = [clips.level_of(frame) for frame in frames]
     assert shown == [int(5 * middle + 1e-6) for middle in times.mean(axis=1)]
-    sounds = np.concatenate([windows.waveforms for windows in found])
+    sounds = np.stack([view.waveform for view in found])
     assert sounds.shape == (7, 16000)
     for (start, end), sound in zip(times, sounds, strict=True):
         heard = np.abs(sound).max() > 3000
         assert heard == (start < 2.6 < end)
         if heard:
             assert start + clips.where_is_click(sound) == pytest.approx(2.6, abs=0.02)
-    (middle,) = windows_of(path, look(path, None, None), config, every=None)
-    assert middle.times[0].tolist() == pytest.approx([length / 2 - 0.5, length / 2 + 0.5], abs=1e-3)
+    (middle,) = views(path, config, every=None)
+    assert list(middle.times) == pytest.approx([length / 2 - 0.5, length / 2 + 0.5], abs=1e-3)
 
 
 def test_the_view_is_the_square_that_evaluation_looks_at() -> None:
     frame = np.zeros((64, 128, 3), np.uint8)
-    frame[4:60, 36:92] = (200, 100, 50)  # 224 of 256 of the height, in the middle
-    view = centre_view(frame, (32, 48))
-    assert view.shape == (3, 32, 48)
-    assert (view == np.array([200, 100, 50])[:, None, None]).all()
+    frame[4:60, 36:92] = 200  # 224 of 256 of the height, in the middle
+    view = shown(frame, (56, 56), centre_crop)
+    assert view.shape == (3, 56, 56)
+    assert np.abs(view.astype(int) - 200).max() <= 8  # a JPEG's edge
+    frame[4:60, 36] = 0
+    assert shown(frame, (56, 56), centre_crop)[0, :, 0].max() < 60
 
 
 def by_hand(model: Path, clip: Path) -> torch.Tensor:
     """Logits of the windows of ``clip``."""
     classifier, log_mel, config = load_model(model)
     logits = []
-    for windows in windows_of(clip, look(clip, None, None), config, every=0.5):
-        for frame, sound in zip(windows.frames, windows.waveforms, strict=True):
-            heard = log_mel(to_float_waveform(torch.tensor(sound)[None]))
-            with torch.no_grad():
-                logits.append(classifier(normalize_frames(torch.tensor(frame)[None]), heard).mean[0])
+    for view in views(clip, config, every=0.5):
+        heard = log_mel(to_float_waveform(torch.tensor(view.waveform)[None]))
+        with torch.no_grad():
+            logits.append(classifier(normalize_frames(torch.tensor(view.image)[None]), heard).mean[0])
     return torch.stack(logits)
 
 
@@ -231,14 +237,15 @@ def test_tokens_are_the_encoders_and_lie_in_the_file(tmp_path: Path, model: Path
     }
     assert {saved[name].dtype for name in shapes} == {np.dtype("float32")}
     classifier, log_mel, config = load_model(model)
-    (windows,) = windows_of(paths[0], look(paths[0], None, None), config, every=0.5)
+    windows = views(paths[0], config, every=0.5)
     with torch.no_grad():
-        image = normalize_frames(torch.tensor(windows.frames))
-        tokens = classifier.encoder(image, log_mel(to_float_waveform(torch.tensor(windows.waveforms))))
+        image = normalize_frames(torch.tensor(np.stack([view.image for view in windows])))
+        sound = torch.tensor(np.stack([view.waveform for view in windows]))
+        tokens = classifier.encoder(image, log_mel(to_float_waveform(sound)))
     for name in ("image", "audio", "fusion"):
         np.testing.assert_allclose(saved[f"{name}_tokens"][:3], getattr(tokens, name), atol=1e-5)
         np.testing.assert_allclose(saved[name][:3], getattr(pool(tokens), name), atol=1e-5)
-    np.testing.assert_allclose(saved["times"][:3], windows.times, atol=1e-5)
+    np.testing.assert_allclose(saved["times"][:3], [view.times for view in windows], atol=1e-5)
 
 
 def test_one_window_of_each_clip_and_nothing_half_written(

@@ -15,11 +15,11 @@ from avtool import engine
 from avtool.checkpoint import load_model, save_checkpoint
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.windows import WindowViews
+from avtool.data.views import WindowViews
 from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.evaluate.retrieval import _pairs
-from avtool.features import blank_frames, silence
+from avtool.features import blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, roc_auc
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.metrics.retrieval import recall
@@ -28,7 +28,6 @@ from avtool.model.config import Config
 from avtool.places import BEST
 from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain import mean_tokens
-from avtool.tasks.settings import inputs_of
 from tests.unit.test_classify import LABELS, SMALL, write_data
 from tests.unit.test_embed import SETTINGS
 

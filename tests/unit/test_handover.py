@@ -19,7 +19,6 @@ def views(count: int, seed: int = 0) -> list[dict]:
     return [
         {
             "image": generator.integers(256, size=(3, 5, 7), dtype=np.uint8),
-            "boxes": generator.random((k, 4), np.float32),
             "gain_db": np.float32(generator.random()),
             "index": 10 * seed + k,
             "paths": generator.random(3) < 0.5,
@@ -29,12 +28,9 @@ def views(count: int, seed: int = 0) -> list[dict]:
 
 
 def same(a: dict, b: dict) -> bool:
-    def equal(x: object, y: object) -> bool:
-        if isinstance(x, list):
-            return len(x) == len(y) and all(map(equal, x, y))
-        return x.dtype == y.dtype and torch.equal(x, y)
-
-    return list(a) == list(b) and all(equal(a[name], b[name]) for name in a)
+    return list(a) == list(b) and all(
+        a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in a
+    )
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,10 +16,11 @@ from torchvision.transforms import RandomResizedCrop
 from avtool import media
 from avtool.data import loader, views
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import epoch_order, evaluation_loader, steps_per_epoch, training_loader
+from avtool.data.loader import batches_in_order, epoch_order, spread_over, steps_per_epoch, training_loader
 from avtool.data.prepare import prepare
-from avtool.data.views import EvaluationViews, TrainingViews, fit_window
+from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.errors import DataError
+from avtool.inputs import cropped, fit_window
 from tests import clips
 
 RATE = clips.RATE
@@ -166,42 +168,26 @@ def test_flip_mirrors_and_can_be_switched_off(tmp_path):
 
 
 def test_evaluation_views_show_the_middle(dataset):
-    view = EvaluationViews(dataset, **VIEW, boxes=True)
+    view = EvaluationViews(dataset, **VIEW)
     sample = view.sample(0)
     assert sample["image"].shape == (3, 32, 32) and (
         float(sample["image"].mean()) - 20
     ) / 40 == pytest.approx(2.0, abs=0.03)
     np.testing.assert_array_equal(sample["waveform"], dataset.waveform(0, 24000, 16000))
-    # the frame is 80 x 48, the crop the 42 x 42 in its middle: left 19, top 3
-    np.testing.assert_allclose(
-        sample["boxes"], [[(40 - 19) / 42, (12 - 3) / 42, (60 - 19) / 42, (24 - 3) / 42]], atol=1e-6
-    )
     np.testing.assert_array_equal(view.sample(0)["image"], sample["image"])
-    assert "boxes" not in EvaluationViews(dataset, **VIEW).sample(0)
 
 
-def test_boxes_are_cut_at_the_crop():
-    boxes = np.array([[0, 0, 0.1, 0.1], [0.4, 0.4, 1, 1]], np.float32)
-    np.testing.assert_allclose(
-        views.crop_boxes(boxes, (50, 50, 100, 100), 200, 200), [[0.3, 0.3, 1, 1]], atol=1e-6
-    )
-    assert views.crop_boxes(np.zeros((0, 4), np.float32), (0, 0, 10, 10), 20, 20).shape == (0, 4)
-
-
-def test_evaluation_loader_shows_every_clip_once(dataset):
+def test_batches_in_order_show_every_clip_once(dataset):
     for workers in (0, 2):
-        loaded = list(evaluation_loader(dataset, **VIEW, batch_size=3, workers=workers, boxes=True))
+        views = EvaluationViews(dataset, **VIEW)
+        loaded = list(batches_in_order(views, range(7), batch_size=3, workers=workers))
         assert torch.cat([batch["index"] for batch in loaded]).tolist() == list(range(7))
-        assert [len(batch["boxes"]) for batch in loaded] == [3, 3, 1] and loaded[0]["boxes"][0].shape == (
-            1,
-            4,
-        )
+        assert [len(batch["image"]) for batch in loaded] == [3, 3, 1]
 
 
 def test_a_limit_spreads_over_the_data_set(dataset):
-    loaded = list(evaluation_loader(dataset, **VIEW, batch_size=2, limit=3))
-    assert torch.cat([batch["index"] for batch in loaded]).tolist() == [0, 2, 4]
-    assert len(list(evaluation_loader(dataset, **VIEW, batch_size=7, limit=100))) == 1
+    assert spread_over(range(len(dataset)), 3) == [0, 2, 4]
+    assert spread_over(range(len(dataset)), 100) == spread_over(range(len(dataset)), None) == list(range(7))
 
 
 def test_views_need_not_be_square(dataset):
@@ -238,7 +224,7 @@ def test_reduced_decoding_shows_the_same_as_full(tmp_path, size):
     prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
     dataset = PreparedDataset(tmp_path / "out")
     crop = (33, 21, 140, 130)
-    shown = views.cropped(dataset, 0, 0, crop, size).transpose(1, 2, 0)
+    shown = cropped(partial(dataset.frame, 0, 0), crop, size).transpose(1, 2, 0)
     whole = cv2.resize(dataset.frame(0, 0)[21:151, 33:173], (size, size), interpolation=cv2.INTER_AREA)
     assert np.abs(shown.astype(float) - whole).mean() < 6
 

@@ -19,11 +19,11 @@ from avtool.data.mixing import PartnerViews
 from avtool.data.prepare import prepare
 from avtool.engine.run import Clips
 from avtool.errors import DataError, UsageError
-from avtool.features import silence
+from avtool.features import inputs_of, silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.tasks.localize import Localization
 from avtool.tasks.maps import choose_map, localization_map
-from avtool.tasks.settings import drawn_views, inputs_of
+from avtool.tasks.settings import drawn_views
 
 SMALL = (
     "train.batch_size=4", "train.accumulate=1", "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24",

@@ -19,6 +19,7 @@ from avtool.checkpoint import save_checkpoint
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError
 from avtool.features import LogMel
 from avtool.infer import localize
+from avtool.inputs import shown, whole_crop
 from avtool.media import write_clip
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config
@@ -32,7 +33,6 @@ from avtool.tasks.maps import (
     cosine_map,
     difference_map,
     localization_map,
-    whole_frame,
 )
 
 HEADS, RATE = 2, 16000
@@ -207,10 +207,10 @@ def test_a_single_fusion_block_is_deaf_indeed(fused: list[int]) -> None:
 
 def test_the_whole_frame_is_seen() -> None:
     frame = np.zeros((40, 120, 3), np.uint8)
-    frame[:, -1] = 255
-    seen = whole_frame(frame, (32, 32))
-    assert seen.shape == (1, 3, 32, 32)
-    assert (seen[0, :, :, -1] > seen[0, :, :, 0] + 0.5).all()
+    frame[:, -4:] = 255
+    seen = shown(frame, (32, 32), whole_crop)
+    assert seen.shape == (3, 32, 32)
+    assert (seen[:, :, -1] > seen[:, :, 0].astype(int) + 100).all()
 
 
 # From files to files ----------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ from PIL import Image
 
 from avtool import media
 from avtool.errors import MediaError
-from avtool.media.pictures import to_picture
-from avtool.media.track import read_track
+from avtool.media import read_track
+from avtool.media.frames import to_picture
 from tests import clips
 
 RATE = clips.RATE

@@ -21,7 +21,6 @@ from avtool.evaluate import evaluate
 from avtool.infer import segment
 from avtool.infer import segmentation as infer
 from avtool.losses import overlap_loss
-from avtool.media.frames import shown_frames
 from avtool.report.overlay import lay_over, palette, write_mask
 from avtool.tasks.segment import Segmentation
 from tests import clips
@@ -338,9 +337,12 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
 def test_frames_on_a_grid_and_how_fast(tmp_path: Path) -> None:
     path = tmp_path / "c.mp4"
     media.write_clip(path, clips.level_frames(20), fps=10, waveform=None, sample_rate=RATE)
-    half = [(clips.level_of(frame), round(time, 3)) for frame, time in shown_frames(path, rate=5)]
+    with media.MediaFile(path) as file:
+        half = [
+            (clips.level_of(frame.rgb()), round(time, 3)) for frame, time in media.shown_frames(file, rate=5)
+        ]
+        twice = [clips.level_of(frame.rgb()) for frame, _ in media.shown_frames(file, rate=20)]
     assert half == [(2 * k, k / 5) for k in range(10)]
-    twice = [clips.level_of(frame) for frame, _ in shown_frames(path, rate=20)]
     assert twice == [k // 2 for k in range(40)]
     assert [infer.slower(fps) for fps in (10, 15, 25, 30, 60, 0)] == [10, 15, 12.5, 15, 15, 15]
 

@@ -13,18 +13,16 @@ import soundfile
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.masks import (
-    DrawnMaskViews,
-    MaskViews,
     class_names,
     frame_mask,
     masked_clips,
     masked_frames,
     resized_mask,
-    window_with,
 )
 from avtool.data.prepare import prepare
-from avtool.data.views import TrainingViews
+from avtool.data.views import MaskViews, TrainingViews
 from avtool.errors import DataError
+from avtool.inputs import window_with
 
 RATE = 16000
 CLASSES = ["background", "cat", "dog"]
@@ -97,9 +95,9 @@ def test_elsewhere_k_means_the_kth_label(tmp_path: Path) -> None:
         masked_clips(dataset, [1])
 
 
-def drawn(folder: Path, **options) -> DrawnMaskViews:
+def drawn(folder: Path, **options) -> TrainingViews:
     given = {"image_size": (48, 64), "window_samples": RATE, "crop_scale": (0.3, 1.0), "seed": 3} | options
-    return DrawnMaskViews(TrainingViews(PreparedDataset(folder), **given), semantic=True)
+    return TrainingViews(PreparedDataset(folder), **given, semantic=True)
 
 
 def test_a_drawn_mask_lies_where_its_frame_is(avsbench: Path) -> None:
@@ -129,14 +127,14 @@ def test_a_drawn_window_holds_the_frame() -> None:
     generator = np.random.default_rng(0)
     for _ in range(200):
         samples, length = int(generator.integers(10, 300)), int(generator.integers(5, 200))
-        time = generator.uniform(0, samples / 10)
-        starts = [window_with(time, at, samples, length, 10) for at in (0, 0.5, 0.999)]
+        moment = round(generator.uniform(0, samples))
+        starts = [window_with(moment, at, length, samples) for at in (0, 0.5, 0.999)]
         for start in starts:
             assert 0 <= start <= max(0, samples - length)
-            if length < samples and round(10 * time) < samples:
-                assert start <= round(10 * time) < start + length
+            if length < samples and moment < samples:
+                assert start <= moment < start + length
         assert starts == sorted(starts)
-    assert {window_with(2.0, at, 50, 30, 10) for at in np.linspace(0, 0.999, 200)} == set(range(21))
+    assert {window_with(20, at, 30, 50) for at in np.linspace(0, 0.999, 200)} == set(range(21))
 
 
 def test_an_evaluation_view_is_the_whole_frame_and_the_sound_around_it(avsbench: Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from avtool import engine
 from avtool.checkpoint import save_checkpoint
+from avtool.clip import Clip
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
@@ -26,9 +27,9 @@ from avtool.evaluate import separation as evaluation
 from avtool.features import LogMel, at_frames
 from avtool.infer import separate
 from avtool.infer import separation as inference
+from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
-from avtool.media import write_clip
-from avtool.media.track import read_track
+from avtool.media import read_frame, read_track, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
 from avtool.report.masks import Panel, render_masks
@@ -402,24 +403,30 @@ def test_a_long_clip_is_guided_by_the_frames_of_its_windows(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    real = inference.read_frame
-    monkeypatch.setattr(inference, "read_frame", lambda path, time: seen.append(time) or real(path, time))
+    real = Clip.frame
+    monkeypatch.setattr(Clip, "frame", lambda self, time: seen.append(time) or real(self, time))
     path = clip(tmp_path / "x.mp4", tone(3))
     moving = separate(path, out=tmp_path / "a", model=model)
-    assert seen == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.5], abs=0.01)
+    assert seen == pytest.approx([1.5, 0.5, 1.0, 1.5, 2.0, 2.5], abs=0.01)  # the first is drawn
     separate(path, out=tmp_path / "b", model=model, at=1.0)
-    assert len(seen) == 5
+    assert seen[6:] == [1.0]
     assert moving.masks["guided"].shape == (32, 192)
 
 
 def test_the_box_chooses_the_picture(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    real = inference.whole_frame
-    monkeypatch.setattr(inference, "whole_frame", lambda frame, size: seen.append(frame) or real(frame, size))
+    real = inference.shown
+
+    def spy(frame: np.ndarray, size: tuple[int, int], crop: object) -> np.ndarray:
+        seen.append((frame, crop))
+        return real(frame, size, crop)
+
+    monkeypatch.setattr(inference, "shown", spy)
     path = clip(tmp_path / "x.mp4", tone(3))
     separate(path, out=tmp_path / "o", model=model, at=1.0, box=(0.25, 0.5, 0.75, 1.0))
-    frame = inference.look(path, None, 1.0).frame
-    assert np.array_equal(seen[0], frame[24:48, 16:48])
+    frame = read_frame(path, 1.0)[0]
+    assert np.array_equal(seen[0][0], frame[24:48, 16:48])
+    assert {crop for _, crop in seen} == {whole_crop}
 
 
 def test_two_clips_are_mixed_and_found_again(

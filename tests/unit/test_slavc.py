@@ -23,11 +23,10 @@ from avtool.evaluate.slavc import (
     slavc_table,
 )
 from avtool.evaluate.table import UNTRAINED
-from avtool.features import silence
+from avtool.features import inputs_of, silence
 from avtool.model.build import random_model
 from avtool.model.config import Config
 from avtool.tasks.maps import localization_map
-from avtool.tasks.settings import inputs_of
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,
