@@ -102,21 +102,24 @@ class World:
         return {name: sum(one.get(name, 0.0) for one in gathered) for name in names}
 
     @contextmanager
-    def as_one(self) -> Iterator[None]:
+    def as_one(self) -> Iterator[list[ProcessError]]:
         """A block that all processes end together, and that fails as a whole: an error of any of them is raised by rank
-        0 at its next ``gather`` or at the block's end, and the others leave the block without one."""
+        0 at its next ``gather`` or at the block's end, and the others leave the block without one. They find it in the
+        list that the block is given, once it has ended."""
+        failed: list[ProcessError] = []
         if self.size == 1:
-            yield
+            yield failed
             return
         try:
             try:
-                yield
+                yield failed
                 self.gather(None)
             except ProcessError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the others wait for this process
                 self.gather(ProcessError.of(error, self.rank))
-        except ProcessError:
+        except ProcessError as error:
+            failed.append(error)
             if self.main:
                 raise
 

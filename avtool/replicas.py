@@ -8,6 +8,7 @@ step. Unlike processes they share weights, gradients and moments, and nothing ha
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from avtool.distributed import World, peers
+
+# Those of the patch embeddings: their weights are stored as convolutions and used as matrices.
+warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
 
 Batch = dict[str, Tensor]
 Losses = dict[str, Tensor]
@@ -38,13 +42,16 @@ def replicas_for(device: torch.device, batch_size: int) -> int:
 def in_parallel(task: nn.Module, world: World, device: torch.device, *, replicas: int) -> nn.Module:
     """``task`` as the training loop calls it. Its ``leaves_unused`` says whether some parameters get no gradient."""
     if world.size > 1:
-        return DistributedDataParallel(
-            task,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,  # statistics of BatchNorm alone: shared on GPUs, those of rank 0 are kept on CPUs
-            gradient_as_bucket_view=True,
-            find_unused_parameters=bool(task.leaves_unused),
-        )
+        with warnings.catch_warnings():
+            # Not `forward_sync_buffers`, its new name: torch 2.11 does not have it.
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return DistributedDataParallel(
+                task,
+                device_ids=[device] if device.type == "cuda" else None,
+                broadcast_buffers=False,  # of BatchNorm alone: all have the same on GPUs, rank 0's are kept on CPUs
+                gradient_as_bucket_view=True,
+                find_unused_parameters=bool(task.leaves_unused),
+            )
     return Replicas(task, replicas) if replicas > 1 else task
 
 

@@ -53,12 +53,11 @@ def train(
     """
     target = local_device(resolve_device(device))
     with joined(target) as world, quiet(not world.main):
-        run: Run | None = None
-        with world.as_one():
+        with world.as_one() as failed:
             run = _prepared(
                 recipe, data, out, target, world, allow_random=allow_random, resume=resume, force=force
             )
-        if run is not None:  # else another process failed, which rank 0 says
+        if not failed:  # else it was another process, and rank 0 says so
             with suppress(OthersFailed):
                 _train(run, data, stop_after=stop_after, command=command or [])
         return out

@@ -292,13 +292,11 @@ class Run:
         limit = self.recipe.train.eval_clips
         if not limit or not len(self.clips.held_out):
             return
-        done = False
-        with self.world.as_one():
+        with self.world.as_one() as failed:
             values = self._measure(limit)
             if self.world.main:
                 self._keep_measures(values)
-            done = True
-        if not done:
+        if failed:
             raise OthersFailed
 
     def _keep_measures(self, values: dict[str, float]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.engine import loop, schedule
 from avtool.engine import run as engine_run
+from avtool.engine.finite import FiniteCheck
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.places import checkpoints_of
 from avtool.replicas import replicas_for
@@ -341,6 +343,35 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     (*_, last) = checkpoints_of(tmp_path / "run")
     assert last.name == "step-00000002"
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_where_reading_waits_a_step_that_is_not_finite_moves_no_weight_and_is_told_before_anything_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """As on a GPU: steps 3 and 4 are begun before step 3 is looked at, by the checkpoint of step 4 at the latest."""
+    forward, plain = Pretraining.forward, loop.train_step
+    weights_after = []
+
+    def poisoned(self, batch):
+        parts = forward(self, batch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if batch["epoch"][0] == 1 else parts
+
+    def noted(run, *args, **options):
+        losses = plain(run, *args, **options)
+        weights_after.append({name: value.clone() for name, value in run.task.model.state_dict().items()})
+        return losses
+
+    monkeypatch.setattr(Pretraining, "forward", poisoned)
+    monkeypatch.setattr(loop, "train_step", noted)
+    monkeypatch.setattr(loop, "FiniteCheck", partial(FiniteCheck, late=True))
+    options = ("train.save_every=4", "train.log_every=100", f"optim.name={optimizer}", "max_steps=5")
+    with pytest.raises(TrainingError, match=r"step 3: loss is not finite; the batch's clips: clip\d"):
+        run(data, tmp_path / "run", *options)
+    one, two, three = weights_after
+    assert not all(torch.equal(value, two[name]) for name, value in one.items())
+    assert all(torch.equal(value, three[name]) for name, value in two.items())
+    assert not checkpoints_of(tmp_path / "run")
 
 
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(
