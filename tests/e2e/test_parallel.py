@@ -40,6 +40,11 @@ def test_gradients_are_averaged_while_the_backward_pass_goes_on(facts: dict[str,
     assert 0 < messages["overlapping"] < messages["all"]  # the last bucket is ready with the last gradient
 
 
+def test_held_out_clips_are_shared_and_measured_as_by_one_process(facts: dict[str, Any]) -> None:
+    assert len(facts["measures"]) == 6
+    assert {task: apart for task, apart in facts["measures"].items() if apart > 1e-4} == {}
+
+
 @pytest.mark.parametrize("task", ["separate", "segment"])
 def test_with_batch_norm_the_gradient_is_the_mean_of_those_of_the_shares(
     task: str, facts: dict[str, Any]

@@ -16,6 +16,18 @@ from avtool.engine.run import Run
 from avtool.replicas import in_parallel
 
 CPU = torch.device("cpu")
+SMALL = (
+    "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=128", "model.heads=4", "model.depth=1",
+    "train.eval_clips=7",
+)  # fmt: skip
+MEASURED = {
+    "pretrain": ("tiny", "model.decoder={dim: 16, depth: 1, heads: 2}"),
+    "classify": ("tiny-classify",),
+    "two-pass": ("tiny-localize",),
+    "joint": ("tiny-localize", "localize.way=joint"),
+    "separate": ("tiny-separate",),
+    "segment": ("tiny-segment",),
+}
 
 
 def new_run(name: str, data: Path, world: World, *settings: str) -> Run:
@@ -74,6 +86,15 @@ def messages_in_backward(data: Path, world: World) -> dict[str, int]:
     return {"all": len(sent), "overlapping": sum(start < computed for start in sent)}
 
 
+def apart_in_measures(name: str, data: Path, world: World, *settings: str) -> float:
+    """The largest relative difference between measures of held-out clips that both processes share and one's own."""
+    settings = (*SMALL, "train.batch_size=4", "data.validation=0.4", *settings)
+    shared = new_run(name, data, world, *settings)._measure(7)
+    alone = new_run(name, data, World(), *settings)._measure(7)
+    assert shared.keys() == alone.keys() and alone["clips"] > 4
+    return max(abs(shared[key] - alone[key]) / max(abs(alone[key]), 1e-6) for key in alone)
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -81,6 +102,10 @@ if __name__ == "__main__":
         facts = {
             "separate": apart_from_halves("tiny-separate", folder, job),
             "segment": apart_from_halves("tiny-segment", folder, job),
+            "measures": {
+                task: apart_in_measures(name, folder, job, *settings)
+                for task, (name, *settings) in MEASURED.items()
+            },
             "messages": messages_in_backward(folder, job),
         }
         if job.main:
