@@ -1,29 +1,30 @@
 """Several processes that do one job, as ``torchrun`` starts them: each takes its share of the samples.
 
-In training they share every batch. Gradients are averaged once a step, after the last pass of an accumulated batch;
-parts of a model that a task leaves unused need no special care, and a step on N processes is that of one process with
-the whole batch. In an evaluation they share the samples, and rank 0 gets what was computed of them.
+In training they share every batch, and DistributedDataParallel averages their gradients while the backward pass of a
+step's last batch goes on: a step on N processes is that of one process with the whole batch. In an evaluation, and
+where training measures held-out clips, they share the samples, and rank 0 gets what was computed of them.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 from avtool.errors import LOST, LOST_HINT, AvtoolError, UsageError, in_words
 
-BUCKET = 32 * 2**20
-"""Elements that are averaged in one message."""
+PATIENCE = timedelta(days=1)
+"""How long processes wait for each other: while one of them measures or draws, the others have nothing to say. A
+process that dies is noticed at once, however long this is."""
 
 
 class ProcessError(AvtoolError):
@@ -56,24 +57,12 @@ class World:
         larger than another by more than one."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor, in place, by its mean over all processes."""
-        if self.size == 1:
-            return
-        for bucket in _buckets(tensors):
-            flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
-            dist.all_reduce(flat)
-            flat /= self.size
-            for tensor, mean in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
-                tensor.copy_(mean.view_as(tensor))
-
-    def any(self, flag: bool, device: torch.device) -> bool:
-        """Whether ``flag`` is set in any process."""
-        if self.size == 1:
-            return flag
-        value = torch.tensor(int(flag), device=device)
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)
-        return bool(value.item())
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over all processes of ``values``, of any shape, which are overwritten."""
+        if self.size > 1:
+            dist.all_reduce(values)
+            values /= self.size
+        return values
 
     def gather(self, value: Any) -> list[Any]:
         """The ``value`` of every process, in order of rank, in every process. It is pickled. ProcessError where one is
@@ -97,22 +86,40 @@ class World:
             dist.gather_object(value, collected)
         return collected or []
 
-    @contextmanager
-    def as_one(self) -> Iterator[None]:
-        """A block that all processes end together, and that fails as a whole: an error of any of them is raised by rank
-        0 at its next ``gather`` or at the block's end, and the others leave the block without one."""
+    def rows(self, parts: Sequence[Tensor]) -> Tensor:
+        """The rows (n, ...) in ``parts`` of every process, one after the other in order of rank, (N, ...), in every
+        process. One that has none contributes none."""
         if self.size == 1:
-            yield
+            return torch.cat(list(parts))
+        gathered = self.gather(torch.cat(list(parts)).cpu() if parts else None)
+        whole = torch.cat([rows for rows in gathered if rows is not None])
+        return whole.to(parts[0].device) if parts else whole
+
+    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum over all processes of each of ``values``, by name, in every process."""
+        gathered = self.gather(dict(values))
+        names = dict.fromkeys(name for one in gathered for name in one)
+        return {name: sum(one.get(name, 0.0) for one in gathered) for name in names}
+
+    @contextmanager
+    def as_one(self) -> Iterator[list[ProcessError]]:
+        """A block that all processes end together, and that fails as a whole: an error of any of them is raised by rank
+        0 at its next ``gather`` or at the block's end, and the others leave the block without one. They find it in the
+        list that the block is given, once it has ended."""
+        failed: list[ProcessError] = []
+        if self.size == 1:
+            yield failed
             return
         try:
             try:
-                yield
+                yield failed
                 self.gather(None)
             except ProcessError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever it is, the others wait for this process
                 self.gather(ProcessError.of(error, self.rank))
-        except ProcessError:
+        except ProcessError as error:
+            failed.append(error)
             if self.main:
                 raise
 
@@ -122,12 +129,69 @@ class World:
             dist.barrier()
 
 
-def of_all(tensor: Tensor) -> Tensor:
-    """The ``tensor`` (n, ...) of every process, in order of rank, (N, ...), with gradient: what a loss needs that
-    relates the samples of a batch to each other. Each process then computes the whole batch's loss."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return tensor
-    return torch.cat(all_gather(tensor.contiguous()))
+class Peers(Protocol):
+    """Those that share a batch with this process or thread, each with as many samples of it, in order of ``rank``."""
+
+    rank: int
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows (n, ...) of each, in order of rank: (N, ...)."""
+
+    def sum_of_own(self, rows: Tensor) -> Tensor:
+        """Of the sum of everyone's ``rows`` (N, ...) those that this one gave: (n, ...)."""
+
+
+class _Processes:
+    """The processes of a job."""
+
+    def __init__(self) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows)
+        return torch.cat(parts)
+
+    def sum_of_own(self, rows: Tensor) -> Tensor:
+        whole = rows.clone()
+        dist.all_reduce(whole)
+        return whole.chunk(self.size)[self.rank]
+
+
+_OF_THREAD = threading.local()
+
+
+@contextmanager
+def peers(given: Peers) -> Iterator[None]:
+    """In the block this thread is one of several that share a batch."""
+    _OF_THREAD.peers = given
+    try:
+        yield
+    finally:
+        del _OF_THREAD.peers
+
+
+class _OfAll(torch.autograd.Function):
+    """``Peers.gather``, with gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, among: Peers) -> Tensor:
+        ctx.among = among
+        return among.gather(rows.contiguous())
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return ctx.among.sum_of_own(gradient.contiguous()), None
+
+
+def of_all(rows: Tensor) -> tuple[Tensor, int]:
+    """The ``rows`` (n, ...) of every process or thread that shares the batch, in order of rank, (N, ...), with
+    gradient, and the number of this one's first: what a loss needs that relates the samples of a batch to each other.
+    All of them have as many. Each computes the loss of its own rows, whose mean over all is that of the batch."""
+    among: Peers | None = getattr(_OF_THREAD, "peers", None)
+    if among is None and dist.is_available() and dist.is_initialized():
+        among = _Processes()
+    return (rows, 0) if among is None else (_OfAll.apply(rows, among), among.rank * len(rows))
 
 
 def share_batch_norm(module: nn.Module, world: World, device: torch.device) -> None:
@@ -145,19 +209,6 @@ def _all_there() -> Iterator[None]:
         raise ProcessError(LOST, hint=LOST_HINT) from error
 
 
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    bucket: list[Tensor] = []
-    size = 0
-    for tensor in tensors:
-        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(tensor)
-        size += tensor.numel()
-    if bucket:
-        yield bucket
-
-
 def started_by_torchrun() -> bool:
     """Whether this process is one of several."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
@@ -171,11 +222,8 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device, *, patience: timedelta | None = None) -> Iterator[World]:
-    """The job that ``torchrun`` started this process for, or this process alone. Gloo on CPUs, NCCL on GPUs.
-
-    ``patience``: how long processes wait for each other (None: PyTorch's own choice); one that dies is noticed at once.
-    """
+def joined(device: torch.device) -> Iterator[World]:
+    """The job that ``torchrun`` started this process for, or this process alone. Gloo on CPUs, NCCL on GPUs."""
     if not started_by_torchrun():
         yield World()
         return
@@ -192,7 +240,7 @@ def joined(device: torch.device, *, patience: timedelta | None = None) -> Iterat
         # torchrun keeps its store over restarts: nothing that an attempt which failed left there is for this one.
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
     finally:

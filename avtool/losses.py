@@ -129,15 +129,21 @@ def pool_cells(cells: Tensor, *, score: str, temperature: float) -> Tensor:
     raise ValueError(f"unknown score {score!r}: max or soft")
 
 
-def contrastive_loss(scores: Tensor, *, temperature: float) -> dict[str, Tensor]:
-    """InfoNCE over ``scores`` (B, B) of every frame (rows) with every sound (columns), pairs on the diagonal.
+def contrastive_loss(
+    scores: Tensor, others: Tensor | None = None, *, first: int = 0, temperature: float
+) -> dict[str, Tensor]:
+    """InfoNCE over ``scores`` (n, B): n frames with each of the B sounds of their batch. Their own sounds are number
+    ``first`` and those after it, and ``others`` (n, B) are the scores of these with each of the B frames; None: n is
+    B, and it is ``scores`` transposed.
 
-    ``loss`` is the mean of ``image`` (which sound belongs to this frame) and ``audio`` (which frame to this sound).
-    Source: arXiv 1807.03748; both directions as in CLIP (arXiv 2103.00020).
+    ``loss`` is the mean of ``image`` (which sound belongs to this frame) and ``audio`` (which frame to this sound),
+    means over the n themselves: their mean over all parts of a batch is that of the batch.
+    Source: arXiv 1807.03748; both directions as in CLIP (arXiv 2103.00020), parts of a batch as in open_clip.
     """
     logits = scores.float() / temperature
-    pairs = torch.arange(len(logits), device=logits.device)
-    image, audio = F.cross_entropy(logits, pairs), F.cross_entropy(logits.t(), pairs)
+    others = logits.t() if others is None else others.float() / temperature
+    pairs = torch.arange(first, first + len(logits), device=logits.device)
+    image, audio = F.cross_entropy(logits, pairs), F.cross_entropy(others, pairs)
     return {"loss": (image + audio) / 2, "image": image, "audio": audio}
 
 

@@ -64,8 +64,11 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step with the gradients that are there."""
+        """One step with the gradients that are there; where ``found_inf``, as torch's own optimizers have it, is 1, it
+        moves no parameter."""
+        found = getattr(self, "found_inf", None)
         for group in self.param_groups:
+            rate = group["lr"] if found is None else group["lr"] * (1 - found)
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -73,11 +76,13 @@ class LARS(torch.optim.Optimizer):
                 if parameter.ndim > 1:
                     move = move.add(parameter, alpha=group["weight_decay"])
                     move = move * self._trust(parameter, move, group["trust"])
+                if found is not None:
+                    move = torch.where(found > 0, torch.zeros_like(move), move)
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
                 state["momentum"].mul_(group["momentum"]).add_(move)
-                parameter.sub_(state["momentum"], alpha=group["lr"])
+                parameter.sub_(rate * state["momentum"])
 
     @staticmethod
     def _trust(parameter: Tensor, move: Tensor, trust: float) -> Tensor:

@@ -199,7 +199,7 @@ def _sides(
             image_size=IMAGE_SIZE,
             window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
             batch_size=(size := min(batch, len(dataset))),
-            together=batch // size,
+            merged=batch // size,
             workers=workers,
             seed=seed,
             crop_scale=CROP_SCALE,

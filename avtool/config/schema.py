@@ -314,9 +314,9 @@ class Optim(Section):
 
 class Train(Section):
     batch_size: Whole
-    """clips in one pass"""
+    """clips in a batch, of all processes"""
     accumulate: Whole = 1
-    """passes whose gradients make one step"""
+    """batches whose gradients make one step"""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """auto, float32, bf16 or fp16 (with a scaled loss, for GPUs without bf16)"""
     drop_path: ShareBelow1 = 0.0
@@ -354,7 +354,7 @@ class Recipe(Section):
     seed: Count = 0
     """seed of everything drawn at random"""
     epochs: Positive | None = None
-    """schedule's length in passes over the data"""
+    """schedule's length: how often the data are gone through"""
     max_steps: Whole | None = None
     """schedule's length in steps; wins over epochs"""
     data: Data

@@ -54,12 +54,12 @@ def training_loader(
     workers: int,
     seed: int,
     start_step: int = 0,
-    together: int = 1,
+    merged: int = 1,
     pin_memory: bool = False,
     **views: Any,
 ) -> Iterator[Batch]:
-    """Endless batches of ``TrainingViews`` of all clips, made with ``views``, from step ``start_step`` on,
-    ``together`` of them handed over as one.
+    """Endless batches of ``TrainingViews`` of all clips, made with ``views``, from step ``start_step`` on, ``merged``
+    of them handed over as one.
 
     A batch: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples), ``gain_db`` float32
     (B,), ``index``, ``epoch`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the
@@ -79,7 +79,7 @@ def training_loader(
         workers=workers,
         seed=seed,
         start_step=start_step,
-        together=together,
+        merged=merged,
         pin_memory=pin_memory,
     )
 
@@ -104,14 +104,14 @@ def batches_in_training(
     workers: int,
     seed: int,
     start_step: int = 0,
-    together: int = 1,
+    merged: int = 1,
     share: slice = ALL,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, in ``training_loader``'s
     order; ``share`` of each, where several processes have one batch."""
     order = _TrainingOrder(
-        chosen, batch_size=batch_size, seed=seed, start_step=start_step, together=together, share=share
+        chosen, batch_size=batch_size, seed=seed, start_step=start_step, merged=merged, share=share
     )
     return _batches(_TrainingBatches(views), order, workers, pin_memory)
 
@@ -136,7 +136,7 @@ def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class _TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """For every step from ``start_step`` on the (epoch, index) of its samples, without end; ``together`` steps make one
+    """For every step from ``start_step`` on the (epoch, index) of its samples, without end; ``merged`` steps make one
     item, over the end of an epoch if need be."""
 
     def __init__(
@@ -146,16 +146,16 @@ class _TrainingOrder(Sampler[list[tuple[int, int]]]):
         batch_size: int,
         seed: int,
         start_step: int,
-        together: int,
+        merged: int,
         share: slice,
     ) -> None:
         self.chosen, self.batch_size, self.seed = chosen, batch_size, seed
-        self.start_step, self.together, self.share = start_step, together, share
+        self.start_step, self.merged, self.share = start_step, merged, share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         steps = self._steps()
         while True:
-            yield [sample for _ in range(self.together) for sample in next(steps)][self.share]
+            yield [sample for _ in range(self.merged) for sample in next(steps)][self.share]
 
     def _steps(self) -> Iterator[list[tuple[int, int]]]:
         steps = steps_per_epoch(len(self.chosen), self.batch_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,8 +13,9 @@ from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import check_compiler, keep_freed_memory, resolve_device, resolve_precision
 from avtool.distributed import World, joined, local_device
+from avtool.engine import loop
 from avtool.engine.dry import dry_run
-from avtool.engine.run import Run
+from avtool.engine.run import OthersFailed, Run
 from avtool.engine.start import check_same_data, newest_checkpoint, starting_model
 from avtool.errors import TrainingError, UsageError
 from avtool.files import check_output
@@ -51,29 +53,33 @@ def train(
     """
     target = local_device(resolve_device(device))
     with joined(target) as world, quiet(not world.main):
-        run: Run | None = None
-        with world.as_one():
+        with world.as_one() as failed:
             run = _prepared(
                 recipe, data, out, target, world, allow_random=allow_random, resume=resume, force=force
             )
-        if run is None:  # which rank 0 says
-            return out
-        stop = min(run.schedule.max_steps, stop_after or run.schedule.max_steps)
-        if run.step >= stop:
-            if run.owes_measures():
-                run.evaluate()
-            done = "finished" if stop == run.schedule.max_steps else f"already past --stop-after {stop}"
-            say(f"{out} is {done}: {run.step} of {run.schedule.max_steps} steps are done")
-            return out
-        if world.main:
-            _begin(run, data, command or [])
+        if not failed:  # else it was another process, and rank 0 says so
+            with suppress(OthersFailed):
+                _train(run, data, stop_after=stop_after, command=command or [])
+        return out
+
+
+def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) -> None:
+    out, steps = run.folder, run.schedule.max_steps
+    stop = min(steps, stop_after or steps)
+    if run.step >= stop:
         if run.owes_measures():
             run.evaluate()
-        run.train(run.batches(), stop=stop)
+        done = "finished" if stop == steps else f"already past --stop-after {stop}"
+        say(f"{out} is {done}: {run.step} of {steps} steps are done")
+        return
+    if run.world.main:
+        _begin(run, data, command)
+    if run.owes_measures():
         run.evaluate()
-        if run.best is not None:
-            say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
-        return out
+    loop.train(run, run.batches(), stop=stop)
+    run.evaluate()
+    if run.best is not None:
+        say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
 
 
 def _prepared(
@@ -101,7 +107,7 @@ def _prepared(
     if recipe.train.tensorboard:
         check_tensorboard()
     keep_freed_memory(device)
-    saved = newest_checkpoint(recipe, out, force=force) if resume else None
+    saved = newest_checkpoint(recipe, out, force=force, world=world) if resume else None
     if saved and not force:
         check_same_data(out, dataset)
     if saved and (before := saved.trainer.get("processes", 1)) != world.size:

@@ -16,7 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate, spread_over
 from avtool.devices import resolve_device, resolve_precision
 from avtool.engine.memory import Memory, ShapeUnknown, memory_of_step
-from avtool.engine.run import Clips, has_batch_norm, lanes_of
+from avtool.engine.run import Clips, has_batch_norm, replicas_of
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import check_timm
 from avtool.errors import in_bytes
@@ -49,7 +49,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     clips = Clips.of(recipe, dataset)
     task: Task = find_task(recipe.task).from_recipe(recipe, dataset, clips.training)
     check_timm(task, recipe)
-    schedule = Schedule.of(recipe, len(clips.training), target, whole=has_batch_norm(task))
+    schedule = Schedule.of(recipe, len(clips.training), target, merge_batches=not has_batch_norm(task))
     sample, read = _read_some(task, recipe, dataset, clips.training)
     lines = [*_parameters(task.model), *_shapes(recipe, sample)]
     lines += _schedule(recipe, dataset, clips, schedule, read)
@@ -114,15 +114,15 @@ def _schedule(
 def _memory(
     task: Any, recipe: Recipe, sample: Mapping[str, Tensor], schedule: Schedule, device: torch.device
 ) -> list[str]:
-    clips = recipe.train.batch_size * schedule.together
+    clips = recipe.train.batch_size * schedule.merged
     precision = resolve_precision(recipe.train.precision, device)
     try:
         memory = memory_of_step(
             task,
             sample,
             clips=clips,
-            lanes=lanes_of(task, recipe, schedule, device),
-            passes=schedule.accumulate // schedule.together,
+            replicas=replicas_of(task, recipe, schedule, device),
+            micro_steps=schedule.micro_steps,
             device=device,
             precision=precision,
         )

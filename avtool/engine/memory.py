@@ -71,12 +71,13 @@ def memory_of_step(
     sample: Mapping[str, Tensor],
     *,
     clips: int,
-    lanes: int,
-    passes: int,
+    replicas: int,
+    micro_steps: int,
     device: torch.device,
     precision: torch.dtype,
 ) -> Memory:
-    """What one step of ``task`` takes on ``device``: ``passes`` over ``clips`` clips each, in ``lanes`` side by side.
+    """What one step of ``task`` takes on ``device``: ``micro_steps`` over ``clips`` clips each, which ``replicas``
+    share.
 
     ``sample`` is a batch of one clip. The task's own tensors are replaced: it is of no use afterwards. Forward and
     backward run operation by operation with the shapes, types and lifetimes of a real step, recomputation and autocast
@@ -86,7 +87,7 @@ def memory_of_step(
     task.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         _without_content(task, device)
-        size = clips // lanes
+        size = clips // replicas
         batch = {
             name: torch.empty((size, *value.shape[1:]), dtype=value.dtype, device=device)
             for name, value in sample.items()
@@ -96,7 +97,7 @@ def memory_of_step(
             live.note([*task.parameters(), *task.buffers()])
             before, live.peak = live.alive, 0
             live.note(batch)
-            for _ in range(1 if lanes > 1 else min(passes, 2)):  # more than two are like the second
+            for _ in range(1 if replicas > 1 else min(micro_steps, 2)):  # more than two are like the second
                 already = live.alive
                 with autocast(device, precision):
                     loss = task(batch)["loss"]
@@ -105,8 +106,10 @@ def memory_of_step(
                 del loss
             peak = live.peak - before
     gradients = sum(p.numel() * p.element_size() for p in weights)
-    summed = gradients if lanes > 1 and passes > 1 else 0  # each lane has gradients of its own beside the sum
-    return Memory(before, gradients, lanes * kept, lanes * peak + summed)
+    summed = (
+        gradients if replicas > 1 and micro_steps > 1 else 0
+    )  # each replica has gradients of its own beside the sum
+    return Memory(before, gradients, replicas * kept, replicas * peak + summed)
 
 
 def _without_content(task: nn.Module, device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""A training run: its task and optimizer, and the loop."""
+"""A training run: its task and optimizer, its checkpoints, and what is measured of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.amp import GradScaler
 
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
@@ -22,16 +22,15 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training, spread_over
 from avtool.devices import autocast, precision_name
 from avtool.distributed import World, share_batch_norm
-from avtool.engine.meter import Meter, interruptible
 from avtool.engine.schedule import Schedule
 from avtool.engine.start import Saved, load_start
-from avtool.errors import CheckpointError, DataError, TrainingError, in_bytes
-from avtool.lanes import Batch, Lanes, lanes_for
+from avtool.errors import CheckpointError, DataError, in_bytes
 from avtool.model.build import compile_blocks
 from avtool.model.config import Config
-from avtool.optim import LARS, adamw, parameter_groups, set_learning_rate
+from avtool.optim import LARS, adamw, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
-from avtool.progress import progress_bar, say
+from avtool.progress import say
+from avtool.replicas import Batch, in_parallel, replicas_for
 from avtool.report.heatmap import write_png
 from avtool.tasks import Task, find_task
 from avtool.tasks.settings import spectrogram_settings
@@ -113,8 +112,12 @@ def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | 
     return PreparedDataset(dataset.folder, "test" if "test" in others else others[0])
 
 
+class OthersFailed(Exception):
+    """Another process failed at what all do together, which rank 0 says: this one is to end, and to say nothing."""
+
+
 class Run:
-    """A training run: its task and optimizer, as new or as ``saved``, and the loop."""
+    """A training run: its task and optimizer, as new or as ``saved``. ``avtool.engine.loop`` trains it."""
 
     def __init__(
         self,
@@ -133,8 +136,9 @@ class Run:
         self.device, self.precision, self.world = device, precision, world or World()
         self.clips = Clips.of(recipe, dataset)
         self.task: Task = find_task(recipe.task).from_recipe(recipe, dataset, self.clips.training)
-        self.whole = has_batch_norm(self.task)
-        self.schedule = Schedule.of(recipe, len(self.clips.training), device, whole=self.whole)
+        self.schedule = Schedule.of(
+            recipe, len(self.clips.training), device, merge_batches=not has_batch_norm(self.task)
+        )
         if saved:
             hint = "resume with the data and the settings it was started with"
             check_fit(saved.weights, self.task.model, source=saved.folder, hint=hint)
@@ -213,8 +217,8 @@ class Run:
             workers=self.recipe.data.workers,
             seed=self.recipe.seed,
             start_step=self.step * self.schedule.accumulate,
-            together=self.schedule.together,
-            share=self.world.share(self.recipe.train.batch_size * self.schedule.together),
+            merged=self.schedule.merged,
+            share=self.world.share(self.recipe.train.batch_size * self.schedule.merged),
             pin_memory=self.device.type == "cuda",
         )
 
@@ -230,115 +234,21 @@ class Run:
         epoch = self.schedule.epochs(step)
         return {"step": step, "epoch": epoch, "samples": samples, "seconds": self.seconds}
 
-    def train(self, batches: Iterator[Batch], *, stop: int) -> None:
-        """Steps up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
-        settings = self.recipe.train
-        log = (
-            self.log if self.world.main else None
-        )  # opened here: rows behind this step go before the next one
-        meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
-        with (
-            Lanes(self.lanes()) as lanes,
-            progress_bar(
-                self.recipe.task, total=self.schedule.max_steps, unit="steps", start=self.step
-            ) as bar,
-            interruptible() as interrupted,
-        ):
-            while self.step < stop:
-                rate = self.schedule.rate(self.step)
-                set_learning_rate(self.optimizer, rate, ramp=self.schedule.ramp(self.step))
-                losses = self.optimize(batches, lanes, meter)
-                self.step += 1
-                meter.steps += 1
-                ends = self.step == stop or self.world.any(bool(interrupted), self.device)
-                measures = settings.eval_every and self.step % settings.eval_every == 0 and self.step < stop
-                if ends or measures or self.step % settings.log_every == 0:
-                    values = {name: value.item() for name, value in losses.items()}
-                    speed = meter.read()
-                    self.seconds += speed.pop("elapsed")
-                    if log:
-                        log.write(**self.position(), **values, lr=rate, **speed)
-                    shown = {"loss": f"{values['loss']:.3f}", "wait": f"{speed['waiting']:.0%}"}
-                    bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
-                bar.advance()
-                if measures and not ends:
-                    with meter.paused(), lanes.aside():
-                        self.evaluate()
-                if ends or self.step % settings.save_every == 0:
-                    self.save()
-                if ends and self.step < stop:
-                    say(
-                        f"stopped after step {self.step}; the same command with --resume --out {self.folder} goes on"
-                    )
-                    raise KeyboardInterrupt
-
     def owes_measures(self) -> bool:
         """Whether this step is one of those that are measured, and has not been: it was just begun, or broken off."""
         every = self.recipe.train.eval_every
         if self.step not in (0, self.schedule.max_steps) and not (every and self.step % every == 0):
             return False
-        return not any(row["step"] == self.step for row in self._measured())
+        missing = self.world.main and not any(row["step"] == self.step for row in self._measured())
+        return self.world.gather(missing)[0]  # what rank 0 sees of the log: all measure, or none
 
-    def lanes(self) -> int:
-        """Parts of a pass that are computed side by side."""
-        return lanes_of(self.task, self.recipe, self.schedule, self.device, self.world.size)
+    def replicas(self) -> int:
+        """Parts of a batch that are computed side by side in this process."""
+        return replicas_of(self.task, self.recipe, self.schedule, self.device, self.world.size)
 
-    def optimize(self, batches: Iterator[Batch], lanes: Lanes, meter: Meter) -> dict[str, Tensor]:
-        """One optimizer step over ``accumulate`` batches; returns the mean of each loss over them."""
-        rounds = self.schedule.accumulate // self.schedule.together
-        total: dict[str, Tensor] = {}
-        indices = []
-        for _ in range(rounds):
-            with meter.waiting():
-                batch = next(batches)
-            indices.append(batch["index"])
-            batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-            with meter.working():
-                losses = lanes.backward(
-                    self.losses, batch, self.parameters, scale=self.scaler.get_scale() / rounds
-                )
-            for name, value in losses.items():
-                total[name] = total.get(name, 0) + value / rounds
-        with meter.working():
-            self.world.average([p.grad for p in self.parameters if p.grad is not None])
-            self.world.average(list(total.values()))
-            self.scaler.unscale_(self.optimizer)
-            self.check_finite(total, torch.cat(indices))
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            self.optimizer.zero_grad()
-        if self.scaler.is_enabled():
-            total["loss_scale"] = torch.tensor(self.scaler.get_scale())
-        return total
-
-    def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """The task's losses in the run's precision."""
-        with self.autocast():
-            return self.task(batch)
-
-    def check_finite(self, losses: dict[str, Tensor], indices: Tensor) -> None:
-        """TrainingError, before the step, on anything that is not finite. Clips the gradient where the recipe says.
-
-        In fp16 a gradient that overflowed is the scaler's: it skips the step and scales less, down to not at all.
-        """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        if losses["loss"].isfinite() and (norm.isfinite() or self.scaler.get_scale() > 1):
-            if self.recipe.optim.clip_grad is not None and norm.isfinite():
-                torch.nn.utils.clip_grads_with_norm_(self.parameters, self.recipe.optim.clip_grad, norm)
-            return
-        bad = [
-            name if name == "loss" else f"{name} loss"
-            for name, value in losses.items()
-            if not value.isfinite()
-        ]
-        own = [self.dataset.record(int(index)).id for index in indices]
-        ids = [id for of_one in self.world.gather(own) for id in of_one]
-        raise TrainingError(
-            f"step {self.step + 1}: {' and '.join(bad or ['the gradient'])} {'are' if bad[1:] else 'is'} not finite; "
-            f"the batch's clips: {', '.join(ids)}",
-            hint=("earlier checkpoints are good; " if checkpoints_of(self.folder) else "")
-            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
-        )
+    def in_parallel(self) -> nn.Module:
+        """The task as the loop calls it."""
+        return in_parallel(self.task, self.world, self.device, replicas=self.replicas())
 
     def save(self) -> None:
         """Write a checkpoint, then let go of all but the newest ``keep`` and every ``keep_every``-th step's."""
@@ -378,27 +288,34 @@ class Run:
         )
 
     def evaluate(self) -> None:
-        """Measure on held-out clips, where there are any, into metrics.jsonl; keep the weights that are best so far."""
+        """Measure on held-out clips, where there are any, into metrics.jsonl; keep the weights that are best so far.
+
+        The processes share the clips. Where one of them fails rank 0 raises its error, the others OthersFailed."""
         limit = self.recipe.train.eval_clips
         if not limit or not len(self.clips.held_out):
             return
-        if self.world.main:
+        with self.world.as_one() as failed:
             values = self._measure(limit)
-            if self.task.best and _beats(values[self.task.best], self.best):
-                self.best = {"value": values[self.task.best], "step": self.step}
-                self._write(self.folder / BEST)  # before the log says that this was measured
-            self.log.write(
-                **self.position(),
-                held_out=self.clips.part,
-                **{f"held_out_{name}": value for name, value in values.items()},
-            )
-            say(
-                f"held out after step {self.step} ({self.clips.part}, {values['clips']:.0f} samples): "
-                f"{self.task.in_words(values)}"
-            )
-            if self.recipe.task == PRETRAIN:
-                self.draw()
-        self.world.wait()
+            if self.world.main:
+                self._keep_measures(values)
+        if failed:
+            raise OthersFailed
+
+    def _keep_measures(self, values: dict[str, float]) -> None:
+        if self.task.best and _beats(values[self.task.best], self.best):
+            self.best = {"value": values[self.task.best], "step": self.step}
+            self._write(self.folder / BEST)  # before the log says that this was measured
+        self.log.write(
+            **self.position(),
+            held_out=self.clips.part,
+            **{f"held_out_{name}": value for name, value in values.items()},
+        )
+        say(
+            f"held out after step {self.step} ({self.clips.part}, {values['clips']:.0f} samples): "
+            f"{self.task.in_words(values)}"
+        )
+        if self.recipe.task == PRETRAIN:
+            self.draw()
 
     def draw(self) -> None:
         """Show what is predicted of a few held-out clips, the same ones every time."""
@@ -417,9 +334,11 @@ class Run:
         def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:
             views, chosen = self.task.evaluation_views(self.recipe, dataset, clips)
             settings = self.recipe
+            shown = spread_over(chosen, limit)
+            share = self.world.share(math.ceil(len(shown) / self.task.group))
             for batch in batches_in_order(
                 views,
-                spread_over(chosen, limit),
+                shown[share.start * self.task.group : share.stop * self.task.group],
                 batch_size=settings.train.batch_size,
                 workers=settings.data.workers,
                 pin_memory=self.device.type == "cuda",
@@ -431,16 +350,18 @@ class Run:
             return self.task.measure(
                 lambda: batches(self.clips.held_out_of, self.clips.held_out),
                 lambda: batches(self.dataset, self.clips.training),
+                self.world,
             )
 
 
-def lanes_of(task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1) -> int:
-    """Parts of a pass that are computed side by side; compiled blocks do not run in several threads, and where a loss
-    relates the samples of a batch to each other a part is one batch or more."""
-    clips = recipe.train.batch_size * schedule.together // processes
-    count = 1 if recipe.train.compile or has_batch_norm(task) else lanes_for(device, clips)
-    apart = processes == 1 and schedule.together % count == 0
-    return 1 if task.couples and not apart else count
+def replicas_of(
+    task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
+) -> int:
+    """Parts of a batch that are computed side by side in one process. Several processes share the cores already,
+    compiled blocks do not run in several threads, and BatchNorm is to see the whole batch."""
+    if processes > 1 or recipe.train.compile or has_batch_norm(task):
+        return 1
+    return replicas_for(device, recipe.train.batch_size * schedule.merged)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -13,6 +13,7 @@ from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safete
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
+from avtool.distributed import World
 from avtool.errors import CheckpointError, UsageError
 from avtool.model.config import read_model_config
 from avtool.places import checkpoints_of, resolve_checkpoint
@@ -36,18 +37,21 @@ class Saved:
     trainer: dict[str, Any]
 
 
-def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None:
-    """What to go on from. UsageError where the run was made by another recipe, unless ``force``."""
-    saved = None
-    for folder in reversed(checkpoints_of(out)):
-        try:
-            saved = Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
-            break
-        except CheckpointError as error:
-            warn(f"{folder} is damaged ({error.message}): trying the one before")
-    if saved is None:
+def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool, world: World) -> Saved | None:
+    """What to go on from, chosen by rank 0. UsageError where the run was made by another recipe, unless ``force``;
+    CheckpointError where a process does not see the checkpoints that rank 0 sees."""
+    saved = _newest_whole(out) if world.main else None
+    there = [folder.name for folder in checkpoints_of(out)]
+    seen, chosen = world.gather((there, saved and saved.folder.name))[0]
+    if there != seen:
+        raise CheckpointError(
+            f"process {world.rank} sees {_newest_of(there)} in {out}, process 0 sees {_newest_of(seen)}",
+            hint="every host needs the same --out, in a file system that they share; where it lags, start again",
+        )
+    if chosen is None:
         say(f"no whole checkpoint in {out}: starting afresh")
         return None
+    saved = saved or _read(checkpoints_of(out)[there.index(chosen)])
     before = load_recipe(str(out / "recipe.yaml")).model_dump()
     differences = _differences(before, recipe.model_dump())
     if differences and not force:
@@ -57,6 +61,23 @@ def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool) -> Saved | None
         )
     say(f"resuming from {saved.folder}")
     return saved
+
+
+def _newest_whole(out: Path) -> Saved | None:
+    for folder in reversed(checkpoints_of(out)):
+        try:
+            return _read(folder)
+        except CheckpointError as error:
+            warn(f"{folder} is damaged ({error.message}): trying the one before")
+    return None
+
+
+def _read(folder: Path) -> Saved:
+    return Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
+
+
+def _newest_of(checkpoints: list[str]) -> str:
+    return checkpoints[-1] if checkpoints else "no checkpoint"
 
 
 def check_same_data(out: Path, dataset: PreparedDataset) -> None:

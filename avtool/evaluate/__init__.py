@@ -6,7 +6,6 @@ One file a task; ``TASKS`` lists the protocols of each. Adding a protocol is a f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +58,6 @@ KINDS = {
 _AVERAGED = ("classify", "retrieve")
 """Tasks whose results are averaged over the windows of a clip."""
 
-PATIENCE = timedelta(days=1)
-"""How long processes wait for each other: shares take unequally long, and rank 0 makes the tables alone."""
-
 
 def evaluate(
     model: Path,
@@ -95,7 +91,7 @@ def evaluate(
     """
     tables: list[Table] = []
     # What is gathered lies in the computer's own memory, whatever device it was computed on.
-    job = joined(torch.device("cpu"), patience=PATIENCE)
+    job = joined(torch.device("cpu"))
     with job as world, world.as_one(), quiet(not world.main):
         for option, path in (("--out", out), ("--save-predictions", save_predictions)):
             if path is not None:

@@ -49,9 +49,9 @@ from avtool.media.unusable import (
 __all__ = [
     "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE", "ClipInfo",
     "DecodedClip", "Form", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
-    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture", "probe", "read_frame", "read_image",
-    "read_mask", "read_track", "read_waveform", "refusal", "resized", "scaled_size", "shown_frames", "tool_versions",
-    "tools_in_words", "write_clip",
+    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture", "probe",
+    "read_frame", "read_image", "read_mask", "read_track", "read_waveform", "refusal", "resized",
+    "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",
 ]  # fmt: skip
 
 # What is wrong with a clip is said by an exception, not by FFmpeg's own lines on stderr.

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 import numpy as np
 from torch import Tensor, nn
 
+from avtool.distributed import World
+
 if TYPE_CHECKING:
     from avtool.config.schema import Recipe
     from avtool.data.dataset import PreparedDataset
     from avtool.data.loader import DrawnViews, FixedViews
     from avtool.features import LogMel
 
+ALONE = World()
 Batches = Callable[[], Iterable[dict[str, Tensor]]]
 """Begins the same batches anew, on the task's device."""
 
@@ -36,12 +39,16 @@ class Task(Protocol):
     """What the engine asks of a task, beside being a module.
 
     ``kind`` and ``settings`` are those of the model's config.json. ``best`` names the measure, the larger the better,
-    that the best checkpoint is chosen by ("": the last one is meant). ``couples`` says that the loss relates the
-    samples of a batch to each other: a pass then holds whole batches, and the loss is the mean of theirs.
+    that the best checkpoint is chosen by ("": the last one is meant). ``leaves_unused`` says
+    whether some of the parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
+
+    A forward pass may get a part of a batch, several batches one after the other, or a part of those: the loss is the
+    mean over its samples, or what relates them to others of their batch asks for these (``distributed.of_all``).
     """
 
     best: ClassVar[str]
-    couples: bool
+    leaves_unused: ClassVar[bool]
+    group: ClassVar[int]
     kind: str
     model: nn.Module
     log_mel: LogMel
@@ -68,8 +75,9 @@ class Task(Protocol):
     ) -> tuple[FixedViews, np.ndarray]:
         """What ``measure`` looks at, of the held-out clips ``chosen``: views and the numbers to show of them."""
 
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
-        """Measures over held-out samples; ``reference``: the same views of clips that are trained on."""
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
+        """Measures over held-out samples; ``reference``: the same views of clips that are trained on. Each process of
+        ``world`` is given its share of both, and all of them get the measures of the whole."""
 
     @staticmethod
     def in_words(values: dict[str, float]) -> str:

@@ -14,13 +14,14 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
 from avtool.data.mixing import PartnerViews
 from avtool.data.views import EvaluationViews
+from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import blank_frames, inputs_of, silence
 from avtool.losses import inverse_frequency, multi_label_loss, single_label_loss, smoothed
 from avtool.metrics.classification import average_precision, macro, top_k_correct
 from avtool.model.heads import ClassLogits, start_at_log_odds
 from avtool.model.noise import sample_noise
-from avtool.tasks import Batches
+from avtool.tasks import ALONE, Batches
 from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import (
     drawn_views,
@@ -43,7 +44,8 @@ class Classification(nn.Module):
     """
 
     best: ClassVar[str] = "score"
-    couples = False
+    leaves_unused = False
+    group = 1
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
         super().__init__()
@@ -168,7 +170,7 @@ class Classification(nn.Module):
         return {"image": image, "audio": audio, "targets": self.targets(other["index"])}
 
     @torch.no_grad()
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: top-1, or mAP where clips have several classes, of the mean of the heads; each head's as
         ``score_HEAD``; ``floor``: what naming the commonest class, or a random order, gets; ``loss``; ``clips``."""
         training = self.training
@@ -181,8 +183,8 @@ class Classification(nn.Module):
                 logits[name].append(value.float())
             indices.append(batch["index"])
         self.train(training)
-        targets = self.targets(torch.cat(indices))
-        whole = {name: torch.cat(parts) for name, parts in logits.items()}
+        targets = self.targets(world.rows(indices).to(self.labels.device))
+        whole = {name: world.rows(logits[name]).to(targets.device) for name in ClassLogits._fields}
         scores = {name: self._score(value, targets) for name, value in whole.items()}
         loss = multi_label_loss if self.options.multi_label else single_label_loss
         shares = targets.mean(dim=0)

@@ -13,12 +13,12 @@ from avtool.config.schema import Localize, Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews
-from avtool.distributed import of_all
+from avtool.distributed import World, of_all
 from avtool.errors import UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import TWO_PASS, LocalizationModel
-from avtool.tasks import Batches
+from avtool.tasks import ALONE, Batches
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
@@ -43,13 +43,14 @@ class Localization(nn.Module):
     """
 
     best: ClassVar[str] = "score"
+    leaves_unused = True
+    group = GROUP
     kind = KIND
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         assert recipe.localize is not None
         self.options: Localize = recipe.localize
-        self.couples = self.options.way == TWO_PASS
         self.batch_size = recipe.train.batch_size
         self.settings = localizer_settings(recipe)
         model = new_model(KIND, self.settings, recipe)
@@ -100,19 +101,34 @@ class Localization(nn.Module):
         sound."""
         temperature = self.options.temperature
         if self.options.way == TWO_PASS:
-            image, audio = inputs_of(self.log_mel, batch)
-            patches, sounds = (
-                of_all(self.model.patches(image, audio)),
-                of_all(self.model.sounds(image, audio)),
-            )
-            batches = zip(patches.split(self.batch_size), sounds.split(self.batch_size), strict=True)
-            losses = [contrastive_loss(self.scores(*batch), temperature=temperature) for batch in batches]
-            return {name: torch.stack([loss[name] for loss in losses]).mean() for name in losses[0]}
+            return self.contrast(*inputs_of(self.log_mel, batch))
         sides = {
             name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
             for name in ("image", "audio")
         }
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
+
+    def contrast(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        """Two-pass: the losses of clips each of which is told from the others of its batch, those included that another
+        process or thread has."""
+        patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
+        count = len(patches)
+        if count % self.batch_size:
+            patches, first = of_all(patches)
+            sounds, first = of_all(sounds)
+        losses = []
+        for start in range(0, len(patches), self.batch_size):
+            batch = slice(start, min(start + self.batch_size, len(patches)))
+            own = slice(max(batch.start, first), min(batch.stop, first + count))
+            if own.start >= own.stop:
+                continue
+            scores = self.scores(patches[own], sounds[batch])
+            others = None if own == batch else self.scores(patches[batch], sounds[own]).t()
+            found = contrastive_loss(
+                scores, others, first=own.start - start, temperature=self.options.temperature
+            )
+            losses.append({name: value * len(scores) / count for name, value in found.items()})
+        return {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]}
 
     def scores(self, patches: Tensor, sounds: Tensor) -> Tensor:
         """``patches`` (B, N, W) of frames and ``sounds`` (M, W), unit vectors -> scores (B, M) of all pairs."""
@@ -136,7 +152,7 @@ class Localization(nn.Module):
         return scores.unflatten(0, (count, -1))
 
     @torch.no_grad()
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: the share of other sounds that a held-out frame scores below its own, ties by half, over all its
         pairs; ``floor``: by lot alone; ``first``: how often its own is above all others, ties by lot; ``clips``.
         Two-pass: among ``GROUP`` consecutive clips; joint: among the candidates.
@@ -147,20 +163,21 @@ class Localization(nn.Module):
         self.eval()
         groups = list(self._paired_scores(held_out))
         self.train(training)
-        clips = pairs = 0
-        above = first = 0.0
+        sums = dict.fromkeys(("above", "first", "pairs", "clips"), 0.0)
         for paired, scores in groups:
             own = paired.unsqueeze(1)
             beaten, level = (own > scores).sum(dim=1), (own == scores).sum(dim=1)  # level: its own too
             others = scores.shape[1] - 1
-            above += (beaten + (level - 1) / 2).sum().item()
-            first += ((beaten + level > others) / level).sum().item()
-            clips, pairs = clips + len(own), pairs + len(own) * others
+            sums["above"] += (beaten + (level - 1) / 2).sum().item()
+            sums["first"] += ((beaten + level > others) / level).sum().item()
+            sums["pairs"] += len(own) * others
+            sums["clips"] += len(own)
+        sums = world.total(sums)
         return {
-            "score": above / pairs if pairs else FLOOR,
+            "score": sums["above"] / sums["pairs"] if sums["pairs"] else FLOOR,
             "floor": FLOOR,
-            "first": first / clips,
-            "clips": float(clips),
+            "first": sums["first"] / sums["clips"],
+            "clips": sums["clips"],
         }
 
     def _paired_scores(self, held_out: Batches) -> Iterator[tuple[Tensor, Tensor]]:
@@ -175,6 +192,8 @@ class Localization(nn.Module):
             image, audio = inputs_of(self.log_mel, batch)
             patches.append(self.model.patches(image, audio).float())
             sounds.append(self.model.sounds(image, audio).float())
+        if not patches:
+            return
         for part in zip(torch.cat(patches).split(GROUP), torch.cat(sounds).split(GROUP), strict=True):
             scores = self.scores(*part)
             yield scores.diagonal(), scores

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
+from avtool.distributed import World
 from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
@@ -24,7 +25,7 @@ from avtool.model.mae import MaskedAutoencoder, Reconstruction
 from avtool.model.noise import sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.reconstructions import Example, draw_reconstructions
-from avtool.tasks import Batches
+from avtool.tasks import ALONE, Batches
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
@@ -62,7 +63,8 @@ class Pretraining(nn.Module):
     """
 
     best: ClassVar[str] = ""
-    couples = False
+    leaves_unused = False
+    group = 1
     kind = AUTOENCODER
 
     def __init__(self, recipe: Recipe) -> None:
@@ -142,9 +144,9 @@ class Pretraining(nn.Module):
         examples = [Example(*of_clip) for of_clip in zip(names, *columns, strict=True)]
         return draw_reconstructions(examples, caption=CAPTION)
 
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """See ``evaluate_pretraining``."""
-        return evaluate_pretraining(self, held_out, reference())
+        return evaluate_pretraining(self, held_out, reference(), world)
 
     @staticmethod
     def in_words(values: dict[str, float]) -> str:
@@ -193,16 +195,17 @@ def mean_tokens(tokens: Tokens) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def mean_features(
-    task: Pretraining, batches: Iterable[dict[str, Tensor]]
+    task: Pretraining, batches: Iterable[dict[str, Tensor]], world: World = ALONE
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean tokens of whole clips, (N, D) for each stream, and their labels (N,), on the CPU."""
+    """Mean tokens of whole clips, (N, D) for each stream, and their labels (N,), on the CPU: of those that all
+    processes of ``world`` were given."""
     features: dict[str, list[Tensor]] = defaultdict(list)
     labels = []
     for batch in batches:
         for name, mean in mean_tokens(task.model.encoder(*task.inputs(batch))).items():
             features[name].append(mean.cpu())
         labels.append(batch["label"].cpu())
-    return {name: torch.cat(parts) for name, parts in features.items()}, torch.cat(labels)
+    return {name: world.rows(features[name]) for name in (*Tokens._fields, "all")}, world.rows(labels)
 
 
 @torch.no_grad()
@@ -210,8 +213,10 @@ def evaluate_pretraining(
     task: Pretraining,
     held_out: Callable[[], Iterable[dict[str, Tensor]]],
     reference: Iterable[dict[str, Tensor]],
+    world: World = ALONE,
 ) -> dict[str, float]:
-    """Measures over the clips of ``held_out``; batches also hold label int64 (B,), -1 for none.
+    """Measures over the clips of ``held_out``, which the processes of ``world`` share; batches also hold label int64
+    (B,), -1 for none.
 
     ``loss_image``, ``loss_audio`` and their sum ``loss``: masked reconstruction, masks drawn from (seed, epoch 0,
     index). ``floor``: what predicting each removed patch's mean would get on the same patches; ``share_of_floor``:
@@ -236,12 +241,13 @@ def evaluate_pretraining(
             mean = torch.zeros_like(part.prediction)
             sums["floor"] += count * reconstruction_loss(mean, part.target).item()
         sums["clips"] += count
+    sums = world.total(sums)
     clips = sums.pop("clips")
     result = {name: value / clips for name, value in sums.items()}
     result["loss"] = result["loss_image"] + result["loss_audio"]
     result["share_of_floor"] = result["loss"] / result["floor"]
-    queries, labels = mean_features(task, held_out())
-    references, reference_labels = mean_features(task, reference)
+    queries, labels = mean_features(task, held_out(), world)
+    references, reference_labels = mean_features(task, reference, world)
     task.train(training)
     if clips > 1:
         fusion = queries["fusion"]

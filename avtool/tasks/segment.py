@@ -16,6 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews, spread_over
 from avtool.data.masks import class_names, frame_mask, masked_clips, masked_frames
 from avtool.data.views import MaskViews
+from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import inputs_of
 from avtool.losses import overlap_loss, segmentation_loss
@@ -30,7 +31,7 @@ from avtool.metrics.segmentation import (
 )
 from avtool.model.segmentation import NARROWEST
 from avtool.model.unet import PATCH_SIZE
-from avtool.tasks import Batches
+from avtool.tasks import ALONE, Batches
 from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import drawn_views, encoder_settings, new_log_mel, new_model, view_size
 
@@ -54,7 +55,8 @@ class Segmentation(nn.Module):
     """
 
     best: ClassVar[str] = "score"
-    couples = False
+    leaves_unused = True
+    group = 1
     kind = KIND
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset) -> None:
@@ -124,23 +126,34 @@ class Segmentation(nn.Module):
         return loss + self.overlap * overlap_loss(logits, masks) if self.overlap else loss
 
     @torch.no_grad()
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: mIoU by ``avs-tpavi`` or ``avs-semantic``, and ``f``; ``floor``: mIoU of the best of ``blind``;
         ``loss``; ``clips``: how many frames there were."""
         training = self.training
         self.eval()
-        found, guesses, loss, frames = [], defaultdict(list), 0.0, 0
+        found, guesses, sums = [], defaultdict(list), {"loss": 0.0, "clips": 0.0}
         for batch in held_out():
             logits = resized(self.model(*inputs_of(self.log_mel, batch)), EVALUATION_SIZE)
-            loss += len(logits) * self.loss(logits, batch["mask"]).item()
-            frames += len(logits)
+            sums["loss"] += len(logits) * self.loss(logits, batch["mask"]).item()
+            sums["clips"] += len(logits)
             found.append(scores_of(logits, batch["mask"]))
             for name, guess in blind(logits).items():
                 guesses[name].append(scores_of(guess, batch["mask"]))
         self.train(training)
-        miou, f = summary(found)
-        floor = max(summary(parts)[0] for parts in guesses.values())
-        return {"score": miou, "f": f, "floor": floor, "loss": loss / frames, "clips": float(frames)}
+        whole: dict[str, list[Scores]] = defaultdict(list)
+        for of_process in world.gather({"": found, **guesses}):
+            for name, parts in of_process.items():
+                whole[name] += parts
+        sums = world.total(sums)
+        miou, f = summary(whole.pop(""))
+        floor = max(summary(parts)[0] for parts in whole.values())
+        return {
+            "score": miou,
+            "f": f,
+            "floor": floor,
+            "loss": sums["loss"] / sums["clips"],
+            "clips": sums["clips"],
+        }
 
     def in_words(self, values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""

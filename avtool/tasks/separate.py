@@ -13,6 +13,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews, draw_others
 from avtool.data.views import draws
+from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
 from avtool.losses import (
@@ -25,7 +26,7 @@ from avtool.losses import (
 from avtool.metrics.separation import bss_eval
 from avtool.model.separation import LEVELS
 from avtool.model.unet import PATCH_SIZE
-from avtool.tasks import Batches
+from avtool.tasks import ALONE, Batches
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
@@ -60,7 +61,8 @@ class Separation(nn.Module):
     """
 
     best: ClassVar[str] = "sdr_improvement"
-    couples = False
+    leaves_unused = True
+    group = 1
     kind = KIND
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
@@ -142,30 +144,32 @@ class Separation(nn.Module):
         return published_ratio_mask(sources, heard)
 
     @torch.no_grad()
-    def measure(self, held_out: Batches, reference: Batches) -> dict[str, float]:
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """Means over the sources of fixed mixtures, silent ones left out: ``sdr_improvement`` over the mixture in dB,
         ``exchanged`` the same with another source's picture, ``floor`` the SDR of the mixture itself; ``loss``;
         ``clips``, of which each is the first of a mixture."""
         training = self.training
         self.eval()
-        scores, loss, clips = [], 0.0, 0
+        scores, sums = [], {"loss": 0.0, "clips": 0.0}
         for batch in held_out():
             mixtures = mix(self.log_mel, batch)
             logits = mask_logits(self.model, mixtures).float()
             count = len(mixtures.mixture)
-            loss, clips = loss + count * self.loss(logits, mixtures).item(), clips + count
+            sums["loss"] += count * self.loss(logits, mixtures).item()
+            sums["clips"] += count
             found = self.log_mel.masked(mixtures.mixture, logits.sigmoid())
             itself = mixtures.mixture.unsqueeze(1).expand_as(found)
             rivals = torch.stack([found, found.roll(1, dims=1), itself], dim=1)
-            scores.append(bss_eval(mixtures.waveforms, rivals).sdr.transpose(0, 1).flatten(1))
+            scores.append(bss_eval(mixtures.waveforms, rivals).sdr.transpose(1, 2).flatten(0, 1))
         self.train(training)
-        own, exchanged, floor = torch.cat(scores, dim=1)
+        own, exchanged, floor = world.rows(scores).t().contiguous()
+        sums = world.total(sums)
         return {
             "sdr_improvement": (own - floor).nanmean().item(),
             "exchanged": (exchanged - floor).nanmean().item(),
             "floor": floor.nanmean().item(),
-            "loss": loss / clips,
-            "clips": float(clips),
+            "loss": sums["loss"] / sums["clips"],
+            "clips": sums["clips"],
         }
 
     @staticmethod

@@ -40,14 +40,15 @@ TASKS = {
     "separate": ("tiny-separate",),
     "segment": ("tiny-segment", "model.dim=128", "model.heads=4", "model.image_size=[32,32]"),
 }  # fmt: skip
-PASSES = {"one batch": (1, False), "two batches in a pass": (2, False), "two passes": (2, True)}
-"""``train.accumulate``, and whether each batch is a pass of its own."""
+ACCUMULATED = {"one batch": (1, False), "two merged": (2, False), "two micro-steps": (2, True)}
+"""``train.accumulate``, and whether each batch goes through the model by itself."""
 WORKERS = (0, 2)
 TIMES = ("seconds", "samples_per_second", "waiting", "overhead")
 PICKED = [
-    (task, list(PASSES)[number % 3], WORKERS[(number // 3 + number) % 2]) for number, task in enumerate(TASKS)
+    (task, list(ACCUMULATED)[number % 3], WORKERS[(number // 3 + number) % 2])
+    for number, task in enumerate(TASKS)
 ]
-"""Every task once; every fusion, kind of pass and number of workers among them."""
+"""Every task once; every fusion, kind of step and number of workers among them."""
 
 
 @pytest.fixture(scope="module")
@@ -109,28 +110,29 @@ def same(one: Any, other: Any) -> bool:
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-def prepared(passes: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    accumulate, apart = PASSES[passes]
+def prepared(accumulated: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    accumulate, apart = ACCUMULATED[accumulated]
     if apart:
-        monkeypatch.setattr(schedule, "WORK_TOGETHER", 0)
+        monkeypatch.setattr(schedule, "MERGED_WORK", 0)
     return f"train.accumulate={accumulate}", f"data.workers={workers}"
 
 
-@pytest.mark.parametrize(("task", "passes", "workers"), PICKED)
+@pytest.mark.parametrize(("task", "accumulated", "workers"), PICKED)
 def test_five_steps_and_five_more_are_ten(
-    task: str, passes: str, workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, accumulated: str, workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_and_compare(task, data, tmp_path, *prepared(passes, workers, monkeypatch))
+    stop_and_compare(task, data, tmp_path, *prepared(accumulated, workers, monkeypatch))
 
 
 @pytest.mark.proof
 @pytest.mark.parametrize(
-    ("task", "passes", "workers"), [case for case in product(TASKS, PASSES, WORKERS) if case not in PICKED]
+    ("task", "accumulated", "workers"),
+    [case for case in product(TASKS, ACCUMULATED, WORKERS) if case not in PICKED],
 )
 def test_five_steps_and_five_more_are_ten_in_every_combination(
-    task: str, passes: str, workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task: str, accumulated: str, workers: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stop_and_compare(task, data, tmp_path, *prepared(passes, workers, monkeypatch))
+    stop_and_compare(task, data, tmp_path, *prepared(accumulated, workers, monkeypatch))
 
 
 def test_the_best_of_a_run_that_was_stopped_stays_the_best(
@@ -153,9 +155,9 @@ def test_the_best_of_a_run_that_was_stopped_stays_the_best(
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("task", ["dense", "classify", "joint", "separate"])
+@pytest.mark.parametrize("task", ["dense", "classify", "two-pass", "joint", "separate"])
 def test_five_steps_and_five_more_are_ten_on_two_threads(task: str, data: Path, tmp_path: Path) -> None:
-    """Where lanes share the batch."""
+    """Where replicas share the batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -20,10 +20,12 @@ from avtool.data.loader import collate
 from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
 from avtool.engine.dry import CountingDataset
+from avtool.engine.finite import FiniteCheck
+from avtool.engine.loop import train_step
 from avtool.engine.memory import Memory, memory_of_step
 from avtool.engine.meter import Meter
 from avtool.errors import in_bytes
-from avtool.lanes import Batch, Lanes
+from avtool.replicas import Batch
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -68,9 +70,9 @@ def predicted(recipe: Recipe, data: Path) -> Memory:
     return memory_of_step(
         run.task,
         collate([views.sample(0, 0)]),
-        clips=recipe.train.batch_size * run.schedule.together,
-        lanes=run.lanes(),
-        passes=recipe.train.accumulate // run.schedule.together,
+        clips=recipe.train.batch_size * run.schedule.merged,
+        replicas=run.replicas(),
+        micro_steps=run.schedule.micro_steps,
         device=CPU,
         precision=run.precision,
     )
@@ -81,12 +83,11 @@ def measured(recipe: Recipe, data: Path) -> int:
     keep_freed_memory(CPU)
     run = new_run(recipe, data)
     batches: Iterator[Batch] = run.batches()
-    ready = [next(batches) for _ in range(2 * recipe.train.accumulate // run.schedule.together)]
+    ready = [next(batches) for _ in range(2 * run.schedule.micro_steps)]
     meter = Meter(clips_per_step=recipe.train.batch_size)
-    with Lanes(run.lanes()) as lanes:
-        batches = iter(ready)
-        run.optimize(batches, lanes, meter)
-        peak = peak_bytes(lambda: run.optimize(batches, lanes, meter), CPU)
+    batches, model, check = iter(ready), run.in_parallel(), FiniteCheck(run)
+    train_step(run, model, batches, check=check, meter=meter)
+    peak = peak_bytes(lambda: train_step(run, model, batches, check=check, meter=meter), CPU)
     assert peak is not None
     return peak + sum(value.nbytes for value in ready[0].values())  # the batch was there before
 
@@ -107,9 +108,7 @@ def measured(recipe: Recipe, data: Path) -> int:
 def test_memory_from_shapes_is_what_a_step_takes(
     name: str, settings: list[str], again: bool, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "avtool.engine.schedule.WORK_TOGETHER", 0
-    )  # accumulated batches are passes of their own
+    monkeypatch.setattr("avtool.engine.schedule.MERGED_WORK", 0)  # accumulated batches are not merged
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     recipe = load_recipe(name, [*SMALL, *settings, f"train.activation_checkpointing={again}".lower()])
     memory = predicted(recipe, data)
@@ -126,7 +125,7 @@ def test_recomputing_keeps_less(data: Path) -> None:
     assert (again.weights, again.gradients) == (plain.weights, plain.gradients)
 
 
-def test_lanes_side_by_side_have_gradients_of_their_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_have_gradients_of_their_own(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = load_recipe("tiny", [*SMALL, "train.batch_size=16"])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     alone = predicted(recipe, data)

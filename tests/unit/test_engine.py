@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,11 +19,12 @@ from avtool import engine
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
+from avtool.engine import loop, schedule
 from avtool.engine import run as engine_run
-from avtool.engine import schedule
+from avtool.engine.finite import FiniteCheck
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
-from avtool.lanes import Lanes, lanes_for
 from avtool.places import checkpoints_of
+from avtool.replicas import replicas_for
 from avtool.tasks.pretrain import Pretraining
 from avtool.tracking import read_metrics
 
@@ -112,27 +114,27 @@ def test_accumulated_batches_are_one_large_batch(data: Path, tmp_path: Path) -> 
     assert read_metrics(small)[1]["loss"] == pytest.approx(read_metrics(large)[1]["loss"], rel=1e-5)
 
 
-def test_small_batches_of_a_step_run_together_on_a_cpu(
+def test_small_batches_of_a_step_are_merged_on_a_cpu(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together = run(data, tmp_path / "together", "train.accumulate=4")
-    monkeypatch.setattr(schedule, "WORK_TOGETHER", 0)
+    merged = run(data, tmp_path / "merged", "train.accumulate=4")
+    monkeypatch.setattr(schedule, "MERGED_WORK", 0)
     alone = run(data, tmp_path / "alone", "train.accumulate=4")
-    losses = [[row["loss"] for row in read_metrics(out)[1:7]] for out in (together, alone)]
+    losses = [[row["loss"] for row in read_metrics(out)[1:7]] for out in (merged, alone)]
     # Later steps part: AdamW makes full steps of gradients that are nothing but rounding.
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
     assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-3)
     recipe = load_recipe("tiny", [*SMALL, "train.accumulate=6"])
     facts = {"folder": tmp_path, "precision": torch.float32, "saved": None}
     dataset = engine.PreparedDataset(data, "train")
-    monkeypatch.setattr(schedule, "WORK_TOGETHER", 4 * 24 * 2 * 5)
-    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.together == 3
+    monkeypatch.setattr(schedule, "MERGED_WORK", 4 * 24 * 2 * 5)
+    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.merged == 3
 
 
 @pytest.mark.proof
 def test_a_compiled_run_has_the_losses_of_a_plain_one(data: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # of which a plain run makes two lanes
+    torch.set_num_threads(2)  # of which a plain run makes two replicas
     options = ("train.batch_size=8", "train.accumulate=2", "model.fusion.kind=dense", "max_steps=2")
     try:
         losses = [
@@ -157,38 +159,16 @@ def test_the_two_switches_of_a_recipe_reach_the_model(
     recipe = load_recipe("tiny", [*SMALL, "train.activation_checkpointing=true", "train.compile=true"])
     facts = {"folder": tmp_path, "precision": torch.float32, "saved": None, "device": torch.device("cpu")}
     made = engine.Run(recipe, engine.PreparedDataset(data, "train"), **facts)
-    assert compiled == [made.task.model] and made.lanes() == 1
+    assert compiled == [made.task.model] and made.replicas() == 1
     assert made.task.model.encoder.activation_checkpointing
     assert "activation_checkpointing" not in made.task.settings
 
 
-def test_lanes_give_the_gradient_of_the_whole_batch() -> None:
-    torch.manual_seed(0)
-    model, unused = torch.nn.Linear(4, 3), torch.zeros(2, requires_grad=True)
-    batch = {"x": torch.randn(12, 4), "y": torch.randn(12, 3)}
-
-    def losses_of(part: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        loss = (model(part["x"]) - part["y"]).square().mean()
-        return {"loss": loss, "half": loss / 2}
-
-    results = []
-    for count in (1, 3):
-        parameters = [*model.parameters(), unused]
-        model.zero_grad()
-        with Lanes(count) as lanes:
-            for _ in range(2):  # the second adds to the first
-                losses = lanes.backward(losses_of, batch, parameters, scale=0.25)
-        results.append([losses["loss"], losses["half"], *(p.grad for p in model.parameters())])
-        assert unused.grad is None
-    for one, three in zip(*results, strict=True):
-        torch.testing.assert_close(three, one)
-
-
-def test_lanes_need_clips_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_need_clips_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     cpu = torch.device("cpu")
-    assert [lanes_for(cpu, size) for size in (2, 15, 16, 17, 64)] == [1, 1, 2, 1, 2]
-    assert lanes_for(torch.device("cuda"), 64) == 1
+    assert [replicas_for(cpu, size) for size in (2, 15, 16, 17, 64)] == [1, 1, 2, 1, 2]
+    assert replicas_for(torch.device("cuda"), 64) == 1
 
 
 def test_seeds_and_resumes_draw_what_they_should(data: Path, tmp_path: Path) -> None:
@@ -373,24 +353,53 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_where_reading_waits_a_step_that_is_not_finite_moves_no_weight_and_is_told_before_anything_is_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    """As on a GPU: steps 3 and 4 are begun before step 3 is looked at, by the checkpoint of step 4 at the latest."""
+    forward, plain = Pretraining.forward, loop.train_step
+    weights_after = []
+
+    def poisoned(self, batch):
+        parts = forward(self, batch)
+        return {**parts, "loss": parts["loss"] * float("nan")} if batch["epoch"][0] == 1 else parts
+
+    def noted(run, *args, **options):
+        losses = plain(run, *args, **options)
+        weights_after.append({name: value.clone() for name, value in run.task.model.state_dict().items()})
+        return losses
+
+    monkeypatch.setattr(Pretraining, "forward", poisoned)
+    monkeypatch.setattr(loop, "train_step", noted)
+    monkeypatch.setattr(loop, "FiniteCheck", partial(FiniteCheck, late=True))
+    options = ("train.save_every=4", "train.log_every=100", f"optim.name={optimizer}", "max_steps=5")
+    with pytest.raises(TrainingError, match=r"step 3: loss is not finite; the batch's clips: clip\d"):
+        run(data, tmp_path / "run", *options)
+    one, two, three = weights_after
+    assert not all(torch.equal(value, two[name]) for name, value in one.items())
+    assert all(torch.equal(value, three[name]) for name, value in two.items())
+    assert not checkpoints_of(tmp_path / "run")
+
+
 def test_a_signal_leaves_a_checkpoint_to_go_on_from(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(data, tmp_path / "whole")
-    optimize = engine.Run.optimize
+    train_step = loop.train_step
 
-    def interrupted(self, *args):
-        losses = optimize(self, *args)
-        if self.step == 3:
+    def interrupted(run, *args, **options):
+        losses = train_step(run, *args, **options)
+        if run.step == 3:
             signal.raise_signal(signal.SIGTERM)
         return losses
 
-    monkeypatch.setattr(engine.Run, "optimize", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(data, tmp_path / "run")
     assert checkpoints_of(tmp_path / "run")[-1].name == "step-00000004"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    monkeypatch.setattr(engine.Run, "optimize", optimize)
+    monkeypatch.setattr(loop, "train_step", train_step)
     run(data, tmp_path / "run", resume=True)
     assert all(torch.equal(value, weights(tmp_path / "run")[name]) for name, value in weights(whole).items())
 

@@ -15,10 +15,14 @@ import pytest
 import torch
 
 from avtool import distributed
-from avtool.distributed import World
-from avtool.errors import DataError, UsageError
+from avtool.config.recipes import dump_recipe, load_recipe
+from avtool.distributed import ProcessError, World
+from avtool.engine import start
+from avtool.engine.start import Saved, newest_checkpoint
+from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.evaluate.context import Context
 from avtool.model.config import Config
+from avtool.places import checkpoint_folder
 
 
 class Threads:
@@ -172,3 +176,65 @@ def test_a_process_that_is_gone_is_said(
     first, other = in_processes(2, job)
     assert first.message == "another process of this job has ended"
     assert other is None
+
+
+def resumed(out: Path, world: World) -> Saved | None:
+    with world.as_one() as failed:
+        found = newest_checkpoint(load_recipe("tiny"), out, force=False, world=world)
+    return None if failed else found
+
+
+def test_rank_0_chooses_the_checkpoint_to_resume_from(
+    in_processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest one can be read by rank 1 alone: both go on from the one before."""
+
+    def read(folder: Path) -> Saved:
+        if folder.name == "step-00000002" and threading.current_thread() in readers[:1]:
+            raise CheckpointError("cut short", hint="")
+        return Saved(folder, {}, {})
+
+    monkeypatch.setattr(start, "_read", read)
+    write_run(tmp_path, 1, 2)
+    readers: list[threading.Thread] = []
+
+    def job(world: World) -> Saved | None:
+        if world.main:
+            readers.append(threading.current_thread())
+        return resumed(tmp_path, world)
+
+    assert [saved.folder.name for saved in in_processes(2, job)] == ["step-00000001"] * 2
+
+
+def test_processes_that_see_other_checkpoints_end_with_one_message(
+    in_processes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "_read", lambda folder: Saved(folder, {}, {}))
+    for rank, steps in enumerate(((1, 2), (1, 2), (1,))):
+        write_run(tmp_path / str(rank), *steps)
+    error, *others = in_processes(3, lambda world: resumed(tmp_path / str(world.rank), world))
+    assert others == [None, None]
+    assert isinstance(error, ProcessError)
+    assert "process 2 sees step-00000001 in" in error.message
+    assert "process 0 sees step-00000002" in error.message
+
+
+def write_run(out: Path, *steps: int) -> None:
+    for step in steps:
+        folder = checkpoint_folder(out, step)
+        folder.mkdir(parents=True)
+        for name in ("config.json", "model.safetensors"):
+            (folder / name).touch()
+    (out / "recipe.yaml").write_text(dump_recipe(load_recipe("tiny")))
+
+
+def test_rows_and_totals_are_those_of_all_in_order_and_some_may_have_none(in_processes) -> None:
+    def job(world: World) -> tuple[list[int], dict[str, float]]:
+        own = range(5)[world.share(5)] if world.rank != 1 else range(0)
+        rows = world.rows([torch.tensor([number]) for number in own])
+        return rows.tolist(), world.total({f"of {world.rank % 2}": 1.0, "all": 2.0} if own else {})
+
+    for size, rows in ((1, [0, 1, 2, 3, 4]), (3, [0, 3, 4])):
+        for found, totals in in_processes(size, job):
+            assert found == rows
+            assert totals["all"] == 2.0 * (1 if size == 1 else 2)
