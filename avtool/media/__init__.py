@@ -13,16 +13,7 @@ import cv2
 from avtool.media.container import MediaFile, describe_container
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
-from avtool.media.frames import (
-    ClipInfo,
-    Picture,
-    check_time,
-    find_frame,
-    probe,
-    read_frame,
-    scaled_size,
-    shown_frames,
-)
+from avtool.media.frames import Picture, check_time, find_frame, probe, read_frame, scaled_size, shown_frames
 from avtool.media.pictures import is_picture, read_image, read_mask, resized
 from avtool.media.sound import (
     AS_IT_IS,
@@ -47,7 +38,7 @@ from avtool.media.unusable import (
 )
 
 __all__ = [
-    "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE", "ClipInfo",
+    "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
     "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture", "probe",
     "read_frame", "read_image", "read_mask", "read_track", "read_waveform", "refusal", "resized",
