@@ -144,7 +144,7 @@ def test_a_data_set_is_shown_in_a_screenful(dataset: Path) -> None:
         "without_label 1",
         "no sound track 1",
         "boxes 1",
-        "verified files 5, bytes ",
+        "verified files 9, bytes ",
         "most (dog 3, cat 1)",
         "median 3.0 s",
     ):
