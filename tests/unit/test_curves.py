@@ -139,6 +139,10 @@ def test_names_are_drawn_as_they_are_and_a_question_mark_stands_for_what_no_font
     drawn_names = {name: curves._legend([name]).pixels().tobytes() for name in names}
     assert len(set(drawn_names.values())) == len(names)
     assert canvas.text_width("$x$", 14) > 2 * canvas.text_width("x", 14)  # no formula
+    right_ends = [
+        np.nonzero((curves._legend([name]).pixels() < 200).any((0, 2)))[0].max() for name in ("$x$", "x")
+    ]
+    assert right_ends[0] > right_ends[1] + 10
     assert "drawn as ?" not in capsys.readouterr().err
     assert curves._legend(["\U0010ffff" * 3]).pixels().tobytes() == drawn_names["???"]
     assert capsys.readouterr().err.count("drawn as ?") == 1

@@ -22,6 +22,7 @@ from avtool.data.shards import index_path, shard_path
 from avtool.errors import AvtoolError, CheckpointError, DataError, MediaError, UsageError
 from avtool.inspect import inspect, write_sheet
 from avtool.model.build import build_autoencoder, count_parameters
+from avtool.report.paint import MAT
 from avtool.report.sheet import FRAME_HEIGHT, MEL_HEIGHT, TILE_WIDTH, Tile, contact_sheet
 from avtool.tasks.pretrain import model_settings
 from avtool.tracking import MetricsLog, write_run_facts
@@ -144,7 +145,7 @@ def test_a_data_set_is_shown_in_a_screenful(dataset: Path) -> None:
         "without_label 1",
         "no sound track 1",
         "boxes 1",
-        "verified files 5, bytes ",
+        "verified files 9, bytes ",
         "most (dog 3, cat 1)",
         "median 3.0 s",
     ):
@@ -189,6 +190,8 @@ def test_upright_and_wide_frames_are_shown_whole() -> None:
         sheet = contact_sheet([Tile(frame, np.zeros((0, 4)), mel, ["x"])])
         red = (sheet[12 : 12 + FRAME_HEIGHT] == (200, 0, 0)).all(-1)
         rows, columns = red.any(1).sum(), red.any(0).sum()
+        place = sheet[12 : 12 + FRAME_HEIGHT, 12 : 12 + TILE_WIDTH]
+        assert (red[:, 12 : 12 + TILE_WIDTH] | (place == MAT).all(-1)).mean() > 0.95
         assert rows == FRAME_HEIGHT or columns == TILE_WIDTH
         assert rows / columns == pytest.approx(height / width, rel=0.05)
 
