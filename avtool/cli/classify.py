@@ -43,7 +43,7 @@ def classify(
             metavar="SECONDS",
             min=0.01,
             max=A_DAY,
-            help="From one window of a long clip to the next.",
+            help="Seconds between windows of a long clip.",
             show_default="half a window",
         ),
     ] = None,

@@ -31,7 +31,7 @@ def embed(
             metavar="SECONDS",
             min=0.01,
             max=A_DAY,
-            help="From one window to the next.",
+            help="Seconds between windows.",
             show_default="one in the middle",
         ),
     ] = None,

@@ -64,7 +64,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="P,...",
-            help="Protocols, by name; a wrong one names them all.",
+            help="Comma-separated protocols; an unknown name lists them.",
             show_default="those usual for the model",
         ),
     ] = None,
@@ -95,9 +95,9 @@ def evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
     workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Also write metrics.json here.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Save the tables as JSON.")] = None,
     save_predictions: Annotated[
-        Path | None, typer.Option(metavar="NPZ", help="Write what the numbers were made of.")
+        Path | None, typer.Option(metavar="NPZ", help="Save per-sample predictions.")
     ] = None,
     seed: Seed = 0,
     device: Device = "auto",

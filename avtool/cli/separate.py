@@ -106,7 +106,7 @@ def separate(
         typer.echo(f"{name}: SDR {one:.2f} dB, the mixture itself {floor:.2f} dB", err=True)
 
 
-separate.__doc__ = f"""Take out of a clip's sound what belongs to its picture.
+separate.__doc__ = f"""Separate the sound of what is visible from the rest.
 
     Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
     separation.json; with --with also other.wav and mixture.wav. {DASH_NOTE}

@@ -150,7 +150,7 @@ def test_wrong_values_name_file_line_key_and_what_is_expected(recipe_file) -> No
     path = recipe_file(GOOD.replace("batch_size: 4", "batch_size: many"))
     error = error_of(path)
     assert error.message == f"{path}:8: train.batch_size is 'many': it should be a whole number"
-    assert error.hint == "train.batch_size: clips in one pass"
+    assert error.hint == "train.batch_size: clips in a batch, of all processes"
 
 
 @pytest.mark.parametrize(
