@@ -48,7 +48,8 @@ def convert(
         str | None, typer.Option(metavar="M,F", help="Mel bands, frames.", show_default="128 bands")
     ] = None,
     patch_size: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Expected side (checked).", show_default="the file's")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Expected side (checked).", show_default="the file's"),
     ] = None,
     mask_ratios: Annotated[
         str, typer.Option(metavar="IMAGE,AUDIO", help="Shares removed in pretraining.")
