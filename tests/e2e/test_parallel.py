@@ -20,7 +20,7 @@ from avtool.data.prepare import prepare
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What ``two_processes.py`` finds."""
     data = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=data, clips=20, seed=0)
+    prepare("synth", out=data, clips=40, seed=0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
