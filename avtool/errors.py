@@ -153,6 +153,11 @@ def in_bytes(size: float) -> str:
     return f"{size:,.3g} TB"
 
 
+def in_mebibytes(size: float) -> str:
+    """A number of bytes as memory is counted, as 64 MiB."""
+    return f"{size / 2**20:,.0f} MiB"
+
+
 def _explain_os_error(error: OSError) -> AvtoolError | None:
     name = error.filename if error.filename is not None else "the output"
     table = {

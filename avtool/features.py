@@ -59,13 +59,22 @@ def mel_filters(bins: int, mels: int, sample_rate: int) -> Tensor:
 
 
 def triangles(bins: int, mels: int, sample_rate: int) -> Tensor:
-    """The same without torchaudio. Source: the HTK Book, section 5.4: mel = 2595 log10(1 + Hz / 700)."""
-    highest = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    corners = 700 * (10 ** (torch.linspace(0, highest, mels + 2) / 2595) - 1)
+    """The same without torchaudio."""
+    corners = _hertz(torch.linspace(0, _highest_mel(sample_rate), mels + 2))
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     frequencies = torch.linspace(0, sample_rate // 2, bins).unsqueeze(1)
     rising, falling = (frequencies - left) / (centre - left), (right - frequencies) / (right - centre)
     return torch.minimum(rising, falling).clamp(min=0)
+
+
+def _highest_mel(sample_rate: int) -> float:
+    """Half of the sample rate on HTK's scale: mel = 2595 log10(1 + Hz / 700) (the HTK Book, section 5.4)."""
+    return 2595 * math.log10(1 + sample_rate / 2 / 700)
+
+
+def _hertz(mels: Tensor) -> Tensor:
+    """Places on HTK's scale in Hz."""
+    return 700 * (10 ** (mels / 2595) - 1)
 
 
 class LogMel(nn.Module):
@@ -132,9 +141,8 @@ class LogMel(nn.Module):
         """How much each band counts at ``frequencies`` (K,) in Hz: (K, mels). The transposed filter bank, whose
         triangles add up to 1: linear between the bands' centres, the outermost band alone beyond them, nothing above
         half of ``sample_rate``."""
-        highest = 2595 * math.log10(1 + self.sample_rate / 2 / 700)
         steps = torch.arange(1, self.mels + 1, device=frequencies.device)
-        centres = 700 * (10 ** (steps * (highest / (self.mels + 1)) / 2595) - 1)
+        centres = _hertz(steps * (_highest_mel(self.sample_rate) / (self.mels + 1)))
         place = frequencies.clamp(centres[0], centres[-1])
         above = torch.searchsorted(centres, place).clamp(1, self.mels - 1)
         share = ((place - centres[above - 1]) / (centres[above] - centres[above - 1])).unsqueeze(1)

@@ -237,7 +237,7 @@ def _is_fixed_table(positions: Tensor) -> bool:
         return False
     _, rows, width = positions.shape
     side = math.isqrt(rows)
-    own = positions[0, rows - side**2 :]
+    own = positions[0, rows - side**2 :].float()
     return width % 4 == 0 and torch.allclose(own, sincos_positions(width, (side, side)), atol=1e-5)
 
 

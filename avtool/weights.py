@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from avtool.checkpoint import check_fit, read_safetensors
+from avtool.checkpoint import check_finite, check_fit, read_safetensors
 from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
 from avtool.download import download, only_one
 from avtool.errors import CheckpointError, UsageError
@@ -138,11 +138,14 @@ def read_vit(path: Path) -> dict[str, Tensor]:
 
 def load_vit(encoder: VisionTransformer, start: Path | TimmViT) -> str:
     """Start one modality's encoder from ``start``; returns in words what of a ViT of timm's was left out or changed.
-    CheckpointError names what does not fit."""
+    CheckpointError names what does not fit, or is not finite."""
+    note = ""
     if isinstance(start, TimmViT):
-        return start.load(encoder)
-    weights = read_vit(start)
-    hint = "use weights of the recipe's model.dim, model.depth and model.patch_size, or change those"
-    check_fit(weights, encoder, source=start, hint=hint)
-    encoder.load_state_dict(weights)
-    return ""
+        note = start.load(encoder)
+    else:
+        weights = read_vit(start)
+        hint = "use weights of the recipe's model.dim, model.depth and model.patch_size, or change those"
+        check_fit(weights, encoder, source=start, hint=hint)
+        encoder.load_state_dict(weights)
+    check_finite(encoder.state_dict(), source=str(start))
+    return note

@@ -186,12 +186,12 @@ def _places() -> tuple[dict[str, str], list[str]]:
 
 def shared_memory_found() -> tuple[dict[str, str], list[str]]:
     """What /dev/shm holds, and a sentence where that is little for loader workers."""
-    from avtool.errors import more_shared_memory
+    from avtool.errors import in_mebibytes, more_shared_memory
     from avtool.places import SHARED_MEMORY, shared_memory
 
     if (found := shared_memory()) is None:
         return {}, []
-    total, free = (f"{size / 2**20:,.0f} MiB" for size in found)
+    total, free = map(in_mebibytes, found)
     line = {f"shared memory ({SHARED_MEMORY})": f"{total}, {free} free"}
     if found[0] >= LITTLE_SHARED_MEMORY:
         return line, []

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-from avtool.errors import DataError, more_shared_memory
+from avtool.errors import DataError, in_mebibytes, more_shared_memory
 from avtool.places import SHARED_MEMORY, shared_memory
 
 Batch = dict[str, Any]
@@ -78,7 +78,7 @@ def _shared(size: int, *, batch: int, workers: int) -> torch.Tensor:
     """``size`` bytes that processes share, for a batch of ``batch`` samples; DataError where /dev/shm is full."""
     needed = workers * SLOTS * size
     who = "1 worker" if workers == 1 else f"{workers} workers"
-    words = f": {who} with batches of {batch} may need {_mebibytes(needed)}"
+    words = f": {who} with batches of {batch} may need {in_mebibytes(needed)}"
     check_shared_memory(size, needed, words)
     try:
         return torch.empty(size, dtype=torch.uint8).share_memory_()
@@ -97,16 +97,12 @@ def check_shared_memory(size: int, needed: int = 0, words: str = "") -> None:
 
 def _full(needed: int, words: str) -> DataError:
     found = shared_memory()
-    figures = f" ({_mebibytes(found[0])} in all, {_mebibytes(found[1])} free)" if found else ""
+    figures = f" ({in_mebibytes(found[0])} in all, {in_mebibytes(found[1])} free)" if found else ""
     return DataError(
         f"{SHARED_MEMORY} is full{figures}{words}",
         hint=f"{more_shared_memory(needed)}, or take fewer workers (data.workers, --workers) or smaller batches "
         "(train.batch_size, --batch-size)",
     )
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"
 
 
 def _arranged(arrays: dict[str, list[np.ndarray]]) -> tuple[list[Place], int]:

@@ -195,6 +195,23 @@ def test_wrong_names_and_files_are_told_with_the_nearest(tmp_path: Path) -> None
     assert caught.value.hint == "name weights of your own, init.image=timm:vit_large_patch14_224@FILE"
 
 
+def test_weights_that_are_no_numbers_start_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "broken.safetensors"
+    save_file({**theirs().state_dict(), "norm.bias": torch.full((64,), torch.nan)}, file)
+    with pytest.raises(
+        CheckpointError, match=r"broken\.safetensors: norm\.bias holds values that are not finite"
+    ):
+        start(file, vit())
+    torch.save({**vit().state_dict(), "norm.bias": torch.full((64,), torch.nan)}, tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=r"vit\.pth: norm\.bias holds values that are not finite"):
+        load_vit(vit(), tmp_path / "vit.pth")
+    save_file({key: value.to(torch.int8) for key, value in theirs().state_dict().items()}, file)
+    with pytest.raises(CheckpointError, match="is int8, not floating point"):
+        start(file, vit())
+    save_file({**theirs().state_dict(), "pos_embed": torch.zeros(5)}, file)
+    assert "positions" in start(file, vit())  # are left out, whatever they are
+
+
 def test_sound_does_not_start_from_pictures() -> None:
     with pytest.raises(RecipeError, match=r"init\.audio.*timm's ViTs read pictures"):
         load_recipe("tiny", ["init.audio=timm:vit_base_patch16_224.mae"])
