@@ -71,7 +71,10 @@ class Replicas(nn.Module):
     def __init__(self, task: nn.Module, count: int) -> None:
         super().__init__()
         self.task, self.count = task, count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="replica")
+        # A thread's first products are split by MKL, whatever was set in other threads, until it is set here too.
+        self._pool = ThreadPoolExecutor(
+            count, thread_name_prefix="replica", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
     def forward(self, batch: Batch) -> Losses:
         """The mean over the replicas of each of the task's losses of their shares of ``batch``."""
