@@ -29,6 +29,7 @@ from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
 from avtool.data.synth import render
 from avtool.data.views import draws, random_crop
+from avtool.data.workers import START_METHOD
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
 from avtool.inputs import fit_window
@@ -211,6 +212,8 @@ def _sides(
             batch_size=None,
             num_workers=workers,
             prefetch_factor=PREFETCH if workers else None,
+            # Not forked: PyAV 19 keeps a converter, and its threads are not there after a fork.
+            multiprocessing_context=START_METHOD if workers else None,
         )
         return iter(loader)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -254,6 +255,7 @@ def _start_worker(worker: int) -> None:
     after its last step."""
     import cv2
 
+    gc.freeze()  # what came by the fork stays: to free a filter graph of PyAV's is to wait for threads that did not
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
