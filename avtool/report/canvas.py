@@ -7,10 +7,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from avtool.progress import say
-from avtool.report.paint import INK, MAT, PALE, wrap
+from avtool.report.paint import DECADES, INK, MAT, PALE, coloured, wrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +20,8 @@ Box = tuple[float, float, float, float]
 """Left, top, width and height in pixels, from the upper left corner of a page."""
 GAP = 12
 """Pixels between what stands beside or below each other."""
+GREY = 200
+"""Of what was removed, in all three channels."""
 FAMILY = "DejaVu Sans"
 """Comes with matplotlib: Latin, Greek, Cyrillic, Hebrew, Arabic and more."""
 
@@ -44,15 +47,32 @@ class Canvas:
         axes.spines[:].set_visible(False)
         return axes
 
-    def picture(self, box: Box, picture: np.ndarray) -> Axes:
-        """A picture uint8 (H, W, 3) RGB without ticks: all of it, as large as it fits, in the middle of ``box``."""
-        axes = self.plot(box, picture, aspect="equal", origin="upper")
-        axes.set(adjustable="datalim", facecolor=_rgb(MAT), xticks=[], yticks=[])
-        return axes
+    def picture(self, box: Box, picture: np.ndarray) -> None:
+        """A picture uint8 (H, W, 3) RGB: all of it, as large as it fits, in the middle of ``box``."""
+        left, top, width, height = map(round, box)
+        mat = np.full((height, width, 3), MAT, np.uint8)
+        inside = enlarged(picture, width, height)
+        y, x = (height - inside.shape[0]) // 2, (width - inside.shape[1]) // 2
+        mat[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
+        self._paste(left, top, mat)
+
+    def spectrogram(
+        self, box: Box, log_mel: np.ndarray, peak: float, removed: np.ndarray | None = None
+    ) -> None:
+        """``log_mel`` (F, T), log10 power, over all of ``box``, the lowest band at the bottom and ``peak`` brightest;
+        grey where it is ``removed``, bool (F, T). Axes take a hundred times as long: see ``plot``."""
+        left, top, width, height = map(round, box)
+        colours = coloured(np.clip((log_mel - peak) / DECADES + 1, 0, 1))
+        if removed is not None:
+            colours[removed] = GREY
+        self._paste(left, top, cv2.resize(colours[::-1], (width, height), interpolation=cv2.INTER_NEAREST))
+
+    def _paste(self, left: int, top: int, pixels: np.ndarray) -> None:
+        self.figure.figimage(pixels, left, self.height - top - pixels.shape[0], origin="upper")
 
     def plot(self, box: Box, values: np.ndarray, **options: Any) -> Axes:
-        """``values`` (bands, times) in colour over all of ``box``, the lowest band at the bottom. ``options`` are
-        imshow's."""
+        """``values`` (bands, times) in colour over all of ``box``, with ticks, the lowest band at the bottom.
+        ``options`` are imshow's."""
         axes = self.axes(box)
         axes.imshow(values, **{"cmap": "inferno", "aspect": "auto", "origin": "lower", **options})
         return axes
@@ -90,6 +110,13 @@ def stacked(pages: Sequence[Canvas]) -> np.ndarray:
     """Pages of one width below each other, uint8 (height, width, 3) RGB: any number of them, where one page has a
     limit of 65,535 pixels."""
     return np.concatenate([page.pixels() for page in pages])
+
+
+def enlarged(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """A picture uint8 (H, W, 3) as large as ``width`` x ``height`` pixels hold it."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
 
 
 def line_height(size: int) -> int:

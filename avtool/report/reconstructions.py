@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from avtool.report.canvas import GAP, Canvas, fitted, line_height, stacked
-from avtool.report.paint import DECADES, INK, PALE, loudest
+from avtool.report.canvas import GAP, GREY, Canvas, fitted, line_height, stacked
+from avtool.report.paint import INK, PALE, loudest
 
 FRAME_SIDE, MEL_SIZE = 160, (160, 240)
 """Pixels of a frame's longer side, and (height, width) of a spectrogram."""
 COLUMNS = ("masked input", "prediction", "target")
 
-_SIZE, _REMOVED = 12, 200
+_SIZE = 12
 _LEFTS = [GAP + k * (FRAME_SIDE + GAP) for k in range(3)]
 _LEFTS += [_LEFTS[-1] + FRAME_SIDE + 2 * GAP + k * (MEL_SIZE[1] + GAP) for k in range(3)]
 _WIDTH = _LEFTS[-1] + MEL_SIZE[1] + GAP
@@ -48,15 +48,13 @@ def draw_reconstructions(examples: Sequence[Example], *, caption: Sequence[str])
 def _row(example: Example) -> Canvas:
     """The six pictures of a clip above its name."""
     page = Canvas(_WIDTH, MEL_SIZE[0] + line_height(_SIZE) + GAP)
-    masked = np.where(example.frame_removed[..., None], np.uint8(_REMOVED), example.frame)
+    masked = np.where(example.frame_removed[..., None], np.uint8(GREY), example.frame)
     for left, frame in zip(_LEFTS[:3], (masked, example.predicted_frame, example.frame), strict=True):
         page.picture((left, 0, FRAME_SIDE, FRAME_SIDE), frame)
-    heard = np.ma.masked_array(example.log_mel, example.log_mel_removed)
     peak = loudest(example.log_mel)
-    for left, mel in zip(_LEFTS[3:], (heard, example.predicted_log_mel, example.log_mel), strict=True):
-        axes = page.plot(
-            (left, 0, MEL_SIZE[1], MEL_SIZE[0]), mel, vmin=peak - DECADES, vmax=peak, interpolation="nearest"
-        )
-        axes.set(xticks=[], yticks=[], facecolor=(_REMOVED / 255,) * 3)
+    spectrograms = (example.log_mel, example.predicted_log_mel, example.log_mel)
+    hidden = (example.log_mel_removed, None, None)
+    for left, log_mel, removed in zip(_LEFTS[3:], spectrograms, hidden, strict=True):
+        page.spectrogram((left, 0, MEL_SIZE[1], MEL_SIZE[0]), log_mel, peak, removed)
     page.write(fitted(example.name, _SIZE, _WIDTH - 2 * GAP)[:1], GAP, MEL_SIZE[0] + 2, _SIZE, [INK])
     return page

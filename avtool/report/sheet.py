@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
-from avtool.report.canvas import GAP, Canvas, fitted, line_height, stacked
-from avtool.report.paint import DECADES, INK, PALE, loudest
+from avtool.report.canvas import GAP, Canvas, enlarged, fitted, line_height, stacked
+from avtool.report.paint import INK, PALE, loudest
 
 TILE_WIDTH, FRAME_HEIGHT, MEL_HEIGHT = 256, 192, 64
 """Pixels of a tile, and of the frame and the spectrogram in it."""
 COLUMNS = 6
 
-_SIZE, _BOX = 12, "#ffd200"
+_SIZE, _BOX = 12, (255, 210, 0)
 
 
 @dataclass(frozen=True)
@@ -43,22 +44,19 @@ def _row(tiles: Sequence[Tile], width: int) -> Canvas:
     page = Canvas(width, below + line_height(_SIZE) * lines + GAP)
     for number, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         left = GAP + number * (TILE_WIDTH + GAP)
-        _draw_frame(page, left, tile)
+        page.picture((left, GAP, TILE_WIDTH, FRAME_HEIGHT), _frame(tile))
         peak = loudest(tile.log_mel)
         place = (left, GAP + FRAME_HEIGHT, TILE_WIDTH, MEL_HEIGHT)
-        page.plot(place, tile.log_mel, vmin=peak - DECADES, vmax=peak).set_axis_off()
+        page.spectrogram(place, tile.log_mel, peak)
         colours = [PALE if k else INK for k, of_line in enumerate(text) for _ in of_line]
         page.write([line for of_line in text for line in of_line], left, below, _SIZE, colours)
     return page
 
 
-def _draw_frame(page: Canvas, left: int, tile: Tile) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes = page.picture((left, GAP, TILE_WIDTH, FRAME_HEIGHT), tile.frame)
-    height, width = tile.frame.shape[:2]
-    for x1, y1, x2, y2 in tile.boxes * [width, height, width, height] - 0.5:
-        box = Rectangle(
-            (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=_BOX, linewidth=2, antialiased=False
-        )
-        axes.add_patch(box)
+def _frame(tile: Tile) -> np.ndarray:
+    """The frame with its boxes."""
+    frame = np.ascontiguousarray(enlarged(tile.frame, TILE_WIDTH, FRAME_HEIGHT))
+    height, width = frame.shape[:2]
+    for x1, y1, x2, y2 in np.rint(tile.boxes * [width, height, width, height] - 0.5).astype(int).tolist():
+        cv2.rectangle(frame, (x1, y1), (x2, y2), _BOX, 2)
+    return frame

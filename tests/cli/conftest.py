@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 Avtool = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -38,17 +40,18 @@ def avtool(tmp_path: Path) -> Avtool:
     def run(
         *args: str, errors: str | None = None, without: Sequence[str] = ()
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "avtool", *args]
+        command = ["-m", "avtool", *args]
+        if not without:
+            return processes.run(command, cwd=tmp_path, env=environment, timeout=120, errors=errors)
         path = os.pathsep.join(
             [broken_packages(tmp_path / "broken", without), environment.get("PYTHONPATH", "")]
         )
         return subprocess.run(
-            command,
+            [sys.executable, *command],
             cwd=tmp_path,
-            env=environment | ({"PYTHONPATH": path} if without else {}),
+            env=environment | {"PYTHONPATH": path},
             capture_output=True,
             text=True,
-            errors=errors,
             timeout=120,
             check=False,
         )

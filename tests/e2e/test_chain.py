@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,7 @@ import pytest
 
 from avtool.places import checkpoints_of
 from tests.clips import clip
+from tests.processes import run
 
 SMALL = (
     "max_steps=2",
@@ -51,14 +51,7 @@ def home(tmp_path: Path) -> Path:
 def avtool(home: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("AVTOOL_")}
     environment = {**kept, "OMP_NUM_THREADS": "1", "AVTOOL_CACHE": str(home / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "avtool", *arguments],
-        cwd=home,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(["-m", "avtool", *arguments], cwd=home, env=environment)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

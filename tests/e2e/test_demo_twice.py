@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import pytest
 
 from tests.clips import clip
+from tests.processes import run
 
 
 class Home:
@@ -23,10 +23,7 @@ class Home:
         self.environment = {**kept, "OMP_NUM_THREADS": "1", "AVTOOL_CACHE": str(folder / "cache")}
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "avtool", *arguments]
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
+        done = run(["-m", "avtool", *arguments], cwd=self.folder, env=self.environment)
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         return done

@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from avtool.checkpoint import load_trainer
-from avtool.data.prepare import prepare
 from avtool.places import CHECKPOINTS, checkpoints_of
 from avtool.tracking import METRICS, read_metrics
+from tests.processes import DEVNULL, PIPE, Process
 
 SMALL = (
     "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.precision=float32", "train.save_every=2",
@@ -44,10 +45,8 @@ PROCESSES = [1, pytest.param(2, marks=pytest.mark.proof)]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=20, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(20)
 
 
 def command(
@@ -55,25 +54,23 @@ def command(
 ) -> list[str]:
     launcher = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}")
     return [
-        sys.executable, *(launcher if processes > 1 else ()), *program, "pretrain", "--recipe", "tiny", *SMALL,
+        *(launcher if processes > 1 else ()), *program, "pretrain", "--recipe", "tiny", *SMALL,
         *options, "--data", str(data), "--out", str(out), "--device", "cpu", "--threads", "1",
     ]  # fmt: skip
 
 
-def start(typed: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        typed, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+def start(arguments: list[str]) -> Process:
+    return Process(arguments, env=ENVIRONMENT, stdout=DEVNULL, stderr=PIPE)
 
 
-def error_of(process: subprocess.Popen[str]) -> str:
+def error_of(process: Process | subprocess.Popen[str]) -> str:
     """What a run that fails says. All its processes have ended then: stderr is closed."""
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 1, said
     return said
 
 
-def until_saved(process: subprocess.Popen[str], out: Path) -> None:
+def until_saved(process: Process, out: Path) -> None:
     while len(checkpoints_of(out)) < 2:
         assert process.poll() is None, process.stderr
         time.sleep(0.01)
@@ -207,9 +204,10 @@ def test_a_full_disk_is_named_and_leaves_what_was_whole(
     small.mkdir()
     options = ("data.workers=0", "max_steps=20", "train.keep=9")
     typed = command(processes, data, small / "run", *options)
-    process = start(
+    process = subprocess.Popen(
         ["unshare", "-rm", "sh", "-c", f"{ON_A_SMALL_DISK.replace('cp -a .', f'cp -a {small}/.')}", "sh", size,
-         str(small), str(kept), *typed]
+         str(small), str(kept), sys.executable, *typed],
+        env=ENVIRONMENT, stdout=DEVNULL, stderr=PIPE, text=True,
     )  # fmt: skip
     said = error_of(process)
     assert says in said and "free some space" in said and "defect" not in said

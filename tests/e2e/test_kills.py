@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from avtool.checkpoint import read_safetensors
-from avtool.data.prepare import prepare
 from avtool.places import checkpoints_of, step_of
+from tests.processes import DEVNULL, Process
 
 SMALL = (
     "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.precision=float32", "train.save_every=2",
@@ -43,10 +42,8 @@ main()
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=20, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(20)
 
 
 class Runner:
@@ -60,10 +57,10 @@ class Runner:
             "--resume", "--device", "cpu", "--threads", "1",
         ]  # fmt: skip
 
-    def start(self, slow: float) -> subprocess.Popen[bytes]:
+    def start(self, slow: float) -> Process:
         self.mark.unlink(missing_ok=True)
-        command = [sys.executable, str(self.driver), str(slow), str(self.mark), *self.arguments]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        command = [self.driver, str(slow), self.mark, *self.arguments]
+        return Process(command, stderr=DEVNULL, stdout=DEVNULL)
 
     def saved(self) -> int:
         """The step of the newest checkpoint."""

@@ -5,31 +5,20 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from avtool.data.prepare import prepare
+from tests.processes import run_ranks
 
 
 @pytest.fixture(scope="module")
-def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def facts(synth: Callable[[int], Path]) -> dict[str, Any]:
     """What ``two_processes.py`` finds."""
-    data = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=data, clips=40, seed=0)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}",
-        str(Path(__file__).with_name("two_processes.py")), str(data),
-    ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    program = Path(__file__).with_name("two_processes.py")
+    done = run_ranks(2, [program, synth(40)], env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "do not match bucket view" not in done.stderr
     return json.loads(done.stdout.splitlines()[-1])

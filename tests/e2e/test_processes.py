@@ -7,13 +7,14 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from avtool.data.prepare import prepare
 from avtool.places import checkpoints_of
 from avtool.tracking import read_metrics
+from tests.processes import run, run_ranks
 
 SMALL = (
     "train.batch_size=4", "train.accumulate=2", "train.log_every=1", "train.precision=float32",
@@ -31,10 +32,8 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=20, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(20)
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +54,11 @@ def wider(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def avtool(
-    processes: int, *arguments: str, data: Path, out: Path, torchrun: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "avtool"]
-    if processes > 1:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [
-            sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", f"--master-port={port}",
-            *torchrun, "-m", "avtool",
-        ]  # fmt: skip
-    typed = [*command, *arguments, "--data", str(data), "--out", str(out), "--threads", "1"]
-    return subprocess.run(typed, env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False)
+def avtool(processes: int, *arguments: str, data: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    command = ["-m", "avtool", *arguments, "--data", data, "--out", out, "--threads", "1"]
+    if processes == 1:
+        return run(command, env=ENVIRONMENT, timeout=300)
+    return run_ranks(processes, command, env=ENVIRONMENT, timeout=300)
 
 
 def losses(run: Path) -> list[float]:

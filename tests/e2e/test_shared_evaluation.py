@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import pytest
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
 from avtool.data.masks import class_names
-from avtool.data.prepare import prepare
 from avtool.evaluate import evaluate
 from avtool.model.build import random_model
 from avtool.model.config import Config
@@ -41,10 +41,8 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=25, seed=0)  # 5 to judge, which two processes share unequally
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(25)  # 5 to judge, which two processes share unequally
 
 
 @pytest.fixture(scope="module")

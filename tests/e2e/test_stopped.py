@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from avtool import engine
 from avtool.checkpoint import load_trainer, read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN
-from avtool.data.prepare import prepare
 from avtool.engine import schedule
 from avtool.places import BEST, checkpoints_of
 from avtool.tasks.classify import Classification
@@ -52,10 +51,8 @@ PICKED = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=40, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(40)
 
 
 def run(task: str, data: Path, out: Path, *overrides: str, **options: Any) -> Path:

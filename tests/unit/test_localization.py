@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import torch
 from avtool.checkpoint import save_checkpoint
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
-from avtool.data.prepare import prepare
 from avtool.errors import DataError
 from avtool.evaluate import localization as evaluate
 from avtool.evaluate.pointing import (
@@ -326,10 +326,8 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=40, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(40)
 
 
 @pytest.fixture

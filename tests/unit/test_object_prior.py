@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from torchvision import models
 
 from avtool.checkpoint import save_checkpoint
-from avtool.data.prepare import prepare
 from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import evaluate
 from avtool.evaluate.prior import load_prior, with_prior
@@ -41,10 +41,8 @@ def weights(network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=20, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(20)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import torch
 
 from avtool.checkpoint import load_model, save_checkpoint
 from avtool.data.dataset import PreparedDataset
-from avtool.data.prepare import prepare
 from avtool.data.views import EvaluationViews
 from avtool.errors import UsageError
 from avtool.evaluate import Table, evaluate
@@ -42,10 +42,8 @@ SOUNDS = ("", EXCHANGED, SILENT, UNTRAINED, UNTRAINED_EXCHANGED, UNTRAINED_SILEN
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("data") / "synth"
-    prepare("synth", out=out, clips=20, seed=0)
-    return out
+def data(synth: Callable[[int], Path]) -> Path:
+    return synth(20)
 
 
 @pytest.fixture(scope="module")
