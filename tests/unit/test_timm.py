@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -36,6 +35,7 @@ from avtool.model.transformer import VIT_EPS, Block, sincos_positions
 from avtool.places import checkpoints_of
 from avtool.timm_vit import TimmViT, _compute_the_same
 from avtool.weights import find_starting_weights, load_vit
+from tests.processes import run
 
 SIZES = {"dim": 64, "depth": 6, "heads": 2, "mlp_ratio": 3.0, "patch_size": 16}
 """Of timm's test_vit, which sees frames of 160 pixels."""
@@ -282,9 +282,7 @@ def test_weights_come_from_the_hub_once_and_then_from_its_cache(hub: str, tmp_pa
     }
 
     def started(**environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", START, str(tmp_path / "started.pt")]
-        environment = os.environ | where | environment
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return run(["-c", START, tmp_path / "started.pt"], env=os.environ | where | environment)
 
     nowhere = started(HF_HUB_OFFLINE="1")
     message, hint = nowhere.stdout.splitlines()
