@@ -15,9 +15,10 @@ from torch import Tensor
 from avtool.checkpoint import misfits, read_pickled_weights, read_safetensors, save_checkpoint
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import check_output
-from avtool.model.build import AUTOENCODER, CLASSIFIERS, VIT, build_empty_model
+from avtool.model.build import AUTOENCODER, VIT, build_empty_model
 from avtool.model.config import Config
 from avtool.model.published import FIXED_POSITIONS, from_published, to_published
+from avtool.registry import TASKS
 
 HEAD_WIDTH, DECODER_HEAD_WIDTH = 64, 32
 TOKENS = (16, 8, 8)
@@ -168,7 +169,7 @@ def infer(state: dict[str, Tensor], assume: Assumptions, *, source: Path) -> tup
             "image_mask_ratio": assume.image_mask_ratio,
             "audio_mask_ratio": assume.audio_mask_ratio,
         }
-    if kind in CLASSIFIERS:
+    if kind in TASKS["classify"].kinds:
         settings["classes"] = file.shape("image_head.weight", 2)[0]
     if kind == "segmentation":
         settings["classes"] = file.shape("predictor.2.weight", 4)[0]

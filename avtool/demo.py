@@ -21,9 +21,9 @@ from avtool import __version__, places
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError, UsageError
-from avtool.evaluate import Localization, keep_localization, measure_pointing
 from avtool.files import atomic_file, check_output, json_text
 from avtool.progress import say
+from avtool.tasks.localize.pointing import Localization, keep_localization, measure_pointing
 from avtool.tracking import RUN_JSON, read_run_facts
 
 

@@ -59,12 +59,18 @@ class TableError(UsageError):
     """A csv or json table does not have the form it should."""
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The nearest of the ``known`` names, where one is near, and all of them."""
+    known = list(known)
+    near = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(name, known, n=1))
+    return f"{near}there are {', '.join(known)}"
+
+
 def check_choice(name: str, value: str, known: Iterable[str]) -> None:
     """UsageError, with the nearest and all that there are, where ``value`` of the option ``name`` is not ``known``."""
     known = list(known)
     if value not in known:
-        near = "".join(f"did you mean {near}? " for near in difflib.get_close_matches(value, known, n=1))
-        raise UsageError(f"{name} {value} is not known", hint=f"{near}there are {', '.join(known)}")
+        raise UsageError(f"{name} {value} is not known", hint=did_you_mean(value, known))
 
 
 def explain(error: BaseException) -> AvtoolError | None:

@@ -34,7 +34,7 @@ IMPORTED = (
     "cv2",
     "matplotlib.figure",
     "avtool.engine",
-    "avtool.infer",
+    "avtool.predict",
     "avtool.evaluate",
 )
 

@@ -21,7 +21,7 @@ from avtool.model.fusion import FusionBlock
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.transformer import grid_of
 from avtool.optim import adamw, parameter_groups, set_learning_rate
-from avtool.tasks.pretrain import model_settings
+from avtool.tasks.pretrain.train import model_settings
 
 BUILT = ", pairs built"
 ATTENTION = "dense attention alone"

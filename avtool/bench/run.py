@@ -17,8 +17,8 @@ from avtool.bench.passes import ATTENTION, BUILT, Setup, Suite, fusion_suite, ma
 from avtool.config.recipes import load_recipe
 from avtool.devices import PRECISIONS, check_compiler, resolve_device
 from avtool.errors import AvtoolError, check_choice
-from avtool.model.fusion import INTERACTIONS
 from avtool.progress import say
+from avtool.registry import FUSIONS
 
 SUITES = {"fusion": fusion_suite, "step": step_suite}
 SIZES = {"full": "dense", "tiny": "tiny"}
@@ -45,7 +45,7 @@ def benchmark(
     what: str,
     *,
     size: str = "full",
-    fusions: Sequence[str] = tuple(INTERACTIONS),
+    fusions: Sequence[str] = tuple(FUSIONS),
     batch: int = 4,
     precision: str = "float32",
     rounds: int = 5,
@@ -64,7 +64,7 @@ def benchmark(
     for option, value, table in (("--size", size, SIZES), ("--precision", precision, PRECISIONS)):
         check_choice(option, value, table)
     for fusion in fusions:
-        check_choice("--fusion", fusion, INTERACTIONS)
+        check_choice("--fusion", fusion, FUSIONS)
     target = resolve_device(device)
     if compile:
         check_compiler(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from io import TextIOWrapper
 from typing import Annotated
 
@@ -11,25 +12,21 @@ import typer
 from avtool import __version__
 from avtool.cli import (
     bench,
-    classify,
     convert,
     demo,
     doctor,
-    embed,
     evaluate,
     export,
     finetune,
     inspect,
-    localize,
     plot,
     prepare,
     pretrain,
     pull,
     recipes,
-    segment,
-    separate,
 )
-from avtool.cli.common import ClipCommand, examples
+from avtool.commands import ClipCommand, examples
+from avtool.registry import TASKS, resolve
 
 app = typer.Typer(
     name="avtool",
@@ -69,11 +66,10 @@ app.command(epilog=pretrain.EPILOG)(pretrain.pretrain)
 app.command(epilog=finetune.EPILOG)(finetune.finetune)
 app.command(epilog=plot.EPILOG)(plot.plot)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
-app.command(cls=ClipCommand, epilog=classify.EPILOG)(classify.classify)
-app.command(cls=ClipCommand, epilog=localize.EPILOG)(localize.localize)
-app.command(cls=ClipCommand, epilog=embed.EPILOG)(embed.embed)
-app.command(cls=ClipCommand, epilog=segment.EPILOG)(segment.segment)
-app.command(cls=ClipCommand, epilog=separate.EPILOG)(separate.separate)
+for task in TASKS.values():
+    if task.command:
+        module = import_module(task.command.partition(":")[0])
+        app.command(cls=ClipCommand, epilog=module.EPILOG)(resolve(task.command))
 app.command(epilog=pull.EPILOG)(pull.pull)
 app.command(epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=export.EPILOG)(export.export)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.cli.common import Debug, Device, Json, Seed, Threads, examples, guarded, print_json, set_threads
+from avtool.commands import Debug, Device, Json, Seed, Threads, examples, guarded, print_json, set_threads
 from avtool.errors import in_bytes
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ def _of_the_model(what: str) -> Callable[..., None]:
         debug: Debug = False,
     ) -> None:
         set_threads(threads)
-        from avtool.bench.run import INTERACTIONS, benchmark
+        from avtool.bench.run import benchmark
+        from avtool.registry import FUSIONS
 
         found = benchmark(
             what,
             size=size,
-            fusions=fusion or list(INTERACTIONS),
+            fusions=fusion or list(FUSIONS),
             batch=batch,
             precision=precision,
             rounds=rounds,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Device, Seed, Threads, command_line, examples, guarded, set_threads
+from avtool.commands import Debug, Device, Seed, Threads, command_line, examples, guarded, set_threads
 from avtool.places import demo_folder
 
 EPILOG = examples(

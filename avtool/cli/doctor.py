@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from avtool.cli.common import Debug, Json, Threads, examples, guarded, print_facts, print_json, set_threads
+from avtool.commands import Debug, Json, Threads, examples, guarded, print_facts, print_json, set_threads
 from avtool.libraries import ONLY_FOR, TRIED, outside, problem_of
 
 EPILOG = examples("avtool doctor", "avtool doctor --json", next_command="avtool demo")

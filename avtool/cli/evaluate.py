@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from avtool.cli.common import (
+from avtool.commands import (
     Debug,
     Device,
     Force,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Force, Json, Threads, examples, guarded, print_json, set_threads
+from avtool.commands import Debug, Force, Json, Threads, examples, guarded, print_json, set_threads
 
 EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import (
+from avtool.cli.runs import Training
+from avtool.commands import (
     Debug,
     Device,
     DryRun,
@@ -25,7 +26,6 @@ from avtool.cli.common import (
     print_once,
     set_threads,
 )
-from avtool.cli.runs import Training
 
 EPILOG = examples(
     "avtool finetune classify --recipe tiny-classify --from runs/MY_RUN",

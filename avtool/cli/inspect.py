@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.cli.common import DASH_NOTE, Debug, Force, Json, examples, guarded, print_facts, print_json
+from avtool.commands import DASH_NOTE, Debug, Force, Json, examples, guarded, print_facts, print_json
 from avtool.errors import in_bytes
 
 EPILOG = examples(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Force, examples, guarded
+from avtool.commands import Debug, Force, examples, guarded
 
 EPILOG = examples(
     "avtool plot runs/tiny-20260101-120000",

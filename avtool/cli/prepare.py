@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.cli.common import Debug, Force, Json, examples, guarded, print_json
+from avtool.commands import Debug, Force, Json, examples, guarded, print_json
 
 if TYPE_CHECKING:
     from avtool.data.prepare import Report

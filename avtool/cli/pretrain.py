@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from avtool.cli.common import (
+from avtool.cli.runs import Training
+from avtool.commands import (
     Debug,
     Device,
     DryRun,
@@ -21,7 +22,6 @@ from avtool.cli.common import (
     print_once,
     set_threads,
 )
-from avtool.cli.runs import Training
 
 EPILOG = examples(
     "avtool pretrain --recipe tiny",

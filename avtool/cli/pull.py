@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.cli.common import Debug, Json, examples, guarded, print_json
+from avtool.commands import Debug, Json, examples, guarded, print_json
 
 EPILOG = examples(
     "avtool pull --list",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.cli.common import Debug, Force, Json, Settings, examples, guarded, print_json
+from avtool.commands import Debug, Force, Json, Settings, examples, guarded, print_json
 
 EPILOG = examples(
     "avtool recipes ls",

@@ -5,61 +5,43 @@ The text under a key is its description: it is shown where a value of that key i
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, Field, create_model, model_validator
 
+from avtool.config.types import (
+    Betas,
+    Count,
+    Fold,
+    Layers,
+    NotNegative,
+    Number,
+    Pair,
+    PartialShare,
+    Positive,
+    Section,
+    Share,
+    ShareBelow1,
+    Size,
+    Text,
+    Tokens,
+    Whole,
+    fault,
+)
 from avtool.published import TIMM
+from avtool.registry import FUSIONS, TASKS
 
 
-def _number(value: Any) -> Any:
-    """YAML reads 1e-4 (no point in it) as text: make such text the number it is."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _one_of(table: Mapping[str, Any]) -> Any:
+    """Text that names an entry of ``table``."""
 
+    def check(name: str) -> str:
+        if name not in table:
+            raise ValueError(f"there is no {name!r}; there are {', '.join(table)}")
+        return name
 
-def _whole(value: Any) -> Any:
-    number = _number(value) if isinstance(value, str) else value
-    return int(number) if isinstance(number, float) and number.is_integer() else value
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-Number = Annotated[float, BeforeValidator(_number)]
-Positive = Annotated[Number, Field(gt=0)]
-NotNegative = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, le=1)]
-ShareBelow1 = Annotated[Number, Field(ge=0, lt=1)]
-PartialShare = Annotated[Number, Field(gt=0, lt=1)]
-Whole = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
-Size = Annotated[tuple[Whole, Whole], BeforeValidator(_tuple)]
-Pair = Annotated[tuple[Number, Number], BeforeValidator(_tuple)]
-Betas = Annotated[tuple[ShareBelow1, ShareBelow1], BeforeValidator(_tuple)]
-Tokens = Annotated[tuple[Count, Count, Count], BeforeValidator(_tuple)]
-Fold = Annotated[tuple[Whole, Whole], BeforeValidator(_tuple)]
-Layers = Literal["all", "none"] | Annotated[tuple[Count, ...], BeforeValidator(_tuple)]
-Text = Annotated[str, Field(min_length=1)]
-
-
-def _fault(key: str, message: str) -> PydanticCustomError:
-    """An error of values that do not go together, laid at ``key``, relative to the section that raises it."""
-    return PydanticCustomError("fault", "{message}", {"key": key, "message": message})
-
-
-class Section(BaseModel):
-    """A part of a recipe: no unknown keys, no silent conversions, never changed after it was read."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    return Annotated[str, AfterValidator(check)]
 
 
 class Data(Section):
@@ -84,9 +66,9 @@ class Data(Section):
     def _check(self) -> Self:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
-            raise _fault("crop_scale", f"[{low}, {high}] is not 0 < low <= high <= 1")
+            raise fault("crop_scale", f"[{low}, {high}] is not 0 < low <= high <= 1")
         if self.fold and not self.fold[0] <= self.fold[1] >= 2:
-            raise _fault("fold", f"{[*self.fold]} is not a fold from [1, n] to [n, n] of at least 2")
+            raise fault("fold", f"{[*self.fold]} is not a fold from [1, n] to [n, n] of at least 2")
         return self
 
 
@@ -101,15 +83,15 @@ class Spectrogram(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.hop > self.n_fft:
-            raise _fault(
+            raise fault(
                 "hop", f"{self.hop} is more than spectrogram.n_fft {self.n_fft}: sound between would be lost"
             )
         return self
 
 
 class Fusion(Section):
-    kind: Literal["token", "dense", "factorized"]
-    """token, dense or factorized"""
+    kind: _one_of(FUSIONS)
+    """how fusion tokens read the others, as factorized"""
     layers: Layers = "all"
     """layers with a fusion block: all, none, or a list of numbers from 0, as [0, 2]"""
     tokens: Tokens = (16, 8, 8)
@@ -124,15 +106,15 @@ class Fusion(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.pair_dropout != 0:
-            raise _fault(
+            raise fault(
                 "pair_dropout",
                 f"{self.pair_dropout:g} cannot be had: the softmax over pairs is computed in factored form, "
                 "which never builds the pairs and so has no dropout over them",
             )
         if self.layers not in ("none", ()) and self.tokens[0] == 0:
-            raise _fault("tokens", "fusion blocks need at least one fusion token")
+            raise fault("tokens", "fusion blocks need at least one fusion token")
         if self.kind == "factorized" and self.layers not in ("none", ()) and 0 in self.tokens:
-            raise _fault(
+            raise fault(
                 "tokens", f"factorized needs at least one token of each of the three, not {[*self.tokens]}"
             )
         return self
@@ -180,18 +162,16 @@ class Model(Section):
     def _check(self) -> Self:
         for key in ("image_size", "audio_size"):
             if any(side % self.patch_size for side in getattr(self, key)):
-                raise _fault(
+                raise fault(
                     key, f"{[*getattr(self, key)]} is not divisible by model.patch_size {self.patch_size}"
                 )
         for prefix, part in (("", self), ("decoder.", self.decoder)):
             if part.dim % part.heads:
-                raise _fault(
+                raise fault(
                     f"{prefix}dim", f"{part.dim} is not divisible by model.{prefix}heads {part.heads}"
                 )
             if part.dim % 4:
-                raise _fault(
-                    f"{prefix}dim", f"{part.dim} is not divisible by 4, which sin-cos positions need"
-                )
+                raise fault(f"{prefix}dim", f"{part.dim} is not divisible by 4, which sin-cos positions need")
         self._check_fusion()
         self._check_masks()
         return self
@@ -200,15 +180,15 @@ class Model(Section):
         layers = self.fusion.layers
         if isinstance(layers, tuple):
             if late := [layer for layer in layers if layer >= self.depth]:
-                raise _fault(
+                raise fault(
                     "fusion.layers",
                     f"layer {late[0]} is not there: model.depth {self.depth} has 0 to {self.depth - 1}",
                 )
             if len(set(layers)) != len(layers):
-                raise _fault("fusion.layers", f"{[*layers]} names a layer twice")
+                raise fault("fusion.layers", f"{[*layers]} names a layer twice")
         width = round(self.dim * self.fusion.attn_ratio, 6)
         if width % self.heads:
-            raise _fault(
+            raise fault(
                 "fusion.attn_ratio",
                 f"{self.fusion.attn_ratio:g} of model.dim {self.dim} is {width:g}, "
                 f"not divisible by model.heads {self.heads}",
@@ -220,7 +200,7 @@ class Model(Section):
             ratio = getattr(self.mask_ratio, name)
             kept = int(patches * (1 - ratio))
             if not 0 < kept < patches:
-                raise _fault(
+                raise fault(
                     f"mask_ratio.{name}",
                     f"{ratio:g} keeps {kept} of {patches} patches; 1 to {patches - 1} are needed",
                 )
@@ -237,60 +217,8 @@ class Init(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.audio is not None and self.audio.startswith(TIMM):
-            raise _fault(
-                "audio", "timm's ViTs read pictures; sound starts from audiomae-vitb, a path or none"
-            )
+            raise fault("audio", "timm's ViTs read pictures; sound starts from audiomae-vitb, a path or none")
         return self
-
-
-class Classify(Section):
-    probe: bool = False
-    """train heads alone, on a frozen encoder: true or false"""
-    multi_label: bool = False
-    """whether a clip may have several classes at once (clips with several are left out otherwise)"""
-    mixup: NotNegative = 0.0
-    """alpha of mixup's Beta distribution, for image and sound; 0: none"""
-    cutmix: NotNegative = 0.0
-    """alpha of cutmix's Beta distribution, for image and sound; 0: none"""
-    blank: ShareBelow1 = 0.0
-    """share of the samples in which either the picture is blank or the sound is silent, each half of the time"""
-    smoothing: ShareBelow1 = 0.0
-    """share of a label that is spread over all classes"""
-    class_weights: bool = False
-    """whether rare classes count more, by inverse frequency: true or false"""
-    odds_bias: bool = False
-    """whether the heads' biases start at the classes' log odds: true or false"""
-
-
-class Localize(Section):
-    way: Literal["two-pass", "joint"] = "two-pass"
-    """two-pass: image and sound encoded each with the other one blank; joint: a frame encoded with several sounds"""
-    score: Literal["max", "soft"] = "soft"
-    """how a map's cells become a score: max, or soft (log of the mean of exponentials)"""
-    candidates: Annotated[Whole, Field(ge=2)] = 4
-    """sounds that a frame is encoded with, its own among them (joint)"""
-    temperature: Positive = 0.07
-    """of the contrast between pairs"""
-    width: Whole = 128
-    """of the space in which patches and sounds are compared (two-pass)"""
-    blank_share: Annotated[Number, Field(gt=0, le=1)] = 1.0
-    """share of the blank modality's patches that is encoded, evenly spaced: fewer take less time (two-pass)"""
-
-
-class Separate(Section):
-    sources: Annotated[Whole, Field(ge=2)] = 2
-    """clips that are summed to a mixture"""
-    target: Literal["ratio", "binary", "published"] = "ratio"
-    """ratio: S / sum of S; binary: S above all others; published: S / (S + mixture)"""
-    weighted: bool = True
-    """whether loud places of the mixture count more: true or false"""
-
-
-class Segment(Section):
-    semantic: bool = False
-    """whether every class has a mask of its own (AVSS), or what sounds has one mask (S4, MS3)"""
-    overlap: NotNegative = 0.0
-    """weight of a loss of soft intersection over union, added to the pixels' cross-entropy; 0: none"""
 
 
 class Optim(Section):
@@ -342,15 +270,14 @@ class Train(Section):
 
 
 PRETRAIN = "pretrain"
-FINETUNED = ("classify", "localize", "separate", "segment")
+TRAINED = tuple(name for name, task in TASKS.items() if task.training)
+FINETUNED = tuple(name for name in TRAINED if name != PRETRAIN)
 """The tasks that a pretrained encoder is fine-tuned for; each has a section of its name."""
 
 
-class Recipe(Section):
-    """A whole recipe, resolved."""
-
-    task: Literal["pretrain", "classify", "localize", "separate", "segment"]
-    """pretrain, classify, localize, separate or segment"""
+class _Beginning(Section):
+    task: _one_of(TRAINED)
+    """what is trained: a task's name, as pretrain or classify"""
     seed: Count = 0
     """seed of everything drawn at random"""
     epochs: Positive | None = None
@@ -365,14 +292,24 @@ class Recipe(Section):
     """the two encoders, fusion blocks and decoders"""
     init: Init
     """where the encoders start from; random weights only where none is said"""
-    classify: Classify | None = None
-    """settings of task classify"""
-    localize: Localize | None = None
-    """settings of task localize"""
-    separate: Separate | None = None
-    """settings of task separate"""
-    segment: Segment | None = None
-    """settings of task segment"""
+
+
+if TYPE_CHECKING:
+    _Middle = _Beginning
+else:
+    _Middle = create_model(
+        "_Middle",
+        __base__=_Beginning,
+        **{
+            name: (TASKS[name].settings() | None, Field(default=None, description=f"settings of task {name}"))
+            for name in FINETUNED
+        },
+    )
+
+
+class Recipe(_Middle):
+    """A whole recipe, resolved. A task's own settings are in the section of its name."""
+
     optim: Optim = Optim()
     """the optimizer and its schedule"""
     train: Train
@@ -381,20 +318,25 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.epochs is None and self.max_steps is None:
-            raise _fault("max_steps", "neither max_steps nor epochs says how long to train")
+            raise fault("max_steps", "neither max_steps nor epochs says how long to train")
         if self.task == PRETRAIN:
             for part in ("image", "audio"):
                 if getattr(self.init, part) is None:
-                    raise _fault(f"init.{part}", "it is missing; pretraining says where each encoder starts")
+                    raise fault(f"init.{part}", "it is missing; pretraining says where each encoder starts")
             if self.init.model is not None:
-                raise _fault("init.model", "pretraining starts from init.image and init.audio")
+                raise fault("init.model", "pretraining starts from init.image and init.audio")
         for task in FINETUNED:
             given = getattr(self, task) is not None
             if given and task != self.task:
-                raise _fault(task, f"this recipe is of task {self.task}")
+                raise fault(task, f"this recipe is of task {self.task}")
             if not given and task == self.task:
-                raise _fault(task, "it is missing; {} takes every default")
+                raise fault(task, "it is missing; {} takes every default")
         return self
+
+    @property
+    def options(self) -> Any:
+        """The section of the recipe's task; None where it has none."""
+        return getattr(self, self.task, None)
 
     @property
     def window_seconds(self) -> float:

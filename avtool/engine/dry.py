@@ -22,7 +22,8 @@ from avtool.engine.start import check_timm
 from avtool.errors import in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.transformer import grid_of
-from avtool.tasks import Task, find_task
+from avtool.registry import TASKS
+from avtool.tasks.training import Training
 
 MOMENTS = {"adamw": 2, "lars": 1}
 """Numbers that the optimizer keeps for each trained weight."""
@@ -47,7 +48,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     target = resolve_device(device)
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
-    task: Task = find_task(recipe.task).from_recipe(recipe, dataset, clips.training)
+    task: Training = TASKS[recipe.task].trainer().from_recipe(recipe, dataset, clips.training)
     check_timm(task, recipe)
     schedule = Schedule.of(recipe, len(clips.training), target, merge_batches=not has_batch_norm(task))
     sample, read = _read_some(task, recipe, dataset, clips.training)
@@ -57,7 +58,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
 
 
 def _read_some(
-    task: Task, recipe: Recipe, dataset: CountingDataset, training: np.ndarray
+    task: Training, recipe: Recipe, dataset: CountingDataset, training: np.ndarray
 ) -> tuple[dict[str, Tensor], float]:
     """A batch of one sample, and the mean number of bytes that a sample reads."""
     views = task.training_views(recipe, dataset, training)

@@ -30,10 +30,11 @@ from avtool.model.config import Config
 from avtool.optim import LARS, adamw, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
+from avtool.registry import TASKS
 from avtool.replicas import Batch, in_parallel, replicas_for
 from avtool.report.heatmap import write_png
-from avtool.tasks import Task, find_task
 from avtool.tasks.settings import spectrogram_settings
+from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
 VALIDATION = "validation"
@@ -58,7 +59,7 @@ class Clips:
     @classmethod
     def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
         """DataError where fewer than a batch are left to train on."""
-        usable, left_out = find_task(recipe.task).usable(recipe, dataset)
+        usable, left_out = TASKS[recipe.task].trainer().usable(recipe, dataset)
         if recipe.data.fold:
             usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
         if recipe.task == PRETRAIN:
@@ -135,7 +136,7 @@ class Run:
         self.resumed_from = saved.folder.name if saved else None
         self.device, self.precision, self.world = device, precision, world or World()
         self.clips = Clips.of(recipe, dataset)
-        self.task: Task = find_task(recipe.task).from_recipe(recipe, dataset, self.clips.training)
+        self.task: Training = TASKS[recipe.task].trainer().from_recipe(recipe, dataset, self.clips.training)
         self.schedule = Schedule.of(
             recipe, len(self.clips.training), device, merge_batches=not has_batch_norm(self.task)
         )
@@ -355,7 +356,7 @@ class Run:
 
 
 def replicas_of(
-    task: Task, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
+    task: Training, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
 ) -> int:
     """Parts of a batch that are computed side by side in one process. Several processes share the cores already,
     compiled blocks do not run in several threads, and BatchNorm is to see the whole batch."""

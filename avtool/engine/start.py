@@ -19,8 +19,8 @@ from avtool.model.config import read_model_config
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.published import TIMM
-from avtool.tasks import Task
 from avtool.tasks.settings import recipe_like
+from avtool.tasks.training import Training
 from avtool.timm_vit import TimmViT
 from avtool.tracking import read_run_facts
 from avtool.weights import NONE, find_starting_weights, load_vit
@@ -122,7 +122,7 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
     return recipe_like(recipe, read_model_config(checkpoint)), checkpoint
 
 
-def load_start(task: Task, recipe: Recipe, checkpoint: Path | None) -> list[str]:
+def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[str]:
     """Load what the recipe's ``init`` names into a new task's model; the names or prefixes of what starts from
     weights, as ``encoder.image``."""
     if checkpoint is None:
@@ -141,13 +141,13 @@ def load_start(task: Task, recipe: Recipe, checkpoint: Path | None) -> list[str]
     return [ENCODER.rstrip(".")]
 
 
-def check_timm(task: Task, recipe: Recipe) -> None:
+def check_timm(task: Training, recipe: Recipe) -> None:
     """CheckpointError where the image encoder would start from a timm ViT that does not fit. Nothing is fetched."""
     if recipe.init.model in (None, NONE) and (recipe.init.image or NONE).startswith(TIMM):
         TimmViT.find("init.image", recipe.init.image).check(task.model.encoder.image)
 
 
-def _load_vits(task: Task, recipe: Recipe) -> list[str]:
+def _load_vits(task: Training, recipe: Recipe) -> list[str]:
     named, problems = {}, []
     for part in ("image", "audio"):
         try:

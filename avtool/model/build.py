@@ -12,27 +12,22 @@ from torch import nn
 
 from avtool.model.encoder import AudioVisualEncoder, VisionTransformer
 from avtool.model.fusion import FusionBlock
-from avtool.model.heads import AudioVisualClassifier, LinearProbe
-from avtool.model.localization import LocalizationModel
 from avtool.model.mae import MaskedAutoencoder
-from avtool.model.segmentation import SegmentationModel
-from avtool.model.separation import SeparationModel
 from avtool.model.transformer import Block
+from avtool.registry import TASKS, resolve
 
 AUTOENCODER, VIT = "autoencoder", "vit"
-KINDS: dict[str, Callable[..., nn.Module]] = {
-    AUTOENCODER: MaskedAutoencoder,
-    "classifier": AudioVisualClassifier,
-    "linear_probe": LinearProbe,
-    "localization": LocalizationModel,
-    "separation": SeparationModel,
-    "segmentation": SegmentationModel,
-}
-"""What stands on an encoder, by the ``kind`` in config.json. Besides there is ``vit``: one modality's encoder alone."""
-CLASSIFIERS = ("classifier", "linear_probe")
-"""The kinds that name what sounds."""
+KINDS = {kind: place for task in TASKS.values() for kind, place in task.kinds.items()}
+"""Place of what stands on an encoder, by the ``kind`` in config.json: the tasks' own. Besides there is ``vit``, one
+modality's encoder alone."""
 OF_TRAINING = ("drop_path", "activation_checkpointing")
 """Settings that change how a model trains and not what it computes: they may be missing."""
+
+
+def task_of(kind: str) -> str:
+    """The task that models of a ``kind`` are evaluated for where nothing else is said."""
+    task = next(task for task in TASKS.values() if kind in task.kinds)
+    return task.evaluated_by or task.name
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, Any]:
@@ -50,7 +45,7 @@ def known_settings(kind: str) -> dict[str, Any]:
         return {key: value for key, value in _parameters(VisionTransformer).items() if key not in OF_TRAINING}
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join([*KINDS, VIT])}")
-    return _parameters(AudioVisualEncoder) | _parameters(KINDS[kind])
+    return _parameters(AudioVisualEncoder) | _parameters(resolve(KINDS[kind]))
 
 
 def complete_settings(kind: str, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,8 +101,8 @@ def build_model(kind: str, settings: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
     if kind == VIT:
         return VisionTransformer(**settings, drop_path=[0.0] * settings["depth"])
-    head = _parameters(KINDS[kind])
-    return KINDS[kind](
+    head = _parameters(resolve(KINDS[kind]))
+    return resolve(KINDS[kind])(
         encoder=build_encoder(settings), **{key: settings[key] for key in head if key in settings}
     )
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avtool.model.fusion import INTERACTIONS, FusionBlock
+from avtool.model.fusion import FusionBlock
 from avtool.model.transformer import (
     VIT_EPS,
     Block,
@@ -20,6 +20,7 @@ from avtool.model.transformer import (
     recomputed,
     sincos_positions,
 )
+from avtool.registry import FUSIONS
 
 FusionLayers = Literal["all", "none"] | Sequence[int]
 
@@ -122,8 +123,8 @@ class AudioVisualEncoder(nn.Module):
         activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if fusion not in INTERACTIONS:
-            raise ValueError(f"unknown fusion {fusion!r}; there are {', '.join(INTERACTIONS)}")
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}; there are {', '.join(FUSIONS)}")
         self.patch_size, self.dim, self.depth = patch_size, dim, depth
         self.image_grid = grid_of(*image_size, patch_size)
         self.audio_grid = grid_of(*audio_size, patch_size)

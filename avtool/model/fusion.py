@@ -2,8 +2,8 @@
 
 Three interactions (DeepAVFusion, arXiv 2312.01017, section 3.2): ``token`` reads single tokens, ``dense`` all pairs of
 an image and an audio token, ``factorized`` the pairs of a few tokens that first aggregate each modality. No pair is
-ever built: see ``avtool.model.attention.attend_pairs``. Adding an interaction is one class and one line in
-``INTERACTIONS``.
+ever built: see ``avtool.model.attention.attend_pairs``. An interaction is one class and one line in
+``avtool.registry.FUSIONS``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avtool.model.attention import attend, attend_pairs, attention_weights, merge_heads, split_heads
 from avtool.model.transformer import BranchNoise, DropPath, Mlp
+from avtool.registry import FUSIONS
 
 
 class CrossAttention(nn.Module):
@@ -147,13 +148,6 @@ class FactorizedAttention(nn.Module):
         return use @ self.aggregate_image.weights(image_query, image)
 
 
-INTERACTIONS: dict[str, type[nn.Module]] = {
-    "token": TokenAttention,
-    "dense": DenseAttention,
-    "factorized": FactorizedAttention,
-}
-
-
 class FusionBlock(nn.Module):
     """One layer's update of the fusion tokens. The residual starts from the normalised tokens."""
 
@@ -172,7 +166,7 @@ class FusionBlock(nn.Module):
         self.norm_fusion = nn.LayerNorm(dim)
         self.norm_image = nn.LayerNorm(dim)
         self.norm_audio = nn.LayerNorm(dim)
-        self.attn = INTERACTIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
+        self.attn = FUSIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)

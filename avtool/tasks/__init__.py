@@ -1,93 +1,63 @@
-"""The tasks: each a model, its loss, the views that it reads and what it measures. One file a task, one line below.
+"""The tasks, a folder each: ``recipe`` (its section of a recipe), ``train`` (model, loss, views, validation),
+``protocols`` (how it is evaluated), ``predict`` and ``command`` (one's own clips).
 
-A task is a ``torch.nn.Module`` whose ``forward`` gives the losses of a batch (see ``Task``). The engine trains any of
-them with the same loop.
+A folder says in ``TASK`` which of them it has, and ``avtool.registry.TASKS`` has a line for it. Nothing else knows it.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor, nn
-
-from avtool.distributed import World
+from avtool.registry import resolve
 
 if TYPE_CHECKING:
-    from avtool.config.schema import Recipe
-    from avtool.data.dataset import PreparedDataset
-    from avtool.data.loader import DrawnViews, FixedViews
-    from avtool.features import LogMel
-
-ALONE = World()
-Batches = Callable[[], Iterable[dict[str, Tensor]]]
-"""Begins the same batches anew, on the task's device."""
-
-TABLE = {
-    "pretrain": "pretrain:Pretraining",
-    "classify": "classify:Classification",
-    "localize": "localize:Localization",
-    "separate": "separate:Separation",
-    "segment": "segment:Segmentation",
-}
-"""Module and class of each task that a recipe may name."""
+    from avtool.config.types import Section
+    from avtool.model.config import Config
+    from avtool.tasks.context import Context
+    from avtool.tasks.table import Table
 
 
-class Task(Protocol):
-    """What the engine asks of a task, beside being a module.
+@dataclass(frozen=True)
+class Task:
+    """What there is of a task; places are ``module:attribute``, imported when they are asked for.
 
-    ``kind`` and ``settings`` are those of the model's config.json. ``best`` names the measure, the larger the better,
-    that the best checkpoint is chosen by ("": the last one is meant). ``leaves_unused`` says
-    whether some of the parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
-
-    A forward pass may get a part of a batch, several batches one after the other, or a part of those: the loss is the
-    mean over its samples, or what relates them to others of their batch asks for these (``distributed.of_all``).
+    ``section``: the class of its section of a recipe. ``training``: a class as ``avtool.tasks.training.Training`` says.
+    ``kinds``: the models that it trains, by their ``kind`` in config.json. ``evaluated_by``: the task by whose
+    protocols these are evaluated where nothing is said ("": its own). ``command``: the function behind
+    ``avtool NAME``, beside an ``EPILOG``.
     """
 
-    best: ClassVar[str]
-    leaves_unused: ClassVar[bool]
-    group: ClassVar[int]
-    kind: str
-    model: nn.Module
-    log_mel: LogMel
-    settings: dict[str, Any]
+    name: str
+    section: str = ""
+    training: str = ""
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    protocols: Sequence[str] = ()
+    evaluation: str = ""
+    evaluated_by: str = ""
+    command: str = ""
 
-    @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """``kind`` and ``settings`` of a model whose head fits ``dataset``. AvtoolError where none can."""
+    def settings(self) -> type[Section]:
+        """The class of its section of a recipe."""
+        return resolve(self.section)
 
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Self:
-        """That model with random starting weights, drawn from the recipe's seed alone, and its loss on ``dataset``, of
-        which the clips ``chosen`` are trained on."""
-
-    @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
-        """The numbers of the clips that can be trained on, int64 (N,), and how many were left out, by reason."""
-
-    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
-        """What a training sample shows; ``chosen``: the clips that are trained on."""
-
-    def evaluation_views(
-        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
-    ) -> tuple[FixedViews, np.ndarray]:
-        """What ``measure`` looks at, of the held-out clips ``chosen``: views and the numbers to show of them."""
-
-    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
-        """Measures over held-out samples; ``reference``: the same views of clips that are trained on. Each process of
-        ``world`` is given its share of both, and all of them get the measures of the whole."""
-
-    @staticmethod
-    def in_words(values: dict[str, float]) -> str:
-        """What ``measure`` gave, in words, each with its floor."""
-
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss`` and its parts, scalars."""
+    def trainer(self) -> Any:
+        """The class that is trained."""
+        return resolve(self.training)
 
 
-def find_task(name: str) -> type[Any]:
-    """The class of the task ``name`` (see ``Task``)."""
-    module, _, found = TABLE[name].partition(":")
-    return getattr(importlib.import_module(f"avtool.tasks.{module}"), found)
+@dataclass(frozen=True)
+class Evaluation:
+    """How a task is evaluated.
+
+    ``tables`` of the chosen protocols; ``usual``: the protocols for a model where none are named (None: all).
+    ``windows``, ``maps``, ``object_prior``: whether these options mean something.
+    """
+
+    tables: Callable[[Context, Sequence[str]], list[Table]]
+    usual: Callable[[Config, Path], Sequence[str]] | None = None
+    windows: bool = False
+    maps: bool = False
+    object_prior: Sequence[str] = ()

@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
         setattr(fake, name, record)
         monkeypatch.setitem(sys.modules, module, fake)
 
-    stand_in("avtool.infer", "localize")
+    stand_in("avtool.tasks.localize.predict", "localize")
     stand_in("avtool.demo", "demo")
     stand_in("avtool.engine", "train", Path("runs/tiny-1"))
     stand_in("avtool.engine", "dry_run", "parameters: 7")

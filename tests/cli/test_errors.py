@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from avtool.checkpoint import save_checkpoint
-from avtool.cli.common import Debug, Device, guarded
+from avtool.commands import Debug, Device, guarded
 from avtool.errors import DataError, RecipeError
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from avtool.cli.evaluate import _print
-from avtool.evaluate.table import CONTROL, MODEL, Measure, Row, Table
+from avtool.tasks.table import CONTROL, MODEL, Measure, Row, Table
 
 
 @pytest.mark.parametrize("names", [["pointing"], ["top1", "top5"], ["SDR", "SIR", "SAR", "SDR improvement"]])

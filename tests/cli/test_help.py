@@ -14,8 +14,8 @@ from avtool.cli import app
 from avtool.config.schema import FINETUNED
 from avtool.devices import PRECISIONS
 from avtool.export import CLASSIFIER, ENCODER
-from avtool.model.fusion import INTERACTIONS
-from avtool.tasks.maps import EVERY
+from avtool.registry import FUSIONS
+from avtool.tasks.localize.maps import EVERY
 from tests.cli.conftest import Avtool
 
 COMMANDS = [
@@ -110,8 +110,8 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
     [
         ("localize", EVERY),
         ("finetune", FINETUNED),
-        ("bench fusion", [*INTERACTIONS, *PRECISIONS, *SIZES]),
-        ("bench step", [*INTERACTIONS, *PRECISIONS, *SIZES]),
+        ("bench fusion", [*FUSIONS, *PRECISIONS, *SIZES]),
+        ("bench step", [*FUSIONS, *PRECISIONS, *SIZES]),
         ("export", [ENCODER, CLASSIFIER]),
     ],
 )
@@ -123,7 +123,7 @@ def test_help_names_all_that_can_be_chosen(command: str, names: Sequence[str]) -
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = (
-        "import sys, avtool.engine, avtool.evaluate, avtool.infer, avtool.inspect, avtool.tracking\n"
+        "import sys, avtool.engine, avtool.evaluate, avtool.predict, avtool.inspect, avtool.tracking\n"
         "import avtool.report.curves, avtool.report.masks, avtool.report.sheet\n"
         "assert 'torch' in sys.modules and 'matplotlib' not in sys.modules"
     )

@@ -30,9 +30,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
         seen.append((args, kwargs))
         return _Found() if args[0].name == "nothing.mp4" else _Found(bell=0.125, bird=0.0312)
 
-    fake = ModuleType("avtool.infer")
+    fake = ModuleType("avtool.tasks.segment.predict")
     fake.segment = segment  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "avtool.infer", fake)
+    monkeypatch.setitem(sys.modules, "avtool.tasks.segment.predict", fake)
     return seen
 
 

@@ -23,9 +23,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
         sdr = {"guided": (3.0, 1.0)} if kwargs["other"] else {}
         return SimpleNamespace(files=[Path("o/guided.wav"), Path("o/rest.wav")], rate=16000, sdr=sdr)
 
-    fake = ModuleType("avtool.infer")
+    fake = ModuleType("avtool.tasks.separate.predict")
     fake.separate = separate  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "avtool.infer", fake)
+    monkeypatch.setitem(sys.modules, "avtool.tasks.separate.predict", fake)
     return seen
 
 

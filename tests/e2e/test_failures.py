@@ -29,7 +29,7 @@ DIES = """
 import os
 import torch
 from avtool.cli import main
-from avtool.tasks.pretrain import Pretraining
+from avtool.tasks.pretrain.train import Pretraining
 forward = Pretraining.forward
 
 def poisoned(self, batch):

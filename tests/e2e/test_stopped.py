@@ -17,7 +17,7 @@ from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN
 from avtool.engine import schedule
 from avtool.places import BEST, checkpoints_of
-from avtool.tasks.classify import Classification
+from avtool.tasks.classify.train import Classification
 from avtool.tracking import read_metrics
 
 SMALL = (

@@ -20,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avtool import infer
+import avtool
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
 from avtool.data.masks import masked_frames
@@ -150,19 +150,21 @@ def everything(folder: Path) -> dict[str, View]:
         ),
         "evaluate segment": lambda: evaluate(models["segmentation"], folder / "prepared"),
         "evaluate separate": lambda: evaluate(models["separation"], folder / "prepared"),
-        "classify": lambda: list(infer.classify(paths[:1], model=models["classifier"])),
-        "embed": lambda: infer.embed(paths, model=models["classifier"], out=folder / "t.npz"),
-        "localize": lambda: infer.localize(paths[1], model=models["localization"], out=folder / "h.png"),
-        "localize at": lambda: infer.localize(
+        "classify": lambda: list(avtool.classify(paths[:1], model=models["classifier"])),
+        "embed": lambda: avtool.embed(paths, model=models["classifier"], out=folder / "t.npz"),
+        "localize": lambda: avtool.localize(paths[1], model=models["localization"], out=folder / "h.png"),
+        "localize at": lambda: avtool.localize(
             paths[1], model=models["localization"], out=folder / "at.png", at=0.62
         ),
-        "segment": lambda: infer.segment(paths[2], model=models["segmentation"], out=folder / "m.png"),
-        "segment at": lambda: infer.segment(
+        "segment": lambda: avtool.segment(paths[2], model=models["segmentation"], out=folder / "m.png"),
+        "segment at": lambda: avtool.segment(
             paths[2], model=models["segmentation"], out=folder / "m2.png", at=2.3
         ),
-        "segment a clip": lambda: infer.segment(paths[0], model=models["segmentation"], out=folder / "m.mp4"),
-        "separate": lambda: infer.separate(paths[0], model=models["separation"], out=folder / "s"),
-        "separate a box": lambda: infer.separate(
+        "segment a clip": lambda: avtool.segment(
+            paths[0], model=models["segmentation"], out=folder / "m.mp4"
+        ),
+        "separate": lambda: avtool.separate(paths[0], model=models["separation"], out=folder / "s"),
+        "separate a box": lambda: avtool.separate(
             paths[0], model=models["separation"], out=folder / "b", box=(0.1, 0.2, 0.7, 0.8)
         ),
     }
@@ -249,11 +251,11 @@ def test_a_clip_is_opened_once(
     real = container._opened
     monkeypatch.setattr(container, "_opened", lambda path: opened.append(path) or real(path))
     runs: dict[str, Callable[[], Any]] = {
-        "classify": lambda: list(infer.classify([path], model=model, every=1.0)),
-        "localize": lambda: infer.localize(path, model=model, out=tmp_path / "o.png"),
-        "segment": lambda: infer.segment(path, model=model, out=tmp_path / "o.png"),
-        "segment a clip": lambda: infer.segment(path, model=model, out=tmp_path / "o.mp4"),
-        "separate": lambda: infer.separate(path, model=model, out=tmp_path / "o"),
+        "classify": lambda: list(avtool.classify([path], model=model, every=1.0)),
+        "localize": lambda: avtool.localize(path, model=model, out=tmp_path / "o.png"),
+        "segment": lambda: avtool.segment(path, model=model, out=tmp_path / "o.png"),
+        "segment a clip": lambda: avtool.segment(path, model=model, out=tmp_path / "o.mp4"),
+        "separate": lambda: avtool.separate(path, model=model, out=tmp_path / "o"),
     }
     runs[name]()
     assert opened == [path] * times

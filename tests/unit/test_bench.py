@@ -30,9 +30,10 @@ from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, RecipeError, UsageError
 from avtool.media import probe, write_clip
-from avtool.model.fusion import INTERACTIONS, FusionBlock, PairAttention
+from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
-from avtool.tasks.pretrain import model_settings
+from avtool.registry import FUSIONS
+from avtool.tasks.pretrain.train import model_settings
 from tests.clips import click, clip, level_frames, level_of, moving_frames, where_is_click
 
 CPU = torch.device("cpu")
@@ -231,7 +232,7 @@ def test_json_has_every_figure(what: str, precision: str) -> None:
     assert found["settings"] == {
         "benchmark": what,
         "size": "tiny",
-        "fusions": list(INTERACTIONS),
+        "fusions": list(FUSIONS),
         "batch": 2,
         "precision": precision,
         "attn_ratio": 0.25,
@@ -342,10 +343,10 @@ def test_a_new_kind_of_fusion_is_benched_and_a_wrong_one_hears_the_nearest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[list[str]] = []
-    monkeypatch.setitem(INTERACTIONS, "late", INTERACTIONS["token"])
+    monkeypatch.setitem(FUSIONS._places, "late", FUSIONS["token"])
     monkeypatch.setattr(bench_run, "benchmark", lambda what, fusions, **more: asked.append(fusions) or {})
     assert bench("fusion --json").exit_code == bench("step --fusion late --json").exit_code == 0
-    assert asked == [list(INTERACTIONS), ["late"]]
+    assert asked == [list(FUSIONS), ["late"]]
     monkeypatch.undo()
     done = bench("fusion --fusion factorised")
     assert done.exit_code == 2

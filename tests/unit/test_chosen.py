@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avtool.infer import chosen
+from avtool import predict as chosen
 from avtool.model.config import Config
 from avtool.places import BEST, checkpoint_folder
 from tests.unit.test_places import model_at

@@ -19,7 +19,7 @@ from torch import Tensor
 from avtool import engine
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
-from avtool.config.schema import Classify, Recipe
+from avtool.config.schema import Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate
@@ -30,7 +30,8 @@ from avtool.features import blank_frames, silence
 from avtool.model.config import Config
 from avtool.optim import LARS, SCALE, parameter_groups
 from avtool.places import BEST, checkpoints_of, resolve_checkpoint
-from avtool.tasks.classify import Classification, beta_quantile, blanked, labels_of, mix, one_hot
+from avtool.tasks.classify.recipe import Classify
+from avtool.tasks.classify.train import Classification, beta_quantile, blanked, labels_of, mix, one_hot
 from avtool.tasks.names import CLASSES, ClassNames
 from avtool.tracking import read_metrics
 

@@ -33,13 +33,12 @@ from avtool.cli import app
 from avtool.config import recipes
 from avtool.config.shipped import list_recipes
 from avtool.data.catalog import SUBSETS, TABLE, synth
-from avtool.evaluate import TASKS
 from avtool.loading import Model
 from avtool.model.build import build_autoencoder
-from avtool.model.fusion import INTERACTIONS
 from avtool.model.published import to_published
 from avtool.published import PUBLISHED
-from avtool.tasks.maps import EVERY
+from avtool.registry import FUSIONS, TASKS
+from avtool.tasks.localize.maps import EVERY
 from tests.clips import clip
 from tests.unit.test_pull import SETTINGS, Server, saved
 
@@ -234,7 +233,7 @@ def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     monkeypatch.setattr(recipes, "load_recipe", load_small)
     monkeypatch.setattr(synth, "render", render_few)
-    monkeypatch.setitem(INTERACTIONS, "mean", torch.nn.Module)  # a page registers it: gone afterwards
+    monkeypatch.setitem(FUSIONS._places, "mean", torch.nn.Module)  # a page registers it: gone afterwards
     monkeypatch.setenv("no_proxy", "*")
     server, content = Server(), (files / "checkpoint.pth").read_bytes()
     name = "deepavfusion-vggsound"
@@ -362,8 +361,8 @@ def test_tables_leave_nothing_out() -> None:
     assert {*TABLE} <= data
     assert {part for parts in SUBSETS.values() for part in parts} <= cells("data.md", 1)
     tasks = cells("tasks.md") | cells("tasks.md", 1) | cells("tasks.md", 2)
-    assert {*TASKS} | {protocol for protocols in TASKS.values() for protocol in protocols} <= tasks
+    assert {*TASKS} | {protocol for task in TASKS.values() for protocol in task.protocols} <= tasks
     assert {recipe.name for recipe in list_recipes()} <= tasks
-    assert {*INTERACTIONS} <= tasks
+    assert {*FUSIONS} <= tasks
     assert {*EVERY} <= tasks
     assert {*PUBLISHED} <= cells("weights.md")

@@ -15,12 +15,13 @@ from avtool.checkpoint import load_model, save_checkpoint
 from avtool.clip import Clip, Window
 from avtool.errors import AvtoolError, MediaError, UsageError
 from avtool.features import normalize_frames, to_float_waveform
-from avtool.infer import classify, embed
 from avtool.inputs import centre_crop, shown, window_starts
 from avtool.media import read_waveform, write_clip
 from avtool.model.build import build_model
 from avtool.model.config import Config
 from avtool.model.heads import pool
+from avtool.tasks.classify.predict import classify
+from avtool.tasks.embed.predict import embed
 from avtool.tasks.names import ClassNames
 from tests import clips
 
@@ -199,7 +200,7 @@ def test_weights_wait_for_a_usable_clip_and_the_others_go_on(
     def unwanted(*_args, **_options):
         raise AssertionError("weights are loaded")
 
-    monkeypatch.setattr("avtool.infer.windows.load_model", unwanted)
+    monkeypatch.setattr("avtool.predict.load_model", unwanted)
     assert list(classify(bad, failed=failed, **options)) == []
     with pytest.raises(MediaError, match="no sound track"):
         next(classify(bad, **options))

@@ -25,7 +25,7 @@ from avtool.engine.finite import FiniteCheck
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.places import checkpoints_of
 from avtool.replicas import replicas_for
-from avtool.tasks.pretrain import Pretraining
+from avtool.tasks.pretrain.train import Pretraining
 from avtool.tracking import read_metrics
 
 SMALL = (

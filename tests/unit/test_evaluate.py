@@ -18,7 +18,6 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.views import WindowViews
 from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.evaluate import Table, evaluate
-from avtool.evaluate.retrieval import _pairs
 from avtool.features import blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, roc_auc
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
@@ -27,7 +26,8 @@ from avtool.model.build import build_model
 from avtool.model.config import Config
 from avtool.places import BEST
 from avtool.tasks.names import ClassNames
-from avtool.tasks.pretrain import mean_tokens
+from avtool.tasks.pretrain.train import mean_tokens
+from avtool.tasks.retrieve.protocols import _pairs
 from tests.unit.test_classify import LABELS, SMALL, write_data
 from tests.unit.test_embed import SETTINGS
 
@@ -236,7 +236,7 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
     def unwanted(*_args, **_options):
         raise AssertionError("weights are loaded")
 
-    monkeypatch.setattr("avtool.evaluate.context.load_model", unwanted)
+    monkeypatch.setattr("avtool.tasks.context.load_model", unwanted)
     of_two = write_data(tmp_path, [(f"{label}{k}", "test", label) for label in "ab" for k in range(2)])
     cases: list[tuple[Path, dict, type[Exception], str]] = [
         (of_two, {}, DataError, "tells 3 classes apart, .* has 2"),

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import avtool
-from avtool.cli.common import print_json
-from avtool.evaluate.table import Measure, Row, Table
+from avtool.commands import print_json
 from avtool.files import json_text
+from avtool.tasks.table import Measure, Row, Table
 
 
 def strict(text: str) -> Any:

@@ -19,10 +19,10 @@ from avtool.cli import app
 from avtool.errors import CheckpointError, UsageError
 from avtool.export import export
 from avtool.features import normalize_frames
-from avtool.infer import localize
 from avtool.media import write_clip
 from avtool.model.build import build_model
 from avtool.model.config import Config
+from avtool.tasks.localize.predict import localize
 
 SETTINGS = {
     "image_size": [32, 48],

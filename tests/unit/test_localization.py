@@ -17,15 +17,6 @@ from avtool.checkpoint import save_checkpoint
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.errors import DataError
-from avtool.evaluate import localization as evaluate
-from avtool.evaluate.pointing import (
-    LOCALIZATION_JSON,
-    Localization,
-    keep_localization,
-    kept_localization,
-    measure_pointing,
-)
-from avtool.infer import localize
 from avtool.metrics.localization import (
     EVALUATION_SIZE,
     binomial_error,
@@ -45,6 +36,15 @@ from avtool.metrics.localization import (
 )
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config
+from avtool.tasks.localize import protocols as evaluate
+from avtool.tasks.localize.pointing import (
+    LOCALIZATION_JSON,
+    Localization,
+    keep_localization,
+    kept_localization,
+    measure_pointing,
+)
+from avtool.tasks.localize.predict import localize
 
 
 def test_a_box_covers_the_pixels_whose_centres_it_holds() -> None:

@@ -21,8 +21,8 @@ from avtool.engine.run import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
-from avtool.tasks.localize import Localization
-from avtool.tasks.maps import choose_map, localization_map
+from avtool.tasks.localize.maps import choose_map, localization_map
+from avtool.tasks.localize.train import Localization
 from avtool.tasks.settings import drawn_views
 
 SMALL = (

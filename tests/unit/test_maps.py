@@ -18,15 +18,14 @@ from torch import Tensor
 from avtool.checkpoint import save_checkpoint
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError
 from avtool.features import LogMel
-from avtool.infer import localize
 from avtool.inputs import shown, whole_crop
 from avtool.media import write_clip
 from avtool.model.build import build_autoencoder
 from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
-from avtool.model.fusion import INTERACTIONS
 from avtool.model.mae import MaskedAutoencoder
-from avtool.tasks.maps import (
+from avtool.registry import FUSIONS
+from avtool.tasks.localize.maps import (
     MAPS,
     attention_layers,
     choose_map,
@@ -34,6 +33,7 @@ from avtool.tasks.maps import (
     difference_map,
     localization_map,
 )
+from avtool.tasks.localize.predict import localize
 
 HEADS, RATE = 2, 16000
 SPECTROGRAM = {"sample_rate": RATE, "n_fft": 400, "hop": 250, "mels": 32}
@@ -104,7 +104,7 @@ def _gather(cross: torch.nn.Module, query: Tensor, source: Tensor) -> tuple[Tens
     return cross.proj((weights @ heads_of(value)).transpose(1, 2).flatten(2)), weights
 
 
-@pytest.mark.parametrize("kind", INTERACTIONS)
+@pytest.mark.parametrize("kind", FUSIONS)
 def test_attention_equals_building_the_pairs_and_marginalising(kind: str) -> None:
     encoder = tiny(kind, depth=6).encoder
     image, audio = inputs()
@@ -149,7 +149,7 @@ def test_cosine_is_that_of_each_token_with_the_mean_audio_token() -> None:
         assert math.isclose(found[1, row, column], wanted, rel_tol=1e-5)
 
 
-@pytest.mark.parametrize("fusion", INTERACTIONS)
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("kind", MAPS)
 def test_maps_hear_the_sound(fusion: str, kind: str) -> None:
     encoder = tiny(fusion).encoder

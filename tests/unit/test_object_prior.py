@@ -14,10 +14,10 @@ from torchvision import models
 from avtool.checkpoint import save_checkpoint
 from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import evaluate
-from avtool.evaluate.prior import load_prior, with_prior
 from avtool.metrics.localization import pointing_hits
 from avtool.model.build import random_model
 from avtool.model.config import Config
+from avtool.tasks.localize.prior import load_prior, with_prior
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,

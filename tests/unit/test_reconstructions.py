@@ -16,8 +16,8 @@ from avtool.losses import normalize_patches
 from avtool.model.mae import Mask, Reconstruction
 from avtool.model.transformer import patchify
 from avtool.report.reconstructions import Example, draw_reconstructions
-from avtool.tasks import pretrain
-from avtool.tasks.pretrain import Pretraining, as_pictures, evaluate_pretraining, filled_in
+from avtool.tasks.pretrain import train as pretrain
+from avtool.tasks.pretrain.train import Pretraining, as_pictures, evaluate_pretraining, filled_in
 from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
 
 

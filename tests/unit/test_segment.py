@@ -18,11 +18,11 @@ from avtool.data.loader import batches_in_order
 from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
-from avtool.infer import segment
-from avtool.infer import segmentation as infer
 from avtool.losses import overlap_loss
 from avtool.report.overlay import lay_over, palette, write_mask
-from avtool.tasks.segment import Segmentation
+from avtool.tasks.segment import predict as infer
+from avtool.tasks.segment.predict import segment
+from avtool.tasks.segment.train import Segmentation
 from tests import clips
 
 RATE = clips.RATE
@@ -111,7 +111,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args, **kwargs):
         pytest.fail("weights were loaded")
 
-    for module in ("avtool.evaluate.context", "avtool.infer.segmentation"):
+    for module in ("avtool.tasks.context", "avtool.tasks.segment.predict"):
         monkeypatch.setattr(f"{module}.load_model", load)
 
 

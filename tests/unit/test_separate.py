@@ -23,18 +23,18 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
-from avtool.evaluate import separation as evaluation
 from avtool.features import LogMel, at_frames
-from avtool.infer import separate
-from avtool.infer import separation as inference
 from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
 from avtool.media import read_frame, read_track, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
 from avtool.report.masks import Panel, render_masks
-from avtool.tasks import separate as task_module
-from avtool.tasks.separate import Mixtures, Separation, fixed_mixtures, mask_logits, mix
+from avtool.tasks.separate import predict as inference
+from avtool.tasks.separate import protocols as evaluation
+from avtool.tasks.separate import train as task_module
+from avtool.tasks.separate.predict import separate
+from avtool.tasks.separate.train import Mixtures, Separation, fixed_mixtures, mask_logits, mix
 from tests.clips import moving_frames, tone
 
 RATE = 16000

@@ -22,7 +22,7 @@ from avtool.places import SHARED_MEMORY, shared_memory
 LOADER = """
 import sys
 import numpy as np
-from avtool.cli.common import guarded
+from avtool.commands import guarded
 from avtool.data import handover, loader
 
 batch, workers, race = map(int, sys.argv[1:])

@@ -20,9 +20,9 @@ from avtool.distributed import ProcessError, World
 from avtool.engine import start
 from avtool.engine.start import Saved, newest_checkpoint
 from avtool.errors import CheckpointError, DataError, UsageError
-from avtool.evaluate.context import Context
 from avtool.model.config import Config
 from avtool.places import checkpoint_folder
+from avtool.tasks.context import Context
 
 
 class Threads:

@@ -14,19 +14,19 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews
 from avtool.errors import UsageError
 from avtool.evaluate import Table, evaluate
-from avtool.evaluate.context import Context
-from avtool.evaluate.slavc import (
+from avtool.features import inputs_of, silence
+from avtool.model.build import random_model
+from avtool.model.config import Config
+from avtool.tasks.context import Context
+from avtool.tasks.localize.maps import localization_map
+from avtool.tasks.localize.slavc import (
     EXCHANGED,
     SILENT,
     UNTRAINED_EXCHANGED,
     UNTRAINED_SILENT,
     slavc_table,
 )
-from avtool.evaluate.table import UNTRAINED
-from avtool.features import inputs_of, silence
-from avtool.model.build import random_model
-from avtool.model.config import Config
-from avtool.tasks.maps import localization_map
+from avtool.tasks.table import UNTRAINED
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,

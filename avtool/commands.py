@@ -1,0 +1,269 @@
+"""What the commands share: option types, and how an error becomes a line, a way out and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from typer.core import TyperCommand
+from typer.exceptions import TyperException
+
+from avtool.errors import AvtoolError, in_words
+from avtool.files import json_text
+
+P = ParamSpec("P")
+INTERRUPTED = 130
+DASH_NOTE = "Clip names that begin with - go after -- or are written ./-x.mp4."
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return value
+
+
+Device = Annotated[
+    str, typer.Option("--device", callback=_device, help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything drawn at random.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", metavar="N", min=1, help="CPU threads for tensors.", show_default="PyTorch's own choice"
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME",
+        help="A recipe's name (avtool recipes ls) or a YAML file.",
+        show_default="with --resume --out the run's",
+    ),
+]
+PreparedData = Annotated[
+    Path | None,
+    typer.Option("--data", help="Prepared data.", show_default="$AVTOOL_DATA/prepared/NAME", metavar="DIR"),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Run folder.", show_default="./runs/RECIPE-DATE", metavar="RUN")
+]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on from the newest checkpoint of --out, or of the newest such run."),
+]
+StopAfter = Annotated[
+    int | None,
+    typer.Option("--stop-after", min=1, help="Stop after step N; the schedule stays as it is.", metavar="N"),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Only print the recipe and what it would cost: size, steps, memory, bytes."
+    ),
+]
+RunSeed = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", min=0, help="Seed of everything drawn at random.", show_default="the recipe's"
+    ),
+]
+
+
+Clip = Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")]
+Clips = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or an image with --audio.")]
+Audio = Annotated[
+    Path | None, typer.Option(help="Sound that goes with an image, or in place of a clip's.", metavar="WAV")
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(
+        help="Run, checkpoint or converted folder.",
+        show_default="$AVTOOL_MODEL, else the newest run or demo",
+        metavar="DIR",
+    ),
+]
+At = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"),
+]
+A_DAY = 86_400.0
+"""The longest step between windows, in seconds."""
+
+
+def command_line() -> list[str]:
+    """The command as it was typed, for the record of a run."""
+    return ["avtool", *sys.argv[1:]]
+
+
+def set_threads(threads: int | None) -> None:
+    """Use that many CPU threads for tensor work; None leaves PyTorch's own choice. Imports torch, if any."""
+    if threads is None:
+        return
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that torchrun starts, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def print_once(text: object) -> None:
+    """One line on stdout, by the first process."""
+    if first_process():
+        typer.echo(text)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
+    text = json_text(value, indent=2, ensure_ascii=False, default=str)
+    print(re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def print_facts(facts: Mapping[str, Any], units: Mapping[str, Callable[[Any], str]] | None = None) -> None:
+    """A line for each fact, its name before it, in 80 columns. ``units``: how numbers under a name are written."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, padding=(0, 1, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(Text(name, style="bold"), Text(_in_words(value, name, units or {})))
+    Console(width=80, highlight=False).print(table)
+
+
+def _in_words(value: Any, name: str, units: Mapping[str, Callable[[Any], str]]) -> str:
+    """``value`` as text; ``name`` is that whose unit it has."""
+    if isinstance(value, Mapping):
+        parts = {key: _in_words(item, key if key in units else name, units) for key, item in value.items()}
+        nested = {key: isinstance(value[key], Mapping) for key in parts}
+        return (
+            ", ".join(f"{key} ({text})" if nested[key] else f"{key} {text}" for key, text in parts.items())
+            or "none"
+        )
+    if isinstance(value, list | tuple):
+        texts = [_in_words(item, name, units) for item in value]
+        if value and all(isinstance(item, Mapping) for item in value):
+            return "\n".join(texts)
+        numbers = all(isinstance(item, int | float) for item in value)
+        return (" x " if numbers else ", ").join(texts) or "none"
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "yes", False: "no"}[value]
+    if isinstance(value, int | float):
+        write = units.get(name) or (
+            lambda number: f"{number:,}" if isinstance(number, int) else f"{number:.4g}"
+        )
+        return write(value)
+    return str(value) or "none"
+
+
+def examples(*lines: str, next_command: str = "") -> str:
+    """The end of a command's help: commands to copy, and the next one to type."""
+    text = "\n".join(("\b", "Examples:", *(f"  {line}" for line in lines)))
+    return f"{text}\n\n\b\nNext:\n  {next_command}" if next_command else text
+
+
+class ClipCommand(TyperCommand):
+    """A command that takes the name of a clip: where that was read as options, it says how to write it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w+", word)), None):
+                said = f"{name} begins with - and was read as an option: write ./{name}, or put -- before it"
+                raise typer.BadParameter(said, ctx=ctx) from error
+            raise
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what ``command`` raises into one line on stderr, the way out and the exit code.
+
+    The command takes ``debug`` as a keyword; with it the traceback is shown as well.
+    """
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        before = signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted" if first_process() else "", "", INTERRUPTED)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except Exception as error:  # noqa: BLE001 - nothing may reach the user as a traceback
+            if kwargs.get("debug"):
+                import traceback
+
+                traceback.print_exc()
+            report(error)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    return run
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM ends a command as Ctrl-C does: it cleans up after itself."""
+    raise KeyboardInterrupt
+
+
+def report(error: Exception) -> None:
+    """Print ``error`` and leave with its exit code."""
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        raise error  # the reader of our output has gone; Typer leaves quietly
+    known = in_words(error)
+    _fail(known.message, known.hint, known.exit_code)
+
+
+def _fail(message: str, hint: str, code: int) -> None:
+    lines = [typer.style("error: ", fg=typer.colors.RED, bold=True) + message] if message else []
+    lines += [typer.style("hint: ", bold=True) + hint] if hint else []
+    if lines:
+        typer.echo("\n".join(lines), err=True)  # in one piece, whatever else writes there
+    raise typer.Exit(code)
+
+
+class Failures:
+    """Clips of several that could not be used: each is told on stderr, and the command fails at its end."""
+
+    def __init__(self, clips: list[Path]) -> None:
+        self.count, self.found = len(clips), list[dict[str, str]]()
+
+    def tell(self, clip: Path, error: AvtoolError) -> None:
+        """Note what is wrong with ``clip``; raise it where there is no other clip to do."""
+        if self.count == 1:
+            raise error
+        message = error.message if str(clip) in error.message else f"{clip}: {error.message}"
+        self.found.append({"clip": str(clip), "error": message})
+        typer.echo(f"error: {message}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {error.hint}", err=True)
+
+    def leave(self) -> None:
+        """End with exit code 1 where something failed."""
+        if self.found:
+            typer.echo(f"{len(self.found)} of {self.count} clips failed", err=True)
+            raise typer.Exit(1)

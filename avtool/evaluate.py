@@ -1,0 +1,174 @@
+"""Evaluation by named protocols: the Python API behind ``avtool evaluate``. Each task brings its own protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from avtool.data import parts
+from avtool.data.dataset import PreparedDataset
+from avtool.devices import resolve_device
+from avtool.distributed import joined, local_device
+from avtool.errors import DataError, UsageError
+from avtool.files import atomic_file, check_output, json_text
+from avtool.model.build import task_of
+from avtool.model.config import Config, read_model_config
+from avtool.places import resolve_checkpoint
+from avtool.progress import quiet
+from avtool.registry import TASKS, resolve
+from avtool.tasks import Evaluation, Task
+from avtool.tasks.context import Context
+from avtool.tasks.table import Table
+
+__all__ = ["Table", "evaluate", "metrics"]
+
+
+def evaluate(
+    model: Path,
+    data: Path,
+    *,
+    task: str | None = None,
+    protocols: Sequence[str] = (),
+    split: str = "test",
+    fold: tuple[int, int] | None = None,
+    windows: int = 1,
+    maps: Sequence[str] = (),
+    object_prior: Path | None = None,
+    batch_size: int = 32,
+    workers: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+    out: Path | None = None,
+    save_predictions: Path | None = None,
+    force: bool = False,
+) -> list[Table]:
+    """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
+
+    ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
+    fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
+    ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
+    ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
+    model's head and the data do not fit, before any weights are loaded.
+
+    Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
+    writes the files and raises what fails anywhere; the others return [].
+    """
+    tables: list[Table] = []
+    # What is gathered lies in the computer's own memory, whatever device it was computed on.
+    job = joined(torch.device("cpu"))
+    with job as world, world.as_one(), quiet(not world.main):
+        for option, path in (("--out", out), ("--save-predictions", save_predictions)):
+            if path is not None:
+                check_output(path, force=force, option=option)
+        if out is not None and save_predictions is not None and out.resolve() == save_predictions.resolve():
+            raise UsageError(
+                f"--save-predictions {save_predictions} would replace what --out writes",
+                hint="name another file",
+            )
+        checkpoint = resolve_checkpoint(model)
+        config = read_model_config(checkpoint)
+        judged, evaluation = _evaluation(task or task_of(config.kind))
+        chosen_protocols = _protocols(judged, evaluation, protocols, config, checkpoint)
+        for option, given, means in (
+            ("--windows", windows > 1, lambda other: other.windows),
+            ("--map", maps, lambda other: other.maps),
+            ("--object-prior", object_prior, lambda other: other.object_prior),
+        ):
+            if given and not means(evaluation):
+                fitting = [name for name in EVALUATED if means(_evaluation(name)[1])]
+                raise UsageError(
+                    f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(fitting)}"
+                )
+        if object_prior is not None and not set(chosen_protocols) & set(evaluation.object_prior):
+            raise UsageError(
+                f"--object-prior changes nothing in {', '.join(chosen_protocols)}",
+                hint=f"--task {judged.name} --protocol {','.join(evaluation.object_prior)}",
+            )
+        dataset = PreparedDataset(data, split)
+        context = Context(
+            checkpoint=checkpoint,
+            config=config,
+            dataset=dataset,
+            chosen=_clips(dataset, fold),
+            part=_part(dataset, fold),
+            device=local_device(resolve_device(device)),
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+            windows=windows,
+            maps=maps,
+            object_prior=object_prior,
+            world=world,
+        )
+        tables = evaluation.tables(context, chosen_protocols)
+        if world.main and save_predictions is not None:
+            with atomic_file(save_predictions) as partial, partial.open("wb") as file:
+                np.savez_compressed(file, **context.predictions)
+        if world.main and out is not None:
+            content = metrics(tables, model=checkpoint, data=dataset, fold=fold)
+            with atomic_file(out) as partial:
+                partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+    return tables
+
+
+def metrics(
+    tables: Sequence[Table], *, model: Path, data: PreparedDataset, fold: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """What metrics.json holds: the tables, and what they are of."""
+    return {
+        "model": str(model),
+        "data": {
+            "name": data.name,
+            "folder": str(data.folder),
+            "split": data.split,
+            "fold": fold,
+            "checksum": data.checksum,
+        },
+        "tables": [table.as_dict() for table in tables],
+    }
+
+
+EVALUATED = tuple(name for name, task in TASKS.items() if task.evaluation)
+"""The tasks that have protocols."""
+
+
+def _evaluation(name: str) -> tuple[Task, Evaluation]:
+    if name not in EVALUATED:
+        raise UsageError(f"there is no task {name!r} to evaluate", hint=f"one of {', '.join(EVALUATED)}")
+    task = TASKS[name]
+    return task, resolve(task.evaluation)
+
+
+def _protocols(
+    task: Task, evaluation: Evaluation, wanted: Sequence[str], config: Config, checkpoint: Path
+) -> tuple[str, ...]:
+    if unknown := [name for name in wanted if name not in task.protocols]:
+        raise UsageError(
+            f"{task.name} has no protocol {unknown[0]!r}", hint=f"choose among {', '.join(task.protocols)}"
+        )
+    if wanted:
+        return tuple(dict.fromkeys(wanted))
+    return tuple(task.protocols if evaluation.usual is None else evaluation.usual(config, checkpoint))
+
+
+def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray:
+    everything = np.arange(len(dataset))
+    if fold is None:
+        return everything
+    labels = [dataset.label_id(i) for i in range(len(dataset))]
+    chosen = everything[parts.fold(parts.recordings(dataset), labels, *fold)]
+    if not len(chosen):
+        raise DataError(
+            f"--fold {fold[0]}/{fold[1]} of split {dataset.split} of {dataset.folder} holds no clip",
+            hint="choose fewer folds: no class has as many recordings",
+        )
+    return chosen
+
+
+def _part(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
+    """What is judged, in words."""
+    return f"{dataset.name}, split {dataset.split}" + ("" if fold is None else f", fold {fold[0]}/{fold[1]}")

@@ -1,0 +1,148 @@
+"""Running a model on one's own clips: which model is meant, and clips as it takes them, window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.checkpoint import load_model
+from avtool.clip import Clip, Window
+from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
+from avtool.features import LogMel, as_batch, inputs_of
+from avtool.model.config import Config, read_model_config
+from avtool.places import find_model, run_of
+from avtool.progress import say, warn
+from avtool.tracking import read_run_facts
+
+WINDOWS_AT_ONCE = 16
+LARGEST_INPUT = 1 << 26
+"""Pixels of a frame, cells of a spectrogram, or samples (an hour): models are three orders of magnitude below."""
+Failed = Callable[[Path, AvtoolError], None]
+"""Told of a clip that could not be used, and why."""
+Compute = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
+"""Results (W, ...) by name of a model with the frames (W, 3, H, W') and log-mels (W, 1, mels, frames) of windows."""
+Item = TypeVar("Item")
+
+
+def choose_model(model: Path | None) -> tuple[Path, Config]:
+    """The checkpoint folder that ``model`` (None: see ``avtool.places.find_model``) means and its config.json, once it
+    is said which it is, where it was found and what it was trained on. AvtoolError where it cannot be used."""
+    checkpoint, found = find_model(model)
+    say(f"model {checkpoint} (from {found})")
+    config = read_model_config(checkpoint)
+    say(f"  {config.origin}{_trained_on(checkpoint)}")
+    return checkpoint, config
+
+
+def _trained_on(checkpoint: Path) -> str:
+    """Number, place and sum of the clips that the run of a checkpoint was trained on, as far as its run.json says."""
+    run = run_of(checkpoint)
+    try:
+        data = read_run_facts(run).get("data") if run is not None else None
+    except CheckpointError as error:
+        warn(error.message)  # the weights are no worse for it
+        return ""
+    if not isinstance(data, dict) or not {"trained_on", "folder", "checksum"} <= data.keys():
+        return ""
+    return (
+        f"; trained on {data['trained_on']} clips of {data['folder']}, checksum {str(data['checksum'])[:12]}"
+    )
+
+
+class Computed(NamedTuple):
+    """What was computed of a clip: ``times`` float64 (W, 2) of its windows, ``results`` float32 (W, ...) by name."""
+
+    clip: Path
+    times: np.ndarray
+    results: dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``Clip.windows``.
+
+    A clip that cannot be used is told to ``failed`` and left out, or its error raised where that is None.
+    """
+
+    clips: Sequence[Path]
+    audio: Path | None
+    every: float | None
+    failed: Failed | None
+
+    def __post_init__(self) -> None:
+        if self.audio is not None and len(self.clips) != 1:
+            raise UsageError(
+                f"--audio goes with one picture or clip, not with {len(self.clips)}", hint="name one clip"
+            )
+
+    def compute(
+        self, checkpoint: Path, config: Config, device: torch.device, compute: Compute
+    ) -> Iterator[Computed]:
+        """What ``compute`` gives of each clip, one after the other. The weights are loaded once the first clip is found
+        to be usable. CheckpointError where a result is not finite."""
+        check_size(config, checkpoint)
+        loaded: tuple[nn.Module, LogMel] | None = None
+        for path in self.clips:
+            times: list[tuple[float, float]] = []
+            parts: list[dict[str, np.ndarray]] = []
+            try:
+                with Clip(path, self.audio) as clip:
+                    windows = clip.windows(
+                        self.every, size=config.image_size, count=config.window, rate=config.rate
+                    )
+                    for some in batched(windows, WINDOWS_AT_ONCE):
+                        loaded = loaded or load_model(checkpoint, device=device)[:2]
+                        times += [window.times for window in some]
+                        parts.append(_computed(loaded, some, device, compute))
+            except (MediaError, UsageError, OSError) as error:
+                self._tell(path, error)
+                continue
+            found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            if not all(np.isfinite(values).all() for values in found.values()):
+                raise CheckpointError(
+                    f"{checkpoint} gives numbers that are not finite", hint="use an earlier checkpoint"
+                )
+            yield Computed(path, np.array(times), found)
+
+    def _tell(self, clip: Path, error: Exception) -> None:
+        known = explain(error)
+        if self.failed is None or known is None:
+            raise error
+        self.failed(clip, known)
+
+
+@torch.no_grad()
+def _computed(
+    loaded: tuple[nn.Module, LogMel], windows: Sequence[Window], device: torch.device, compute: Compute
+) -> dict[str, np.ndarray]:
+    model, log_mel = loaded
+    batch = as_batch([one.image for one in windows], [one.waveform for one in windows], device)
+    image, audio = inputs_of(log_mel, batch)
+    return {name: value.float().cpu().numpy() for name, value in compute(model, image, audio).items()}
+
+
+def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of ``size`` items, the last one shorter."""
+    while part := list(islice(items, size)):
+        yield part
+
+
+def check_size(config: Config, checkpoint: Path) -> None:
+    """CheckpointError where config.json asks for an input that no model takes, before memory is asked for it."""
+    sizes = {"image_size": config.model["image_size"], "audio_size": config.model["audio_size"]}
+    largest = max(config.window, *(math.prod(size) for size in sizes.values()))
+    if largest > LARGEST_INPUT:
+        asked = ", ".join(f"model.{key} = {list(size)}" for key, size in sizes.items())
+        raise CheckpointError(
+            f"{checkpoint / 'config.json'} asks for an input of {largest:,} numbers: {asked}, "
+            f"spectrogram.hop = {config.spectrogram['hop']}",
+            hint="take an undamaged copy, or correct that file",
+        )

@@ -1,0 +1,16 @@
+"""Classification: what a clip is of."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="classify",
+    section="avtool.tasks.classify.recipe:Classify",
+    training="avtool.tasks.classify.train:Classification",
+    kinds={
+        "classifier": "avtool.model.heads:AudioVisualClassifier",
+        "linear_probe": "avtool.model.heads:LinearProbe",
+    },
+    protocols=("top1", "top5", "mAP", "AUC", "knn"),
+    evaluation="avtool.tasks.classify.protocols:EVALUATION",
+    command="avtool.tasks.classify.command:classify",
+)

@@ -1,0 +1,97 @@
+"""``avtool classify``: clips in, their likeliest classes out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from avtool.commands import (
+    A_DAY,
+    DASH_NOTE,
+    Audio,
+    Clips,
+    Debug,
+    Device,
+    Failures,
+    Json,
+    Model,
+    Threads,
+    examples,
+    guarded,
+    print_json,
+    set_threads,
+)
+
+if TYPE_CHECKING:
+    from avtool.tasks.classify.predict import Classified
+
+EPILOG = examples(
+    "avtool classify clip.mp4 --model runs/tiny-classify-20260101-120000",
+    "avtool classify *.mp4 --top 3 --json",
+    "avtool classify photo.jpg --audio sound.wav",
+    next_command="avtool evaluate RUN --data DIR",
+)
+
+
+@guarded
+def classify(
+    clips: Clips,
+    *,
+    top: Annotated[int, typer.Option(metavar="N", min=1, help="Classes to show.")] = 5,
+    audio: Audio = None,
+    model: Model = None,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.01,
+            max=A_DAY,
+            help="Seconds between windows of a long clip.",
+            show_default="half a window",
+        ),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.tasks.classify.predict import classify as run
+
+    failures = Failures(clips)
+    found = run(clips, audio=audio, model=model, every=every, device=device, failed=failures.tell)
+    if json:
+        print_json({"clips": [_as_dict(one, top) for one in found], "failed": failures.found})
+    else:
+        for one in found:
+            _print(one, top)
+    failures.leave()
+
+
+def _as_dict(found: Classified, top: int) -> dict[str, Any]:
+    def named(classes: list[tuple[str, float]]) -> list[dict[str, Any]]:
+        return [{"class": name, "probability": round(value, 6)} for name, value in classes]
+
+    windows = [
+        {"start": round(float(start), 3), "end": round(float(end), 3), "top": named(found.top(top, window))}
+        for window, (start, end) in enumerate(found.times)
+    ]
+    return {"clip": str(found.clip), "top": named(found.top(top)), "windows": windows}
+
+
+def _print(found: Classified, top: int) -> None:
+    windows = len(found.times)
+    typer.echo(f"{found.clip}" + (f": mean of {windows} windows" if windows > 1 else ""))
+    for name, value in found.top(top):
+        typer.echo(f"  {value:7.1%}  {name}")
+    for window, (start, end) in enumerate(found.times if windows > 1 else ()):
+        (name, value), *_ = found.top(1, window)
+        typer.echo(f"  {start:7.2f} to {end:7.2f} s  {value:7.1%}  {name}")
+
+
+classify.__doc__ = f"""Say what clips are of.
+
+    A clip that is longer than the model's window is heard in several: first their mean, then one line each.
+    {DASH_NOTE}
+    """

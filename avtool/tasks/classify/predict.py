@@ -1,0 +1,92 @@
+"""What a clip is of: the Python API behind ``avtool classify``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.devices import resolve_device
+from avtool.errors import UsageError
+from avtool.model.config import Config
+from avtool.predict import Clips, Failed, choose_model
+from avtool.progress import say
+from avtool.tasks.classify import TASK
+from avtool.tasks.names import ClassNames
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What ``classify`` says of a clip. ``probabilities`` float64 (C,) of its classes, from the logits' mean over
+    windows; ``over_time`` (W, C) those of each window, of ``times`` (W, 2) from start to end in seconds. ``names`` of
+    the classes: their numbers where the model has no names."""
+
+    clip: Path
+    names: Sequence[str]
+    probabilities: np.ndarray
+    times: np.ndarray
+    over_time: np.ndarray
+
+    def top(self, count: int, window: int | None = None) -> list[tuple[str, float]]:
+        """The ``count`` likeliest classes of the clip, or of one ``window``, with their probabilities."""
+        chosen = self.probabilities if window is None else self.over_time[window]
+        order = np.argsort(-chosen, kind="stable")[:count]
+        return [(self.names[k], float(chosen[k])) for k in order]
+
+
+def classify(
+    clips: Sequence[Path],
+    *,
+    audio: Path | None = None,
+    model: Path | None = None,
+    every: float | None = None,
+    device: str = "auto",
+    failed: Failed | None = None,
+) -> Iterator[Classified]:
+    """The classes of each of ``clips``, one after the other: videos, or one picture with the sound file ``audio``.
+
+    A clip longer than the model's window is heard in windows, one ``every`` so many seconds (None: half a window).
+    Probabilities are a softmax over classes, or of each class alone where the model was trained on clips of several.
+    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+
+    A clip that cannot be used is told to ``failed`` and left out, or raised where that is None. The weights are loaded
+    once the first clip is found to be usable. AvtoolError where the model is no classifier.
+    """
+    target = resolve_device(device)
+    checkpoint, config = choose_model(model)
+    if config.kind not in TASK.kinds:
+        raise UsageError(
+            f"{checkpoint} has no classification head: it is of kind {config.kind}",
+            hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}, or another --model",
+        )
+    chosen = Clips(clips, audio, every or config.window / config.rate / 2, failed)
+    return _classified(chosen, checkpoint, config, target)
+
+
+def _classified(clips: Clips, checkpoint: Path, config: Config, device: torch.device) -> Iterator[Classified]:
+    names = ClassNames.read(checkpoint, count=config.model["classes"])
+    if names is None:
+        say(f"{checkpoint} was saved without the names of its classes: they are numbered")
+        names = ClassNames(tuple(map(str, range(config.model["classes"]))))
+    share = _sigmoid if names.several else _softmax
+    for clip, times, results in clips.compute(checkpoint, config, device, _logits):
+        logits = results["logits"].astype(np.float64)
+        yield Classified(clip, names.names, share(logits.mean(axis=0)), times, share(logits))
+
+
+def _logits(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
+    """The fused prediction of windows (W, C)."""
+    return {"logits": model(image, audio).mean}
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))

@@ -1,0 +1,260 @@
+"""Protocols ``top1``, ``top5``, ``mAP``, ``AUC`` and ``knn``: what class a clip is of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.data.dataset import PreparedDataset
+from avtool.errors import DataError, UsageError
+from avtool.features import LogMel, blank_frames, inputs_of, silence
+from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
+from avtool.metrics.neighbours import nearest_neighbour_hits
+from avtool.model.config import Config
+from avtool.tasks import Evaluation
+from avtool.tasks.classify import TASK
+from avtool.tasks.classify.train import labels_of, one_hot
+from avtool.tasks.context import Context
+from avtool.tasks.names import ClassNames
+from avtool.tasks.pretrain.train import mean_tokens
+from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+
+BLANKED = {"image": "fused, image blank", "audio": "fused, sound silent"}
+COMMONEST = "always the commonest class"
+WORDS = {
+    "top1": "the true class scores highest",
+    "top5": "the true class is among the five that score highest",
+    "mAP": "mean over classes of average precision",
+    "AUC": "mean over classes of the area under the ROC curve",
+    "knn": "the nearest training clip, by cosine of the mean token, has the same class (k = 1; of several classes the "
+    "first)",
+}
+SETS = ("mAP", "AUC")
+
+
+def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
+    commonest class gets. Windows of a clip are averaged as logits."""
+    _check_head(context)
+    single, sets = (tuple(p for p in protocols if (p in SETS) == of_sets) for of_sets in (False, True))
+    groups = [(group, *_judged(context, several=group is sets)) for group in (single, sets) if group]
+    clips = np.unique(np.concatenate([fitting for _, fitting, _ in groups]))
+    model, log_mel = context.load()
+    everything = _logits(context, model, log_mel, clips)
+    if not context.world.main:
+        return []
+    truth = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
+    context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {
+        "clips": clips,
+        "ids": np.array([context.dataset.record(int(i)).id for i in clips]),
+        "targets": truth,
+        "classes": np.array(context.dataset.classes),
+    }
+    tables = []
+    for group, fitting, left_out in groups:
+        places = np.searchsorted(clips, fitting)
+        logits, targets = {name: value[places] for name, value in everything.items()}, truth[places]
+        recordings = context.recordings(fitting)
+        rows = [
+            Row(
+                name,
+                CONTROL if name in BLANKED.values() else MODEL,
+                _measures(context, value, targets, group, recordings),
+            )
+            for name, value in logits.items()
+        ]
+        floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
+        rows.append(Row(COMMONEST, FLOOR, _measures(context, floor, targets, group, recordings)))
+        tables.append(
+            context.table(
+                task="classify",
+                protocol=", ".join(group),
+                words="; ".join([*(WORDS[name] for name in group), context.in_windows("logits")]),
+                rows=rows,
+                recordings=recordings,
+                left_out=left_out,
+            )
+        )
+    return tables
+
+
+def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
+    """The clips that a protocol can judge, ascending, and how many it cannot, by reason. ``several``: one of sets of
+    labels; the others need exactly one, whatever is asked for beside them. DataError where none is left."""
+    dataset = context.dataset
+    counts = np.array([len(dataset.record(int(i)).label_ids) for i in context.chosen])
+    fits = counts >= 1 if several else counts == 1
+    if not fits.any():
+        raise DataError(
+            f"no clip of split {dataset.split} of {dataset.folder} has {'a label' if several else 'exactly one label'}",
+            hint="choose another --split, or --protocol mAP,AUC for clips with several labels",
+        )
+    left_out = {
+        "without a label": int((counts == 0).sum()),
+        **({} if several else {"with several labels": int((counts > 1).sum())}),
+    }
+    return context.chosen[fits], {reason: count for reason, count in left_out.items() if count}
+
+
+def _check_head(context: Context) -> None:
+    """DataError where the model's classes are not those of the data, by number or by name."""
+    count, dataset = context.config.model["classes"], context.dataset
+    known = ClassNames.read(context.checkpoint, count=count)
+    if count != len(dataset.classes):
+        found = f"the model tells {count} classes apart, {dataset.folder} has {len(dataset.classes)}"
+    elif known is not None and known.names != tuple(dataset.classes):
+        pairs = enumerate(zip(known.names, dataset.classes, strict=True))
+        number, (of_model, of_data) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
+        found = f"class {number} is {of_model!r} for the model and {of_data!r} in {dataset.folder}"
+    else:
+        return
+    raise DataError(found, hint="evaluate on the data it was trained for, or fine-tune it on this")
+
+
+def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray) -> dict[str, np.ndarray]:
+    """Logits (N, C) of the fused prediction, of each head, and fused with either input blanked."""
+
+    def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        image, audio = inputs_of(log_mel, batch)
+        heads = model(image, audio)._asdict()
+        logits = {"fused": heads.pop("mean")} | {f"{name} head": value for name, value in heads.items()}
+        logits[BLANKED["image"]] = model(blank_frames(image), audio).mean
+        logits[BLANKED["audio"]] = model(image, silence(audio)).mean
+        return {name: value.float() for name, value in logits.items()}
+
+    return context.each_clip(clips, compute)
+
+
+def _measures(
+    context: Context,
+    scores: np.ndarray,
+    targets: np.ndarray,
+    protocols: Sequence[str],
+    recordings: Sequence[str],
+) -> dict[str, Measure]:
+    measures = {}
+    for protocol in protocols:
+        if protocol in SETS:
+            measures[protocol] = _of_set(context, protocol, scores, targets.astype(bool), recordings)
+        else:
+            hits = top_k_correct(scores, targets.argmax(axis=1), int(protocol.removeprefix("top")))
+            measures[protocol] = context.measured(hits, recordings)
+    return measures
+
+
+def _of_set(
+    context: Context, protocol: str, scores: np.ndarray, targets: np.ndarray, recordings: Sequence[str]
+) -> Measure:
+    per_class = average_precision if protocol == "mAP" else roc_auc
+
+    def score(chosen: np.ndarray) -> float:
+        return macro(per_class(scores[chosen], targets[chosen])).mean
+
+    return context.measured_whole(score, recordings, draws=200 if targets.size < 2e6 else 20)
+
+
+def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarray) -> list[Table]:
+    """The table of protocol ``knn``: of any model's encoder, stream by stream, beside untrained weights and the
+    commonest class.
+
+    ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged. Windows of a clip are
+    averaged as tokens.
+    """
+    clips, left_out = _labelled(context.dataset, context.chosen)
+    others, _ = _labelled(reference, usable)
+    if not len(clips) or not len(others):
+        raise DataError(
+            f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels"
+        )
+    trained, log_mel = context.load()
+    means = [
+        (
+            (role, prefix),
+            _means(context, model, log_mel, context.dataset, clips),
+            _means(context, model, log_mel, reference, others),
+        )
+        for role, prefix, model in ((MODEL, "", trained), (CONTROL, f"{UNTRAINED}, ", context.untrained()))
+    ]
+    if not context.world.main:
+        return []
+    labels = np.array([context.dataset.label_id(int(i)) for i in clips])
+    other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
+    recordings = context.recordings(clips)
+    rows = []
+    for (role, prefix), queries, references in means:
+        for stream, query in queries.items():
+            hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
+            rows.append(Row(f"{prefix}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
+    shares = np.broadcast_to(np.bincount(labels), (len(labels), labels.max() + 1))
+    commonest = top_k_correct(shares, labels, 1)
+    rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
+    table = context.table(
+        task="classify",
+        protocol="knn",
+        words=f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}",
+        rows=rows,
+        recordings=recordings,
+        left_out=left_out,
+    )
+    return [table]
+
+
+def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
+    has = np.array([dataset.label_id(int(i)) >= 0 for i in chosen], bool)
+    missing = int((~has).sum())
+    return chosen[has], {"without a label": missing} if missing else {}
+
+
+def _means(
+    context: Context, model: nn.Module, log_mel: LogMel, dataset: PreparedDataset, clips: np.ndarray
+) -> dict[str, Tensor]:
+    """Mean tokens (N, D) of the clips, by stream, averaged over their windows."""
+    means = context.each_clip(
+        clips, lambda batch: mean_tokens(model.encoder(*inputs_of(log_mel, batch))), dataset=dataset
+    )
+    return {name: torch.from_numpy(mean) for name, mean in means.items()}
+
+
+def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
+    tables = []
+    if heads := [name for name in protocols if name != "knn"]:
+        if context.config.kind not in TASK.kinds:
+            raise UsageError(
+                f"{context.checkpoint} has no classification head: it is of kind {context.config.kind}",
+                hint=f"avtool finetune classify --recipe tiny-classify --from {context.checkpoint}, or --protocol knn",
+            )
+        tables += evaluate_classification(context, heads)
+    if "knn" in protocols:
+        tables += evaluate_knn(context, *_reference(context))
+    return tables
+
+
+def _reference(context: Context) -> tuple[PreparedDataset, np.ndarray]:
+    """Training clips that may be nearest neighbours: another split's, or of one split those that are not judged."""
+    dataset = context.dataset
+    others = [name for name, clips in dataset.splits.items() if clips and name != dataset.split]
+    if dataset.split != "all" and others:
+        other = PreparedDataset(dataset.folder, "train" if "train" in others else others[0])
+        return other, np.arange(len(other))
+    rest = np.setdiff1d(np.arange(len(dataset)), context.chosen)
+    if not len(rest):
+        raise DataError(
+            f"{dataset.folder} leaves no clips to be neighbours: all are judged",
+            hint="choose --split test, or --fold 1/5",
+        )
+    return dataset, rest
+
+
+def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
+    """``knn`` of what has no classification head; mAP and AUC where the classes are not alone."""
+    if config.kind not in TASK.kinds:
+        return ("knn",)
+    names = ClassNames.read(checkpoint, count=config.model["classes"])
+    return SETS if names is not None and names.several else ("top1", "top5")
+
+
+EVALUATION = Evaluation(_tables, _usual, windows=True)

@@ -1,0 +1,176 @@
+"""What an evaluation has to do with: a checkpoint, clips, and how to go through them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.checkpoint import check_finite, load_model
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import FixedViews, batches_in_order
+from avtool.data.views import EvaluationViews, WindowViews
+from avtool.distributed import World
+from avtool.features import LogMel
+from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
+from avtool.model.build import random_model
+from avtool.model.config import Config
+from avtool.progress import progress_bar
+from avtool.tasks.table import Measure, Row, Table
+
+Key = TypeVar("Key", bound=Hashable)
+Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
+"""What is computed of a batch on the device: tensors (B, ...) by name."""
+
+
+@dataclass
+class Context:
+    """An evaluation's surroundings.
+
+    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. ``windows``
+    of a clip are averaged where a protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with
+    ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions`` collects what
+    ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size``, any ``workers``, and any
+    number of processes in ``world``, which share the samples and leave what is made of them to rank 0.
+    """
+
+    checkpoint: Path
+    config: Config
+    dataset: PreparedDataset
+    chosen: np.ndarray
+    device: torch.device
+    batch_size: int = 32
+    workers: int = 0
+    seed: int = 0
+    windows: int = 1
+    part: str = ""
+    maps: Sequence[str] = ()
+    object_prior: Path | None = None
+    world: World = field(default_factory=World)
+    predictions: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def load(self) -> tuple[nn.Module, LogMel]:
+        """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is
+        made of it would mean anything."""
+        model, log_mel, _ = load_model(self.checkpoint, device=self.device)
+        check_finite(model.state_dict(), source=self.checkpoint)
+        return model, log_mel
+
+    def untrained(self) -> nn.Module:
+        """The same model with random weights, drawn from ``seed``: the control of what training has to do with it."""
+        model = random_model(self.config.kind, self.config.model, seed=self.seed)
+        return model.to(self.device).eval()
+
+    def view_size(self) -> dict[str, Any]:
+        """The frame's size and the length of sound that the model was made for."""
+        return {"image_size": self.config.image_size, "window_samples": self.config.window}
+
+    def views(self) -> EvaluationViews:
+        """The clips' own evaluation views."""
+        return EvaluationViews(self.dataset, **self.view_size())
+
+    def in_windows(self, what: str) -> str:
+        """How many windows of a clip there are, and that ``what`` is averaged over them."""
+        return f"{self.windows} windows a clip, {what} averaged" if self.windows > 1 else "1 window a clip"
+
+    def each(
+        self, views: FixedViews, numbers: np.ndarray, compute: Compute[Key], *, averaged: int = 1
+    ) -> dict[Key, np.ndarray]:
+        """What ``compute`` gives of each of the samples ``numbers`` (N,) of ``views``, in their order: arrays (N, ...)
+        by name; with ``averaged`` samples in a row as one, (N / averaged, ...).
+
+        The processes share the samples. Rank 0 has the arrays, another has none ({}) and is done with its part.
+        """
+        share = self.world.share(len(numbers) // averaged)
+        own = self._computed(
+            views, numbers[share.start * averaged : share.stop * averaged].tolist(), compute, averaged
+        )
+        names: list[Key] = next(filter(None, self.world.gather(list(own))), [])
+        found = {}
+        for name in names:  # one by one: a map of every pixel is large, and rank 0 holds it twice
+            parts = self.world.collect(own.pop(name, None))
+            if self.world.main:
+                found[name] = np.concatenate([part for part in parts if part is not None])
+        return found
+
+    @torch.no_grad()
+    def _computed(
+        self, views: FixedViews, numbers: list[int], compute: Compute[Key], averaged: int
+    ) -> dict[Key, np.ndarray]:
+        """``each`` of this process's own samples."""
+        found: dict[Key, list[Tensor]] = defaultdict(list)
+        with progress_bar("evaluating", total=len(numbers), unit="samples", brief=True) as bar:
+            for batch in batches_in_order(views, numbers, batch_size=self.batch_size, workers=self.workers):
+                on_device = {
+                    name: value.to(self.device) if isinstance(value, Tensor) else value
+                    for name, value in batch.items()
+                }
+                for name, value in compute(on_device).items():
+                    found[name].append(value.cpu())
+                bar.advance(min(self.batch_size, len(numbers) - bar.done))
+        whole = {name: torch.cat(found.pop(name)) for name in list(found)}
+        if averaged > 1:
+            whole = {name: value.unflatten(0, (-1, averaged)).mean(dim=1) for name, value in whole.items()}
+        return {name: value.numpy() for name, value in whole.items()}
+
+    def each_clip(
+        self, clips: np.ndarray, compute: Compute[Key], *, dataset: PreparedDataset | None = None
+    ) -> dict[Key, np.ndarray]:
+        """``each`` of ``clips`` (N,) of ``dataset`` (None: the one that is judged), its windows averaged."""
+        views = WindowViews(dataset or self.dataset, **self.view_size(), windows=self.windows)
+        return self.each(views, views.numbers(clips), compute, averaged=self.windows)
+
+    def recordings(self, clips: np.ndarray) -> list[str]:
+        """What each of the ``clips`` was recorded in."""
+        return [self.dataset.recording(int(i)) for i in clips]
+
+    def measured(self, values: np.ndarray, recordings: Sequence[str], *, scale: float = 100) -> Measure:
+        """The mean of per-sample ``values`` (N,) times ``scale``, with its interval: recordings are resampled, for
+        samples of one recording are not independent."""
+        values = np.asarray(values, np.float64) * scale
+        found = bootstrap_mean(values, groups=np.asarray(recordings), seed=self.seed)
+        return Measure(found.value, found.low, found.high)
+
+    def measured_whole(
+        self, statistic: Callable[[np.ndarray], float], recordings: Sequence[str], *, draws: int
+    ) -> Measure:
+        """A number of a whole set in per cent, 100 times ``statistic`` of the samples chosen, with its interval."""
+        if not len(recordings):
+            return Measure(float("nan"))
+        found = bootstrap_statistic(
+            statistic, len(recordings), groups=np.asarray(recordings), seed=self.seed, draws=draws
+        )
+        return Measure(100 * found.value, 100 * found.low, 100 * found.high)
+
+    def table(
+        self,
+        *,
+        task: str,
+        protocol: str,
+        words: str,
+        rows: Sequence[Row],
+        recordings: Sequence[str],
+        unit: str = "%",
+        left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
+    ) -> Table:
+        """The table of samples of which each comes from one of ``recordings`` (N,)."""
+        return Table(
+            task=task,
+            protocol=protocol,
+            words=words,
+            unit=unit,
+            rows=rows,
+            samples=len(recordings),
+            recordings=len(set(recordings)),
+            seed=self.seed,
+            left_out=left_out or {},
+            data=self.part,
+            notes=notes,
+        )

@@ -1,0 +1,80 @@
+"""``avtool embed``: clips in, the encoder's tokens out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.commands import (
+    A_DAY,
+    DASH_NOTE,
+    Audio,
+    Clips,
+    Debug,
+    Device,
+    Failures,
+    Force,
+    Model,
+    Threads,
+    examples,
+    guarded,
+    set_threads,
+)
+
+EPILOG = examples(
+    "avtool embed *.mp4 --out tokens.npz --model deepavfusion-vggsound",
+    "avtool embed long.mp4 --every 1.5 --out tokens.npz",
+    "avtool embed photo.jpg --audio sound.wav --out tokens.npz",
+    next_command="avtool evaluate RUN --data DIR --task retrieve",
+)
+
+
+@guarded
+def embed(
+    clips: Clips,
+    *,
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
+    audio: Audio = None,
+    model: Model = None,
+    every: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.01,
+            max=A_DAY,
+            help="Seconds between windows.",
+            show_default="one in the middle",
+        ),
+    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.tasks.embed.predict import embed as run
+
+    failures = Failures(clips)
+    run(
+        clips,
+        out=out,
+        audio=audio,
+        model=model,
+        every=every,
+        device=device,
+        force=force,
+        failed=failures.tell,
+    )
+    typer.echo(out)
+    failures.leave()
+
+
+embed.__doc__ = f"""Write the tokens of clips to an .npz, as float32.
+
+    Of N windows it holds: image_tokens (N, Ni, D), audio_tokens (N, Na, D) and fusion_tokens (N, T, D); their means
+    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of; and
+    files, their names.
+    {DASH_NOTE}
+    """

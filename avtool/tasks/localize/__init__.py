@@ -1,0 +1,13 @@
+"""Localization: where in the frame a clip's sound comes from."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="localize",
+    section="avtool.tasks.localize.recipe:Localize",
+    training="avtool.tasks.localize.train:Localization",
+    kinds={"localization": "avtool.model.localization:LocalizationModel"},
+    protocols=("pointing", "ciou-median", "ciou-adaptive", "slavc-extended"),
+    evaluation="avtool.tasks.localize.protocols:EVALUATION",
+    command="avtool.tasks.localize.command:localize",
+)

@@ -1,0 +1,142 @@
+"""How well a kind of map points, in short: kept beside a model, so that each of its heat maps can say so."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avtool.data.dataset import PreparedDataset
+from avtool.devices import resolve_device
+from avtool.errors import DataError
+from avtool.files import atomic_file, json_text
+from avtool.metrics.localization import binomial_error
+from avtool.model.config import read_model_config
+from avtool.places import resolve_checkpoint, run_of
+from avtool.tasks.context import Context
+from avtool.tasks.localize.protocols import evaluate_localization
+
+LOCALIZATION_JSON = "localization.json"
+
+
+@dataclass(frozen=True)
+class Localization:
+    """Protocol ``pointing`` on one split: shares of ``clips`` images whose highest cell lies inside the
+    boxes.
+
+    ``score``: the model's maps of a ``kind``. Controls: ``untrained``, the same model with random weights;
+    ``exchanged``, the same weights with the sound of a clip of another class; ``disc``, a centred disc that
+    sees and hears nothing; ``anywhere``, a point at random, which is the boxes' mean area. ``left_out`` clips
+    have no truth in view, or nothing else.
+    """
+
+    checkpoint: str
+    kind: str
+    data: str
+    split: str
+    clips: int
+    left_out: int
+    score: float
+    untrained: float
+    exchanged: float
+    disc: float
+    anywhere: float
+    protocol: str = "pointing"
+
+    @property
+    def error(self) -> float:
+        """Binomial standard error of the score."""
+        return binomial_error(self.score, self.clips)
+
+    def controls(self) -> dict[str, float]:
+        """What the score stands beside, by what was done."""
+        return {
+            "untrained weights": self.untrained,
+            "another class's sound": self.exchanged,
+            "a centred disc": self.disc,
+            "a point at random": self.anywhere,
+        }
+
+    def warning(self) -> str:
+        """A sentence where the score is not more than a standard error above every control, else nothing."""
+        name, best = max(self.controls().items(), key=lambda control: control[1])
+        if self.score > best + self.error:
+            return ""
+        return (
+            f"Not above its controls: on {self.clips} clips of {self.data} ({self.split}) this kind of map "
+            f"points to what sounds in {self.score:.1%}, {name} in {best:.1%}."
+        )
+
+
+def measure_pointing(
+    model: Path,
+    data: Path,
+    *,
+    kind: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    seed: int = 0,
+) -> Localization:
+    """Protocol ``pointing`` of one ``kind`` of map (None: the model's own), in short.
+
+    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
+    """
+    checkpoint, dataset = resolve_checkpoint(model), PreparedDataset(data, split)
+    context = Context(
+        checkpoint=checkpoint,
+        config=read_model_config(checkpoint),
+        dataset=dataset,
+        chosen=np.arange(len(dataset)),
+        device=resolve_device(device),
+        seed=seed,
+        maps=(kind,) if kind else (),
+    )
+    (table,) = evaluate_localization(context, ("pointing",), smooth=False)
+    score, exchanged, untrained, disc, anywhere = (row.measures["pointing"].value / 100 for row in table.rows)
+    return Localization(
+        checkpoint=context.checkpoint.name,
+        kind=table.rows[0].name,
+        data=context.dataset.name,
+        split=context.dataset.split,
+        clips=table.samples,
+        left_out=sum(table.left_out.values()),
+        score=score,
+        untrained=untrained,
+        exchanged=exchanged,
+        disc=disc,
+        anywhere=anywhere,
+    )
+
+
+def _place(checkpoint: Path) -> Path:
+    """Where the evaluation of a checkpoint is kept: in its run, or in its folder where it is of no run."""
+    return (run_of(checkpoint) or checkpoint) / LOCALIZATION_JSON
+
+
+def keep_localization(model: Path, result: Localization) -> Path:
+    """Write localization.json beside the model, where ``avtool localize`` finds its warning; returns its
+    path.
+    """
+    path = _place(resolve_checkpoint(model))
+    with atomic_file(path) as partial:
+        partial.write_text(json_text(asdict(result), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def kept_localization(model: Path, kind: str) -> Localization | None:
+    """What was kept beside the model for this checkpoint and kind of map, if anything. DataError where
+    broken.
+    """
+    checkpoint = resolve_checkpoint(model)
+    path = _place(checkpoint)
+    if not path.is_file():
+        return None
+    try:
+        result = Localization(**json.loads(path.read_text(encoding="utf-8")))
+        if None in vars(result).values():
+            raise ValueError("a number is missing")
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is broken: {error}", hint=f"remove {path}") from error
+    return result if (result.checkpoint, result.kind) == (checkpoint.name, kind) else None

@@ -1,0 +1,125 @@
+"""Where in a frame its sound comes from: the Python API behind ``avtool localize``."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from avtool.checkpoint import load_model
+from avtool.clip import Clip
+from avtool.devices import resolve_device
+from avtool.errors import CheckpointError, UsageError
+from avtool.features import as_batch, inputs_of
+from avtool.files import atomic_file, check_output, printable
+from avtool.inputs import SHORT_SIDE, shown, whole_crop
+from avtool.metrics.localization import upsampled
+from avtool.predict import check_size, choose_model
+from avtool.report.heatmap import render_heatmap, write_png
+from avtool.tasks.localize.maps import EVERY, choose_map, localization_map, words_of
+from avtool.tasks.localize.pointing import kept_localization
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """What ``localize`` found. ``map``: float32 (H, W) at the size of ``frame``, uint8 (H, W, 3) RGB, in the
+    units of its ``kind`` (see ``avtool.tasks.localize.maps``), not normalised. ``time``: of the frame, in seconds,
+    and for a picture of the middle of the sound. ``model``: the checkpoint folder. ``warning``: what speaks
+    against the map."""
+
+    map: np.ndarray
+    frame: np.ndarray
+    time: float
+    kind: str
+    model: Path
+    warning: str
+
+
+def localize(
+    clip: Path,
+    *,
+    out: Path = Path("heatmap.png"),
+    audio: Path | None = None,
+    model: Path | None = None,
+    at: float | None = None,
+    map: str | None = None,
+    raw: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> HeatMap:
+    """Show where in the frame of ``clip`` its sound comes from, in the picture ``out``.
+
+    ``clip`` is a video, or a picture with the sound file ``audio``; with a video, ``audio`` takes the place
+    of its own sound. ``at``: seconds from the start (None: the middle) of the frame and of the middle of the
+    sound heard, which is as long as the model was trained on, moved to lie inside the clip and reflected
+    where the clip is shorter; for a picture, of the sound file. ``map``: a kind in
+    ``avtool.tasks.localize.maps.EVERY`` (None: the model's own). ``raw``: also write the map, float32 (H, W) of the
+    frame, as .npy: what the picture shows before it is scaled to its colours. ``model``: a run, checkpoint or
+    converted folder (None: see ``avtool.places.find_model``).
+
+    The clip is looked at before any weights are loaded, and nothing is written before all is computed. Raises
+    AvtoolError where the clip, the model or an output cannot be used.
+    """
+    _check_outputs(out, raw, inputs=(clip, audio), force=force)
+    target = resolve_device(device)
+    if map is not None and map not in EVERY:
+        raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
+    with Clip(clip, audio) as source:
+        time = source.time(at)
+        checkpoint, config = choose_model(model)
+        check_size(config, checkpoint)
+        waveform = source.sound_around(time, count=config.window, rate=config.rate)
+        picture = source.fresh_frame(time)
+        frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), config.image_size, whole_crop)
+    loaded, log_mel, _ = load_model(checkpoint, device=target)
+    kind = choose_map(loaded, map)
+    image, sound = inputs_of(log_mel, as_batch([seen], [waveform], target))
+    maps = localization_map(loaded, image, sound, kind=kind)
+    heat = upsampled(maps.cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
+    if not np.isfinite(heat).all():
+        raise CheckpointError(
+            f"{checkpoint} gives a map that is not finite", hint="use an earlier checkpoint"
+        )
+    kept = kept_localization(checkpoint, kind)
+    result = HeatMap(heat, frame, time, kind, checkpoint, kept.warning() if kept else "")
+    _write(result, out, raw, caption=_caption(result, clip, audio))
+    return result
+
+
+def _check_outputs(out: Path, raw: Path | None, *, inputs: tuple[Path | None, ...], force: bool) -> None:
+    """UsageError for outputs that cannot be written, or would take the place of each other or of an input."""
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out} is not named .png", hint=f"--out {out.with_suffix('.png')}")
+    if raw is not None and raw.suffix.lower() != ".npy":
+        raise UsageError(f"--raw {raw} is not named .npy", hint=f"--raw {raw.with_suffix('.npy')}")
+    for option, path in (("--out", out), ("--raw", raw)):
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UsageError(
+                f"{option} {path} is a folder, a file is needed",
+                hint=f"{option} {path / 'heatmap'}{path.suffix}",
+            )
+        check_output(path, force=force, option=option)
+        if path.exists() and any(given and given.exists() and path.samefile(given) for given in inputs):
+            raise UsageError(
+                f"{option} {path} would replace the clip itself", hint=f"choose another {option}"
+            )
+
+
+def _caption(result: HeatMap, clip: Path, audio: Path | None) -> list[str]:
+    sound = f", sound of {audio.name}" if audio is not None else ""
+    lines = f"{clip.name} at {result.time:.2f} s{sound}", words_of(result.kind), f"model {result.model}"
+    return [printable(line) for line in lines]
+
+
+def _write(result: HeatMap, out: Path, raw: Path | None, *, caption: list[str]) -> None:
+    picture = render_heatmap(result.frame, result.map, caption=caption, warning=result.warning)
+    if raw is not None:
+        array = io.BytesIO()  # so that a full disk is an OSError with its reason
+        np.save(array, result.map)
+        with atomic_file(raw) as partial:
+            partial.write_bytes(array.getvalue())
+    write_png(out, picture)

@@ -1,0 +1,274 @@
+"""Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive`` and ``slavc-extended``: does a map show what sounds?
+
+All of them are read off the same maps, from one pass. The whole frame is seen, squeezed to the model's size, and the
+truth is drawn on it at 224 x 224.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from torch import Tensor, nn
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.mixing import MixtureViews
+from avtool.data.views import EvaluationViews
+from avtool.errors import DataError
+from avtool.features import LogMel, inputs_of, other_sound, silence
+from avtool.metrics.localization import (
+    CIOU_THRESHOLDS,
+    EVALUATION_SIZE,
+    boxes_to_mask,
+    centred_disc,
+    ciou_adaptive,
+    ciou_median,
+    consensus_map,
+    exchange_by_class,
+    ideal_map,
+    pointing_hits,
+)
+from avtool.model.config import Config
+from avtool.tasks import Evaluation
+from avtool.tasks.context import Context
+from avtool.tasks.localize.maps import choose_map, localization_map
+from avtool.tasks.localize.prior import SHARE, load_prior, with_prior
+from avtool.tasks.localize.slavc import (
+    EXCHANGED,
+    SILENT,
+    UNTRAINED_EXCHANGED,
+    UNTRAINED_SILENT,
+    check_cosines,
+    slavc_table,
+)
+from avtool.tasks.localize.slavc import PROTOCOL as SLAVC
+from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+
+Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
+CONSENSUS = "flickr-soundnet"
+"""The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
+PRIOR = ("object prior", "")
+CONTROLS = ("", EXCHANGED, UNTRAINED)
+"""Whose maps every protocol scores: the model's ("") and its controls'."""
+SMOOTHED = ", smoothed"
+SMOOTHING = 1.0
+"""Standard deviation of a smoothed map's Gaussian, in its own cells."""
+
+
+def _pointing(maps: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
+    return {"pointing": pointing_hits(maps, truth > 0)}
+
+
+def _shares(ciou: np.ndarray) -> dict[str, np.ndarray]:
+    """Per image: whether cIoU is 0.5 or more, and its part of the area under the curve over thresholds."""
+    passed = (ciou[:, None] >= CIOU_THRESHOLDS).astype(np.float64)
+    return {"cIoU >= 0.5": passed[:, 10], "AUC": ((passed[:, 1:] + passed[:, :-1]) / 2).mean(axis=1)}
+
+
+class Protocol(NamedTuple):
+    """How a protocol scores maps (N, rows, columns) against truth (N, H, W), image by image, and what it asks."""
+
+    score: Scores
+    words: str
+    ceiling: bool
+
+
+PROTOCOLS = {
+    "pointing": Protocol(_pointing, "the highest cell lies inside the truth", ceiling=False),
+    "ciou-median": Protocol(
+        lambda maps, truth: _shares(ciou_median(maps, truth)),
+        "the upper half of the pixels is predicted",
+        ceiling=True,
+    ),
+    "ciou-adaptive": Protocol(
+        lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
+        "as many pixels are predicted as the truth has",
+        ceiling=False,
+    ),
+}
+
+
+def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth: bool = True) -> list[Table]:
+    """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
+    untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %.
+
+    With an object prior in the context, all but the smoothed ones also mixed with it, and the prior alone.
+    UsageError where ``slavc-extended`` is asked for maps that are no cosines.
+    """
+    truth, clips, left_out = truth_of(context.dataset, context.chosen)
+    labels = [context.dataset.record(int(i)).label_ids for i in clips]
+    others = clips[exchange_by_class(labels, seed=context.seed)]
+    prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
+    model, log_mel = context.load()
+    chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
+    if SLAVC in protocols:
+        check_cosines(context, chosen)
+    every = _maps(
+        context,
+        model,
+        log_mel,
+        clips=clips,
+        others=others,
+        kinds=chosen,
+        negatives=SLAVC in protocols,
+        prior=prior,
+    )
+    if not context.world.main:
+        return []
+    objects = every.pop(PRIOR, None)
+    maps = {key: found for key, found in every.items() if key[1] in CONTROLS}
+    plain = tuple(maps)
+    if smooth:
+        maps |= {
+            (f"{kind}{SMOOTHED}", control): smoothed(found)
+            for (kind, control), found in maps.items()
+            if control != UNTRAINED
+        }
+    context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
+    context.predictions |= {
+        f"{kind}: {control or 'model'}": found for (kind, control), found in (every | maps).items()
+    }
+    if objects is not None:
+        context.predictions["object prior"] = objects
+    recordings = context.recordings(clips)
+    judge = partial(_table, plain=plain, objects=objects)
+    tables = []
+    for name in protocols:
+        table, judged = (slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
+        tables.append(table(context, judged, truth, recordings=recordings, left_out=left_out))
+    return tables
+
+
+def _table(
+    context: Context,
+    maps: Mapping[tuple[str, str], np.ndarray],
+    truth: np.ndarray,
+    *,
+    name: str,
+    plain: Sequence[tuple[str, str]],
+    objects: np.ndarray | None,
+    recordings: Sequence[str],
+    left_out: Mapping[str, int],
+) -> Table:
+    """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol ``name``;
+    those that are ``plain`` also with the prior of ``objects`` (N, 7, 7)."""
+    protocol = PROTOCOLS[name]
+
+    def measures(found: np.ndarray) -> dict[str, Measure]:
+        scores = protocol.score(found, truth)
+        return {measure: context.measured(values, recordings) for measure, values in scores.items()}
+
+    def row(kind: str, control: str, found: np.ndarray) -> Row:
+        name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
+        return Row(name, role, measures(found))
+
+    rows = [row(*key, found) for key, found in maps.items()]
+    if objects is not None:
+        rows += [
+            row(f"{kind} with object prior", control, with_prior(maps[kind, control], objects))
+            for kind, control in plain
+        ]
+        rows.append(Row("the object prior alone", FLOOR, measures(objects)))
+    rows.append(
+        Row("a centred disc", FLOOR, measures(np.broadcast_to(centred_disc(EVALUATION_SIZE), truth.shape)))
+    )
+    if name == "pointing":
+        area = context.measured((truth > 0).mean(axis=(1, 2)), recordings)
+        rows.append(Row("a point at random", FLOOR, {"pointing": area}))
+    if protocol.ceiling:
+        rows.append(Row("the truth itself", CEILING, measures(ideal_map(truth))))
+    words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
+    if any(kind.endswith(SMOOTHED) for kind, _ in maps):
+        words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
+    if objects is not None:
+        words += f"; object prior: {SHARE:g} of the map and {1 - SHARE:g} of the prior, each scaled to 0 to 1"
+    return context.table(
+        task="localize",
+        protocol=name,
+        words=words,
+        rows=rows,
+        recordings=recordings,
+        left_out=left_out,
+    )
+
+
+def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Truth float64 (N, 224, 224) of the clips that have boxes, their numbers, and how many have none.
+
+    DataError where none has.
+    """
+    draw = consensus_map if dataset.name == CONSENSUS else _union
+    truths, clips = [], []
+    for i in chosen:
+        truth = draw(EVALUATION_SIZE, dataset.record(int(i)).boxes)
+        if truth.any():
+            truths.append(truth)
+            clips.append(i)
+    if not clips:
+        raise DataError(
+            f"{dataset.folder}: no clip of split {dataset.split} has boxes to point at",
+            hint="prepare data with boxes: avtool prepare synth",
+        )
+    missing = len(chosen) - len(clips)
+    return np.stack(truths), np.array(clips), {"without a box": missing} if missing else {}
+
+
+def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
+    return boxes_to_mask(size, boxes, whole_pixels=True).astype(np.float64)
+
+
+def smoothed(maps: np.ndarray) -> np.ndarray:
+    """Maps (N, rows, columns) under a Gaussian of ``SMOOTHING`` cells, reflected at the edges."""
+    return np.stack(
+        [cv2.GaussianBlur(found, (0, 0), SMOOTHING, borderType=cv2.BORDER_REFLECT) for found in maps]
+    )
+
+
+def _maps(
+    context: Context,
+    model: nn.Module,
+    log_mel: LogMel,
+    *,
+    clips: np.ndarray,
+    others: np.ndarray,
+    kinds: Sequence[str],
+    negatives: bool,
+    prior: nn.Module | None,
+) -> dict[tuple[str, str], np.ndarray]:
+    """Maps float32 (N, rows, columns) by kind and control ("": none), with ``negatives`` also those of sounds that are
+    not of the frame; ``PRIOR``: the object prior's, where there is one."""
+    whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
+    untrained = context.untrained()
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        image, own = inputs_of(log_mel, batch)
+        other = other_sound(log_mel, batch)
+        ways = [("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)]
+        if negatives:
+            ways += [
+                (SILENT, model, silence(own)),
+                (UNTRAINED_EXCHANGED, untrained, other),
+                (UNTRAINED_SILENT, untrained, silence(own)),
+            ]
+        found = {
+            (kind, control): localization_map(used, image, sound, kind=kind)
+            for kind in kinds
+            for control, used, sound in ways
+        }
+        return found if prior is None else found | {PRIOR: prior(image)}
+
+    return context.each(
+        MixtureViews(whole, np.stack([clips, others], axis=1)), np.arange(len(clips)), compute
+    )
+
+
+def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
+    """Not ``slavc-extended``, which makes sounds of its own and needs cosines."""
+    return tuple(PROTOCOLS)
+
+
+EVALUATION = Evaluation(evaluate_localization, _usual, maps=True, object_prior=tuple(PROTOCOLS))

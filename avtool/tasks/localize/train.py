@@ -1,0 +1,216 @@
+"""Localization: maps trained by contrast between a frame's own sound and others, without labels and without boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.config.schema import Recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import DrawnViews, FixedViews
+from avtool.data.mixing import MixtureViews, PartnerViews
+from avtool.distributed import World, of_all
+from avtool.errors import UsageError
+from avtool.features import inputs_of
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells
+from avtool.model.localization import TWO_PASS, LocalizationModel
+from avtool.tasks.localize.recipe import Localize
+from avtool.tasks.settings import (
+    drawn_views,
+    encoder_settings,
+    fixed_views,
+    new_log_mel,
+    new_model,
+)
+from avtool.tasks.training import ALONE, Batches
+
+KIND = "localization"
+GROUP = 32
+"""Sounds that a held-out frame's own is told from, two-pass: consecutive clips, whatever the batches are."""
+
+FLOOR = 0.5
+"""The share of other sounds that a guess scores below a frame's own."""
+
+
+class Localization(nn.Module):
+    """A localizer and its contrastive multiple-instance loss: a pair scores as high as the best of its cells.
+
+    ``two-pass``: every frame of a batch against every sound, each encoded with the other modality blank. ``joint``: a
+    frame with ``candidates`` sounds and a sound with as many frames, each pair a forward pass of its own.
+    """
+
+    best: ClassVar[str] = "score"
+    leaves_unused = True
+    group = GROUP
+    kind = KIND
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.options: Localize = recipe.options
+        self.batch_size = recipe.train.batch_size
+        self.settings = localizer_settings(recipe)
+        model = new_model(KIND, self.settings, recipe)
+        assert isinstance(model, LocalizationModel)
+        self.model = model
+        self.log_mel = new_log_mel(recipe)
+
+    @classmethod
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+        """A localizer. It fits any data."""
+        return KIND, localizer_settings(recipe)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Localization:
+        """Random starting weights, drawn from the recipe's seed alone."""
+        return cls(recipe)
+
+    @classmethod
+    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """Every clip: neither labels nor boxes are needed. UsageError where no frame ever meets another's sound."""
+        if recipe.options.way == TWO_PASS and recipe.train.batch_size < 2:
+            raise UsageError(
+                "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
+                hint="train.batch_size=2 or more, or localize.way=joint",
+            )
+        return np.arange(len(dataset)), {}
+
+    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
+        """A random window, frame, crop, flip and gain; joint: of other clips as well."""
+        views = drawn_views(recipe, dataset)
+        if self.options.way == TWO_PASS:
+            return views
+        return PartnerViews(views, chosen, partners=self.options.candidates - 1)
+
+    def evaluation_views(
+        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
+    ) -> tuple[FixedViews, np.ndarray]:
+        """The clips' own evaluation views; joint: with those of the clips after them."""
+        views = fixed_views(recipe, dataset)
+        if self.options.way == TWO_PASS:
+            return views, chosen
+        partners = [np.roll(chosen, -shift) for shift in range(self.options.candidates)]
+        return MixtureViews(views, np.stack(partners, axis=1)), np.arange(len(chosen))
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
+        sound."""
+        temperature = self.options.temperature
+        if self.options.way == TWO_PASS:
+            return self.contrast(*inputs_of(self.log_mel, batch))
+        sides = {
+            name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
+            for name in ("image", "audio")
+        }
+        return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
+
+    def contrast(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
+        """Two-pass: the losses of clips each of which is told from the others of its batch, those included that another
+        process or thread has."""
+        patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
+        count = len(patches)
+        if count % self.batch_size:
+            patches, first = of_all(patches)
+            sounds, first = of_all(sounds)
+        losses = []
+        for start in range(0, len(patches), self.batch_size):
+            batch = slice(start, min(start + self.batch_size, len(patches)))
+            own = slice(max(batch.start, first), min(batch.stop, first + count))
+            if own.start >= own.stop:
+                continue
+            scores = self.scores(patches[own], sounds[batch])
+            others = None if own == batch else self.scores(patches[batch], sounds[own]).t()
+            found = contrastive_loss(
+                scores, others, first=own.start - start, temperature=self.options.temperature
+            )
+            losses.append({name: value * len(scores) / count for name, value in found.items()})
+        return {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]}
+
+    def scores(self, patches: Tensor, sounds: Tensor) -> Tensor:
+        """``patches`` (B, N, W) of frames and ``sounds`` (M, W), unit vectors -> scores (B, M) of all pairs."""
+        cells = torch.einsum("bnw,mw->bmn", patches.float(), sounds.float())
+        return pool_cells(cells, score=self.options.score, temperature=self.options.temperature)
+
+    def candidate_scores(self, batch: dict[str, Tensor], fixed: str) -> Tensor:
+        """Joint: scores (B, K) of the ``fixed`` modality of each clip with K of the other one, its own first."""
+        own = dict(zip(("image", "audio"), inputs_of(self.log_mel, batch), strict=True))
+        flat = {name: value.flatten(0, 1) for name, value in batch.items() if name.startswith("other_")}
+        others = dict(zip(("image", "audio"), inputs_of(self.log_mel, flat, "other_"), strict=True))
+        count = len(own["image"])
+        pairs = {}
+        for name, value in own.items():
+            if name == fixed:
+                pairs[name] = value.unsqueeze(1).expand(-1, self.options.candidates, *value.shape[1:])
+            else:
+                pairs[name] = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
+        cells = self.model(pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1)).float()
+        scores = pool_cells(cells.flatten(1), score=self.options.score, temperature=self.options.temperature)
+        return scores.unflatten(0, (count, -1))
+
+    @torch.no_grad()
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
+        """``score``: the share of other sounds that a held-out frame scores below its own, ties by half, over all its
+        pairs; ``floor``: by lot alone; ``first``: how often its own is above all others, ties by lot; ``clips``.
+        Two-pass: among ``GROUP`` consecutive clips; joint: among the candidates.
+
+        Weights are chosen by ``score``: over a few hundred clips, most of which share their class with some of the
+        others, ``first`` is nearly all noise."""
+        training = self.training
+        self.eval()
+        groups = list(self._paired_scores(held_out))
+        self.train(training)
+        sums = dict.fromkeys(("above", "first", "pairs", "clips"), 0.0)
+        for paired, scores in groups:
+            own = paired.unsqueeze(1)
+            beaten, level = (own > scores).sum(dim=1), (own == scores).sum(dim=1)  # level: its own too
+            others = scores.shape[1] - 1
+            sums["above"] += (beaten + (level - 1) / 2).sum().item()
+            sums["first"] += ((beaten + level > others) / level).sum().item()
+            sums["pairs"] += len(own) * others
+            sums["clips"] += len(own)
+        sums = world.total(sums)
+        return {
+            "score": sums["above"] / sums["pairs"] if sums["pairs"] else FLOOR,
+            "floor": FLOOR,
+            "first": sums["first"] / sums["clips"],
+            "clips": sums["clips"],
+        }
+
+    def _paired_scores(self, held_out: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+        """Scores (G,) of the true pairs and (G, M) of all that a frame is shown, group by group."""
+        if self.options.way != TWO_PASS:
+            for batch in held_out():
+                scores = self.candidate_scores(batch, "image")
+                yield scores[:, 0], scores
+            return
+        patches, sounds = [], []
+        for batch in held_out():
+            image, audio = inputs_of(self.log_mel, batch)
+            patches.append(self.model.patches(image, audio).float())
+            sounds.append(self.model.sounds(image, audio).float())
+        if not patches:
+            return
+        for part in zip(torch.cat(patches).split(GROUP), torch.cat(sounds).split(GROUP), strict=True):
+            scores = self.scores(*part)
+            yield scores.diagonal(), scores
+
+    @staticmethod
+    def in_words(values: dict[str, float]) -> str:
+        """Held-out measures in words, with their floor."""
+        return (
+            f"a frame scores its own sound above {values['score']:.1%} of the others (floor {values['floor']:.0%}), "
+            f"above all of them in {values['first']:.1%} of the frames"
+        )
+
+
+def localizer_settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's localizer as the flat keyword arguments that config.json keeps."""
+    own = {
+        "way": recipe.options.way,
+        "width": recipe.options.width,
+        "blank_share": recipe.options.blank_share,
+    }
+    return {**encoder_settings(recipe), **own}

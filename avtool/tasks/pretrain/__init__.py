@@ -1,0 +1,10 @@
+"""Pretraining by masked reconstruction (DeepAVFusion, arXiv 2312.01017, section 3)."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="pretrain",
+    training="avtool.tasks.pretrain.train:Pretraining",
+    kinds={"autoencoder": "avtool.model.mae:MaskedAutoencoder"},
+    evaluated_by="classify",
+)

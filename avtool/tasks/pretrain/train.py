@@ -1,0 +1,262 @@
+"""Pretraining by masked reconstruction: the model, its loss, and what tells whether it learns."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from avtool.config.schema import Recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.views import EvaluationViews, TrainingViews
+from avtool.distributed import World
+from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
+from avtool.losses import masked_autoencoding_loss, reconstruction_loss
+from avtool.metrics.neighbours import nearest_neighbour_accuracy
+from avtool.metrics.rank import effective_rank
+from avtool.model.build import AUTOENCODER
+from avtool.model.encoder import Tokens
+from avtool.model.mae import MaskedAutoencoder, Reconstruction
+from avtool.model.noise import sample_noise
+from avtool.model.transformer import patchify, unpatchify
+from avtool.report.reconstructions import Example, draw_reconstructions
+from avtool.tasks.settings import (
+    drawn_views,
+    encoder_settings,
+    fixed_views,
+    new_log_mel,
+    new_model,
+)
+from avtool.tasks.training import ALONE, Batches
+
+RANKED_CLIPS = 1000
+"""At most so many clips' fusion tokens go into their effective rank: less than a second at any width."""
+CAPTION = (
+    "What pretraining predicts of held-out clips, from what was not masked.",
+    "Predictions are made in units of each patch's own mean and deviation. Both are taken from the target here: how "
+    "bright or how loud a patch is as a whole is given, not predicted.",
+)
+
+
+def model_settings(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's masked autoencoder as the flat keyword arguments that config.json keeps."""
+    model, decoder = recipe.model, recipe.model.decoder
+    return {
+        **encoder_settings(recipe),
+        "decoder_dim": decoder.dim,
+        "decoder_depth": decoder.depth,
+        "decoder_heads": decoder.heads,
+        "image_mask_ratio": model.mask_ratio.image,
+        "audio_mask_ratio": model.mask_ratio.audio,
+    }
+
+
+class Pretraining(nn.Module):
+    """A masked autoencoder and the features before it. ``forward`` gives the loss of a batch and its parts.
+
+    A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,), index and epoch int64 (B,).
+    """
+
+    best: ClassVar[str] = ""
+    leaves_unused = False
+    group = 1
+    kind = AUTOENCODER
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.settings, self.seed = model_settings(recipe), recipe.seed
+        self.log_mel = new_log_mel(recipe)
+        model = new_model(self.kind, self.settings, recipe)
+        assert isinstance(model, MaskedAutoencoder)
+        self.model = model
+
+    @classmethod
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+        """A masked autoencoder. It fits any data."""
+        return AUTOENCODER, model_settings(recipe)
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: Recipe, dataset: PreparedDataset | None = None, chosen: np.ndarray | None = None
+    ) -> Pretraining:
+        """Random starting weights, drawn from the recipe's seed alone."""
+        return cls(recipe)
+
+    @classmethod
+    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """Every clip."""
+        return np.arange(len(dataset)), {}
+
+    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> TrainingViews:
+        """A random window, frame, crop, flip and gain."""
+        return drawn_views(recipe, dataset)
+
+    def evaluation_views(
+        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
+    ) -> tuple[EvaluationViews, np.ndarray]:
+        """The clips' own evaluation views."""
+        return fixed_views(recipe, dataset), chosen
+
+    def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The batch as the model takes it: frames (B, 3, H, W) and log-mels (B, 1, mels, frames), float32."""
+        return inputs_of(self.log_mel, batch)
+
+    def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
+        """Image and audio reconstructions under masks that are a function of (seed, epoch, index)."""
+        image, audio = self.inputs(batch)
+        sizes = [math.prod(grid) for grid in (self.model.encoder.image_grid, self.model.encoder.audio_grid)]
+        noise = sample_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
+        image_noise, audio_noise = noise.split(sizes, dim=1)
+        return self.model(image, audio, image_noise=image_noise, audio_noise=audio_noise)
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``loss`` and its parts ``image`` and ``audio``, scalars."""
+        parts = self.reconstruct(batch)
+        return masked_autoencoding_loss(
+            *(reconstruction_loss(part.prediction, part.target) for part in parts)
+        )
+
+    @torch.no_grad()
+    def draw(self, batch: dict[str, Tensor], names: Sequence[str]) -> np.ndarray:
+        """Masked input, prediction and target of each clip of ``batch``, uint8 (height, width, 3) RGB; masks as in
+        ``measure``."""
+        training = self.training
+        self.eval()
+        parts = self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])})
+        self.train(training)
+        image, audio = self.inputs(batch)
+        encoder = self.model.encoder
+        grids = encoder.image_grid, encoder.audio_grid
+        frames, mels = (
+            filled_in(values, part, encoder.patch_size, grid)
+            for values, part, grid in zip((image, audio), parts, grids, strict=True)
+        )
+        shown = (
+            *(as_pictures(image), as_pictures(frames[0]), frames[1]),
+            *(audio[:, 0], mels[0][:, 0], mels[1]),
+        )
+        columns = (part.cpu().numpy() for part in shown)
+        examples = [Example(*of_clip) for of_clip in zip(names, *columns, strict=True)]
+        return draw_reconstructions(examples, caption=CAPTION)
+
+    def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
+        """See ``evaluate_pretraining``."""
+        return evaluate_pretraining(self, held_out, reference(), world)
+
+    @staticmethod
+    def in_words(values: dict[str, float]) -> str:
+        """Held-out measures in words, each with its floor."""
+        text = f"loss {values['loss']:.3f}, {values['share_of_floor']:.3f} of what each patch's mean gets"
+        accuracy = [
+            f"{name.removeprefix('knn_')} {value:.1%}"
+            for name, value in values.items()
+            if name.startswith("knn_")
+        ]
+        if accuracy:
+            text += f"; nearest-neighbour accuracy (knn, k = 1, among training clips): {', '.join(accuracy)}"
+        if "effective_rank_fusion" in values:
+            text += f"; effective rank of fusion tokens {values['effective_rank_fusion']:.1f}"
+        return text
+
+
+def as_pictures(frames: Tensor) -> Tensor:
+    """Frames as the model takes them (B, 3, H, W) -> uint8 (B, H, W, 3) RGB."""
+    mean, std = (
+        torch.tensor(values, device=frames.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD)
+    )
+    return ((frames * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def filled_in(
+    values: Tensor, part: Reconstruction, patch_size: int, grid: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """``values`` (B, C, H, W), float32, with every removed patch as it was predicted, its own mean and deviation given
+    back to it (the inverse of ``losses.normalize_patches``); and which places were removed, bool (B, H, W)."""
+    patches, removed = patchify(values, patch_size), part.mask.removed.unsqueeze(-1)
+    target = part.target.float()
+    deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+    predicted = part.prediction.float() * deviation + target.mean(dim=-1, keepdim=True)
+    filled = patches.scatter(1, removed.expand_as(predicted), predicted)
+    where = part.mask.dense().unsqueeze(-1).expand(-1, -1, patch_size**2)
+    return unpatchify(filled, patch_size, grid), unpatchify(where, patch_size, grid)[:, 0] > 0
+
+
+def mean_tokens(tokens: Tokens) -> dict[str, Tensor]:
+    """Each stream's mean token (B, D), and ``all``: the three side by side (B, 3 D), each of length 1."""
+    means = {name: getattr(tokens, name).float().mean(dim=1) for name in Tokens._fields}
+    means["all"] = torch.cat([nn.functional.normalize(mean, dim=1) for mean in means.values()], dim=1)
+    return means
+
+
+@torch.no_grad()
+def mean_features(
+    task: Pretraining, batches: Iterable[dict[str, Tensor]], world: World = ALONE
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Mean tokens of whole clips, (N, D) for each stream, and their labels (N,), on the CPU: of those that all
+    processes of ``world`` were given."""
+    features: dict[str, list[Tensor]] = defaultdict(list)
+    labels = []
+    for batch in batches:
+        for name, mean in mean_tokens(task.model.encoder(*task.inputs(batch))).items():
+            features[name].append(mean.cpu())
+        labels.append(batch["label"].cpu())
+    return {name: world.rows(features[name]) for name in (*Tokens._fields, "all")}, world.rows(labels)
+
+
+@torch.no_grad()
+def evaluate_pretraining(
+    task: Pretraining,
+    held_out: Callable[[], Iterable[dict[str, Tensor]]],
+    reference: Iterable[dict[str, Tensor]],
+    world: World = ALONE,
+) -> dict[str, float]:
+    """Measures over the clips of ``held_out``, which the processes of ``world`` share; batches also hold label int64
+    (B,), -1 for none.
+
+    ``loss_image``, ``loss_audio`` and their sum ``loss``: masked reconstruction, masks drawn from (seed, epoch 0,
+    index). ``floor``: what predicting each removed patch's mean would get on the same patches; ``share_of_floor``:
+    ``loss`` over it. ``knn_STREAM``: share of held-out clips whose nearest clip of ``reference``, by cosine of the mean
+    token, has the same label (k = 1); ``knn_floor``: share of the commonest label. ``clips``: how many there were.
+
+    ``effective_rank_fusion``: directions in which the clips' mean fusion tokens differ, of at most ``RANKED_CLIPS``
+    clips, where there are two. It falls to 0 where the fusion tokens say the same of every clip. Means, not the single
+    tokens: those differ from each other by what is learned of each, whatever the clip, and would hide that.
+    """
+    training = task.training
+    task.eval()
+    sums: dict[str, float] = defaultdict(float)
+    for batch in held_out():
+        count = len(batch["index"])
+        for name, part in zip(
+            ("image", "audio"),
+            task.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])}),
+            strict=True,
+        ):
+            sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
+            mean = torch.zeros_like(part.prediction)
+            sums["floor"] += count * reconstruction_loss(mean, part.target).item()
+        sums["clips"] += count
+    sums = world.total(sums)
+    clips = sums.pop("clips")
+    result = {name: value / clips for name, value in sums.items()}
+    result["loss"] = result["loss_image"] + result["loss_audio"]
+    result["share_of_floor"] = result["loss"] / result["floor"]
+    queries, labels = mean_features(task, held_out(), world)
+    references, reference_labels = mean_features(task, reference, world)
+    task.train(training)
+    if clips > 1:
+        fusion = queries["fusion"]
+        result["effective_rank_fusion"] = effective_rank(fusion[:: math.ceil(clips / RANKED_CLIPS)])
+    known, usable = labels >= 0, reference_labels >= 0
+    if known.any() and usable.any():
+        for name, query in queries.items():
+            result[f"knn_{name}"] = nearest_neighbour_accuracy(
+                query[known], labels[known], references[name][usable], reference_labels[usable]
+            )
+        result["knn_floor"] = labels[known].bincount().max().item() / known.sum().item()
+    return {**result, "clips": clips}

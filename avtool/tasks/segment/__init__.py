@@ -1,0 +1,13 @@
+"""Segmentation: which pixels of a frame sound."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="segment",
+    section="avtool.tasks.segment.recipe:Segment",
+    training="avtool.tasks.segment.train:Segmentation",
+    kinds={"segmentation": "avtool.model.segmentation:SegmentationModel"},
+    protocols=("avs-tpavi", "avs-published", "avs-semantic"),
+    evaluation="avtool.tasks.segment.protocols:EVALUATION",
+    command="avtool.tasks.segment.command:segment",
+)

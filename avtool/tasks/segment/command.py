@@ -1,0 +1,85 @@
+"""``avtool segment``: a clip in, a mask of what sounds out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.commands import (
+    DASH_NOTE,
+    At,
+    Audio,
+    Clip,
+    Debug,
+    Device,
+    Force,
+    Json,
+    Model,
+    Threads,
+    examples,
+    guarded,
+    print_json,
+    set_threads,
+)
+
+EPILOG = examples(
+    "avtool segment clip.mp4 --out mask.png --overlay overlay.png",
+    "avtool segment clip.mp4 --out overlay.mp4",
+    "avtool segment photo.jpg --audio sound.wav --json",
+    next_command="avtool evaluate RUN --data DIR",
+)
+
+
+@guarded
+def segment(
+    clip: Clip,
+    *,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second.",
+        ),
+    ] = Path("mask.png"),
+    overlay: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Also write the frame under its mask.")
+    ] = None,
+    audio: Audio = None,
+    model: Model = None,
+    at: At = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.tasks.segment.predict import segment as run
+
+    found = run(clip, out=out, overlay=overlay, audio=audio, model=model, at=at, device=device, force=force)
+    written = [path for path in (out, overlay) if path is not None]
+    if json:
+        shares = {name: round(share, 6) for name, share in found.shares.items()}
+        facts = {
+            "files": list(map(str, written)),
+            "frames": found.frames,
+            "time": found.time,
+            "shares": shares,
+        }
+        print_json(facts)
+        return
+    for path in written:
+        typer.echo(path)
+    for name, share in found.shares.items():
+        typer.echo(f"  {share:7.1%}  {name}")
+    if not found.shares:
+        typer.echo("nothing is marked: the model finds nothing in view that sounds", err=True)
+
+
+segment.__doc__ = f"""Mark the pixels of a clip that sound.
+
+    Prints what was written, and the share of the picture that each thing found has.
+    {DASH_NOTE}
+    """

@@ -1,0 +1,260 @@
+"""Which pixels of a frame, or of a whole clip, sound: the Python API behind ``avtool segment``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from avtool.checkpoint import load_model
+from avtool.clip import Clip
+from avtool.devices import resolve_device
+from avtool.errors import CheckpointError, UsageError
+from avtool.features import as_batch, inputs_of
+from avtool.files import check_output
+from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
+from avtool.media import Form, Picture, resized, write_clip
+from avtool.model.config import Config
+from avtool.predict import batched, check_size, choose_model
+from avtool.progress import progress_bar, say, warn
+from avtool.report.heatmap import write_png
+from avtool.report.overlay import lay_over, write_mask
+from avtool.tasks.names import ClassNames
+from avtool.tasks.segment.train import KIND
+from avtool.tasks.segment.train import resized as resized_logits
+
+FASTEST = 15
+"""Frames a second of a written video at most: of a faster one, every second, third, ... is taken."""
+FRAMES_AT_ONCE = 8
+VIDEO = ".mp4"
+AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+"""Sample rates that AAC has; sound of another one is resampled to the first of them above it."""
+Masked = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], tuple[int, int]], np.ndarray]
+"""Masks uint8 (B, H, W) in a given size of views, B frames uint8 (3, rows, columns) and sounds int16 (N,)."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What ``segment`` found. ``shares``: of the pixels of all ``frames`` seen, how many each class has, by its name
+    and largest first; a model of one class calls it ``sounding``. ``mask``: uint8 (H, W) of class numbers, 0 for the
+    background, of the one frame that was looked at, at ``time`` seconds; None for a whole clip."""
+
+    shares: dict[str, float]
+    frames: int
+    model: Path
+    mask: np.ndarray | None = None
+    time: float | None = None
+
+
+def segment(
+    clip: Path,
+    *,
+    out: Path = Path("mask.png"),
+    overlay: Path | None = None,
+    audio: Path | None = None,
+    model: Path | None = None,
+    at: float | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> Found:
+    """Mark what sounds in ``clip``, a video or a picture with the sound file ``audio``.
+
+    ``out`` ending in .png: the mask of the frame ``at`` so many seconds (None: the middle), of the frame's own size;
+    from a model of one class 255 where it sounds, from one of several the class numbers, with a palette. ``overlay``:
+    also the frame under its mask, a PNG. ``out`` ending in .mp4: the whole clip under its masks, each of a frame and
+    the sound around it, with the clip's own sound (or ``audio``'s) as one channel. A frame is seen whole, squeezed to
+    the model's size, and a pixel is marked whose probability is above one half, or whose likeliest class is not the
+    background. ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+
+    The clip is looked at before any weights are loaded. AvtoolError where the clip, the model or an output cannot be
+    used.
+    """
+    _check_outputs(out, overlay, at, inputs=(clip, audio), force=force)
+    target = resolve_device(device)
+    whole_clip = out.suffix.lower() == VIDEO
+    with Clip(clip, audio) as source:
+        time = source.time(at)
+        if whole_clip and source.still is not None:
+            raise UsageError(
+                f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
+            )
+        chosen = _Chosen.of(model)
+        if whole_clip:
+            return _segment_clip(source, time, chosen, target, out=out)
+        sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
+        picture = source.fresh_frame(time)
+        frame, seen = picture.rgb(), chosen.view(picture)
+    mask = chosen.load(target)([seen], [sound], frame.shape[:2])[0]
+    write_mask(out, mask, classes=chosen.config.model["classes"])
+    if overlay is not None:
+        write_png(overlay, lay_over(frame, mask, names=chosen.labels))
+    counts = np.bincount(mask.reshape(-1), minlength=len(chosen.names))
+    return Found(_shares(counts, chosen.names), 1, chosen.checkpoint, mask, time)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """A segmentation model before its weights are loaded, and the ``names`` of its masks' numbers."""
+
+    checkpoint: Path
+    config: Config
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: Path | None) -> _Chosen:
+        """AvtoolError where ``model`` is not one."""
+        checkpoint, config = choose_model(model)
+        if config.kind != KIND:
+            raise UsageError(
+                f"{checkpoint} has no segmentation head: it is of kind {config.kind}",
+                hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}, or another --model",
+            )
+        check_size(config, checkpoint)
+        return cls(checkpoint, config, _names(config, checkpoint))
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The names that are written into a picture: none where there is but one."""
+        return self.names if len(self.names) > 2 else ()
+
+    def view(self, picture: Picture) -> np.ndarray:
+        """The whole frame as the model sees it: uint8 (3, rows, columns)."""
+        return shown(picture.rgb(SHORT_SIDE), self.config.image_size, whole_crop)
+
+    def load(self, device: torch.device) -> Masked:
+        """The loaded model, as views in and masks out."""
+        model, log_mel, _ = load_model(self.checkpoint, device=device)
+
+        @torch.no_grad()
+        def masks(
+            images: Sequence[np.ndarray], sounds: Sequence[np.ndarray], size: tuple[int, int]
+        ) -> np.ndarray:
+            logits = model(*inputs_of(log_mel, as_batch(images, sounds, device)))
+            if not logits.isfinite().all():
+                raise CheckpointError(
+                    f"{self.checkpoint} gives masks that are not finite", hint="use an earlier checkpoint"
+                )
+            return np.stack([_mask(one, size) for one in logits.split(1)])
+
+        return masks
+
+
+def _mask(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """The mask uint8 (H, W) that ``logits`` (1, C, h, w) give in ``size``."""
+    full = resized_logits(logits, size)[0]
+    found = full[0] > 0 if len(full) == 1 else full.argmax(dim=0)
+    return found.to(torch.uint8).cpu().numpy()
+
+
+def _check_outputs(
+    out: Path, overlay: Path | None, at: float | None, *, inputs: Sequence[Path | None], force: bool
+) -> None:
+    """UsageError for outputs that cannot be written, go with no other option, or would take an input's place."""
+    if out.suffix.lower() not in (".png", VIDEO):
+        raise UsageError(
+            f"--out {out} is named neither .png nor {VIDEO}",
+            hint=f"--out {out.with_suffix('.png')}, or --out {out.with_suffix(VIDEO)} for the whole clip",
+        )
+    if overlay is not None and overlay.suffix.lower() != ".png":
+        raise UsageError(
+            f"--overlay {overlay} is not named .png", hint=f"--overlay {overlay.with_suffix('.png')}"
+        )
+    if out.suffix.lower() == VIDEO:
+        for option, given in (("--overlay", overlay), ("--at", at)):
+            if given is not None:
+                raise UsageError(
+                    f"{option} is of one frame, and --out {out} shows all of them, each under its mask",
+                    hint=f"leave it out, or name a picture: --out {out.with_suffix('.png')}",
+                )
+    for option, path in (("--out", out), ("--overlay", overlay)):
+        if path is None:
+            continue
+        check_output(path, force=force, option=option)
+        others = (*inputs, out if option == "--overlay" else None)
+        if any(other is not None and _same(path, other) for other in others):
+            raise UsageError(
+                f"{option} {path} would replace another file of this command", hint=f"choose another {option}"
+            )
+
+
+def _same(first: Path, second: Path) -> bool:
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.absolute() == second.absolute()
+
+
+def _names(config: Config, checkpoint: Path) -> tuple[str, ...]:
+    """What each number of a mask means."""
+    classes = config.model["classes"]
+    if classes == 1:
+        return "background", "sounding"
+    names = ClassNames.read(checkpoint, count=classes)
+    if names is None:
+        say(f"{checkpoint} was saved without the names of its classes: they are numbered")
+        return tuple(map(str, range(classes)))
+    return names.names
+
+
+def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    found = {names[k]: float(counts[k] / counts.sum()) for k in range(1, len(names)) if counts[k]}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device, *, out: Path) -> Found:
+    """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
+    count, rate, names = chosen.config.window, chosen.config.rate, chosen.names
+    own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
+    kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
+    sound, kept = (one.waveform()[0] for one in clip.whole_sounds(Form(rate), Form(kept_rate)))
+    clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
+    clip.fresh_frame(time)
+    masks = chosen.load(device)
+    fps = slower(clip.file.frame_rate())
+    counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
+
+    def pictures() -> Iterator[np.ndarray]:
+        nonlocal counts, frames, last
+        with progress_bar("segment", total=None, unit="frames") as bar:
+            for part in batched(_even(clip.frames(fps), chosen), FRAMES_AT_ONCE):
+                starts = [window_around(round(time * rate), count, len(sound)) for _, _, time in part]
+                found = masks(
+                    [view for _, view, _ in part],
+                    [fit_window(sound[start : start + count], count) for start in starts],
+                    part[0][0].shape[:2],
+                )
+                counts += np.bincount(found.reshape(-1), minlength=len(names))
+                frames, last = frames + len(part), part[-1][2]
+                for (frame, _, _), mask in zip(part, found, strict=True):
+                    yield lay_over(frame, mask, names=chosen.labels)
+                bar.advance(len(part))
+
+    kept = kept.astype(np.float32) / 32768
+    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate)
+    if len(sound) < last * rate - count / 2:
+        warn(
+            f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "
+            f"after that are judged by the last of it"
+        )
+    return Found(_shares(counts, names), frames, chosen.checkpoint)
+
+
+def slower(fps: float) -> float:
+    """``fps`` over the smallest whole number that brings it to ``FASTEST`` or below; that where it is unknown."""
+    return fps / math.ceil(fps / FASTEST) if fps > 0 else FASTEST
+
+
+def _even(
+    frames: Iterable[tuple[Picture, float]], chosen: _Chosen
+) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
+    """Frames of the first one's size, without a last row or column that would make them odd, which H.264 does not take;
+    the same as the model sees them, and when."""
+    size: tuple[int, int] | None = None
+    for picture, time in frames:
+        frame = picture.rgb()
+        size = size or frame.shape[1::-1]
+        height, width = (side - side % 2 for side in size[::-1])
+        yield resized(frame, size)[:height, :width], chosen.view(picture), time

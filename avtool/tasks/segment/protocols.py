@@ -1,0 +1,269 @@
+"""Protocols ``avs-tpavi``, ``avs-published`` and ``avs-semantic``: which pixels of a frame sound.
+
+Every masked frame is seen whole, squeezed to the model's size, with the sound around it. What the model gives is
+resized to 224 x 224 and judged there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.masks import class_names, masked_clips, masked_frames
+from avtool.data.mixing import MixtureViews
+from avtool.data.views import MaskViews
+from avtool.errors import DataError, UsageError
+from avtool.features import inputs_of, other_sound
+from avtool.metrics.localization import exchange_by_class
+from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
+from avtool.model.config import Config
+from avtool.tasks import Evaluation
+from avtool.tasks.context import Context
+from avtool.tasks.segment.train import (
+    EVALUATION_SIZE,
+    KIND,
+    Scores,
+    blind,
+    check_classes,
+    resized,
+    scores_of,
+)
+from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+
+BINARY, SEMANTIC = ("avs-tpavi", "avs-published"), ("avs-semantic",)
+PROTOCOLS = (*BINARY, *SEMANTIC)
+WORDS = {
+    "avs-tpavi": "mIoU: mean over frames of the foreground's IoU at 0.5, of the background's where nothing sounds; "
+    "F (beta^2 = 0.3): highest of 255 thresholds, over the whole set",
+    "avs-published": "mIoU: mean of the foreground's and the background's IoU; F: each frame's own highest; frames "
+    "without an object left out",
+    "avs-semantic": "a class's IoU and F over the frames in which it is in truth or prediction; means over classes",
+}
+MODEL_ROW, EXCHANGED = "model", "another class's sound"
+ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
+DRAWS = 1000
+Measures = Callable[[Context, Scores, list[str]], dict[str, Measure]]
+
+
+class Frames(NamedTuple):
+    """Masked ``frames`` int64 (N, 2), clip and frame, their clips' ``recordings``, and the clips ``left_out``."""
+
+    frames: np.ndarray
+    recordings: list[str]
+    left_out: dict[str, int]
+
+
+def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """A table a protocol: the model, the same with the sound of another class and with untrained weights, and masks
+    that neither see nor hear; where the data knows what is in view, a second one of frames with two objects or more.
+
+    UsageError for a model of another kind or a protocol of other masks, DataError where masks are missing or do not fit
+    the model's classes, before weights are loaded.
+    """
+    _check_model(context, protocols)
+    frames = _frames(context)
+    exchange, why_not = _exchange(context.dataset, frames.frames, context.seed)
+    scores = _scores(context, frames.frames, exchange)
+    if not context.world.main:
+        return []
+    context.predictions |= {"frames": frames.frames, **_kept(scores)}
+    crowded = _crowded(context.dataset, frames.frames)
+    notes = [why_not] if why_not else []
+    if crowded.all():
+        notes.append("Every frame has two objects or more in view.")
+    tables = [_table(context, protocol, scores, frames, notes) for protocol in protocols]
+    if crowded.any() and not crowded.all():
+        few = Frames(
+            frames.frames[crowded],
+            [name for name, inside in zip(frames.recordings, crowded, strict=True) if inside],
+            {**frames.left_out, "with frames of fewer objects in view": int((~crowded).sum())},
+        )
+        kept = torch.from_numpy(crowded)
+        part = {name: type(found)(*(column[kept] for column in found)) for name, found in scores.items()}
+        note = "Only frames with two objects or more in view."
+        tables += [_table(context, protocol, part, few, [note]) for protocol in protocols]
+    return tables
+
+
+def _check_model(context: Context, wanted: Sequence[str]) -> None:
+    """UsageError for a model without masks, and for protocols of ``wanted`` that judge others than it gives."""
+    config, checkpoint = context.config, context.checkpoint
+    if config.kind != KIND:
+        raise UsageError(
+            f"{checkpoint} has no segmentation head: it is of kind {config.kind}",
+            hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}",
+        )
+    fitting = fitting_protocols(config)
+    if other := [name for name in wanted if name not in fitting]:
+        masks = "one mask of all that sounds" if fitting == BINARY else "a mask of each class"
+        raise UsageError(
+            f"{checkpoint} gives {masks}: {', '.join(other)} cannot judge it",
+            hint=f"--protocol {','.join(fitting)}",
+        )
+
+
+def fitting_protocols(config: Config) -> tuple[str, ...]:
+    """Those for the masks that a model gives: one of all that sounds, or one of each class."""
+    return BINARY if config.model.get("classes", 1) == 1 else SEMANTIC
+
+
+def _frames(context: Context) -> Frames:
+    """The frames to judge. DataError where there are none, or the masks do not fit the model's classes."""
+    dataset, classes = context.dataset, context.config.model["classes"]
+    clips = masked_clips(dataset, context.chosen.tolist())
+    if classes > 1:
+        if classes != len(class_names(dataset)):
+            raise DataError(
+                f"the model tells {classes} classes apart, {dataset.folder} has {len(class_names(dataset))}, the "
+                "background among them",
+                hint="evaluate on the data it was trained for, or fine-tune it on this",
+            )
+        check_classes(dataset, clips)
+    frames = masked_frames(dataset, clips.tolist())
+    without = len(context.chosen) - len(clips)
+    return Frames(frames, context.recordings(frames[:, 0]), {"without a mask": without} if without else {})
+
+
+def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[np.ndarray | None, str]:
+    """For each frame the one whose sound it gets instead, None where that cannot be, and then why."""
+    try:
+        return exchange_by_class([dataset.record(int(i)).label_ids for i in frames[:, 0]], seed=seed), ""
+    except DataError as error:
+        return None, f"No row with {EXCHANGED}: {error.message}."
+
+
+def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
+    """Each row's scores of all frames; on rank 0, elsewhere there are none."""
+    classes = context.config.model["classes"]
+    views = MaskViews(
+        context.dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=classes > 1
+    )
+    model, log_mel = context.load()
+    untrained = context.untrained()
+    order = np.arange(len(frames))
+    mixtures = order[:, None] if exchange is None else np.stack([order, exchange], axis=1)
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        image, own = inputs_of(log_mel, batch)
+        logits = {MODEL_ROW: model(image, own)}
+        if exchange is not None:
+            logits[EXCHANGED] = model(image, other_sound(log_mel, batch))
+        logits[UNTRAINED] = untrained(image, own)
+        logits |= blind(logits[MODEL_ROW])
+        return {
+            (name, part): values
+            for name, value in logits.items()
+            for part, values in scores_of(resized(value, EVALUATION_SIZE), batch["mask"])._asdict().items()
+        }
+
+    found = context.each(views if exchange is None else MixtureViews(views, mixtures), order, compute)
+    kind = FrameScores if classes == 1 else ClassScores
+    return {
+        name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
+        for name in dict.fromkeys(name for name, _ in found)
+    }
+
+
+def _table(
+    context: Context, protocol: str, scores: dict[str, Scores], frames: Frames, notes: Sequence[str]
+) -> Table:
+    """The table of one protocol; under one of the two binary ones, what the other makes of the same predictions."""
+    rows = [
+        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](context, found, frames.recordings))
+        for name, found in scores.items()
+    ]
+    left_out = dict(frames.left_out)
+    own = scores[MODEL_ROW]
+    if isinstance(own, FrameScores):
+        notes = [*notes, _compared(own)]
+        if protocol == "avs-published" and (empty := int(own.empty.sum())):
+            left_out["with frames that hold no object"] = empty
+    else:
+        summary = avs_semantic(own)
+        notes = [*notes, f"{summary.classes} classes with the background; {summary.left_out} occur nowhere."]
+    rows_, columns = EVALUATION_SIZE
+    return context.table(
+        task="segment",
+        protocol=protocol,
+        words=f"{WORDS[protocol]}; at {rows_}x{columns}, a sample is a frame",
+        rows=rows,
+        recordings=frames.recordings,
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def _compared(scores: FrameScores) -> str:
+    literature, published = avs_tpavi(scores), avs_published(scores)
+    return (
+        f"The same predictions get mIoU {literature.miou:.1%} and F {literature.f:.1%} by avs-tpavi, "
+        f"{published.miou:.1%} and {published.f:.1%} by avs-published: they cannot stand in one table."
+    )
+
+
+def _tpavi(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
+    iou = torch.where(scores.empty, scores.background, scores.foreground).numpy()
+    kept = (~scores.empty).nonzero().flatten().numpy()
+    curves = scores.f_curve.numpy()[kept]
+    of_kept = [recordings[frame] for frame in kept]
+    return {
+        "mIoU": context.measured(iou, recordings),
+        "F": context.measured_whole(lambda chosen: curves[chosen].mean(axis=0).max(), of_kept, draws=DRAWS),
+    }
+
+
+def _published(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
+    nothing = scores.empty.numpy()
+    values = {
+        "mIoU": ((scores.foreground + scores.background) / 2).numpy(),
+        "F": scores.f_curve.amax(dim=1).numpy(),
+    }
+    return {
+        name: context.measured(np.where(nothing, np.nan, value), recordings) for name, value in values.items()
+    }
+
+
+def _semantic(context: Context, scores: ClassScores, recordings: list[str]) -> dict[str, Measure]:
+    def mean(values: Tensor) -> Measure:
+        there = values[:, ~values.isnan().all(dim=0)]
+        return context.measured_whole(
+            lambda chosen: there[chosen].nanmean(dim=0).nanmean().item(), recordings, draws=DRAWS
+        )
+
+    return {"mIoU": mean(scores.iou), "F": mean(scores.f)}
+
+
+MEASURES: dict[str, Measures] = {"avs-tpavi": _tpavi, "avs-published": _published, "avs-semantic": _semantic}  # type: ignore[dict-item]
+
+
+def _crowded(dataset: PreparedDataset, frames: np.ndarray) -> np.ndarray:
+    """Of which frames it is known that two objects or more are in view, bool (N,)."""
+    known = {int(i): len(dataset.facts(int(i)).get("view") or ()) for i in np.unique(frames[:, 0])}
+    return np.array([known[int(i)] >= 2 for i in frames[:, 0]], bool)
+
+
+def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:
+    """What the numbers are made of, by row: each frame's IoU of the foreground and the background and its F at each
+    threshold, or IoU and F of each class."""
+    parts = {
+        "foreground": "foreground IoU",
+        "background": "background IoU",
+        "f_curve": "F at each threshold",
+        "empty": "nothing sounds",
+        "iou": "IoU",
+        "f": "F",
+    }
+    return {
+        f"{words}: {name}": getattr(found, part).numpy()
+        for name, found in scores.items()
+        for part, words in parts.items()
+        if hasattr(found, part)
+    }
+
+
+EVALUATION = Evaluation(evaluate_segmentation, lambda config, checkpoint: fitting_protocols(config))

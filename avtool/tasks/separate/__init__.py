@@ -1,0 +1,13 @@
+"""Separation: what of a clip's sound belongs to its picture."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="separate",
+    section="avtool.tasks.separate.recipe:Separate",
+    training="avtool.tasks.separate.train:Separation",
+    kinds={"separation": "avtool.model.separation:SeparationModel"},
+    protocols=("bss-eval",),
+    evaluation="avtool.tasks.separate.protocols:EVALUATION",
+    command="avtool.tasks.separate.command:separate",
+)

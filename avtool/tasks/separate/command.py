@@ -1,0 +1,115 @@
+"""``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from avtool.commands import (
+    DASH_NOTE,
+    Audio,
+    Clip,
+    Debug,
+    Device,
+    Force,
+    Json,
+    Model,
+    Threads,
+    examples,
+    guarded,
+    print_json,
+    set_threads,
+)
+
+EPILOG = examples(
+    "avtool separate clip.mp4 --out sounds",
+    "avtool separate clip.mp4 --box 0.1,0.2,0.5,0.9 --at 2 --out sounds",
+    "avtool separate cat.mp4 --with dog.mp4 --out sounds",
+    next_command="avtool evaluate RUN --data DIR --protocol bss-eval",
+)
+
+
+def _box(value: str | None) -> str | None:
+    if value is not None:
+        _numbers(value)
+    return value
+
+
+def _numbers(value: str) -> tuple[float, float, float, float]:
+    try:
+        x1, y1, x2, y2 = map(float, value.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(f"{value!r} is not x1,y1,x2,y2, as 0.1,0.2,0.5,0.9") from error
+    return x1, y1, x2, y2
+
+
+@guarded
+def separate(
+    clip: Clip,
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    box: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X1,Y1,X2,Y2",
+            callback=_box,
+            help="Part of the frame whose sound is wanted, as fractions of it.",
+            show_default="the square in its middle",
+        ),
+    ] = None,
+    other: Annotated[
+        Path | None,
+        typer.Option(
+            "--with",
+            metavar="OTHER_CLIP",
+            help="Mix in as much of this clip's sound as CLIP is long; find both again.",
+        ),
+    ] = None,
+    audio: Audio = None,
+    at: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Guide by the frame at this time.",
+            show_default="each window's own, with --box the middle one",
+        ),
+    ] = None,
+    model: Model = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    json: Json = False,
+    force: Force = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.tasks.separate.predict import separate as run
+
+    found = run(
+        clip,
+        out=out,
+        box=None if box is None else _numbers(box),
+        other=other,
+        audio=audio,
+        at=at,
+        model=model,
+        device=device,
+        force=force,
+    )
+    if json:
+        sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
+        print_json({"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr})
+        return
+    for path in found.files:
+        typer.echo(path)
+    for name, (one, floor) in found.sdr.items():
+        typer.echo(f"{name}: SDR {one:.2f} dB, the mixture itself {floor:.2f} dB", err=True)
+
+
+separate.__doc__ = f"""Separate the sound of what is visible from the rest.
+
+    Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
+    separation.json; with --with also other.wav and mixture.wav. {DASH_NOTE}
+    """

@@ -1,0 +1,161 @@
+"""Protocol ``bss-eval``: fixed mixtures of held-out clips, taken apart again by their pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from avtool.data.dataset import PreparedDataset
+from avtool.data.mixing import MixtureViews
+from avtool.errors import DataError, UsageError
+from avtool.losses import binary_masks, ratio_masks
+from avtool.metrics.separation import bss_eval, silent
+from avtool.tasks import Evaluation
+from avtool.tasks.context import Context
+from avtool.tasks.separate.train import KIND, fixed_mixtures, mask_logits, mix
+from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
+
+PROTOCOL = "bss-eval"
+MODEL_ROW, EXCHANGED, MIXTURE = "model", "pictures exchanged", "the mixture itself"
+RATIO, BINARY = "ideal ratio mask", "ideal binary mask"
+ROLES = {
+    MODEL_ROW: MODEL,
+    EXCHANGED: CONTROL,
+    UNTRAINED: CONTROL,
+    MIXTURE: FLOOR,
+    RATIO: CEILING,
+    BINARY: CEILING,
+}
+MEASURES = ("SDR", "SIR", "SAR")
+SILENT = "as silent sources"
+NO_ESTIMATE = "as sources that some row gives nothing for"
+
+Scores = dict[str, dict[str, np.ndarray]]
+"""By row and measure the scores of all sources, float64 (M * S,), NaN where there is none."""
+
+
+class Pairs(NamedTuple):
+    """``mixtures`` int64 (M, 2), clip numbers; what ``words`` call them, and how many clips are ``left_out``."""
+
+    mixtures: np.ndarray
+    words: str
+    left_out: dict[str, int]
+
+
+def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)) -> list[Table]:
+    """The table of protocol ``bss-eval``: SDR, SIR, SAR and SDR over the mixture's, in dB, means over the sources of
+    all mixtures; intervals resample the recordings of their first clips.
+
+    UsageError for a model of another kind, DataError where the clips make no mixtures, before weights are loaded.
+    """
+    if context.config.kind != KIND:
+        raise UsageError(
+            f"{context.checkpoint} separates no sounds: it is of kind {context.config.kind}",
+            hint=f"avtool finetune separate --recipe tiny-separate --from {context.checkpoint}",
+        )
+    pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
+    scores, no_source = _scores(context, pairs.mixtures)
+    if not context.world.main:
+        return []
+    found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
+    of_sources = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
+    if not found.any():
+        raise DataError(
+            f"every source in {context.dataset.folder} is silent", hint="prepare clips that sound"
+        )
+    recordings = of_sources[found].tolist()
+    rows = [Row(name, ROLES[name], _measures(context, scores, name, found, recordings)) for name in scores]
+    left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
+    context.predictions |= {
+        "mixtures": pairs.mixtures,
+        **{
+            f"{measure}_{name}": values
+            for name, of_row in scores.items()
+            for measure, values in of_row.items()
+        },
+    }
+    return [
+        context.table(
+            task="separate",
+            protocol=PROTOCOL,
+            words=f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of "
+            f"{pairs.words}, summed as they are",
+            unit="dB",
+            rows=rows,
+            recordings=recordings,
+            left_out={**pairs.left_out, **{reason: count for reason, count in left_out.items() if count}},
+        )
+    ]
+
+
+def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pairs:
+    """The pairs that the data names, where it does; else each clip with one label and another of another class, drawn
+    from ``seed``. DataError where there are none."""
+    if named := {int(i): name for i in chosen if (name := dataset.facts(int(i)).get("partner"))}:
+        number = {dataset.record(i).id: i for i in range(len(dataset))}
+        found = [(i, number[name]) for i, name in named.items() if name in number]
+        if not found:
+            raise DataError(
+                f"{dataset.folder}: no partner that a clip of split {dataset.split} names is there",
+                hint="choose another --split, or --split all",
+            )
+        missing = {"whose partner is not there": len(named) - len(found)} if len(found) < len(named) else {}
+        return Pairs(np.array(found, np.int64), "two clips, the pairs that the data names", missing)
+    counts = np.array([len(dataset.record(int(i)).label_ids) for i in chosen])
+    left_out = {"without a label": int((counts == 0).sum()), "with several labels": int((counts > 1).sum())}
+    return Pairs(
+        fixed_mixtures(dataset, chosen[counts == 1], 2, seed=seed),
+        "two clips of different classes",
+        {reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:
+    """The scores of all sources, and which sources are silent; on rank 0, elsewhere there are none."""
+    model, log_mel = context.load()
+    untrained = context.untrained()
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        mixed = mix(log_mel, batch)
+        masks = {
+            MODEL_ROW: mask_logits(model, mixed).sigmoid(),
+            UNTRAINED: mask_logits(untrained, mixed).sigmoid(),
+            RATIO: ratio_masks(mixed.sources),
+            BINARY: binary_masks(mixed.sources),
+        }
+        estimates = {name: log_mel.masked(mixed.mixture, mask) for name, mask in masks.items()}
+        estimates[EXCHANGED] = estimates[MODEL_ROW].roll(1, dims=1)
+        estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
+        scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
+        quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
+        return {(SILENT, ""): quiet} | {
+            (name, measure): values
+            for measure in MEASURES
+            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
+        }
+
+    found = context.each(MixtureViews(context.views(), mixtures), np.arange(len(mixtures)), compute)
+    if not context.world.main:
+        return {}, np.zeros(0, bool)
+    scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in ROLES}
+    return scores, found[SILENT, ""].ravel()
+
+
+def _measures(
+    context: Context, scores: Scores, name: str, found: np.ndarray, recordings: Sequence[str]
+) -> dict[str, Measure]:
+    """A row's measures over the sources ``found``, which are of ``recordings``. The mixture has no artifacts but
+    rounding, so no SAR."""
+    own = {measure: values for measure, values in scores[name].items() if (name, measure) != (MIXTURE, "SAR")}
+    own["SDR improvement"] = own["SDR"] - scores[MIXTURE]["SDR"]
+    return {
+        measure: context.measured(np.where(np.isfinite(values), values, np.nan)[found], recordings, scale=1)
+        for measure, values in own.items()
+    }
+
+
+EVALUATION = Evaluation(evaluate_separation)

@@ -1,0 +1,18 @@
+"""The recipe's section of separation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from avtool.config.types import Section, Whole
+
+
+class Separate(Section):
+    sources: Annotated[Whole, Field(ge=2)] = 2
+    """clips that are summed to a mixture"""
+    target: Literal["ratio", "binary", "published"] = "ratio"
+    """ratio: S / sum of S; binary: S above all others; published: S / (S + mixture)"""
+    weighted: bool = True
+    """whether loud places of the mixture count more: true or false"""
