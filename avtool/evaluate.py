@@ -146,13 +146,14 @@ def _evaluation(name: str) -> tuple[Task, Evaluation]:
 def _protocols(
     task: Task, evaluation: Evaluation, wanted: Sequence[str], config: Config, checkpoint: Path
 ) -> tuple[str, ...]:
-    if unknown := [name for name in wanted if name not in task.protocols]:
+    if unknown := [name for name in wanted if name not in evaluation.protocols]:
         raise UsageError(
-            f"{task.name} has no protocol {unknown[0]!r}", hint=f"choose among {', '.join(task.protocols)}"
+            f"{task.name} has no protocol {unknown[0]!r}",
+            hint=f"choose among {', '.join(evaluation.protocols)}",
         )
     if wanted:
         return tuple(dict.fromkeys(wanted))
-    return tuple(task.protocols if evaluation.usual is None else evaluation.usual(config, checkpoint))
+    return tuple(evaluation.protocols if evaluation.usual is None else evaluation.usual(config, checkpoint))
 
 
 def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray:

@@ -21,6 +21,7 @@ from avtool.commands import (
     print_json,
     set_threads,
 )
+from avtool.registry import TASKS
 
 if TYPE_CHECKING:
     from avtool.evaluate import Table
@@ -56,7 +57,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="TASK",
-            help="classify, retrieve, localize, separate or segment.",
+            help=f"{', '.join(name for name, task in TASKS.items() if task.evaluation)}.",
             show_default="the model's",
         ),
     ] = None,

@@ -26,6 +26,7 @@ from avtool.commands import (
     print_once,
     set_threads,
 )
+from avtool.registry import TASKS
 
 EPILOG = examples(
     "avtool finetune classify --recipe tiny-classify --from runs/MY_RUN",
@@ -34,12 +35,14 @@ EPILOG = examples(
     next_command="avtool evaluate RUN --data DIR",
 )
 
+TRAINED = [name for name, task in TASKS.items() if task.training and task.section]
+
 
 @guarded
 def finetune(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help="classify, localize, separate or segment.", show_default=False),
+        typer.Argument(metavar="TASK", help=f"{', '.join(TRAINED)}.", show_default=False),
     ],
     settings: Settings = None,
     *,
@@ -73,10 +76,9 @@ def finetune(
     split, are kept in RUN/best, the last ones in RUN/checkpoints. Settings are keys of the recipe, as
     optim.base_lr=1e-4.
     """
-    from avtool.config.schema import FINETUNED
     from avtool.errors import check_choice
 
-    check_choice("TASK", task, FINETUNED)
+    check_choice("TASK", task, TRAINED)
     begun = () if start is None else (f"init.model={start}",)
     training = Training.of(
         recipe, [*(settings or ()), *begun], data=data, out=out, resume=resume, seed=seed, task=task

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avtool.commands import Debug, Force, Json, examples, guarded, print_json
+from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
     from avtool.data.prepare import Report
@@ -32,8 +33,7 @@ def prepare(
         str,
         typer.Argument(
             metavar="NAME",
-            help="vggsound, vggss, vggsound-music, audioset, music, flickr-soundnet, avsbench, synth, or manifest"
-            " for a csv of your own.",
+            help=f"{', '.join(DATASETS)}. manifest: a csv of your own.",
         ),
     ],
     source: Annotated[

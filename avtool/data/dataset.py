@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 
 from avtool import places
-from avtool.data import catalog
 from avtool.data.shards import (
     ARRAYS,
     DATASET_JSON,
@@ -29,6 +28,7 @@ from avtool.data.shards import (
 from avtool.data.staging import Staging
 from avtool.errors import DataError
 from avtool.inputs import from_jpeg
+from avtool.registry import DATASETS
 
 OPEN_SHARDS = 128
 ALL = "all"
@@ -356,10 +356,10 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 def _how_to_prepare(folder: Path, called: str = "") -> str:
     """The command that makes ``folder``, of the data set that is ``called`` so, by default as the folder is."""
     called = called or folder.name
-    known = called in catalog.TABLE and called != "manifest"
+    known = called in DATASETS and called != "manifest"
     name = called if known else "manifest FILE.csv"
-    for of, subsets in catalog.SUBSETS.items():
-        for subset in subsets:
+    for of, dataset in DATASETS.items():
+        for subset in dataset.subsets:
             if called == f"{of}-{subset}":
                 known, name = True, f"{of} --subset {subset}"
     if folder.exists() and not (folder / DATASET_JSON).exists():

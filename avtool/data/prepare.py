@@ -29,6 +29,7 @@ from avtool.data.shards import DATASET_JSON, MADE_WITH, ShardWriter, clip_bytes,
 from avtool.errors import UsageError
 from avtool.files import check_output, printable, put_in_place
 from avtool.progress import progress_bar, say
+from avtool.registry import DATASETS
 
 RENDERED = "source"
 """Where a data set that avtool makes itself is kept within the prepared folder."""
@@ -69,7 +70,7 @@ def prepare(
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
     """
     _check_not_in_a_worker()
-    catalog.check_name(name)
+    DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
     job = job_of(name, source, out, request, part)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))

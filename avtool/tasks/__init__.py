@@ -34,7 +34,6 @@ class Task:
     section: str = ""
     training: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
-    protocols: Sequence[str] = ()
     evaluation: str = ""
     evaluated_by: str = ""
     command: str = ""
@@ -50,12 +49,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a task is evaluated.
+    """How a task is evaluated: by which ``protocols``, all of whose names are here.
 
-    ``tables`` of the chosen protocols; ``usual``: the protocols for a model where none are named (None: all).
-    ``windows``, ``maps``, ``object_prior``: whether these options mean something.
+    ``tables`` of the chosen ones; ``usual``: those for a model where none are named (None: all). ``windows`` and
+    ``maps``: whether these options mean something; ``object_prior``: the protocols for which that one does.
     """
 
+    protocols: Sequence[str]
     tables: Callable[[Context, Sequence[str]], list[Table]]
     usual: Callable[[Config, Path], Sequence[str]] | None = None
     windows: bool = False

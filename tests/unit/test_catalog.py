@@ -19,8 +19,6 @@ from avtool.data import catalog, checks
 from avtool.data.catalog import (
     BROKEN_BOX,
     NO_BOX,
-    SUBSETS,
-    TABLE,
     Request,
     Source,
     audioset,
@@ -33,6 +31,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.job import job_of
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, TableError, UsageError
+from avtool.registry import DATASETS
 from tests import clips
 
 PAIRS = "source_1,source_2,class_1,class_2,sep_type"
@@ -157,13 +156,13 @@ def test_json_that_is_cut_off_or_of_another_form_names_the_file(tmp_path):
 # --- the list of data sets --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if name not in ("manifest", "synth")])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("manifest", "synth")])
 @pytest.mark.parametrize("there", [False, True])
 def test_a_source_that_is_not_there_says_what_to_get(tmp_path, name, there):
     source = tmp_path / "downloads"
     if there:
         source.mkdir()
-    for subset in SUBSETS.get(name, (None,)):
+    for subset in DATASETS[name].subsets or (None,):
         with pytest.raises(DataError, match=f"at {source}: there is no ") as caught:
             read(name, source, subset)
         hint = caught.value.hint

@@ -32,12 +32,12 @@ from typer.testing import CliRunner
 from avtool.cli import app
 from avtool.config import recipes
 from avtool.config.shipped import list_recipes
-from avtool.data.catalog import SUBSETS, TABLE, synth
+from avtool.data.catalog import synth
 from avtool.loading import Model
 from avtool.model.build import build_autoencoder
 from avtool.model.published import to_published
 from avtool.published import PUBLISHED
-from avtool.registry import FUSIONS, TASKS
+from avtool.registry import DATASETS, FUSIONS, TASKS, resolve
 from avtool.tasks.localize.maps import EVERY
 from tests.clips import clip
 from tests.unit.test_pull import SETTINGS, Server, saved
@@ -358,10 +358,15 @@ def test_tables_leave_nothing_out() -> None:
             f"README has no avtool {' '.join(words)}"
         )
     data = cells("data.md")
-    assert {*TABLE} <= data
-    assert {part for parts in SUBSETS.values() for part in parts} <= cells("data.md", 1)
+    assert {*DATASETS} <= data
+    assert {part for dataset in DATASETS.values() for part in dataset.subsets} <= cells("data.md", 1)
     tasks = cells("tasks.md") | cells("tasks.md", 1) | cells("tasks.md", 2)
-    assert {*TASKS} | {protocol for task in TASKS.values() for protocol in task.protocols} <= tasks
+    assert {*TASKS} | {
+        protocol
+        for task in TASKS.values()
+        if task.evaluation
+        for protocol in resolve(task.evaluation).protocols
+    } <= tasks
     assert {recipe.name for recipe in list_recipes()} <= tasks
     assert {*FUSIONS} <= tasks
     assert {*EVERY} <= tasks

@@ -1,40 +1,20 @@
-"""The data sets that ``avtool prepare`` knows: one small file each, and the table below that lists them.
+"""The data sets that ``avtool prepare`` knows: one small file each, and a line in ``avtool.registry.DATASETS``.
 
-To add one: write ``avtool/data/catalog/NAME.py`` with a function ``read(source, request) -> Source`` and add
-its line to TABLE (in the module's name _ stands for -), and to SUBSETS where it has several parts. ``read``
-turns annotation files into rows (``tables`` reads them); it opens no clip, and class ids come from the
-annotations, never from folders on disk.
+A file has a function ``read(source, request) -> Source`` and says in ``DATASET`` what the data set is (in the module's
+name _ stands for -). ``read`` turns annotation files into rows (``tables`` reads them); it opens no clip, and class ids
+come from the annotations, never from folders on disk.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from avtool.errors import UsageError
-
-TABLE = {
-    "vggsound": "VGGSound: 10 s clips of 309 kinds of sound, with the VGG-SS boxes where they are there",
-    "vggss": "VGG-SS: the 5,158 clips of VGGSound with boxes around what sounds",
-    "vggsound-music": "VGGSound's 49 instruments, with the pairs of test clips to mix and separate",
-    "audioset": "AudioSet: 10 s clips, each with several of 527 kinds of sound",
-    "music": "MUSIC: solos of 11 or 21 instruments, or duets with a box for each of the two",
-    "flickr-soundnet": "Flickr-SoundNet: 250 pictures with sound and the boxes of several annotators",
-    "avsbench": "AVSBench: pictures one a second with the masks of what sounds, 70 classes",
-    "manifest": "your own clips, listed in a csv",
-    "synth": "sounding objects that avtool renders itself, with all truth known",
-}
-SUBSETS = {
-    "audioset": ("balanced", "unbalanced", "eval"),
-    "music": ("solo", "solo21", "duet"),
-    "avsbench": ("s4", "ms3", "avss"),
-}
-"""The parts of the data sets that have several."""
+from avtool.registry import DATASETS
 
 NO_STEMS: Mapping[str, Path] = {}
 Box = tuple[float, float, float, float]
@@ -106,28 +86,24 @@ class Request:
     subset: str | None = None
 
 
+@dataclass(frozen=True)
+class DataSet:
+    """``words`` say what is in it; ``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has
+    several."""
+
+    words: str
+    read: Callable[[Path, Request], Source]
+    subsets: tuple[str, ...] = ()
+
+
 def read_source(name: str, source: Path, request: Request) -> Source:
-    """The rows of data set ``name`` from its raw files at ``source``."""
-    check_name(name)
-    check_subset(name, request.subset)
-    module = importlib.import_module(f"avtool.data.catalog.{name.replace('-', '_')}")
-    return module.read(source, request)
-
-
-def check_name(name: str) -> None:
-    """Raise UsageError where ``name`` is not in the table."""
-    if name not in TABLE:
-        near = difflib.get_close_matches(name, TABLE, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(f"unknown data set {name}", hint=f"{hint}there are: {', '.join(TABLE)}")
-
-
-def check_subset(name: str, subset: str | None) -> None:
-    """Raise UsageError where data set ``name`` has no such part."""
-    parts = SUBSETS.get(name, ())
-    if subset is not None and subset not in parts:
-        hint = f"there are: {', '.join(parts)}" if parts else "leave out --subset"
-        raise UsageError(f"{name} has no subset {subset}", hint=hint)
+    """The rows of data set ``name`` from its raw files at ``source``. UsageError where there is no such data set, or
+    it has no such part."""
+    dataset = DATASETS.find(name)
+    if request.subset is not None and request.subset not in dataset.subsets:
+        hint = f"there are: {', '.join(dataset.subsets)}" if dataset.subsets else "leave out --subset"
+        raise UsageError(f"{name} has no subset {request.subset}", hint=hint)
+    return dataset.read(source, request)
 
 
 def classes_of(rows: Iterable[Row]) -> list[str]:

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from avtool.data.catalog import Request, Row, Source, tables
+from avtool.data.catalog import DataSet, Request, Row, Source, tables
 
 PAGE = "https://research.google.com/audioset/download.html"
 FILES = {
@@ -99,3 +99,8 @@ def _how_to_get_it(source: Path, name: str, subset: str | None) -> str:
         f" the videos belong to their makers) into {source}/clips/ as ID_START_END.mp4, then: avtool prepare"
         f" audioset {source}{option}"
     )
+
+
+DATASET = DataSet(
+    "10 s clips, each with several of 527 kinds of sound", read, subsets=("balanced", "unbalanced", "eval")
+)

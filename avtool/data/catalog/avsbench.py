@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import Request, Row, Source, tables
+from avtool.data.catalog import DataSet, Request, Row, Source, tables
 
 PAGE = "https://github.com/OpenNLPLab/AVSBench"
 COLUMNS = ("uid", "a_obj", "split", "label")
@@ -67,3 +67,8 @@ def _how_to_get_it(source: Path) -> str:
         f" {source}/metadata.csv, {source}/label2idx.json and {source}/{{v1s,v1m,v2}}/UID/{{audio.wav,frames,"
         f"labels_semantic}}, then: avtool prepare avsbench {source}"
     )
+
+
+DATASET = DataSet(
+    "pictures one a second with the masks of what sounds, 70 classes", read, subsets=("s4", "ms3", "avss")
+)

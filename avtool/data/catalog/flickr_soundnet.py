@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
-from avtool.data.catalog import BROKEN_BOX, NO_BOX, Box, Request, Row, Source, tables, valid_box
+from avtool.data.catalog import BROKEN_BOX, NO_BOX, Box, DataSet, Request, Row, Source, tables, valid_box
 from avtool.errors import TableError
 
 PAGE = "https://github.com/ardasnck/learning_to_localize_sound_source"
@@ -73,3 +73,6 @@ def _how_to_get_it(source: Path) -> str:
         f" pictures into {source}/frames/ID.jpg, sounds into {source}/audio/ID.wav, then: avtool prepare"
         f" flickr-soundnet {source}"
     )
+
+
+DATASET = DataSet("250 pictures with sound and the boxes of several annotators", read)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import Box, Request, Row, Source, classes_of, tables, valid_box
+from avtool.data.catalog import Box, DataSet, Request, Row, Source, classes_of, tables, valid_box
 from avtool.errors import DataError, TableError
 
 NEEDED = ("id", "split", "label")
@@ -177,3 +177,6 @@ class _Reader:
                 "stems are neither a list nor a map of sound files", hint='write {"NAME": "FILE.wav", ...}'
             )
         return {name: self.folder / path for name, path in value.items()}
+
+
+DATASET = DataSet("your own clips, listed in a csv", read)

@@ -15,7 +15,18 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import BROKEN_BOX, NO_BOX, Box, Request, Row, Source, classes_of, tables, valid_box
+from avtool.data.catalog import (
+    BROKEN_BOX,
+    NO_BOX,
+    Box,
+    DataSet,
+    Request,
+    Row,
+    Source,
+    classes_of,
+    tables,
+    valid_box,
+)
 
 PAGE = "https://github.com/roudimit/MUSIC_dataset"
 DUET_PAGE = "https://github.com/stoneMo/AVGN"
@@ -107,3 +118,10 @@ def _how_to_get_it(source: Path, subset: str) -> str:
         )
     terms = "the videos belong to their makers, for the terms of the list see there"
     return f"{what}; {terms}; then: avtool prepare music {source} --subset {subset}"
+
+
+DATASET = DataSet(
+    "solos of 11 or 21 instruments, or duets with a box for each of the two",
+    read,
+    subsets=("solo", "solo21", "duet"),
+)

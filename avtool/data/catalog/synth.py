@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from avtool.data.catalog import Request, Source, manifest
+from avtool.data.catalog import DataSet, Request, Source, manifest
 from avtool.data.synth import render
 from avtool.progress import progress_bar
 
@@ -14,3 +14,6 @@ def read(source: Path, request: Request) -> Source:
     with progress_bar("rendering synth", total=request.clips, unit="clips") as bar:
         table = render(source, clips=request.clips, seed=request.seed, progress=lambda done: bar.advance())
     return manifest.read(table, request)
+
+
+DATASET = DataSet("sounding objects that avtool renders itself, with all truth known", read)

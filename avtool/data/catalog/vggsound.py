@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avtool.data.catalog import BROKEN_BOX, Box, Request, Row, Source, classes_of, tables, valid_box
+from avtool.data.catalog import BROKEN_BOX, Box, DataSet, Request, Row, Source, classes_of, tables, valid_box
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
 SECONDS = 10
@@ -98,3 +98,6 @@ def _how_to_get_it(source: Path) -> str:
         " GB at 360 lines, more at full size; the annotations are CC BY 4.0, the videos belong to their"
         f" makers) into {source}/clips/LABEL/ID_START_END.mp4, then: avtool prepare vggsound {source}"
     )
+
+
+DATASET = DataSet("10 s clips of 309 kinds of sound, with the VGG-SS boxes where they are there", read)

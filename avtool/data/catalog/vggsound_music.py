@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from avtool.data.catalog import Request, Row, Source, tables, vggsound
+from avtool.data.catalog import DataSet, Request, Row, Source, tables, vggsound
 
 PAGE = "https://github.com/stoneMo/DeepAVFusion"
 COLUMNS = ("source_1", "source_2", "class_1", "class_2", "sep_type")
@@ -63,3 +63,6 @@ def _how_to_get_it(source: Path) -> str:
         " BY 4.0, the videos belong to their makers) into clips/LABEL/ID_START_END.mp4 there, then: avtool"
         f" prepare vggsound-music {source.with_name('vggsound')}"
     )
+
+
+DATASET = DataSet("VGGSound's 49 instruments, with the pairs of test clips to mix and separate", read)

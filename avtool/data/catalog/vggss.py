@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from avtool.data.catalog import NO_BOX, Request, Row, Source, tables, vggsound
+from avtool.data.catalog import NO_BOX, DataSet, Request, Row, Source, tables, vggsound
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/research/lvs/"
 
@@ -44,3 +44,6 @@ def _how_to_get_it(source: Path) -> str:
         " already, put vggss.json into its annotations and give that folder: avtool prepare vggss"
         f" {source.with_name('vggsound')}"
     )
+
+
+DATASET = DataSet("the 5,158 clips of VGGSound with boxes around what sounds", read)

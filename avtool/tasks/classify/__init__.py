@@ -10,7 +10,6 @@ TASK = Task(
         "classifier": "avtool.model.heads:AudioVisualClassifier",
         "linear_probe": "avtool.model.heads:LinearProbe",
     },
-    protocols=("top1", "top5", "mAP", "AUC", "knn"),
     evaluation="avtool.tasks.classify.protocols:EVALUATION",
     command="avtool.tasks.classify.command:classify",
 )

@@ -257,4 +257,4 @@ def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
     return SETS if names is not None and names.several else ("top1", "top5")
 
 
-EVALUATION = Evaluation(_tables, _usual, windows=True)
+EVALUATION = Evaluation(tuple(WORDS), _tables, _usual, windows=True)

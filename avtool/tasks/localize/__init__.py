@@ -7,7 +7,6 @@ TASK = Task(
     section="avtool.tasks.localize.recipe:Localize",
     training="avtool.tasks.localize.train:Localization",
     kinds={"localization": "avtool.model.localization:LocalizationModel"},
-    protocols=("pointing", "ciou-median", "ciou-adaptive", "slavc-extended"),
     evaluation="avtool.tasks.localize.protocols:EVALUATION",
     command="avtool.tasks.localize.command:localize",
 )

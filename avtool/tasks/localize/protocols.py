@@ -271,4 +271,6 @@ def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
     return tuple(PROTOCOLS)
 
 
-EVALUATION = Evaluation(evaluate_localization, _usual, maps=True, object_prior=tuple(PROTOCOLS))
+EVALUATION = Evaluation(
+    (*PROTOCOLS, SLAVC), evaluate_localization, _usual, maps=True, object_prior=tuple(PROTOCOLS)
+)

@@ -91,4 +91,4 @@ def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Te
     return pairs
 
 
-EVALUATION = Evaluation(evaluate_retrieval, windows=True)
+EVALUATION = Evaluation(("recall",), evaluate_retrieval, windows=True)

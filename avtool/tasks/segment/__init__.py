@@ -7,7 +7,6 @@ TASK = Task(
     section="avtool.tasks.segment.recipe:Segment",
     training="avtool.tasks.segment.train:Segmentation",
     kinds={"segmentation": "avtool.model.segmentation:SegmentationModel"},
-    protocols=("avs-tpavi", "avs-published", "avs-semantic"),
     evaluation="avtool.tasks.segment.protocols:EVALUATION",
     command="avtool.tasks.segment.command:segment",
 )

@@ -7,7 +7,7 @@ resized to 224 x 224 and judged there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,19 +35,9 @@ from avtool.tasks.segment.train import (
 )
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
-BINARY, SEMANTIC = ("avs-tpavi", "avs-published"), ("avs-semantic",)
-PROTOCOLS = (*BINARY, *SEMANTIC)
-WORDS = {
-    "avs-tpavi": "mIoU: mean over frames of the foreground's IoU at 0.5, of the background's where nothing sounds; "
-    "F (beta^2 = 0.3): highest of 255 thresholds, over the whole set",
-    "avs-published": "mIoU: mean of the foreground's and the background's IoU; F: each frame's own highest; frames "
-    "without an object left out",
-    "avs-semantic": "a class's IoU and F over the frames in which it is in truth or prediction; means over classes",
-}
 MODEL_ROW, EXCHANGED = "model", "another class's sound"
 ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
 DRAWS = 1000
-Measures = Callable[[Context, Scores, list[str]], dict[str, Measure]]
 
 
 class Frames(NamedTuple):
@@ -100,7 +90,7 @@ def _check_model(context: Context, wanted: Sequence[str]) -> None:
         )
     fitting = fitting_protocols(config)
     if other := [name for name in wanted if name not in fitting]:
-        masks = "one mask of all that sounds" if fitting == BINARY else "a mask of each class"
+        masks = "a mask of each class" if PROTOCOLS[fitting[0]].semantic else "one mask of all that sounds"
         raise UsageError(
             f"{checkpoint} gives {masks}: {', '.join(other)} cannot judge it",
             hint=f"--protocol {','.join(fitting)}",
@@ -109,7 +99,8 @@ def _check_model(context: Context, wanted: Sequence[str]) -> None:
 
 def fitting_protocols(config: Config) -> tuple[str, ...]:
     """Those for the masks that a model gives: one of all that sounds, or one of each class."""
-    return BINARY if config.model.get("classes", 1) == 1 else SEMANTIC
+    semantic = config.model.get("classes", 1) > 1
+    return tuple(name for name, protocol in PROTOCOLS.items() if protocol.semantic == semantic)
 
 
 def _frames(context: Context) -> Frames:
@@ -174,7 +165,7 @@ def _table(
 ) -> Table:
     """The table of one protocol; under one of the two binary ones, what the other makes of the same predictions."""
     rows = [
-        Row(name, ROLES.get(name, FLOOR), MEASURES[protocol](context, found, frames.recordings))
+        Row(name, ROLES.get(name, FLOOR), PROTOCOLS[protocol].measures(context, found, frames.recordings))
         for name, found in scores.items()
     ]
     left_out = dict(frames.left_out)
@@ -190,7 +181,7 @@ def _table(
     return context.table(
         task="segment",
         protocol=protocol,
-        words=f"{WORDS[protocol]}; at {rows_}x{columns}, a sample is a frame",
+        words=f"{PROTOCOLS[protocol].words}; at {rows_}x{columns}, a sample is a frame",
         rows=rows,
         recordings=frames.recordings,
         left_out=left_out,
@@ -238,7 +229,32 @@ def _semantic(context: Context, scores: ClassScores, recordings: list[str]) -> d
     return {"mIoU": mean(scores.iou), "F": mean(scores.f)}
 
 
-MEASURES: dict[str, Measures] = {"avs-tpavi": _tpavi, "avs-published": _published, "avs-semantic": _semantic}  # type: ignore[dict-item]
+class Protocol(NamedTuple):
+    """A protocol's rule in ``words``, what it makes of every frame's scores, and whether those are of one mask of all
+    that sounds or, where it is ``semantic``, of a mask of each class."""
+
+    words: str
+    measures: Callable[[Context, Any, list[str]], dict[str, Measure]]
+    semantic: bool = False
+
+
+PROTOCOLS = {
+    "avs-tpavi": Protocol(
+        "mIoU: mean over frames of the foreground's IoU at 0.5, of the background's where nothing sounds; "
+        "F (beta^2 = 0.3): highest of 255 thresholds, over the whole set",
+        _tpavi,
+    ),
+    "avs-published": Protocol(
+        "mIoU: mean of the foreground's and the background's IoU; F: each frame's own highest; frames without an "
+        "object left out",
+        _published,
+    ),
+    "avs-semantic": Protocol(
+        "a class's IoU and F over the frames in which it is in truth or prediction; means over classes",
+        _semantic,
+        semantic=True,
+    ),
+}
 
 
 def _crowded(dataset: PreparedDataset, frames: np.ndarray) -> np.ndarray:
@@ -266,4 +282,6 @@ def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:
     }
 
 
-EVALUATION = Evaluation(evaluate_segmentation, lambda config, checkpoint: fitting_protocols(config))
+EVALUATION = Evaluation(
+    tuple(PROTOCOLS), evaluate_segmentation, lambda config, checkpoint: fitting_protocols(config)
+)

@@ -7,7 +7,6 @@ TASK = Task(
     section="avtool.tasks.separate.recipe:Separate",
     training="avtool.tasks.separate.train:Separation",
     kinds={"separation": "avtool.model.separation:SeparationModel"},
-    protocols=("bss-eval",),
     evaluation="avtool.tasks.separate.protocols:EVALUATION",
     command="avtool.tasks.separate.command:separate",
 )

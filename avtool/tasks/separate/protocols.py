@@ -158,4 +158,4 @@ def _measures(
     }
 
 
-EVALUATION = Evaluation(evaluate_separation)
+EVALUATION = Evaluation((PROTOCOL,), evaluate_separation)
