@@ -5,7 +5,7 @@ The text under a key is its description: it is shown where a value of that key i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
@@ -33,15 +33,15 @@ from avtool.published import TIMM
 from avtool.registry import FUSIONS, TASKS
 
 
-def _one_of(table: Mapping[str, Any]) -> Any:
-    """Text that names an entry of ``table``."""
+def _one_of(table: Iterable[str]) -> AfterValidator:
+    """That a text names an entry of ``table``."""
 
     def check(name: str) -> str:
         if name not in table:
             raise ValueError(f"there is no {name!r}; there are {', '.join(table)}")
         return name
 
-    return Annotated[str, AfterValidator(check)]
+    return AfterValidator(check)
 
 
 class Data(Section):
@@ -90,7 +90,7 @@ class Spectrogram(Section):
 
 
 class Fusion(Section):
-    kind: _one_of(FUSIONS)
+    kind: Annotated[str, _one_of(FUSIONS)]
     """how fusion tokens read the others, as factorized"""
     layers: Layers = "all"
     """layers with a fusion block: all, none, or a list of numbers from 0, as [0, 2]"""
@@ -276,7 +276,7 @@ FINETUNED = tuple(name for name in TRAINED if name != PRETRAIN)
 
 
 class _Beginning(Section):
-    task: _one_of(TRAINED)
+    task: Annotated[str, _one_of(TRAINED)]
     """what is trained: a task's name, as pretrain or classify"""
     seed: Count = 0
     """seed of everything drawn at random"""
