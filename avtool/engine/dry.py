@@ -48,7 +48,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     target = resolve_device(device)
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
-    task: Training = TASKS[recipe.task].trainer().from_recipe(recipe, dataset, clips.training)
+    task: Training = TASKS[recipe.task].trainer()(recipe, dataset, clips.training)
     check_timm(task, recipe)
     schedule = Schedule.of(recipe, len(clips.training), target, merge_batches=not has_batch_norm(task))
     sample, read = _read_some(task, recipe, dataset, clips.training)

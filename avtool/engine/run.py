@@ -136,7 +136,7 @@ class Run:
         self.resumed_from = saved.folder.name if saved else None
         self.device, self.precision, self.world = device, precision, world or World()
         self.clips = Clips.of(recipe, dataset)
-        self.task: Training = TASKS[recipe.task].trainer().from_recipe(recipe, dataset, self.clips.training)
+        self.task: Training = TASKS[recipe.task].trainer()(recipe, dataset, self.clips.training)
         self.schedule = Schedule.of(
             recipe, len(self.clips.training), device, merge_batches=not has_batch_norm(self.task)
         )

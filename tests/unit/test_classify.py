@@ -102,7 +102,7 @@ def run(data: Path, out: Path, *overrides: str, **options) -> Path:
 def task_of(data: Path, *overrides: str) -> tuple[Classification, Recipe, PreparedDataset, np.ndarray]:
     recipe, dataset = recipe_of(*overrides), PreparedDataset(data, "train")
     chosen, _ = Classification.usable(recipe, dataset)
-    return Classification.from_recipe(recipe, dataset, chosen), recipe, dataset, chosen
+    return Classification(recipe, dataset, chosen), recipe, dataset, chosen
 
 
 def batch_of(task: Classification, recipe: Recipe, dataset: PreparedDataset, keys: list[tuple[int, int]]):

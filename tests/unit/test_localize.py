@@ -48,7 +48,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
 
 def task_of(dataset: PreparedDataset, *settings: str) -> tuple[Localization, torch.nn.Module]:
     recipe = load_recipe("tiny-localize", [*SMALL, *settings])
-    return Localization.from_recipe(recipe, dataset, np.arange(len(dataset))).eval(), recipe
+    return Localization(recipe, dataset, np.arange(len(dataset))).eval(), recipe
 
 
 def batch_of(task: Localization, recipe, dataset: PreparedDataset, size: int = 4) -> dict[str, torch.Tensor]:

@@ -80,7 +80,7 @@ def _batch(count: int) -> dict[str, torch.Tensor]:
 
 
 def test_what_is_drawn_of_a_task_is_a_picture_and_leaves_it_as_it_was() -> None:
-    task = Pretraining.from_recipe(load_recipe("tiny", SMALL)).train()
+    task = Pretraining(load_recipe("tiny", SMALL)).train()
     page = task.draw(_batch(3), ["a", "b", "c"])
     assert page.dtype == np.uint8 and page.shape[2] == 3 and task.training
     assert cv2.imencode(".png", page)[0]
@@ -88,7 +88,7 @@ def test_what_is_drawn_of_a_task_is_a_picture_and_leaves_it_as_it_was() -> None:
 
 
 def test_collapsed_fusion_tokens_have_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = Pretraining.from_recipe(load_recipe("tiny", SMALL))
+    task = Pretraining(load_recipe("tiny", SMALL))
     batches = [_batch(12)]
     healthy = evaluate_pretraining(task, lambda: batches, batches)
     assert 2 < healthy["effective_rank_fusion"] <= 11

@@ -153,7 +153,7 @@ def test_the_same_numbers_for_any_batch_size_and_workers(run: Path, data: Path, 
 
 def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: Path) -> None:
     dataset, given = PreparedDataset(data, "test"), recipe()
-    task = Segmentation.from_recipe(given, dataset, np.arange(8))
+    task = Segmentation(given, dataset, np.arange(8))
     views, numbers = task.evaluation_views(given, dataset, np.arange(8))
 
     def batches(size: int):
@@ -366,9 +366,7 @@ def test_the_loss_of_overlap_is_added_by_its_weight(data: Path) -> None:
     logits = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     masks = (logits[:, 0] > 0.5).to(torch.uint8)
     alone, both = (
-        Segmentation.from_recipe(recipe(f"segment.overlap={weight}"), dataset, np.arange(8)).loss(
-            logits, masks
-        )
+        Segmentation(recipe(f"segment.overlap={weight}"), dataset, np.arange(8)).loss(logits, masks)
         for weight in (0, 2)
     )
     assert (both - alone).item() == pytest.approx(2 * overlap_loss(logits, masks).item(), rel=1e-5)

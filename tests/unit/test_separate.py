@@ -166,7 +166,7 @@ def batch_of(task: Separation, what: Recipe, dataset: PreparedDataset, epoch: in
 
 def test_mixtures_are_sums_of_clips_of_other_classes_as_loud_as_they_are(data: Path) -> None:
     dataset, what = PreparedDataset(data), recipe("separate.sources=3")
-    task = Separation.from_recipe(what, dataset, np.arange(len(dataset)))
+    task = Separation(what, dataset, np.arange(len(dataset)))
     batch = batch_of(task, what, dataset)
     assert (batch["gain_db"] == 0).all() and (batch["other_gain_db"] == 0).all()
     kinds = torch.cat([batch["label"][:, None], batch["other_label"]], dim=1)
@@ -184,7 +184,7 @@ def test_mixtures_are_sums_of_clips_of_other_classes_as_loud_as_they_are(data: P
 
 def test_every_picture_is_asked_for_its_own_mask(data: Path) -> None:
     dataset, what = PreparedDataset(data), recipe("separate.weighted=false")
-    task = Separation.from_recipe(what, dataset, np.arange(len(dataset))).eval()
+    task = Separation(what, dataset, np.arange(len(dataset))).eval()
     mixed = mix(task.log_mel, batch_of(task, what, dataset))
     logits = mask_logits(task.model, mixed)
     alone = task.model(mixed.images[1:2, 1], mixed.heard[1:2])[0, 0]
@@ -196,7 +196,7 @@ def test_every_picture_is_asked_for_its_own_mask(data: Path) -> None:
 @pytest.mark.parametrize(("target", "total"), [("ratio", 1.0), ("binary", 1.0), ("published", 0.6)])
 def test_targets(data: Path, target: str, total: float) -> None:
     dataset, what = PreparedDataset(data), recipe(f"separate.target={target}")
-    task = Separation.from_recipe(what, dataset, np.arange(len(dataset)))
+    task = Separation(what, dataset, np.arange(len(dataset)))
     mixed = mix(task.log_mel, batch_of(task, what, dataset))
     masks = task.targets(mixed.sources, mixed.heard.expand_as(mixed.sources))
     assert set(masks.unique().tolist()) <= {0.0, 1.0} or target != "binary"
@@ -211,7 +211,7 @@ def oracle(module: torch.nn.Module, mixed: Mixtures) -> Tensor:
 def test_what_is_measured_of_masks_that_are_right(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, what = PreparedDataset(data), recipe()
     clips, _ = Separation.usable(what, dataset)
-    task = Separation.from_recipe(what, dataset, clips)
+    task = Separation(what, dataset, clips)
     views, numbers = task.evaluation_views(what, dataset, clips)
 
     def batches():

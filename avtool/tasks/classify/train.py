@@ -7,13 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
 from avtool.data.mixing import PartnerViews
-from avtool.data.views import EvaluationViews
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import blank_frames, inputs_of, silence
@@ -26,18 +25,15 @@ from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
-    fixed_views,
-    new_log_mel,
-    new_model,
     with_one_label,
 )
-from avtool.tasks.training import ALONE, Batches
+from avtool.tasks.training import ALONE, Batches, Training
 
 DRAWS = 6
 """Numbers drawn for a sample beside its path noise: five for mixing, one for blanking."""
 
 
-class Classification(nn.Module):
+class Classification(Training):
     """A classifier or linear probe and its loss (DeepAVFusion, arXiv 2312.01017, section 4).
 
     A batch holds what ``TrainingViews`` gives and, where clips are mixed, a partner under ``other_``. With
@@ -45,16 +41,11 @@ class Classification(nn.Module):
     """
 
     best: ClassVar[str] = "score"
-    leaves_unused = False
-    group = 1
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(recipe, dataset, chosen)
         self.options: Classify = recipe.options
-        self.kind, self.settings = self.describe(recipe, dataset)
         self.seed, self.depth = recipe.seed, recipe.model.depth
-        self.model = new_model(self.kind, self.settings, recipe)
-        self.log_mel = new_log_mel(recipe)
         self.register_buffer("labels", labels_of(dataset), persistent=False)
         self.class_names = ClassNames(tuple(dataset.classes), several=self.options.multi_label)
         of_chosen = self.labels[torch.from_numpy(chosen)]
@@ -96,11 +87,6 @@ class Classification(nn.Module):
         return kind, {**encoder_settings(recipe), "classes": len(dataset.classes)}
 
     @classmethod
-    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Classification:
-        """Random starting weights of a model that fits ``dataset``."""
-        return cls(recipe, dataset, chosen)
-
-    @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with a label; where a clip has one class, those with exactly one."""
         usable, left_out = with_one_label(dataset)
@@ -133,12 +119,6 @@ class Classification(nn.Module):
     def mixes(self) -> bool:
         """Whether two clips make a sample."""
         return self.options.mixup > 0 or self.options.cutmix > 0
-
-    def evaluation_views(
-        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
-    ) -> tuple[EvaluationViews, np.ndarray]:
-        """The clips' own evaluation views."""
-        return fixed_views(recipe, dataset), chosen
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` on the mean of the three heads' logits."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
@@ -23,10 +23,8 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    new_log_mel,
-    new_model,
 )
-from avtool.tasks.training import ALONE, Batches
+from avtool.tasks.training import ALONE, Batches, Training
 
 KIND = "localization"
 GROUP = 32
@@ -36,7 +34,7 @@ FLOOR = 0.5
 """The share of other sounds that a guess scores below a frame's own."""
 
 
-class Localization(nn.Module):
+class Localization(Training):
     """A localizer and its contrastive multiple-instance loss: a pair scores as high as the best of its cells.
 
     ``two-pass``: every frame of a batch against every sound, each encoded with the other modality blank. ``joint``: a
@@ -46,27 +44,17 @@ class Localization(nn.Module):
     best: ClassVar[str] = "score"
     leaves_unused = True
     group = GROUP
-    kind = KIND
+    model: LocalizationModel
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
+    def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
+        super().__init__(recipe, dataset, chosen)
         self.options: Localize = recipe.options
         self.batch_size = recipe.train.batch_size
-        self.settings = localizer_settings(recipe)
-        model = new_model(KIND, self.settings, recipe)
-        assert isinstance(model, LocalizationModel)
-        self.model = model
-        self.log_mel = new_log_mel(recipe)
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
         """A localizer. It fits any data."""
         return KIND, localizer_settings(recipe)
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Localization:
-        """Random starting weights, drawn from the recipe's seed alone."""
-        return cls(recipe)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.views import EvaluationViews, TrainingViews
 from avtool.distributed import World
 from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
@@ -26,13 +25,9 @@ from avtool.model.noise import sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.reconstructions import Example, draw_reconstructions
 from avtool.tasks.settings import (
-    drawn_views,
     encoder_settings,
-    fixed_views,
-    new_log_mel,
-    new_model,
 )
-from avtool.tasks.training import ALONE, Batches
+from avtool.tasks.training import ALONE, Batches, Training
 
 RANKED_CLIPS = 1000
 """At most so many clips' fusion tokens go into their effective rank: less than a second at any width."""
@@ -56,51 +51,24 @@ def model_settings(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-class Pretraining(nn.Module):
+class Pretraining(Training):
     """A masked autoencoder and the features before it. ``forward`` gives the loss of a batch and its parts.
 
     A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,), index and epoch int64 (B,).
     """
 
-    best: ClassVar[str] = ""
-    leaves_unused = False
-    group = 1
-    kind = AUTOENCODER
+    model: MaskedAutoencoder
 
-    def __init__(self, recipe: Recipe) -> None:
-        super().__init__()
-        self.settings, self.seed = model_settings(recipe), recipe.seed
-        self.log_mel = new_log_mel(recipe)
-        model = new_model(self.kind, self.settings, recipe)
-        assert isinstance(model, MaskedAutoencoder)
-        self.model = model
+    def __init__(
+        self, recipe: Recipe, dataset: PreparedDataset | None = None, chosen: np.ndarray | None = None
+    ) -> None:
+        super().__init__(recipe, dataset, chosen)
+        self.seed = recipe.seed
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, dict[str, Any]]:
         """A masked autoencoder. It fits any data."""
         return AUTOENCODER, model_settings(recipe)
-
-    @classmethod
-    def from_recipe(
-        cls, recipe: Recipe, dataset: PreparedDataset | None = None, chosen: np.ndarray | None = None
-    ) -> Pretraining:
-        """Random starting weights, drawn from the recipe's seed alone."""
-        return cls(recipe)
-
-    @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
-        """Every clip."""
-        return np.arange(len(dataset)), {}
-
-    def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> TrainingViews:
-        """A random window, frame, crop, flip and gain."""
-        return drawn_views(recipe, dataset)
-
-    def evaluation_views(
-        self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
-    ) -> tuple[EvaluationViews, np.ndarray]:
-        """The clips' own evaluation views."""
-        return fixed_views(recipe, dataset), chosen
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The batch as the model takes it: frames (B, 3, H, W) and log-mels (B, 1, mels, frames), float32."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
@@ -32,8 +32,8 @@ from avtool.metrics.segmentation import (
 from avtool.model.segmentation import NARROWEST
 from avtool.model.unet import PATCH_SIZE
 from avtool.tasks.names import ClassNames
-from avtool.tasks.settings import drawn_views, encoder_settings, new_log_mel, new_model, view_size
-from avtool.tasks.training import ALONE, Batches
+from avtool.tasks.settings import drawn_views, encoder_settings, view_size
+from avtool.tasks.training import ALONE, Batches, Training
 
 Scores = FrameScores | ClassScores
 KIND = "segmentation"
@@ -47,7 +47,7 @@ CHECKED = 64
 """Clips whose masks are looked at before anything is trained on classes."""
 
 
-class Segmentation(nn.Module):
+class Segmentation(Training):
     """A segmentation model and its loss (DeepAVFusion, arXiv 2312.01017, section 4).
 
     A batch holds what ``TrainingViews`` of masks give. Binary cross-entropy for one mask of all that sounds;
@@ -56,16 +56,11 @@ class Segmentation(nn.Module):
 
     best: ClassVar[str] = "score"
     leaves_unused = True
-    group = 1
-    kind = KIND
 
-    def __init__(self, recipe: Recipe, dataset: PreparedDataset) -> None:
-        super().__init__()
+    def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
+        super().__init__(recipe, dataset, chosen)
         self.semantic, self.overlap = recipe.options.semantic, recipe.options.overlap
-        self.settings = self.describe(recipe, dataset)[1]
         self.class_names = ClassNames(tuple(class_names(dataset)), several=True) if self.semantic else None
-        self.model = new_model(KIND, self.settings, recipe)
-        self.log_mel = new_log_mel(recipe)
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
@@ -84,11 +79,6 @@ class Segmentation(nn.Module):
                 hint="use data with fewer classes, or segment.semantic=false",
             )
         return KIND, {**encoder_settings(recipe), "classes": classes}
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Segmentation:
-        """Random starting weights of a model that fits ``dataset``."""
-        return cls(recipe, dataset)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

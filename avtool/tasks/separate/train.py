@@ -31,11 +31,9 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    new_log_mel,
-    new_model,
     with_one_label,
 )
-from avtool.tasks.training import ALONE, Batches
+from avtool.tasks.training import ALONE, Batches, Training
 
 KIND = "separation"
 _MIXTURES = 0x3E15  # sets the draws of fixed mixtures apart from those of training
@@ -52,7 +50,7 @@ class Mixtures(NamedTuple):
     heard: Tensor
 
 
-class Separation(nn.Module):
+class Separation(Training):
     """A separator and its loss on mixtures (DeepAVFusion, arXiv 2312.01017, section 4; mix-and-separate is of Zhao et
     al., arXiv 1804.03160).
 
@@ -63,16 +61,11 @@ class Separation(nn.Module):
 
     best: ClassVar[str] = "sdr_improvement"
     leaves_unused = True
-    group = 1
-    kind = KIND
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(recipe, dataset, chosen)
         self.options: Separate = recipe.options
-        _, self.settings = self.describe(recipe, dataset)
         check_classes(dataset, chosen, self.options.sources, what="to train on")
-        self.model = new_model(KIND, self.settings, recipe)
-        self.log_mel = new_log_mel(recipe)
 
     @classmethod
     def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
@@ -100,11 +93,6 @@ class Separation(nn.Module):
             dataset, np.arange(len(dataset)), recipe.options.sources, what=f"of split {dataset.split}"
         )
         return KIND, encoder_settings(recipe)
-
-    @classmethod
-    def from_recipe(cls, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> Separation:
-        """Random starting weights, drawn from the recipe's seed alone."""
-        return cls(recipe, dataset, chosen)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
