@@ -52,6 +52,7 @@ class Process:
         stderr: int | IO[Any] | None = None,
         start_new_session: bool = False,
         errors: str | None = None,
+        installed: tuple[str, ...] = (),
     ) -> None:
         self.returncode: int | None = None
         self.stdout, out = _stream(stdout, 1, errors)
@@ -64,7 +65,7 @@ class Process:
             "session": start_new_session,
         }
         try:
-            socket.send_fds(_server(), [json.dumps(asked).encode()], [out, err, status])
+            socket.send_fds(_server(installed), [json.dumps(asked).encode()], [out, err, status])
         finally:
             for given, end in ((stdout, out), (stderr, err)):
                 if given in (PIPE, DEVNULL):
@@ -135,9 +136,12 @@ def run(
     env: Mapping[str, str] | None = None,
     timeout: float | None = None,
     errors: str | None = None,
+    installed: tuple[str, ...] = (),
 ) -> subprocess.CompletedProcess[str]:
-    """What a process printed and how it ended."""
-    process = Process(arguments, cwd=cwd, env=env, stdout=PIPE, stderr=PIPE, errors=errors)
+    """What a process printed and how it ended. ``installed``: folders of packages that it finds as well."""
+    process = Process(
+        arguments, cwd=cwd, env=env, stdout=PIPE, stderr=PIPE, errors=errors, installed=installed
+    )
     try:
         out, err = process.communicate(timeout)
     except subprocess.TimeoutExpired:
@@ -179,11 +183,14 @@ def _stream(given: int | IO[Any] | None, inherited: int, errors: str | None) -> 
 
 
 @functools.cache
-def _server() -> socket.socket:
-    """The process that forks, one for all tests; it ends when this process does."""
+def _server(installed: tuple[str, ...]) -> socket.socket:
+    """The process that forks, one for all tests that have the same ``installed``; it ends when this process does."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
-        code = f"import sys; sys.path[0] = {str(ROOT)!r}; from tests.processes import serve; serve({theirs.fileno()})"
+        path = [str(ROOT), *installed]
+        code = (
+            f"import sys; sys.path[:1] = {path}; from tests.processes import serve; serve({theirs.fileno()})"
+        )
         subprocess.Popen([sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=DEVNULL)
     return ours
 

@@ -1,0 +1,12 @@
+"""A package beside avtool: a task (how loud is it?), a kind of fusion and a data set. Nothing of avtool is edited."""
+
+from avtool.tasks import Task
+
+TASK = Task(
+    name="loudness",
+    section="loudness.recipe:Loudness",
+    training="loudness.train:LoudnessTraining",
+    kinds={"loudness": "loudness.train:LoudnessModel"},
+    evaluation="loudness.protocols:EVALUATION",
+    command="loudness.command:loudness",
+)

@@ -1,0 +1,26 @@
+"""``avtool loudness``."""
+
+from __future__ import annotations
+
+import typer
+
+from avtool.commands import Clips, Debug, Device, Failures, Model, examples, guarded
+
+EPILOG = examples("avtool loudness clip.mp4")
+
+
+@guarded
+def loudness(clips: Clips, *, model: Model = None, device: Device = "auto", debug: Debug = False) -> None:
+    """Say how loud clips are."""
+    from avtool.devices import resolve_device
+    from avtool.predict import Clips as Chosen
+    from avtool.predict import choose_model
+
+    failures = Failures(clips)
+    checkpoint, config = choose_model(model)
+    chosen = Chosen(clips, None, None, failures.tell)
+    for clip, _, results in chosen.compute(
+        checkpoint, config, resolve_device(device), lambda net, image, audio: {"dB": net(image, audio)}
+    ):
+        typer.echo(f"{clip}  {results['dB'].mean():.1f} dB")
+    failures.leave()
