@@ -14,7 +14,9 @@ import shlex
 import shutil
 import subprocess
 import threading
+import tomllib
 from collections.abc import Iterator
+from configparser import ConfigParser
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -264,6 +266,13 @@ def test_blocks_run_in_order(page: str, home: Path, small, request, monkeypatch)
                 folder.sh(text)
             case "python":
                 folder.python(text)
+            case "toml":  # the guests' own, which test_guests.py installs
+                written = ConfigParser()
+                written.read(
+                    Path(__file__).parents[1] / "guests" / "loudness-1.0.dist-info" / "entry_points.txt"
+                )
+                groups = tomllib.loads(text)["project"]["entry-points"]
+                assert groups == {name: dict(written[name]) for name in written.sections()}
             case "yaml" | "csv":  # a file, which the words before the block name
                 names = re.findall(rf"`([\w-]+\.{language})`", TEXT[page][end : found.start()])
                 Path(names[-1]).write_text(text, encoding="utf-8")
