@@ -117,16 +117,16 @@ def multi_label_loss(logits: Tensor, targets: Tensor, weight: Tensor | None = No
     return F.binary_cross_entropy_with_logits(logits.float(), targets, weight=weight)
 
 
-def pool_cells(cells: Tensor, *, score: str, temperature: float) -> Tensor:
-    """The score (...,) of maps ``cells`` (..., N): their ``max``, or ``soft``, temperature * log mean exp(cells /
+def pool_cells(cells: Tensor, *, pooling: str, temperature: float) -> Tensor:
+    """The score (...,) of maps ``cells`` (..., N): their ``max``, or ``logsumexp``, temperature * log mean exp(cells /
     temperature), which lies between the mean and the maximum and gives every cell a gradient. ValueError for another
-    ``score``. Source: multiple-instance learning, the smooth maximum of Keeler et al. 1990 in logarithmic form."""
-    if score == "max":
+    ``pooling``. Source: multiple-instance learning, the smooth maximum of Keeler et al. 1990 in logarithmic form."""
+    if pooling == "max":
         return cells.amax(dim=-1)
-    if score == "soft":
+    if pooling == "logsumexp":
         count = torch.tensor(float(cells.shape[-1]), device=cells.device)
         return temperature * ((cells / temperature).logsumexp(dim=-1) - count.log())
-    raise ValueError(f"unknown score {score!r}: max or soft")
+    raise ValueError(f"unknown pooling {pooling!r}: max or logsumexp")
 
 
 def contrastive_loss(

@@ -99,7 +99,7 @@ def cosine_schedule(step: int, *, max_steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def pretrained_ramp(step: int, *, ramp_steps: int) -> float:
+def backbone_warmup(step: int, *, ramp_steps: int) -> float:
     """Multiplier for pretrained parts: from 0 to 1 along half a cosine over ``ramp_steps`` (DeepAVFusion, appendix)."""
     if step >= ramp_steps:
         return 1.0

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from avtool.config.renamed import current_key, current_value, rename
 from avtool.config.schema import Recipe
 from avtool.config.shipped import find_recipe, recipe_names
 from avtool.errors import RecipeError
@@ -28,12 +29,28 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = find_recipe(name_or_path)
     values, origins = _read_with_parent(path)
+    if (path.parent / "run.json").is_file():  # what a run was made with, maybe by an earlier version
+        rename(values)
     for argument in overrides:
         _override(values, origins, argument)
+    _check_names(values, origins)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _explain(error.errors(include_url=False), values, origins, path) from None
+
+
+def _check_names(values: dict[str, Any], origins: Origins) -> None:
+    """RecipeError with the new name where a key has its old one."""
+    for key in _paths(values):
+        if (new := current_key(key)) is not None:
+            value = current_value(new, values[key[0]][key[1]])
+            dotted = ".".join(new)
+            shown = yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+            raise RecipeError(
+                f"{origins.get(key, 'recipe')}: {'.'.join(key)} is called {dotted} now",
+                hint=f"{dotted}={shown}",
+            )
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -5,10 +5,11 @@ The text under a key is its description: it is shown where a value of that key i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from avtool.config.types import (
     Betas,
@@ -33,12 +34,14 @@ from avtool.published import TIMM
 from avtool.registry import FUSIONS, TASKS
 
 
-def _one_of(table: Iterable[str]) -> AfterValidator:
-    """That a text names an entry of ``table``."""
+def _one_of(names: Collection[str]) -> AfterValidator:
+    """That a text is one of ``names``."""
 
     def check(name: str) -> str:
-        if name not in table:
-            raise ValueError(f"there is no {name!r}; there are {', '.join(table)}")
+        if name not in names:
+            *all_but_last, last = map(repr, names)
+            expected = f"{', '.join(all_but_last)} or {last}"
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
         return name
 
     return AfterValidator(check)
@@ -234,7 +237,7 @@ class Optim(Section):
     """AdamW's two betas, each at least 0 and below 1, as [0.9, 0.95]"""
     warmup: ShareBelow1 = 0.2
     """share of the schedule spent in linear warm-up, below 1"""
-    pretrained_ramp: Share = 0.5
+    backbone_warmup: Share = 0.5
     """share of the schedule over which what starts from weights ramps up to its learning rate"""
     clip_grad: Positive | None = None
     """largest norm of the gradient; null: not clipped"""

@@ -9,7 +9,7 @@ import torch
 
 from avtool.config.schema import Recipe
 from avtool.data.loader import steps_per_epoch
-from avtool.optim import cosine_schedule, pretrained_ramp
+from avtool.optim import backbone_warmup, cosine_schedule
 
 MERGED_WORK = 64 * 192 * 6
 """Clips x width x depth up to which small batches of a step are merged on a CPU."""
@@ -42,7 +42,7 @@ class Schedule:
             merged=batches_merged(recipe, device) if merge_batches else 1,
             max_steps=steps,
             warmup_steps=round(recipe.optim.warmup * steps),
-            ramp_steps=round(recipe.optim.pretrained_ramp * steps),
+            ramp_steps=round(recipe.optim.backbone_warmup * steps),
             peak_rate=recipe.optim.base_lr * recipe.train.batch_size * accumulate / 256,
         )
 
@@ -59,7 +59,7 @@ class Schedule:
 
     def ramp(self, step: int) -> float:
         """Multiplier of it for parts that start from weights."""
-        return pretrained_ramp(step, ramp_steps=self.ramp_steps)
+        return backbone_warmup(step, ramp_steps=self.ramp_steps)
 
     def epochs(self, steps: int) -> float:
         """How often the data were gone through after ``steps`` steps."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from avtool.errors import CheckpointError
 from avtool.features import LogMel, window_samples
 from avtool.model.build import AUTOENCODER, KINDS, VIT, check_settings, complete_settings, key_faults
-from avtool.model.localization import WAYS
+from avtool.model.localization import ENCODINGS, UNIMODAL
 
 FORMAT = 1
 
@@ -77,6 +77,9 @@ class Config:
                 f"{path}: format is {content['format']!r}; this version reads format {FORMAT}",
                 hint="install the avtool version that wrote it",
             )
+        model = content.get("model")
+        if isinstance(model, dict) and "way" in model:  # as it was called
+            model["encoding"] = {"two-pass": UNIMODAL}.get(way := model.pop("way"), way)
         if faults := key_faults(content, cls.__dataclass_fields__):
             raise CheckpointError(
                 f"{path} does not fit this version: {faults}",
@@ -182,7 +185,7 @@ FORMS = {
     "image_mask_ratio": _SHARE,
     "audio_mask_ratio": _SHARE,
     "classes": _WHOLE,
-    "way": Form("two-pass or joint", lambda value: value in WAYS),
+    "encoding": Form("unimodal or joint", lambda value: value in ENCODINGS),
     "width": _WHOLE,
     "blank_share": Form("a number above 0 and at most 1", lambda value: _is_number(value) and 0 < value <= 1),
     "sample_rate": _WHOLE,

@@ -15,27 +15,27 @@ from avtool.features import blank_frames, silence
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.transformer import grid_of
 
-TWO_PASS, JOINT = "two-pass", "joint"
-WAYS = (TWO_PASS, JOINT)
+UNIMODAL, JOINT = "unimodal", "joint"
+ENCODINGS = (UNIMODAL, JOINT)
 
 
 class LocalizationModel(nn.Module):
     """The encoder and what turns its tokens into a map of a sound.
 
-    ``two-pass``: the cosine of projected patches, encoded with silence, with the projected mean audio token, encoded
+    ``unimodal``: the cosine of projected patches, encoded with silence, with the projected mean audio token, encoded
     with a blank frame; both projections have ``width``. Patches of what is blank are alike but for their places, so
     that ``blank_share`` of them, evenly spaced, can stand for all. ``joint``: a linear score of each patch, encoded
-    with the sound. ValueError for another ``way``.
+    with the sound. ValueError for another ``encoding``.
     """
 
     def __init__(
-        self, encoder: AudioVisualEncoder, *, way: str, width: int, blank_share: float = 1.0
+        self, encoder: AudioVisualEncoder, *, encoding: str, width: int, blank_share: float = 1.0
     ) -> None:
         super().__init__()
-        if way not in WAYS:
-            raise ValueError(f"unknown way {way!r}; there are {', '.join(WAYS)}")
-        self.encoder, self.way, self.blank_share = encoder, way, blank_share
-        if way == TWO_PASS:
+        if encoding not in ENCODINGS:
+            raise ValueError(f"unknown encoding {encoding!r}; there are {', '.join(ENCODINGS)}")
+        self.encoder, self.encoding, self.blank_share = encoder, encoding, blank_share
+        if encoding == UNIMODAL:
             self.image_projection = nn.Linear(encoder.dim, width)
             self.audio_projection = nn.Linear(encoder.dim, width)
         else:
@@ -51,7 +51,7 @@ class LocalizationModel(nn.Module):
     def forward(self, image: Tensor, audio: Tensor) -> Tensor:
         """``image`` (B, 3, H, W) and ``audio`` (B, 1, mel, frames) as the encoder takes them -> maps (B, rows, columns)
         over the patches, higher where the sound is located."""
-        if self.way == TWO_PASS:
+        if self.encoding == UNIMODAL:
             cells = (self.patches(image, audio) @ self.sounds(image, audio).unsqueeze(2)).squeeze(2)
         else:
             cells = self.cell_score(self.encoder(image, audio).image).squeeze(2)

@@ -68,8 +68,8 @@ def losses(run: Path) -> list[float]:
 TASKS = {
     "pretrain": ("pretrain", "--recipe", "tiny", *SMALL),
     "classify": ("finetune", "classify", "--recipe", "tiny-classify", *FINETUNED, "classify.cutmix=1"),
-    "two-pass": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED),
-    "joint": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED, "localize.way=joint"),
+    "unimodal": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED),
+    "joint": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED, "localize.encoding=joint"),
 }
 """Whose models have no BatchNorm: probes, separation and segmentation have, of statistics of a share."""
 
@@ -85,7 +85,7 @@ def compare_two_and_one(task: str, steps: int, data: Path, folder: Path, *option
     assert two == pytest.approx(one, rel=1e-5)
 
 
-@pytest.mark.parametrize("task", ["pretrain", "two-pass"])
+@pytest.mark.parametrize("task", ["pretrain", "unimodal"])
 def test_two_processes_with_half_the_batch_each_are_one(
     task: str, data: Path, pretrained: Path, tmp_path: Path
 ) -> None:

@@ -51,7 +51,7 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     dataset, folder = PreparedDataset(data, "test"), tmp_path_factory.mktemp("models")
     kinds: dict[str, tuple[str, dict[str, Any]]] = {
         "classifier": ("classifier", {"classes": len(dataset.classes)}),
-        "localization": ("localization", {"way": "two-pass", "width": 16}),
+        "localization": ("localization", {"encoding": "unimodal", "width": 16}),
         "separation": ("separation", {}),
         "segmentation": ("segmentation", {"classes": 1, "dim": 128, "heads": 4}),
         "semantic": ("segmentation", {"classes": len(class_names(dataset)), "dim": 128, "heads": 4}),

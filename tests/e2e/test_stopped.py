@@ -31,11 +31,12 @@ TASKS = {
     "dense": ("tiny", "model.fusion.kind=dense"),
     "factorized": ("tiny", "model.fusion.kind=factorized"),
     "classify": (
-        "tiny-classify", "classify.mixup=0.8", "classify.cutmix=1", "classify.blank=0.3", "train.drop_path=0.3",
+        "tiny-classify", "classify.mixup=0.8", "classify.cutmix=1", "classify.modality_dropout=0.3",
+        "train.drop_path=0.3",
     ),
     "probe": ("tiny-probe",),
-    "two-pass": ("tiny-localize", "localize.way=two-pass"),
-    "joint": ("tiny-localize", "localize.way=joint"),
+    "unimodal": ("tiny-localize", "localize.encoding=unimodal"),
+    "joint": ("tiny-localize", "localize.encoding=joint"),
     "separate": ("tiny-separate",),
     "segment": ("tiny-segment", "model.dim=128", "model.heads=4", "model.image_size=[32,32]"),
 }  # fmt: skip
@@ -152,7 +153,7 @@ def test_the_best_of_a_run_that_was_stopped_stays_the_best(
 
 
 @pytest.mark.proof
-@pytest.mark.parametrize("task", ["dense", "classify", "two-pass", "joint", "separate"])
+@pytest.mark.parametrize("task", ["dense", "classify", "unimodal", "joint", "separate"])
 def test_five_steps_and_five_more_are_ten_on_two_threads(task: str, data: Path, tmp_path: Path) -> None:
     """Where replicas share the batch."""
     threads = torch.get_num_threads()

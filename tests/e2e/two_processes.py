@@ -23,8 +23,8 @@ SMALL = (
 MEASURED = {
     "pretrain": ("tiny", "model.decoder={dim: 16, depth: 1, heads: 2}"),
     "classify": ("tiny-classify",),
-    "two-pass": ("tiny-localize",),
-    "joint": ("tiny-localize", "localize.way=joint"),
+    "unimodal": ("tiny-localize",),
+    "joint": ("tiny-localize", "localize.encoding=joint"),
     "separate": ("tiny-separate",),
     "segment": ("tiny-segment",),
 }

@@ -32,7 +32,7 @@ from avtool.features import IMAGE_MEAN, IMAGE_STD, LogMel
 from avtool.media import container, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
-from avtool.model.localization import TWO_PASS
+from avtool.model.localization import UNIMODAL
 from avtool.model.transformer import PatchEmbed, unpatchify
 
 PINS = Path(__file__).parent / "inputs.npz"
@@ -47,7 +47,7 @@ SETTINGS = {
 OWN: dict[str, dict[str, Any]] = {
     "classifier": {"classes": 3},
     "segmentation": {"classes": 1},
-    "localization": {"way": TWO_PASS, "width": 16},
+    "localization": {"encoding": UNIMODAL, "width": 16},
 }
 View = dict[str, np.ndarray]
 

@@ -140,7 +140,7 @@ def test_clips_without_a_label_or_with_several_are_left_out_and_counted(data: Pa
 def test_the_loss_is_that_of_the_heads_mean_by_hand(data: Path, several: bool) -> None:
     switches = (
         "train.drop_path=0",
-        "classify.smoothing=0.3",
+        "classify.label_smoothing=0.3",
         "classify.class_weights=true",
         "classify.mixup=0",
     )
@@ -172,7 +172,7 @@ def test_predictions_before_training_are_the_classes_shares(tmp_path: Path, seve
     ]
     made = write_data(tmp_path, rows)
     switches = (f"classify.multi_label={several}", f"classify.probe={probe}", "train.drop_path=0")
-    task, recipe, dataset, chosen = task_of(made, *switches, "classify.odds_bias=true")
+    task, recipe, dataset, chosen = task_of(made, *switches, "classify.prior_bias=true")
     for name in ("image_head", "audio_head", "fusion_head"):
         torch.nn.init.zeros_(getattr(task.model, name).weight)
     batch = batch_of(task, recipe, dataset, [(0, int(i)) for i in chosen])
@@ -233,7 +233,7 @@ def test_blanking_takes_one_of_the_two_from_a_share_of_the_samples() -> None:
     assert (seen[~no_image] == 1).all() and (heard[~no_audio] == 1).all()
 
 
-DRAWN = ("classify.mixup=0.8", "classify.cutmix=1.0", "classify.blank=0.5", "train.drop_path=0.5")
+DRAWN = ("classify.mixup=0.8", "classify.cutmix=1.0", "classify.modality_dropout=0.5", "train.drop_path=0.5")
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(data: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(data: Path) -> Non
 
 
 def test_paths_are_dropped_by_the_samples_own_noise(data: Path) -> None:
-    plain = ("classify.mixup=0", "classify.cutmix=0", "classify.blank=0")
+    plain = ("classify.mixup=0", "classify.cutmix=0", "classify.modality_dropout=0")
     task, recipe, dataset, chosen = task_of(data, *plain, "train.drop_path=0.9")
     batch = batch_of(task, recipe, dataset, [(0, int(i)) for i in chosen[:4]])
     still, *_ = task_of(data, *plain, "train.drop_path=0")

@@ -320,3 +320,35 @@ def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
     )
     assert done.stdout.split() == [*shipped.recipe_names(), str(tmp_path / "site" / "avtool" / "recipes")]
     assert (tmp_path / "site" / "avtool" / "data" / "page.html.j2").is_file()
+
+
+OLD = """\
+extends: tiny
+localize: {way: two-pass, score: soft}
+"""
+
+
+def test_keys_with_new_names_are_told(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text(OLD)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(tmp_path / "old.yaml"))
+    assert caught.value.message == f"{tmp_path / 'old.yaml'}:2: localize.way is called localize.encoding now"
+    assert caught.value.hint == "localize.encoding=unimodal"
+    with pytest.raises(
+        RecipeError, match=r"argument 'optim.pretrained_ramp=0': .* optim.backbone_warmup now"
+    ):
+        load_recipe("tiny-localize", ["optim.pretrained_ramp=0"])
+
+
+def test_a_run_that_was_made_with_old_keys_is_read(tmp_path: Path) -> None:
+    given = yaml.safe_load(dump_recipe(load_recipe("tiny-localize", ["optim.backbone_warmup=0.25"])))
+    given["localize"] |= {"way": "two-pass", "score": "soft"}
+    given["optim"]["pretrained_ramp"] = given["optim"].pop("backbone_warmup")
+    del given["localize"]["encoding"], given["localize"]["pooling"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(RecipeError, match="is called"):
+        load_recipe(str(tmp_path / "recipe.yaml"))
+    (tmp_path / "run.json").write_text("{}")
+    recipe = load_recipe(str(tmp_path / "recipe.yaml"))
+    assert (recipe.options.encoding, recipe.options.pooling) == ("unimodal", "logsumexp")
+    assert recipe.optim.backbone_warmup == 0.25

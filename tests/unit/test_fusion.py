@@ -20,7 +20,7 @@ from avtool.model.fusion import PairAttention
 from avtool.model.mae import MaskedAutoencoder, mask_from_noise
 from avtool.model.noise import sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
-from avtool.optim import cosine_schedule, parameter_groups, pretrained_ramp
+from avtool.optim import backbone_warmup, cosine_schedule, parameter_groups
 
 SMALL = {
     "image_size": (64, 48),
@@ -256,7 +256,7 @@ def test_schedule_warms_up_and_falls_to_zero() -> None:
     assert rates[19] == rates[20] == 1.0
     assert rates[60] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0)
-    ramp = [pretrained_ramp(step, ramp_steps=50) for step in (0, 25, 50, 99)]
+    ramp = [backbone_warmup(step, ramp_steps=50) for step in (0, 25, 50, 99)]
     assert ramp == pytest.approx([0, 0.5, 1, 1])
 
 

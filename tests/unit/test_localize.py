@@ -103,17 +103,17 @@ def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
 
 def test_the_score_lies_between_mean_and_maximum_and_reaches_every_cell() -> None:
     cells = torch.randn(5, 7, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    soft = pool_cells(cells, score="soft", temperature=0.3)
+    soft = pool_cells(cells, pooling="logsumexp", temperature=0.3)
     assert (soft < cells.amax(1)).all() and (soft > cells.mean(1)).all()
     soft.sum().backward()
     assert (cells.grad > 0).all()
-    assert torch.allclose(pool_cells(cells, score="soft", temperature=1e-4), cells.amax(1), atol=1e-3)
-    assert torch.equal(pool_cells(cells, score="max", temperature=1.0), cells.amax(1))
+    assert torch.allclose(pool_cells(cells, pooling="logsumexp", temperature=1e-4), cells.amax(1), atol=1e-3)
+    assert torch.equal(pool_cells(cells, pooling="max", temperature=1.0), cells.amax(1))
     assert torch.allclose(
-        pool_cells(torch.full((1, 9), 0.7), score="soft", temperature=0.1), torch.tensor([0.7])
+        pool_cells(torch.full((1, 9), 0.7), pooling="logsumexp", temperature=0.1), torch.tensor([0.7])
     )
     with pytest.raises(ValueError, match="max or soft"):
-        pool_cells(cells, score="sum", temperature=1.0)
+        pool_cells(cells, pooling="sum", temperature=1.0)
 
 
 def test_the_contrast_is_a_cross_entropy_over_rows_and_over_columns() -> None:
@@ -129,9 +129,9 @@ def test_the_contrast_is_a_cross_entropy_over_rows_and_over_columns() -> None:
     )
 
 
-@pytest.mark.parametrize("way", ["two-pass", "joint"])
+@pytest.mark.parametrize("way", ["unimodal", "joint"])
 def test_a_sound_that_tells_the_clip_is_learned(dataset, way: str) -> None:
-    task, recipe = task_of(dataset, f"localize.way={way}", "localize.candidates=3")
+    task, recipe = task_of(dataset, f"localize.encoding={way}", "localize.candidates=3")
     batch = batch_of(task, recipe, dataset)
     task.train()
     optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
@@ -146,20 +146,20 @@ def test_a_sound_that_tells_the_clip_is_learned(dataset, way: str) -> None:
 
 
 def test_joint_pairs_hold_one_side_and_exchange_the_other(dataset) -> None:
-    task, recipe = task_of(dataset, "localize.way=joint", "localize.candidates=3")
+    task, recipe = task_of(dataset, "localize.encoding=joint", "localize.candidates=3")
     batch = batch_of(task, recipe, dataset)
     with torch.no_grad():
         by_frame, by_sound = (task.candidate_scores(batch, side) for side in ("image", "audio"))
         alone = task.model(*inputs_of(task.log_mel, batch)).flatten(1)
-    own = pool_cells(alone, score="soft", temperature=recipe.localize.temperature)
+    own = pool_cells(alone, pooling="logsumexp", temperature=recipe.localize.temperature)
     assert by_frame.shape == by_sound.shape == (4, 3)
     assert torch.allclose(by_frame[:, 0], own, atol=1e-5) and torch.allclose(by_sound[:, 0], own, atol=1e-5)
     assert not torch.allclose(by_frame[:, 1:], by_sound[:, 1:])
 
 
-@pytest.mark.parametrize("way", ["two-pass", "joint"])
+@pytest.mark.parametrize("way", ["unimodal", "joint"])
 def test_what_is_measured_does_not_depend_on_the_batches(dataset, way: str) -> None:
-    task, recipe = task_of(dataset, f"localize.way={way}", "localize.candidates=3")
+    task, recipe = task_of(dataset, f"localize.encoding={way}", "localize.candidates=3")
     views, chosen = task.evaluation_views(recipe, dataset, np.arange(len(dataset)))
 
     def measured(size: int) -> dict[str, float]:
@@ -192,7 +192,7 @@ def test_a_batch_of_one_has_no_other_sounds_to_tell_from(dataset) -> None:
     alone = (*SMALL, "train.batch_size=1")
     with pytest.raises(UsageError, match=r"train\.batch_size is 1"):
         Clips.of(load_recipe("tiny-localize", alone), dataset)
-    assert len(Clips.of(load_recipe("tiny-localize", [*alone, "localize.way=joint"]), dataset).training)
+    assert len(Clips.of(load_recipe("tiny-localize", [*alone, "localize.encoding=joint"]), dataset).training)
 
 
 def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:

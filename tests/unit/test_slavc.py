@@ -30,7 +30,7 @@ from avtool.tasks.table import UNTRAINED
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,
-    "fusion": "factorized", "fusion_tokens": [3, 2, 2], "way": "two-pass", "width": 8,
+    "fusion": "factorized", "fusion_tokens": [3, 2, 2], "encoding": "unimodal", "width": 8,
 }  # fmt: skip
 CONFIG = Config(
     kind="localization",

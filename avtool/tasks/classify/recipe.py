@@ -14,11 +14,11 @@ class Classify(Section):
     """alpha of mixup's Beta distribution, for image and sound; 0: none"""
     cutmix: NotNegative = 0.0
     """alpha of cutmix's Beta distribution, for image and sound; 0: none"""
-    blank: ShareBelow1 = 0.0
+    modality_dropout: ShareBelow1 = 0.0
     """share of the samples in which either the picture is blank or the sound is silent, each half of the time"""
-    smoothing: ShareBelow1 = 0.0
+    label_smoothing: ShareBelow1 = 0.0
     """share of a label that is spread over all classes"""
     class_weights: bool = False
     """whether rare classes count more, by inverse frequency: true or false"""
-    odds_bias: bool = False
+    prior_bias: bool = False
     """whether the heads' biases start at the classes' log odds: true or false"""

@@ -58,7 +58,7 @@ class Classification(Training):
             )
         weight = inverse_frequency(counts) if self.options.class_weights else None
         self.register_buffer("weight", weight, persistent=False)
-        if self.options.odds_bias:
+        if self.options.prior_bias:
             self._start_at_odds(counts / len(chosen))
 
     labels: Tensor
@@ -131,10 +131,10 @@ class Classification(Training):
         if self.mixes:
             own = {"image": image, "audio": audio, "targets": targets}
             image, audio, targets = mix(own, self._partner(batch), drawn, self.options)
-        image, audio = blanked(image, audio, drawn[:, 5], self.options.blank)
+        image, audio = blanked(image, audio, drawn[:, 5], self.options.modality_dropout)
         extra = {} if self.options.probe else {"path_noise": path_noise.unflatten(1, (self.depth, 6))}
         logits = self.model(image, audio, **extra).mean
-        targets = smoothed(targets, self.options.smoothing)
+        targets = smoothed(targets, self.options.label_smoothing)
         loss = multi_label_loss if self.options.multi_label else single_label_loss
         return {"loss": loss(logits, targets, self.weight)}
 

@@ -15,7 +15,7 @@ from avtool.metrics.localization import (
     slavc_confidence,
     slavc_extended,
 )
-from avtool.model.localization import TWO_PASS
+from avtool.model.localization import UNIMODAL
 from avtool.tasks.context import Context
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Row, Table
 
@@ -42,7 +42,7 @@ WORDS = (
 
 def check_cosines(context: Context, kinds: Sequence[str]) -> None:
     """UsageError for ``kinds`` of map whose values are no cosines: their height says nothing about confidence."""
-    own = ("trained",) if context.config.model.get("way") == TWO_PASS else ()
+    own = ("trained",) if context.config.model.get("encoding") == UNIMODAL else ()
     if others := [kind for kind in kinds if kind not in ("cosine", *own)]:
         raise UsageError(
             f"{PROTOCOL} takes its confidence from cosines, and this model's {others[0]} map holds none",

@@ -17,7 +17,7 @@ from avtool.distributed import World, of_all
 from avtool.errors import UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
-from avtool.model.localization import TWO_PASS, LocalizationModel
+from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.tasks.localize.recipe import Localize
 from avtool.tasks.settings import (
     drawn_views,
@@ -28,7 +28,7 @@ from avtool.tasks.training import ALONE, Batches, Training
 
 KIND = "localization"
 GROUP = 32
-"""Sounds that a held-out frame's own is told from, two-pass: consecutive clips, whatever the batches are."""
+"""Sounds that a held-out frame's own is told from, unimodal: consecutive clips, whatever the batches are."""
 
 FLOOR = 0.5
 """The share of other sounds that a guess scores below a frame's own."""
@@ -37,7 +37,7 @@ FLOOR = 0.5
 class Localization(Training):
     """A localizer and its contrastive multiple-instance loss: a pair scores as high as the best of its cells.
 
-    ``two-pass``: every frame of a batch against every sound, each encoded with the other modality blank. ``joint``: a
+    ``unimodal``: every frame of a batch against every sound, each encoded with the other modality blank. ``joint``: a
     frame with ``candidates`` sounds and a sound with as many frames, each pair a forward pass of its own.
     """
 
@@ -59,17 +59,17 @@ class Localization(Training):
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Every clip: neither labels nor boxes are needed. UsageError where no frame ever meets another's sound."""
-        if recipe.options.way == TWO_PASS and recipe.train.batch_size < 2:
+        if recipe.options.encoding == UNIMODAL and recipe.train.batch_size < 2:
             raise UsageError(
                 "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
-                hint="train.batch_size=2 or more, or localize.way=joint",
+                hint="train.batch_size=2 or more, or localize.encoding=joint",
             )
         return np.arange(len(dataset)), {}
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
         """A random window, frame, crop, flip and gain; joint: of other clips as well."""
         views = drawn_views(recipe, dataset)
-        if self.options.way == TWO_PASS:
+        if self.options.encoding == UNIMODAL:
             return views
         return PartnerViews(views, chosen, partners=self.options.candidates - 1)
 
@@ -78,7 +78,7 @@ class Localization(Training):
     ) -> tuple[FixedViews, np.ndarray]:
         """The clips' own evaluation views; joint: with those of the clips after them."""
         views = fixed_views(recipe, dataset)
-        if self.options.way == TWO_PASS:
+        if self.options.encoding == UNIMODAL:
             return views, chosen
         partners = [np.roll(chosen, -shift) for shift in range(self.options.candidates)]
         return MixtureViews(views, np.stack(partners, axis=1)), np.arange(len(chosen))
@@ -87,7 +87,7 @@ class Localization(Training):
         """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
         sound."""
         temperature = self.options.temperature
-        if self.options.way == TWO_PASS:
+        if self.options.encoding == UNIMODAL:
             return self.contrast(*inputs_of(self.log_mel, batch))
         sides = {
             name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
@@ -120,7 +120,7 @@ class Localization(Training):
     def scores(self, patches: Tensor, sounds: Tensor) -> Tensor:
         """``patches`` (B, N, W) of frames and ``sounds`` (M, W), unit vectors -> scores (B, M) of all pairs."""
         cells = torch.einsum("bnw,mw->bmn", patches.float(), sounds.float())
-        return pool_cells(cells, score=self.options.score, temperature=self.options.temperature)
+        return pool_cells(cells, pooling=self.options.pooling, temperature=self.options.temperature)
 
     def candidate_scores(self, batch: dict[str, Tensor], fixed: str) -> Tensor:
         """Joint: scores (B, K) of the ``fixed`` modality of each clip with K of the other one, its own first."""
@@ -135,7 +135,9 @@ class Localization(Training):
             else:
                 pairs[name] = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
         cells = self.model(pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1)).float()
-        scores = pool_cells(cells.flatten(1), score=self.options.score, temperature=self.options.temperature)
+        scores = pool_cells(
+            cells.flatten(1), pooling=self.options.pooling, temperature=self.options.temperature
+        )
         return scores.unflatten(0, (count, -1))
 
     @torch.no_grad()
@@ -169,7 +171,7 @@ class Localization(Training):
 
     def _paired_scores(self, held_out: Batches) -> Iterator[tuple[Tensor, Tensor]]:
         """Scores (G,) of the true pairs and (G, M) of all that a frame is shown, group by group."""
-        if self.options.way != TWO_PASS:
+        if self.options.encoding != UNIMODAL:
             for batch in held_out():
                 scores = self.candidate_scores(batch, "image")
                 yield scores[:, 0], scores
@@ -197,7 +199,7 @@ class Localization(Training):
 def localizer_settings(recipe: Recipe) -> dict[str, Any]:
     """The recipe's localizer as the flat keyword arguments that config.json keeps."""
     own = {
-        "way": recipe.options.way,
+        "encoding": recipe.options.encoding,
         "width": recipe.options.width,
         "blank_share": recipe.options.blank_share,
     }

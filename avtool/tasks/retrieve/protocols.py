@@ -11,7 +11,7 @@ from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.retrieval import RANKS, recall
 from avtool.model.heads import pool
-from avtool.model.localization import TWO_PASS, LocalizationModel
+from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
@@ -86,7 +86,7 @@ def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Te
     """Embeddings (B, D) of pictures and of sounds, each encoded with the other modality blank."""
     seen, heard = pool(model.encoder(image, silence(audio))), pool(model.encoder(blank_frames(image), audio))
     pairs = {"own tokens": (seen.image, heard.audio), "fusion tokens": (seen.fusion, heard.fusion)}
-    if isinstance(model, LocalizationModel) and model.way == TWO_PASS:
+    if isinstance(model, LocalizationModel) and model.encoding == UNIMODAL:
         pairs["projections"] = (model.patches(image, audio).mean(dim=1), model.sounds(image, audio))
     return pairs
 
