@@ -76,17 +76,18 @@ def evaluate(
         for option, given, means in (
             ("--windows", windows > 1, lambda other: other.windows),
             ("--map", maps, lambda other: other.maps),
-            ("--object-prior", object_prior, lambda other: other.object_prior),
         ):
             if given and not means(evaluation):
-                fitting = [name for name in EVALUATED if means(_evaluation(name)[1])]
+                others = [name for name in EVALUATED if means(_evaluation(name)[1])]
                 raise UsageError(
-                    f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(fitting)}"
+                    f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(others)}"
                 )
         if object_prior is not None and not set(chosen_protocols) & set(evaluation.object_prior):
+            fitting = {name: found for name in EVALUATED if (found := _evaluation(name)[1].object_prior)}
+            name, usable = next(iter(fitting.items()))
             raise UsageError(
                 f"--object-prior changes nothing in {', '.join(chosen_protocols)}",
-                hint=f"--task {judged.name} --protocol {','.join(evaluation.object_prior)}",
+                hint=f"--task {name} --protocol {','.join(usable)}",
             )
         dataset = PreparedDataset(data, split)
         context = Context(

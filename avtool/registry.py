@@ -66,7 +66,7 @@ class Table(Mapping[str, T], Generic[T]):
     def find(self, name: str) -> T:
         """The entry ``name``. UsageError with the nearest name where there is none."""
         if name not in self:
-            raise UsageError(f"there is no {self.what} {name!r}", hint=did_you_mean(name, self))
+            raise UsageError(f"unknown {self.what} {name}", hint=did_you_mean(name, self))
         return self[name]
 
 
