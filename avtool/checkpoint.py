@@ -5,8 +5,6 @@ input is) and, in a run, ``trainer.pt`` (what a resume needs). It is written und
 that is there is whole; whether it is still as it was written is checked before it is gone on with.
 """
 
-from __future__ import annotations
-
 import itertools
 import pickle
 import re

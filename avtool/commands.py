@@ -1,7 +1,5 @@
 """What the commands share: option types, and how an error becomes a line, a way out and an exit code."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import os

@@ -1,7 +1,5 @@
 """Published checkpoints into avtool's folder: what the tensors tell is inferred, the rest is assumed and said."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

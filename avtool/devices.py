@@ -1,7 +1,5 @@
 """Which device to compute on, and in which precision."""
 
-from __future__ import annotations
-
 import ctypes
 import importlib.util
 import os

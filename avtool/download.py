@@ -1,7 +1,5 @@
 """Large files over HTTP: resumable, and named where they are something else than what was asked for."""
 
-from __future__ import annotations
-
 import errno
 import http.client
 import re

@@ -3,8 +3,6 @@
 Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or table, 130 interrupted.
 """
 
-from __future__ import annotations
-
 import difflib
 import errno
 import shutil

@@ -1,7 +1,5 @@
 """Evaluation by named protocols: the Python API behind ``avtool evaluate``. Each task brings its own protocols."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

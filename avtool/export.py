@@ -1,7 +1,5 @@
 """Models as programs that need torch alone: ``torch.export`` of an encoder or classifier."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 

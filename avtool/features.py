@@ -1,7 +1,5 @@
 """What the model sees and hears: normalised frames and log-mel spectrograms, batched and on the device."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ draws the crop, evaluation takes ``centre_crop``, and where a place in the frame
 a window of so many samples that lies inside what there is to hear, or is filled up by reflection.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

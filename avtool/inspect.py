@@ -1,7 +1,5 @@
 """What lies at a path: a prepared data set, a model or a clip. The Python API behind ``avtool inspect``."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import tarfile

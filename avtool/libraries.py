@@ -1,7 +1,5 @@
 """The libraries that avtool stands on: which versions were tried, and what is said where one does not load."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from types import ModuleType

@@ -1,7 +1,5 @@
 """A model in somebody else's program: ``avtool.load(...)`` and what it returns."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass

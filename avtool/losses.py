@@ -1,7 +1,5 @@
 """All losses: pure functions of tensors, with named parts."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

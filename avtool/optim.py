@@ -1,7 +1,5 @@
 """Parameter groups and learning rates."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Where things are looked for when the command line does not say: data, runs, models, cache."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

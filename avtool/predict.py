@@ -1,7 +1,5 @@
 """Running a model on one's own clips: which model is meant, and clips as it takes them, window by window."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

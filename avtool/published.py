@@ -1,7 +1,5 @@
 """The published weights that avtool knows by name, and where they are kept."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

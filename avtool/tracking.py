@@ -1,7 +1,5 @@
 """What a run leaves behind beside its checkpoints: metrics.jsonl, recipe.yaml and run.json; and its curves."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

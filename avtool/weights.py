@@ -1,7 +1,5 @@
 """Published weights by name: fetched, checked, converted once into the cache; and ViTs as starting points."""
 
-from __future__ import annotations
-
 import difflib
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 """``avtool bench data``: samples a second from mp4 files, decoded as commonly published loaders do it, and from the
 same clips prepared."""
 
-from __future__ import annotations
-
 import csv
 import math
 import tempfile

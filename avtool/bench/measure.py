@@ -1,7 +1,5 @@
 """Time, memory and arithmetic of a pass: a function without arguments that frees what it made before it returns."""
 
-from __future__ import annotations
-
 import math
 import os
 import statistics

@@ -1,7 +1,5 @@
 """The reference that builds the pairs: what ``attend_pairs`` has to equal, and to beat. Nothing else uses it."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

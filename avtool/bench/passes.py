@@ -1,7 +1,5 @@
 """What is measured: passes by name, and which of them are compared."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """``avtool bench``: measure a suite of passes and say what each costs, and how they compare."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The command line: one file a command over one public function. Nothing heavy is imported before it runs."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 from io import TextIOWrapper

@@ -1,7 +1,5 @@
 """``avtool convert``: a published checkpoint in, a folder that every command takes out."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """``avtool demo``: the whole way on clips that avtool renders itself."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

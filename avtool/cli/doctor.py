@@ -1,7 +1,5 @@
 """``avtool doctor``: what is installed, what works, and where things are looked for."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform

@@ -1,7 +1,5 @@
 """``avtool export``: an encoder or classifier as a program that needs torch alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

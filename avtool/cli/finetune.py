@@ -1,7 +1,5 @@
 """``avtool finetune``: a pretrained model, a recipe and prepared data in, a run folder with a model for a task out."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """``avtool inspect``: what a data set, a model or a clip is, in a screenful."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any

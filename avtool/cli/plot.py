@@ -1,7 +1,5 @@
 """``avtool plot``: training runs in, their curves over each other out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

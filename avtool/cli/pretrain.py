@@ -1,7 +1,5 @@
 """``avtool pretrain``: a recipe and prepared data in, a run folder with checkpoints out."""
 
-from __future__ import annotations
-
 from avtool.cli.runs import Training
 from avtool.commands import (
     Debug,

@@ -1,7 +1,5 @@
 """``avtool pull``: published weights by name, fetched and converted once."""
 
-from __future__ import annotations
-
 import os
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """``avtool recipes``: list, show, copy and validate recipes."""
 
-from __future__ import annotations
-
 import textwrap
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Load recipes: extend, override, validate, print. What is wrong is named with file, line and nearest key."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path

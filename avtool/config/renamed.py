@@ -1,7 +1,5 @@
 """Keys and values of recipes that have other names now: read in a run's own recipe, and errors elsewhere."""
 
-from __future__ import annotations
-
 from typing import Any
 
 Key = tuple[str, ...]

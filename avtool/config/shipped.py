@@ -1,7 +1,5 @@
 """The shipped recipes: where they lie and what their head comments say. Imports no YAML and no schema."""
 
-from __future__ import annotations
-
 import difflib
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Types of values in recipes, and what every section of a recipe is."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field

@@ -12,8 +12,6 @@ decoded length disagree* (by more than 0.5 s), *duplicate id* (a row above has t
 class list*.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """One row of a source to one prepared clip, or the reason why not: a function of its files and settings."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass

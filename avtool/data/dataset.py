@@ -1,7 +1,5 @@
 """Random access to a prepared data set: memory-mapped index, byte ranges of the shards."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

@@ -1,7 +1,5 @@
 """What is prepared: from where, to where, which share of it, and whether it is the same as last time."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Batches of views as torch tensors, the same for any number of workers and after a resume."""
 
-from __future__ import annotations
-
 import gc
 import signal
 import sys

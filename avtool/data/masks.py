@@ -6,8 +6,6 @@ k-th label, and a mask of other numbers, as 0 and 255, only says that something 
 for all that sounds, or with ``semantic`` class numbers: 0 for the background, then the data's other classes in order.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import cv2

@@ -1,7 +1,5 @@
 """report.html: what became of a data set, for a person to read. One static file: no scripts, nothing fetched."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 from itertools import chain, islice, zip_longest

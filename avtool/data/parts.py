@@ -3,8 +3,6 @@
 Clips of one recording (the same sound file, the same video) never lie on both sides.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence

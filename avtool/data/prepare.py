@@ -6,8 +6,6 @@ last of its rows is there, and the data set takes its place when the last shard 
 moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator

@@ -4,8 +4,6 @@ Every machine of the cluster needs avtool, with the same versions of what it rea
 files under the same path. The outcomes come back to the calling process, which alone writes.
 """
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec

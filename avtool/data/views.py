@@ -6,8 +6,6 @@ samples are the same for any number of workers and after a resume. How a crop an
 ``avtool.inputs``'s to say; a class of views says which.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any

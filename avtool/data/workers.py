@@ -4,8 +4,6 @@ A clip can bring down the process that decodes it (a defect of a codec, memory t
 the rest of a data set must not go with it. The standard pools give up everything once one of their processes is gone.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

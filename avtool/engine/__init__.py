@@ -1,7 +1,5 @@
 """Training: one loop from a recipe and prepared data to a run folder, for pretraining and every task after it."""
 
-from __future__ import annotations
-
 import shutil
 from contextlib import suppress
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run would be and cost, said before it starts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

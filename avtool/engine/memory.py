@@ -1,7 +1,5 @@
 """How much memory a training step takes, from shapes alone: it is run on tensors that have a size and no content."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What goes on around the steps: how fast they are, and signals that end a run."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Where a run starts: from random weights, from a pretrained encoder, or from its own newest checkpoint."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ channels mixed down. Times are seconds from the clip's start, which is the start
 stream that starts later is placed where it belongs, so that picture and sound stay aligned.
 """
 
-from __future__ import annotations
-
 import av
 import cv2
 

@@ -1,7 +1,5 @@
 """What a clip is, and its frames: at a time, or the whole of it at even moments."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Image files and mask files as arrays."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

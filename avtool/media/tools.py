@@ -1,7 +1,5 @@
 """What decodes and scales clips, and in which versions: other ones may give other bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import av

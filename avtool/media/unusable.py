@@ -1,7 +1,5 @@
 """Files that cannot be used, and why."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

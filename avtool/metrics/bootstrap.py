@@ -4,8 +4,6 @@ Percentile intervals (Efron 1979; Efron and Tibshirani 1993, chapter 13). Where 
 recording, whole recordings are drawn (the cluster bootstrap), because they do not vary on their own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Letters: N clips, C classes. Scores are any numbers that are higher where a class is likelier.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

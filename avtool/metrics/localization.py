@@ -4,8 +4,6 @@
 Letters: B images, and maps (B, rows, columns) of any resolution, higher where the sound is located; truth (B, H, W).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 

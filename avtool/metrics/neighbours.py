@@ -1,7 +1,5 @@
 """Nearest-neighbour accuracy: does the closest other clip share the label?"""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

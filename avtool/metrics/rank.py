@@ -1,7 +1,5 @@
 """Effective rank: how many directions do features use?"""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Retrieval: does a clip's sound find its picture, and its picture its sound? Protocol ``recall@1,5,10``."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

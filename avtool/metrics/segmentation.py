@@ -4,8 +4,6 @@ Each is per-frame scores, whose batches can be of any size and are concatenated,
 Letters: B frames, T thresholds, C classes.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

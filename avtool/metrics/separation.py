@@ -3,8 +3,6 @@
 Letters: B mixtures, S sources of each, N samples, K rival estimates of the same sources, L taps, F frequencies.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

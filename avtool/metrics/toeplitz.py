@@ -5,8 +5,6 @@ lags[i, j, a] = sum over t of s_i(t - a) s_j(t), which say all of the Gram matri
 G[(i, a), (j, b)] = lags[i, j, a - b], or lags[j, i, b - a] where b > a. Everything is float64.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

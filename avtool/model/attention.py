@@ -3,8 +3,6 @@
 Dimension letters, here and in the whole package: B batch, H heads, T tokens, N patches, D width, d width of one head.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Models from flat settings, as they stand in a checkpoint's config.json."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 from collections.abc import Callable, Collection, Mapping

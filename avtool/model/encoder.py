@@ -1,7 +1,5 @@
 """The early-fusion encoder: an image ViT, an audio ViT and the fusion tokens between them, from the first layer on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 

@@ -6,8 +6,6 @@ ever built: see ``avtool.model.attention.attend_pairs``. An interaction is one c
 ``avtool.registry.FUSIONS``.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ of another is then solved by telling who was encoded with whom. Both ways here k
 modality is encoded with the other one blank, or every pair is encoded anew.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

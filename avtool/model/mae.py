@@ -1,7 +1,5 @@
 """The masked autoencoder that pretrains the encoder: random masks, two decoders, predictions of removed patches."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """What is drawn at random for a sample: a function of (seed, epoch, index) alone, on any device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -7,8 +7,6 @@ file although they are fixed; the separation decoder numbers its levels from the
 lies beside the encoder without a prefix.
 """
 
-from __future__ import annotations
-
 import re
 
 import torch

@@ -1,7 +1,5 @@
 """Segmentation of what sounds: a U-Net over the image tokens of four depths, told what is heard."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

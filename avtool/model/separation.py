@@ -1,7 +1,5 @@
 """Sound separation: a U-Net over the audio tokens of five depths, told by the picture whose sound to keep."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """What the encoders and decoders are made of: patches, positions and pre-norm transformer blocks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

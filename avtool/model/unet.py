@@ -1,7 +1,5 @@
 """What the separation and segmentation decoders share: token maps of several depths and the parts of a U-Net."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """A heat map over its frame, with a colour bar and a caption outside the frame."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Masks and what they leave of a mixture, as a picture: a row a source, its picture, its mask and its spectrogram."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

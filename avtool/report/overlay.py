@@ -1,7 +1,5 @@
 """Masks as pictures: plain, with a palette, or laid over their frame."""
 
-from __future__ import annotations
-
 import colorsys
 import io
 from collections.abc import Sequence

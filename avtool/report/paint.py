@@ -1,7 +1,5 @@
 """What pictures share: colours, text of OpenCV's font, and lines that fit."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """What masked pretraining sees, what it predicts, and what was there: frames and spectrograms side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

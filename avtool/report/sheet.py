@@ -1,7 +1,5 @@
 """A contact sheet: clips at a glance, each a frame, what is heard as a log-mel spectrogram, its id and labels."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

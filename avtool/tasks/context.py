@@ -1,7 +1,5 @@
 """What an evaluation has to do with: a checkpoint, clips, and how to go through them."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What a recipe says of models and views, as the flat arguments that these take."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples there were."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any

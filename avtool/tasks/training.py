@@ -1,7 +1,5 @@
 """What the engine asks of a task that is trained: a ``torch.nn.Module`` that gives the losses of a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 

@@ -5,8 +5,6 @@ name _ stands for -). ``read`` turns annotation files into rows (``tables`` read
 come from the annotations, never from folders on disk.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property

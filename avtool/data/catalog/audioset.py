@@ -10,8 +10,6 @@ Clips lie in ``clips/`` or in any folder in it, named ID, ID_START or ID_START_E
 Classes and their ids are those of class_labels_indices.csv.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from pathlib import Path

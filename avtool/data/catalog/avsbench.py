@@ -6,8 +6,6 @@ v2), and labels_semantic/K.png, the class of each pixel. Of v1s only the first f
 ``label2idx.json``: the 71 classes, background first; a class's id is its place in it, and its value in a mask.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

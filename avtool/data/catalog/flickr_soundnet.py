@@ -8,8 +8,6 @@ A row's ``boxes`` are those of all annotators, and its ``view`` is {"truth": "co
 of the boxes / 2, clipped to 1, so a pixel that one annotator marked counts half. There are no labels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree import ElementTree
 

@@ -6,8 +6,6 @@ clip's middle frame), ``mask`` (a picture of the middle frame's size), ``stems``
 its own sound file), ``recording`` (clips that share one are not independent; else the sound's file is taken for it).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from pathlib import Path

@@ -9,8 +9,6 @@ width, height, fractions of the frame; ``frames/FILE.jpg`` with ``audio/FILE.wav
 a duet belongs to box k.
 """
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Sounding objects that avtool renders itself: real mp4 files, prepared like any download."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from avtool.data.catalog import DataSet, Request, Source, manifest

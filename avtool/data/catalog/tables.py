@@ -1,7 +1,5 @@
 """Annotation files and the folders beside them: read as they are found in the wild, or refused by file and line."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

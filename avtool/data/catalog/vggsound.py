@@ -6,8 +6,6 @@ comma and bracket. ``annotations/vggss.json``, where it is there: [{"file": "ID_
 [[x1, y1, x2, y2], ...]}], drawn on the frame at 5 s.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

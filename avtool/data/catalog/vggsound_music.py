@@ -8,8 +8,6 @@ each space. Where ``annotations/vggsound.csv`` is there too, its clips of these 
 the rows of split train. Clips lie as VGGSound's, ``clips/LABEL/ID_START_END.mp4``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

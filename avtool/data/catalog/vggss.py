@@ -6,8 +6,6 @@ as that frame and its sound, ``frames/ID_START.jpg`` and ``audio/ID_START.wav``.
 broken is left out and named.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -18,8 +18,6 @@ The folder:
   objects in view, in painting order: kind, box, sounding.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import os

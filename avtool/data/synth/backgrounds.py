@@ -1,7 +1,5 @@
 """Cluttered backgrounds that say nothing about the objects: hills, a room, soft lights, shards, a quilt."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

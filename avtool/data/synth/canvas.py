@@ -4,8 +4,6 @@ Coordinates: x to the right, y downwards, both in -1..1; colours are RGB in 0..1
 by OpenCV, on a board well above the size at which the object is shown: the reduction smooths again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

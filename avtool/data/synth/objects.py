@@ -1,7 +1,5 @@
 """What the objects look like: one drawing a kind, in colours and textures that do not depend on the kind."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

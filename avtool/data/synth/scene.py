@@ -4,8 +4,6 @@ All of it is a function of (seed, clip number). Nothing about the look, place, s
 depends on whether it sounds, so that no picture tells.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

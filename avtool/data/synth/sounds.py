@@ -4,8 +4,6 @@ Every maker takes a generator and a number of samples and returns float64 (n,), 
 ``source`` sets loudness and fades the ends.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a clip is of: the Python API behind ``avtool classify``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

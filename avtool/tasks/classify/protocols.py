@@ -1,7 +1,5 @@
 """Protocols ``top1``, ``top5``, ``mAP``, ``AUC`` and ``knn``: what class a clip is of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

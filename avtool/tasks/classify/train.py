@@ -1,7 +1,5 @@
 """Classification: three linear heads on pooled tokens, fine-tuned with the encoder or as a probe of a frozen one."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """``avtool embed``: clips in, the encoder's tokens out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

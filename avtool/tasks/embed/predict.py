@@ -1,7 +1,5 @@
 """Clips as tokens: the Python API behind ``avtool embed``."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from pathlib import Path

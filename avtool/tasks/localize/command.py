@@ -1,7 +1,5 @@
 """``avtool localize``: a clip in, a heat map of where its sound comes from out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -5,8 +5,6 @@ log10 mel power. Every map is float32 (B, rows, columns) over the grid of patche
 located. Adding a kind of map is one function and one line in ``MAPS``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """How well a kind of map points, in short: kept beside a model, so that each of its heat maps can say so."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Where in a frame its sound comes from: the Python API behind ``avtool localize``."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Source: EZ-VSL (Mo and Morgado, ECCV 2022), object-guided localization. Tables t
 be compared, so it is only ever an addition, reported beside the maps without it and beside itself alone.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

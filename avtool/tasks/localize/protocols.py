@@ -4,8 +4,6 @@ All of them are read off the same maps, from one pass. The whole frame is seen, 
 truth is drawn on it at 224 x 224.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Protocol ``slavc-extended``: does a map also know when nothing in view sounds?"""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Localization: maps trained by contrast between a frame's own sound and others, without labels and without boxes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Pretraining by masked reconstruction: the model, its loss, and what tells whether it learns."""
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence

@@ -1,7 +1,5 @@
 """Protocol ``recall``: does a clip's sound find its picture among all clips, and its picture its sound?"""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """``avtool segment``: a clip in, a mask of what sounds out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -4,8 +4,6 @@ Every masked frame is seen whole, squeezed to the model's size, with the sound a
 resized to 224 x 224 and judged there.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The recipe's section of segmentation."""
 
-from __future__ import annotations
-
 from avtool.config.types import NotNegative, Section
 
 

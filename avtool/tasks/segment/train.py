@@ -1,7 +1,5 @@
 """Segmentation: which pixels of a frame sound, as one mask or as one of each class."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, ClassVar

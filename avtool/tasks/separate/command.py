@@ -1,7 +1,5 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """What of a clip's sound belongs to its picture: the Python API behind ``avtool separate``."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Protocol ``bss-eval``: fixed mixtures of held-out clips, taken apart again by their pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

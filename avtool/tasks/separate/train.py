@@ -1,7 +1,5 @@
 """Separation: what of a mixture belongs to one picture, learned by mixing clips whose own sounds are known."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
