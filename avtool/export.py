@@ -37,9 +37,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
     is one). What is returned, with the spectrogram's settings, is in the file too, under ``avtool.json``. UsageError
     where a classifier is asked for and the model is none.
     """
-    if out.suffix != ".pt2":
-        raise UsageError(f"--out {out} is not named .pt2", hint=f"--out {out.with_suffix('.pt2')}")
-    check_output(out, force=force)
+    check_output(out, force=force, suffix=".pt2")
     if kind is not None:
         check_choice("--kind", kind, (ENCODER, CLASSIFIER))
     loaded = load(model)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,13 +25,25 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Of an OSError: the disk knows no locks, as some network disks do."""
 
 
-def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), option: str = "--out") -> None:
+def check_output(
+    path: Path,
+    *,
+    force: bool,
+    markers: tuple[str, ...] = (),
+    option: str = "--out",
+    suffix: str = "",
+    others: Iterable[Path | None] = (),
+) -> None:
     """Refuse an output path that exists (unless ``force``) or whose parent is not a folder. Writes nothing.
-    ``option`` is what the user calls it.
+    ``option`` is what the user calls it, ``suffix`` what its name ends in; ``others`` are files that it must not be.
 
     With ``markers``, ``force`` may replace only an empty folder, or one in which a file of such a name says that avtool
     wrote it: never a folder of the user's own. Without, the output is a file, and a folder in its place is refused.
     """
+    if suffix and path.suffix.lower() != suffix:
+        raise UsageError(
+            f"{option} {path} is not named {suffix}", hint=f"{option} {path.with_suffix(suffix)}"
+        )
     if path.is_dir() and not markers:
         raise UsageError(f"{option} {path} is a folder, a file is needed", hint=f"choose another {option}")
     if markers and path.exists():
@@ -47,6 +59,11 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
             )
     if (path.exists() or path.is_symlink()) and not force:
         raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
+    if any(other is not None and _same(path, other) for other in others):
+        raise UsageError(
+            f"{option} {path} would replace the clip or another file of this command",
+            hint=f"choose another {option}",
+        )
     for parent in path.absolute().parents:
         if parent.is_dir():
             closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
@@ -60,6 +77,12 @@ def check_output(path: Path, *, force: bool, markers: tuple[str, ...] = (), opti
             raise UsageError(
                 f"cannot write {path}: {parent} is a file, not a folder", hint=f"choose another {option}"
             )
+
+
+def _same(first: Path, second: Path) -> bool:
+    if first.exists() and second.exists():
+        return first.samefile(second)
+    return first.absolute() == second.absolute()
 
 
 def is_unicode(path: Path) -> bool:

@@ -235,9 +235,7 @@ def write_sheet(folder: Path, out: Path, *, clips: int = 24, seed: int = 0, forc
     from avtool.report.heatmap import write_png
     from avtool.report.sheet import contact_sheet
 
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"{out} is no name for a PNG", hint=f"--sheet {out.with_suffix('.png')}")
-    check_output(out, force=force)
+    check_output(out, force=force, option="--sheet", suffix=".png")
     dataset = PreparedDataset(folder, "all")
     count = min(clips, len(dataset))
     chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))

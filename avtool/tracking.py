@@ -95,9 +95,7 @@ def plot(runs: Sequence[Path], *, out: Path, force: bool = False) -> Path:
     from avtool.report.curves import draw_curves
     from avtool.report.heatmap import write_png
 
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"{out} is no name for a PNG", hint=f"--out {out.with_suffix('.png')}")
-    check_output(out, force=force)
+    check_output(out, force=force, suffix=".png")
     rows = {name: _rows_of(run) for name, run in zip(run_names(runs), runs, strict=True)}
     write_png(out, draw_curves(rows))
     return out

@@ -37,7 +37,7 @@ def test_what_is_no_run_is_named_in_one_line(avtool: Avtool, tmp_path: Path) -> 
         (["run", "empty"], 1, "there is no metrics.jsonl in it"),
         (["new"], 1, "holds no step of training yet"),
         (["run", "./run"], 2, "given twice"),
-        (["run", "--out", "x.jpg"], 2, "no name for a PNG"),
+        (["run", "--out", "x.jpg"], 2, "is not named .png"),
     ):
         done = avtool("plot", *args)
         assert done.returncode == code, (args, done.stderr)

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from avtool.devices import resolve_device
-from avtool.errors import MediaError, UsageError
+from avtool.errors import MediaError
 from avtool.files import atomic_file, check_output
 from avtool.model.heads import pool
 from avtool.predict import Clips, Failed, choose_model
@@ -36,9 +36,7 @@ def embed(
     A clip that cannot be used is told to ``failed`` and left out, or raised where that is None; where none can be used,
     MediaError and no file. The weights are loaded once the first clip is found to be usable.
     """
-    if out.suffix.lower() != ".npz":
-        raise UsageError(f"--out {out} is not named .npz", hint=f"--out {out.with_suffix('.npz')}")
-    check_output(out, force=force)
+    check_output(out, force=force, suffix=".npz", others=(*clips, audio))
     chosen = Clips(clips, audio, every, failed)
     target = resolve_device(device)
     checkpoint, config = choose_model(model)

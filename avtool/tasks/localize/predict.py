@@ -60,7 +60,9 @@ def localize(
     The clip is looked at before any weights are loaded, and nothing is written before all is computed. Raises
     AvtoolError where the clip, the model or an output cannot be used.
     """
-    _check_outputs(out, raw, inputs=(clip, audio), force=force)
+    check_output(out, force=force, suffix=".png", others=(clip, audio))
+    if raw is not None:
+        check_output(raw, force=force, option="--raw", suffix=".npy", others=(clip, audio))
     target = resolve_device(device)
     if map is not None and map not in EVERY:
         raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
@@ -84,27 +86,6 @@ def localize(
     result = HeatMap(heat, frame, time, kind, checkpoint, kept.warning() if kept else "")
     _write(result, out, raw, caption=_caption(result, clip, audio))
     return result
-
-
-def _check_outputs(out: Path, raw: Path | None, *, inputs: tuple[Path | None, ...], force: bool) -> None:
-    """UsageError for outputs that cannot be written, or would take the place of each other or of an input."""
-    if out.suffix.lower() != ".png":
-        raise UsageError(f"--out {out} is not named .png", hint=f"--out {out.with_suffix('.png')}")
-    if raw is not None and raw.suffix.lower() != ".npy":
-        raise UsageError(f"--raw {raw} is not named .npy", hint=f"--raw {raw.with_suffix('.npy')}")
-    for option, path in (("--out", out), ("--raw", raw)):
-        if path is None:
-            continue
-        if path.is_dir():
-            raise UsageError(
-                f"{option} {path} is a folder, a file is needed",
-                hint=f"{option} {path / 'heatmap'}{path.suffix}",
-            )
-        check_output(path, force=force, option=option)
-        if path.exists() and any(given and given.exists() and path.samefile(given) for given in inputs):
-            raise UsageError(
-                f"{option} {path} would replace the clip itself", hint=f"choose another {option}"
-            )
 
 
 def _caption(result: HeatMap, clip: Path, audio: Path | None) -> list[str]:

@@ -159,10 +159,6 @@ def _check_outputs(
             f"--out {out} is named neither .png nor {VIDEO}",
             hint=f"--out {out.with_suffix('.png')}, or --out {out.with_suffix(VIDEO)} for the whole clip",
         )
-    if overlay is not None and overlay.suffix.lower() != ".png":
-        raise UsageError(
-            f"--overlay {overlay} is not named .png", hint=f"--overlay {overlay.with_suffix('.png')}"
-        )
     if out.suffix.lower() == VIDEO:
         for option, given in (("--overlay", overlay), ("--at", at)):
             if given is not None:
@@ -170,21 +166,9 @@ def _check_outputs(
                     f"{option} is of one frame, and --out {out} shows all of them, each under its mask",
                     hint=f"leave it out, or name a picture: --out {out.with_suffix('.png')}",
                 )
-    for option, path in (("--out", out), ("--overlay", overlay)):
-        if path is None:
-            continue
-        check_output(path, force=force, option=option)
-        others = (*inputs, out if option == "--overlay" else None)
-        if any(other is not None and _same(path, other) for other in others):
-            raise UsageError(
-                f"{option} {path} would replace another file of this command", hint=f"choose another {option}"
-            )
-
-
-def _same(first: Path, second: Path) -> bool:
-    if first.exists() and second.exists():
-        return first.samefile(second)
-    return first.absolute() == second.absolute()
+    check_output(out, force=force, others=inputs)
+    if overlay is not None:
+        check_output(overlay, force=force, option="--overlay", suffix=".png", others=(*inputs, out))
 
 
 def _names(config: Config, checkpoint: Path) -> tuple[str, ...]:
