@@ -18,6 +18,7 @@ from avtool.features import LogMel, as_batch, inputs_of
 from avtool.model.config import Config, read_model_config
 from avtool.places import find_model, run_of
 from avtool.progress import say, warn
+from avtool.registry import TASKS
 from avtool.tracking import read_run_facts
 
 WINDOWS_AT_ONCE = 16
@@ -30,13 +31,17 @@ Compute = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 Item = TypeVar("Item")
 
 
-def choose_model(model: Path | None) -> tuple[Path, Config]:
+def choose_model(model: Path | None, task: str | None = None) -> tuple[Path, Config]:
     """The checkpoint folder that ``model`` (None: see ``avtool.places.find_model``) means and its config.json, once it
-    is said which it is, where it was found and what it was trained on. AvtoolError where it cannot be used."""
+    is said which it is, where it was found and what it was trained on. AvtoolError where it cannot be used, or is no
+    model of ``task``."""
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
     config = read_model_config(checkpoint)
     say(f"  {config.origin}{_trained_on(checkpoint)}")
+    if task is not None:
+        TASKS[task].check_kind(config, checkpoint, otherwise=", or another --model")
+    check_size(config, checkpoint)
     return checkpoint, config
 
 
@@ -86,7 +91,6 @@ class Clips:
     ) -> Iterator[Computed]:
         """What ``compute`` gives of each clip, one after the other. The weights are loaded once the first clip is found
         to be usable. CheckpointError where a result is not finite."""
-        check_size(config, checkpoint)
         loaded: tuple[nn.Module, LogMel] | None = None
         for path in self.clips:
             times: list[tuple[float, float]] = []

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from avtool.errors import UsageError
 from avtool.registry import resolve
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class Task:
     def settings(self) -> type[Section]:
         """The class of its section of a recipe."""
         return resolve(self.section)
+
+    def check_kind(self, config: Config, checkpoint: Path, *, otherwise: str = "") -> None:
+        """UsageError where a checkpoint's model is of no kind that this task trains; ``otherwise``: another way out."""
+        if config.kind not in self.kinds:
+            raise UsageError(
+                f"{checkpoint} is of kind {config.kind}, not {' or '.join(self.kinds)}",
+                hint=f"avtool finetune {self.name} --recipe tiny-{self.name} --from {checkpoint}{otherwise}",
+            )
 
     def trainer(self) -> Any:
         """The class that is trained."""

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from avtool.devices import resolve_device
-from avtool.errors import UsageError
 from avtool.model.config import Config
 from avtool.predict import Clips, Failed, choose_model
 from avtool.progress import say
-from avtool.tasks.classify import TASK
 from avtool.tasks.names import ClassNames
 
 
@@ -55,12 +53,7 @@ def classify(
     once the first clip is found to be usable. AvtoolError where the model is no classifier.
     """
     target = resolve_device(device)
-    checkpoint, config = choose_model(model)
-    if config.kind not in TASK.kinds:
-        raise UsageError(
-            f"{checkpoint} has no classification head: it is of kind {config.kind}",
-            hint=f"avtool finetune classify --recipe tiny-classify --from {checkpoint}, or another --model",
-        )
+    checkpoint, config = choose_model(model, "classify")
     chosen = Clips(clips, audio, every or config.window / config.rate / 2, failed)
     return _classified(chosen, checkpoint, config, target)
 

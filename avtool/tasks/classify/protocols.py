@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
-from avtool.errors import DataError, UsageError
+from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
@@ -220,11 +220,7 @@ def _means(
 def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     tables = []
     if heads := [name for name in protocols if name != "knn"]:
-        if context.config.kind not in TASK.kinds:
-            raise UsageError(
-                f"{context.checkpoint} has no classification head: it is of kind {context.config.kind}",
-                hint=f"avtool finetune classify --recipe tiny-classify --from {context.checkpoint}, or --protocol knn",
-            )
+        TASK.check_kind(context.config, context.checkpoint, otherwise=", or --protocol knn")
         tables += evaluate_classification(context, heads)
     if "knn" in protocols:
         tables += evaluate_knn(context, *_reference(context))

@@ -14,7 +14,7 @@ from avtool.features import as_batch, inputs_of
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
 from avtool.metrics.localization import upsampled
-from avtool.predict import check_size, choose_model
+from avtool.predict import choose_model
 from avtool.report.heatmap import render_heatmap, write_png
 from avtool.tasks.localize.maps import EVERY, choose_map, localization_map, words_of
 from avtool.tasks.localize.pointing import kept_localization
@@ -69,7 +69,6 @@ def localize(
     with Clip(clip, audio) as source:
         time = source.time(at)
         checkpoint, config = choose_model(model)
-        check_size(config, checkpoint)
         waveform = source.sound_around(time, count=config.window, rate=config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), config.image_size, whole_crop)

@@ -19,12 +19,11 @@ from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
 from avtool.media import Form, Picture, resized, write_clip
 from avtool.model.config import Config
-from avtool.predict import batched, check_size, choose_model
+from avtool.predict import batched, choose_model
 from avtool.progress import progress_bar, say, warn
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
 from avtool.tasks.names import ClassNames
-from avtool.tasks.segment.train import KIND
 from avtool.tasks.segment.train import resized as resized_logits
 
 FASTEST = 15
@@ -107,13 +106,7 @@ class _Chosen:
     @classmethod
     def of(cls, model: Path | None) -> _Chosen:
         """AvtoolError where ``model`` is not one."""
-        checkpoint, config = choose_model(model)
-        if config.kind != KIND:
-            raise UsageError(
-                f"{checkpoint} has no segmentation head: it is of kind {config.kind}",
-                hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}, or another --model",
-            )
-        check_size(config, checkpoint)
+        checkpoint, config = choose_model(model, "segment")
         return cls(checkpoint, config, _names(config, checkpoint))
 
     @property

@@ -22,9 +22,9 @@ from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published,
 from avtool.model.config import Config
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.segment import TASK
 from avtool.tasks.segment.train import (
     EVALUATION_SIZE,
-    KIND,
     Scores,
     blind,
     check_classes,
@@ -81,11 +81,7 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
 def _check_model(context: Context, wanted: Sequence[str]) -> None:
     """UsageError for a model without masks, and for protocols of ``wanted`` that judge others than it gives."""
     config, checkpoint = context.config, context.checkpoint
-    if config.kind != KIND:
-        raise UsageError(
-            f"{checkpoint} has no segmentation head: it is of kind {config.kind}",
-            hint=f"avtool finetune segment --recipe tiny-segment --from {checkpoint}",
-        )
+    TASK.check_kind(config, checkpoint)
     fitting = fitting_protocols(config)
     if other := [name for name in wanted if name not in fitting]:
         masks = "a mask of each class" if PROTOCOLS[fitting[0]].semantic else "one mask of all that sounds"

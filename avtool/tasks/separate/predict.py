@@ -21,13 +21,11 @@ from avtool.files import atomic_folder, check_output, json_text, printable
 from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
 from avtool.media import AS_IT_IS, Form, Picture, Track
 from avtool.metrics.separation import bss_eval
-from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder
-from avtool.predict import check_size, choose_model
+from avtool.predict import choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.masks import Panel, render_masks
-from avtool.tasks.separate.train import KIND
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"
@@ -114,8 +112,7 @@ def separate(
                     f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
                     hint="name another clip",
                 )
-        checkpoint, config = choose_model(model)
-        _check_model(config, checkpoint)
+        checkpoint, config = choose_model(model, "separate")
         heard, tracks = _sounds(clips, config.rate)
         guides = [_guide(GUIDED, clips[0], time, box, fixed=at is not None)]
         guides += [_guide(OTHER, one, one.time(None), None) for one in clips[1:]]
@@ -193,15 +190,6 @@ def _fitted(track: Track, to: Track) -> Track:
     samples = np.zeros((to.samples.shape[0], length), np.float32)
     samples[:, : track.samples.shape[1]] = track.samples[:, :length]
     return Track(samples, to.rate, to.layout)
-
-
-def _check_model(config: Config, checkpoint: Path) -> None:
-    if config.kind != KIND:
-        raise UsageError(
-            f"{checkpoint} separates no sounds: it is of kind {config.kind}",
-            hint=f"avtool finetune separate --recipe tiny-separate --from {checkpoint}, or another --model",
-        )
-    check_size(config, checkpoint)
 
 
 def _sounds(clips: Sequence[Clip], rate: int) -> tuple[np.ndarray, list[Track]]:

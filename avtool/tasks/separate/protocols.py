@@ -9,12 +9,13 @@ from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.mixing import MixtureViews
-from avtool.errors import DataError, UsageError
+from avtool.errors import DataError
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
-from avtool.tasks.separate.train import KIND, fixed_mixtures, mask_logits, mix
+from avtool.tasks.separate import TASK
+from avtool.tasks.separate.train import fixed_mixtures, mask_logits, mix
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 PROTOCOL = "bss-eval"
@@ -50,11 +51,7 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
 
     UsageError for a model of another kind, DataError where the clips make no mixtures, before weights are loaded.
     """
-    if context.config.kind != KIND:
-        raise UsageError(
-            f"{context.checkpoint} separates no sounds: it is of kind {context.config.kind}",
-            hint=f"avtool finetune separate --recipe tiny-separate --from {context.checkpoint}",
-        )
+    TASK.check_kind(context.config, context.checkpoint)
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
     scores, no_source = _scores(context, pairs.mixtures)
     if not context.world.main:
