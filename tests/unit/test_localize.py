@@ -112,7 +112,7 @@ def test_the_score_lies_between_mean_and_maximum_and_reaches_every_cell() -> Non
     assert torch.allclose(
         pool_cells(torch.full((1, 9), 0.7), pooling="logsumexp", temperature=0.1), torch.tensor([0.7])
     )
-    with pytest.raises(ValueError, match="max or soft"):
+    with pytest.raises(ValueError, match="max or logsumexp"):
         pool_cells(cells, pooling="sum", temperature=1.0)
 
 
