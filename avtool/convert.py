@@ -118,7 +118,9 @@ def read_published(path: Path) -> dict[str, Tensor]:
 def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
     """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
     are none."""
-    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
+    content: dict[str, Any] = (
+        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
+    )
     for key in keys:
         if isinstance(content.get(key), Mapping):
             content = content[key]

@@ -180,7 +180,7 @@ class _OfAll(torch.autograd.Function):
         return among.gather(rows.contiguous())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.among.sum_of_own(gradient.contiguous()), None
 
 

@@ -106,7 +106,8 @@ def evaluate(
         tables = evaluation.tables(context, chosen_protocols)
         if world.main and save_predictions is not None:
             with atomic_file(save_predictions) as partial, partial.open("wb") as file:
-                np.savez_compressed(file, **context.predictions)
+                predictions: dict[str, Any] = context.predictions
+                np.savez_compressed(file, **predictions)
         if world.main and out is not None:
             content = metrics(tables, model=checkpoint, data=dataset, fold=fold)
             with atomic_file(out) as partial:

@@ -122,7 +122,7 @@ class _MeanLoss(torch.autograd.Function):
         return torch.stack([loss.detach() for loss in losses]).mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         share = gradient / ctx.replicas.count
 
         def replica(rank: int) -> list[Tensor | None]:

@@ -22,7 +22,7 @@ from avtool.errors import CheckpointError, explain
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.libraries import need
 from avtool.model.encoder import VisionTransformer
-from avtool.model.transformer import VIT_EPS, Block, sincos_positions
+from avtool.model.transformer import VIT_EPS, sincos_positions
 from avtool.published import TIMM
 
 _LEFT_OUT = {
@@ -80,7 +80,7 @@ class TimmViT:
     def __str__(self) -> str:
         return f"timm's {self.name}" + (f" in {self.file}" if self.file else "")
 
-    def check(self, encoder: VisionTransformer) -> nn.Module:
+    def check(self, encoder: VisionTransformer) -> Any:
         """timm's model without weights, on the meta device, once its blocks were seen to compute what those of
         ``encoder`` do. CheckpointError names all that does not fit."""
         import timm
@@ -114,7 +114,7 @@ class TimmViT:
         """Start ``encoder`` from the weights, as its pixels' normalisation asks for; returns in words what was left out
         or changed. CheckpointError where they do not fit, or are neither in timm's cache nor to be had."""
         model = self.check(encoder)
-        state = self._read() if self.file else self._fetch(model.pretrained_cfg)
+        state = self._read(self.file) if self.file else self._fetch(model.pretrained_cfg)
         left = [name for start, name in _LEFT_OUT.items() if _is_left_out(state, start)]
         notes = [f"without its {', '.join(left)}"] if left else []
         weights = {key: value for key, value in state.items() if not key.startswith(tuple(_LEFT_OUT))}
@@ -131,12 +131,12 @@ class TimmViT:
         encoder.load_state_dict(weights)
         return "; ".join(notes)
 
-    def _read(self) -> dict[str, Tensor]:
+    def _read(self, file: Path) -> dict[str, Tensor]:
         from timm.models import clean_state_dict
 
         # timm's own training leaves its arguments, a Namespace of plain values, beside the weights
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return clean_state_dict(read_state_dict(self.file, keys=_OF_TRAINING))
+            return clean_state_dict(read_state_dict(file, keys=_OF_TRAINING))
 
     def _fetch(self, cfg: dict[str, Any]) -> dict[str, Tensor]:
         import timm
@@ -166,7 +166,7 @@ class TimmViT:
             ) from error
 
 
-def _faults(model: nn.Module, encoder: VisionTransformer) -> list[str]:
+def _faults(model: Any, encoder: VisionTransformer) -> list[str]:
     """What makes the blocks or the patch embedding of ``model`` another function than that of ``encoder``, in words."""
     theirs, ours = (
         {re.sub(r"^blocks\.\d+\.", "blocks.", key) for key in vit.state_dict()} for vit in (model, encoder)
@@ -192,9 +192,10 @@ def _faults(model: nn.Module, encoder: VisionTransformer) -> list[str]:
     return faults
 
 
-def _other_settings(model: nn.Module, encoder: VisionTransformer) -> dict[str, tuple[Any, Any]]:
+def _other_settings(model: Any, encoder: VisionTransformer) -> dict[str, tuple[Any, Any]]:
     """Settings of a recipe's ``model`` in which the two differ: name -> (theirs, ours)."""
-    pairs = {}
+    pairs: dict[str, list[Any]] = {}
+    vit: Any
     for vit in (model, encoder):
         block = vit.blocks[0]
         heads = getattr(block.attn, "num_heads", None) or block.attn.heads
@@ -206,7 +207,7 @@ def _other_settings(model: nn.Module, encoder: VisionTransformer) -> dict[str, t
     return {name: (theirs, ours) for name, (theirs, ours) in pairs.items() if theirs != ours}
 
 
-def _compute_the_same(theirs: nn.Module, ours: Block) -> bool:
+def _compute_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
     """Whether two blocks give the same for random tokens once they have the same random weights."""
     shapes = [{key: value.shape for key, value in block.state_dict().items()} for block in (theirs, ours)]
     if shapes[0] != shapes[1]:
@@ -219,7 +220,7 @@ def _compute_the_same(theirs: nn.Module, ours: Block) -> bool:
     }
     for block in (theirs, ours):
         block.load_state_dict(weights)
-    tokens = torch.randn(1, 5, ours.norm1.weight.shape[0], generator=generator).double()
+    tokens = torch.randn(1, 5, weights["norm1.weight"].shape[0], generator=generator).double()
     with torch.no_grad():
         return torch.allclose(theirs(tokens), ours(tokens), atol=1e-9, rtol=1e-6)
 

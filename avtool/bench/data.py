@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,7 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
                 hint="avtool inspect CLIP says more of one",
             )
     dataset = PreparedDataset(prepared, "all")
-    videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows}
+    videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows if row.video}
     files = [videos.get(dataset.record(i).id) for i in range(len(dataset))]
     if None in files:
         raise DataError(f"{table} does not list every clip of {prepared}", hint="prepare it again")
@@ -215,13 +216,17 @@ def _sides(
         )
         return iter(loader)
 
+    def of_a_core(way: Callable[[int], Batches]) -> float:
+        return _rate_of_a_core(way(0), batch)
+
+    def end_to_end(way: Callable[[int], Batches], workers: int) -> float:
+        return _rate_end_to_end(way(workers), batch, workers)
+
     sides: dict[str, Callable[[], float]] = {}
     for way, batches in {"mp4": from_mp4, "prepared": prepared}.items():
-        sides[f"{way}, a core"] = lambda batches=batches: _rate_of_a_core(batches(0), batch)
+        sides[f"{way}, a core"] = partial(of_a_core, batches)
         for count in WORKERS:
-            sides[f"{way}, {_workers(count)}"] = lambda batches=batches, count=count: _rate_end_to_end(
-                batches(count), batch, count
-            )
+            sides[f"{way}, {_workers(count)}"] = partial(end_to_end, batches, count)
     return sides
 
 
@@ -285,7 +290,7 @@ def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.nd
         picture = _frame_near(container, start + generator.random() * min(WINDOW_SECONDS, length)).to_image()
     with av.open(f"file:{path}") as container:
         waveform = _sound_from(container, start)
-    left, top, width, height = random_crop(generator, *picture.size, CROP_SCALE)
+    left, top, width, height = random_crop(generator, picture.width, picture.height, CROP_SCALE)
     view = transforms.resized_crop(picture, top, left, height, width, [IMAGE_SIZE, IMAGE_SIZE])
     view = transforms.hflip(view) if generator.random() < 0.5 else view
     return {"image": np.asarray(view).transpose(2, 0, 1), "waveform": waveform}

@@ -60,7 +60,8 @@ class Setup:
 
 def patch_counts(settings: Mapping[str, Any]) -> tuple[int, int]:
     """Image and audio patches of a model with these settings."""
-    image, audio = (grid_of(*settings[name], settings["patch_size"]) for name in ("image_size", "audio_size"))
+    sizes = (settings["image_size"], settings["audio_size"])
+    image, audio = (grid_of(height, width, settings["patch_size"]) for height, width in sizes)
     return math.prod(image), math.prod(audio)
 
 
@@ -170,7 +171,8 @@ def forward_backward(module: nn.Module, inputs: Iterable[Tensor], setup: Setup) 
     want a gradient."""
     inputs = list(inputs)
     leaves = [*inputs, *module.parameters()]
-    forward, gradients = setup.compiled(module), []
+    forward = setup.compiled(module)
+    gradients: list[Tensor] = []
 
     def run() -> None:
         with setup.autocast():

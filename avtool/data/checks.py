@@ -94,7 +94,7 @@ def block_powers(waveform: np.ndarray, block: int) -> np.ndarray:
     return np.concatenate(powers)
 
 
-def dbfs(power: np.ndarray) -> np.ndarray:
+def dbfs(power: np.ndarray | np.floating) -> np.ndarray:
     """A mean square in dB relative to full scale (1.0)."""
     return 10 * np.log10(power + 1e-12)
 

@@ -145,6 +145,7 @@ def _decode(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
 
 
 def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
+    assert row.video is not None
     clip = media.decode_clip(
         Path(row.video),
         frame_rate=settings.frame_rate,
@@ -165,7 +166,8 @@ def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
 
 def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
     """Pictures with a sound: one, shown in the middle of it, or one a second, the first at 0.5 s."""
-    pictures = [media.read_image(path) for path in row.frames or (row.image,)]
+    assert row.audio is not None
+    pictures = [media.read_image(path) for path in row.frames or (row.image,) if path is not None]
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
     frames = [_kept(settings, media.resized(picture, scaled)) for picture in pictures]
@@ -254,12 +256,14 @@ def _mask(path: Path, source_size: tuple[int, int], size: tuple[int, int]) -> by
 def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:
     """Reason and detail, those of a start after the end where that is why."""
     if row.start > 0 and reason in (checks.TOO_SHORT, media.UNDECODABLE):
+        heard = row.audio or row.video
+        assert heard is not None
         try:
-            length = media.probe(Path(row.audio or row.video)).duration
+            length = media.probe(Path(heard)).duration
         except MediaError:
             return reason, detail
         if row.start > length - checks.SECONDS_NEEDED:
-            said = f"{row.audio or row.video} is {length:.2f} s long, the row starts at {row.start:g} s"
+            said = f"{heard} is {length:.2f} s long, the row starts at {row.start:g} s"
             return checks.BEYOND, said
     return reason, detail
 

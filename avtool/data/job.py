@@ -87,9 +87,9 @@ def job_of(
         )
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
-    called = (
-        printable(_name_of(source)) if name == "manifest" else "-".join(filter(None, (name, request.subset)))
-    )
+    called = "-".join(filter(None, (name, request.subset)))
+    if source is not None and name == "manifest":
+        called = printable(_name_of(source))
     out = places.prepared_folder(called) if out is None else out
     return Job(
         name=name,

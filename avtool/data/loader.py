@@ -123,7 +123,7 @@ def batches_in_order(
     return _batches(_EvaluationBatches(views), order, workers, pin_memory)
 
 
-def spread_over(items: Sequence[int], limit: int | None) -> list[int]:
+def spread_over(items: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
     """At most ``limit`` of ``items`` (None: all), spread evenly over them."""
     count = len(items) if limit is None else min(limit, len(items))
     return [int(items[position * len(items) // count]) for position in range(count)]

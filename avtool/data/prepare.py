@@ -8,13 +8,14 @@ moment and gone on with, by any number of processes or machines, and comes out t
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
+from typing import Any
 
 from avtool import media
 from avtool.data import catalog, checks, workers
@@ -37,7 +38,7 @@ ENGINES = ("local", "ray")
 
 Task = tuple[int, catalog.Row, list[str]]
 """A row by its number, and the flags known of it."""
-Engine = Callable[[Callable[[Task], bytes], list[Task]], Iterator[tuple[Task, bytes | workers.Crash]]]
+Engine = Callable[[Callable[[Task], bytes], Iterable[Task]], Iterator[tuple[Task, bytes | workers.Crash]]]
 
 
 def prepare(
@@ -197,8 +198,8 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
                 writing.append(writer.submit(_write_shard, job, source, shard))
             while writing and writing[0].done():
                 writing.pop(0).result()
-        for shard in writing:
-            shard.result()
+        for written in writing:
+            written.result()
 
 
 def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
@@ -255,7 +256,7 @@ def _seal(job: Job, source: catalog.Source) -> Report:
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
-    facts = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
+    facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
     write_json(whole / REPORT_JSON, report.listing())
     if not job.renders:

@@ -103,7 +103,7 @@ def _start(address: str | None, jobs: int | None) -> bool:
         return False
     if address is not None:
         _knock(address)
-    quiet = {"include_dashboard": False} if address is None else {}
+    quiet: dict[str, Any] = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(
             address=address or "local",

@@ -209,8 +209,8 @@ def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     shifted = {name: [np.zeros(0, dtype)] for name, dtype in ARRAYS.items()}
     for part in parts:
         clips, stems = part["clips"].copy(), part["stems"].copy()
-        for name, array in spans.items():
-            clips[name]["begin"] += begins[array]
+        for name, held_in in spans.items():
+            clips[name]["begin"] += begins[held_in]
         stems["name"]["begin"] += begins["text"]
         for name, array in {**part, "clips": clips, "stems": stems}.items():
             shifted[name].append(array)

@@ -179,7 +179,8 @@ class Staging:
         written.replace(target)
         text = np.frombuffer(json_text(record).encode(), np.uint8)
         part = written.with_name("part.npz")
-        np.savez(part, **{**arrays, RECORD: text})
+        content: dict[str, Any] = {**arrays, RECORD: text}
+        np.savez(part, **content)
         part.replace(self._part(number))
         shutil.rmtree(written.parent, ignore_errors=True)
 

@@ -134,7 +134,7 @@ class _Worker(Generic[Task]):
     """A process, the pipe to it, and the tasks it was given, the one it works on first."""
 
     def __init__(self, work: Callable[[Task], Any]) -> None:
-        context = get_context(START_METHOD)
+        context: Any = get_context(START_METHOD)
         if START_METHOD == "forkserver":
             context.set_forkserver_preload(["avtool.data.prepare"])
         self.pipe, theirs = context.Pipe()
@@ -180,7 +180,7 @@ class _Team(Generic[Task]):
 
     def with_news(self) -> list[_Worker[Task]]:
         """Wait for workers that have something to say, or are dead."""
-        pipes = {worker.pipe: worker for worker in self.workers}
+        pipes: dict[Any, _Worker[Task]] = {worker.pipe: worker for worker in self.workers}
         return [pipes[pipe] for pipe in connection.wait(list(pipes))]
 
     def bury(self, worker: _Worker[Task], line: Line[Task]) -> Iterator[tuple[Task, Crash]]:

@@ -19,6 +19,7 @@ from avtool.engine.schedule import Schedule
 from avtool.engine.start import check_timm
 from avtool.errors import in_bytes
 from avtool.model.build import count_parameters
+from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
 from avtool.registry import TASKS
 from avtool.tasks.training import Training
@@ -67,10 +68,11 @@ def _read_some(
 
 
 def _parameters(model: nn.Module) -> list[str]:
+    encoder = encoder_of(model)
     parts = {
-        "image encoder": model.encoder.image,
-        "audio encoder": model.encoder.audio,
-        "fusion blocks": model.encoder.fusion_blocks,
+        "image encoder": encoder.image,
+        "audio encoder": encoder.audio,
+        "fusion blocks": encoder.fusion_blocks,
         **{
             name.replace("_", " "): part
             for name, part in model.named_children()

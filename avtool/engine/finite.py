@@ -60,7 +60,8 @@ class FiniteCheck:
         flags = torch.stack([*fine, norm.isfinite() | (scale > 1), self._asked > 0]).float()
         arrived = None
         if self.late and not self.run.scaler.is_enabled():
-            self.run.optimizer.found_inf = (~(losses["loss"].isfinite() & norm.isfinite())).float()
+            bad = ~(losses["loss"].isfinite() & norm.isfinite())
+            self.run.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         if self.run.device.type == "cuda":
             flags = torch.empty_like(flags, device="cpu", pin_memory=True).copy_(flags, non_blocking=True)
             arrived = torch.cuda.Event()

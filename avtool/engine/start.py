@@ -14,6 +14,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.errors import CheckpointError, UsageError
 from avtool.model.config import read_model_config
+from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.published import TIMM
@@ -131,7 +132,7 @@ def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[
         for name, value in read_safetensors(file).items()
         if name.startswith(ENCODER)
     }
-    encoder = task.model.encoder
+    encoder = encoder_of(task.model)
     check_fit(weights, encoder, source=file, hint="take an undamaged copy")
     check_finite(weights, source=file)
     encoder.load_state_dict(weights)
@@ -141,8 +142,9 @@ def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[
 
 def check_timm(task: Training, recipe: Recipe) -> None:
     """CheckpointError where the image encoder would start from a timm ViT that does not fit. Nothing is fetched."""
-    if recipe.init.model in (None, NONE) and (recipe.init.image or NONE).startswith(TIMM):
-        TimmViT.find("init.image", recipe.init.image).check(task.model.encoder.image)
+    image = recipe.init.image or NONE
+    if recipe.init.model in (None, NONE) and image.startswith(TIMM):
+        TimmViT.find("init.image", image).check(encoder_of(task.model).image)
 
 
 def _load_vits(task: Training, recipe: Recipe) -> list[str]:
@@ -159,7 +161,7 @@ def _load_vits(task: Training, recipe: Recipe) -> list[str]:
     pretrained = []
     for part, start in named.items():
         if start is not None:
-            note = load_vit(getattr(task.model.encoder, part), start)
+            note = load_vit(getattr(encoder_of(task.model), part), start)
             say(f"the {part} encoder starts from {start}{note and ', '}{note}")
             pretrained.append(f"encoder.{part}")
     return pretrained

@@ -263,13 +263,13 @@ def exchange_by_class(labels: Sequence[Collection[int]], *, seed: int) -> np.nda
         has[clip, list(own)] = 1
     generator = np.random.default_rng(seed)
     sound = generator.permutation(len(labels))
-    for clip in np.flatnonzero((has * has[sound]).any(axis=1)):
-        fits = (has[sound] @ has[clip] == 0) & (has @ has[sound[clip]] == 0)
+    for unfit in np.flatnonzero((has * has[sound]).any(axis=1)):
+        fits = (has[sound] @ has[unfit] == 0) & (has @ has[sound[unfit]] == 0)
         if not fits.any():
             raise DataError(
                 f"the sounds of these {len(labels)} clips cannot be exchanged between classes",
                 hint="take clips of at least two classes, none of them with more than half of the clips",
             )
         other = generator.choice(np.flatnonzero(fits))
-        sound[[clip, other]] = sound[[other, clip]]
+        sound[[unfit, other]] = sound[[other, unfit]]
     return sound

@@ -115,7 +115,7 @@ def build_autoencoder(settings: Mapping[str, Any]) -> MaskedAutoencoder:
 def random_model(kind: str, settings: Mapping[str, Any], *, seed: int) -> nn.Module:
     """``build_model`` with random weights, drawn from ``seed`` alone; torch's own generator is left as it is."""
     with torch.random.fork_rng(devices=[]):
-        model = build_model(kind, settings)
+        model: Any = build_model(kind, settings)
         torch.manual_seed(seed)
         if hasattr(model, "reset_head"):
             model.encoder.reset_parameters()

@@ -1,7 +1,7 @@
 """The early-fusion encoder: an image ViT, an audio ViT and the fusion tokens between them, from the first layer on."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class AudioVisualEncoder(nn.Module):
         self.audio_grid = grid_of(*audio_size, patch_size)
         self.activation_checkpointing = activation_checkpointing
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        vit = {
+        vit: dict[str, Any] = {
             "patch_size": patch_size,
             "dim": dim,
             "depth": depth,
@@ -146,7 +146,7 @@ class AudioVisualEncoder(nn.Module):
                     dim,
                     kind=fusion,
                     heads=heads,
-                    tokens=tuple(fusion_tokens),
+                    tokens=fusion_tokens,
                     attn_ratio=fusion_attn_ratio,
                     mlp_ratio=fusion_mlp_ratio,
                     drop_path=rates[layer],
@@ -225,3 +225,10 @@ class AudioVisualEncoder(nn.Module):
             audio_block(audio, fusion, of_audio),
             self.fusion_blocks[str(layer)](fusion, image, audio, of_fusion),
         )
+
+
+def encoder_of(model: nn.Module) -> AudioVisualEncoder:
+    """The encoder that ``model`` stands on, or ``model`` itself where it is one."""
+    encoder = model if isinstance(model, AudioVisualEncoder) else model.encoder
+    assert isinstance(encoder, AudioVisualEncoder)
+    return encoder

@@ -6,6 +6,8 @@ ever built: see ``avtool.model.attention.attend_pairs``. An interaction is one c
 ``avtool.registry.FUSIONS``.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ class TokenAttention(nn.Module):
 class PairProjection(nn.Linear):
     """Linear map of a pair [image || audio] of width 2 D, applied to its halves; the bias goes into the audio half."""
 
-    def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """(B, Ni, D), (B, Na, D) -> (B, Ni, width), (B, Na, width), whose sums over pairs are the map of the pairs."""
         image_weight, audio_weight = self.weight.chunk(2, dim=1)
         return F.linear(image, image_weight), F.linear(audio, audio_weight, self.bias)
@@ -164,7 +166,7 @@ class FusionBlock(nn.Module):
         self.norm_fusion = nn.LayerNorm(dim)
         self.norm_image = nn.LayerNorm(dim)
         self.norm_audio = nn.LayerNorm(dim)
-        self.attn = FUSIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
+        self.attn: Any = FUSIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)

@@ -1,6 +1,6 @@
 """The masked autoencoder that pretrains the encoder: random masks, two decoders, predictions of removed patches."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -108,7 +108,7 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.image_mask_ratio, self.audio_mask_ratio = image_mask_ratio, audio_mask_ratio
-        shape = {
+        shape: dict[str, Any] = {
             "encoder_dim": encoder.dim,
             "dim": decoder_dim,
             "depth": decoder_depth,

@@ -77,9 +77,9 @@ def convolved_double(x: Tensor, conv: nn.Conv2d) -> Tensor:
     x = _enlarged(F.conv2d(x, conv.weight.permute(0, 2, 3, 1).reshape(taps, -1, 1, 1)))
     height, width = x.shape[2:]
     x = F.pad(x, (1, 1, 1, 1)).unflatten(1, (-1, 3, 3))
-    x = sum(x[:, :, i, j, i : i + height, j : j + width] for i in range(3) for j in range(3))
+    taken = sum(x[:, :, i, j, i : i + height, j : j + width] for i in range(3) for j in range(3))
     assert conv.bias is not None
-    return x + conv.bias[:, None, None]
+    return taken + conv.bias[:, None, None]
 
 
 def _enlarged(x: Tensor) -> Tensor:

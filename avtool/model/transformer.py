@@ -170,6 +170,7 @@ def init_like_mae(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
     elif isinstance(module, PatchEmbed):
         nn.init.xavier_uniform_(module.proj.weight.view(module.proj.weight.shape[0], -1))
+        assert module.proj.bias is not None
         nn.init.zeros_(module.proj.bias)
     elif isinstance(module, nn.LayerNorm):
         module.reset_parameters()

@@ -57,8 +57,9 @@ def convolved(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
 def reset_leaves(module: nn.Module) -> None:
     """Torch's own starting weights for every layer inside ``module``, from its global generator."""
     for part in module.modules():
-        if not list(part.children()) and hasattr(part, "reset_parameters"):
-            part.reset_parameters()
+        reset = getattr(part, "reset_parameters", None)
+        if not list(part.children()) and reset is not None:
+            reset()
 
 
 class DoubleConv(nn.Module):

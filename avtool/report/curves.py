@@ -164,7 +164,7 @@ def _widened(values: np.ndarray) -> tuple[float, float]:
     return bottom, high + room
 
 
-def _label(value: float, position: int | None = None) -> str:
+def _label(value: float, position: float | None = None) -> str:
     if value == 0:
         return "0"
     return f"{value:.0e}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:,.6g}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,10 @@ def _row(
     page.write(lines, GAP, GAP // 2 - 2, _SIZE)
     if picture is not None:
         page.picture((GAP, top, PLOT_HEIGHT, PLOT_HEIGHT), picture)
-    ranges = ({"cmap": "viridis", "vmin": 0, "vmax": 1}, {"vmin": peak - DECADES, "vmax": peak})
+    ranges: tuple[dict[str, Any], ...] = (
+        {"cmap": "viridis", "vmin": 0, "vmax": 1},
+        {"vmin": peak - DECADES, "vmax": peak},
+    )
     for left, values, colours in zip(_LEFTS, plots, ranges, strict=True):
         if values is not None:
             extent = (0, seconds, 0, _mel(highest))

@@ -1,6 +1,6 @@
 """What the engine asks of a task that is trained: a ``torch.nn.Module`` that gives the losses of a batch."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,7 +33,7 @@ class Training(nn.Module):
     leaves_unused: ClassVar[bool] = False
     group: ClassVar[int] = 1
 
-    def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
+    def __init__(self, recipe: Recipe, dataset: PreparedDataset | None, chosen: np.ndarray | None) -> None:
         """Random starting weights, drawn from the recipe's seed alone; ``chosen``: the clips of ``dataset`` that are
         trained on."""
         super().__init__()
@@ -42,7 +42,7 @@ class Training(nn.Module):
         self.log_mel = new_log_mel(recipe)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
+    def describe(cls, recipe: Recipe, dataset: Any) -> tuple[str, dict[str, Any]]:
         """``kind`` and ``settings`` of a model whose head fits ``dataset``. AvtoolError where none can."""
         raise NotImplementedError
 
@@ -65,6 +65,10 @@ class Training(nn.Module):
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """Measures over held-out samples; ``reference``: the same views of clips that are trained on. Each process of
         ``world`` is given its share of both, and all of them get the measures of the whole."""
+        raise NotImplementedError
+
+    def draw(self, batch: dict[str, Tensor], names: Sequence[str]) -> np.ndarray:
+        """What is predicted of the clips of ``batch``, uint8 (height, width, 3) RGB: pretraining's alone."""
         raise NotImplementedError
 
     def in_words(self, values: dict[str, float]) -> str:

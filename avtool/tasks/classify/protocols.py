@@ -13,6 +13,7 @@ from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.neighbours import nearest_neighbour_hits
 from avtool.model.config import Config
+from avtool.model.encoder import encoder_of
 from avtool.tasks import Evaluation
 from avtool.tasks.classify import TASK
 from avtool.tasks.classify.train import labels_of, one_hot
@@ -212,7 +213,7 @@ def _means(
 ) -> dict[str, Tensor]:
     """Mean tokens (N, D) of the clips, by stream, averaged over their windows."""
     means = context.each_clip(
-        clips, lambda batch: mean_tokens(model.encoder(*inputs_of(log_mel, batch))), dataset=dataset
+        clips, lambda batch: mean_tokens(encoder_of(model)(*inputs_of(log_mel, batch))), dataset=dataset
     )
     return {name: torch.from_numpy(mean) for name, mean in means.items()}
 

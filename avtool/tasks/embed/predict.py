@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from avtool.devices import resolve_device
 from avtool.errors import MediaError
 from avtool.files import atomic_file, check_output
+from avtool.model.encoder import encoder_of
 from avtool.model.heads import pool
 from avtool.predict import Clips, Failed, choose_model
 
@@ -43,7 +45,7 @@ def embed(
     computed = list(chosen.compute(checkpoint, config, target, _tokens))
     if not computed:
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")
-    arrays = {
+    arrays: dict[str, Any] = {
         "files": np.array([str(of.clip) for of in computed]),
         "clip": np.repeat(np.arange(len(computed)), [len(of.times) for of in computed]),
         "times": np.concatenate([of.times for of in computed]).astype(np.float32),
@@ -58,5 +60,5 @@ def embed(
 
 def _tokens(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
     """The tokens of windows (W, T, D) by stream, and their means (W, D)."""
-    tokens = model.encoder(image, audio)
+    tokens = encoder_of(model)(image, audio)
     return {f"{name}_tokens": value for name, value in tokens._asdict().items()} | pool(tokens)._asdict()

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from avtool.errors import UsageError
 from avtool.features import silence
-from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.encoder import AudioVisualEncoder, encoder_of
+from avtool.model.fusion import FusionBlock
 from avtool.model.localization import LocalizationModel
 from avtool.model.segmentation import SegmentationModel
 from avtool.model.transformer import grid_of
@@ -44,6 +45,7 @@ def attention_map(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor) -> 
     for layer, tokens in enumerate(encoder.layers(image, audio)):
         if layer in chosen:
             block = encoder.fusion_blocks[str(layer)]
+            assert isinstance(block, FusionBlock)
             weights.append(block.image_weights(tokens.fusion, tokens.image, tokens.audio).mean(dim=(1, 2)))
         if layer == chosen[-1]:
             break
@@ -113,7 +115,7 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
     read one fusion block after they have read the sound, so ``attention`` and ``difference`` need two of
     them.
     """
-    own, encoder = OF_MODEL.get(type(model)), _encoder_of(model)
+    own, encoder = OF_MODEL.get(type(model)), encoder_of(model)
     hears = len(encoder.fusion_blocks) >= 2
     if kind is None:
         return own or ("attention" if hears else "cosine")
@@ -133,12 +135,6 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
     return kind
 
 
-def _encoder_of(model: nn.Module) -> AudioVisualEncoder:
-    encoder = model if isinstance(model, AudioVisualEncoder) else model.encoder
-    assert isinstance(encoder, AudioVisualEncoder)
-    return encoder
-
-
 def words_of(kind: str) -> str:
     """What a kind of map is."""
     return (MAPS | TRAINED)[kind].words
@@ -150,4 +146,4 @@ def localization_map(model: nn.Module, image: Tensor, audio: Tensor, *, kind: st
     stands on one."""
     if kind in TRAINED:
         return TRAINED[kind].compute(model, image, audio)
-    return MAPS[kind].compute(_encoder_of(model), image, audio)
+    return MAPS[kind].compute(encoder_of(model), image, audio)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.retrieval import RANKS, recall
+from avtool.model.encoder import encoder_of
 from avtool.model.heads import pool
 from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.tasks import Evaluation
@@ -82,7 +83,8 @@ def _embeddings(
 
 def _pairs(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Embeddings (B, D) of pictures and of sounds, each encoded with the other modality blank."""
-    seen, heard = pool(model.encoder(image, silence(audio))), pool(model.encoder(blank_frames(image), audio))
+    encoder = encoder_of(model)
+    seen, heard = pool(encoder(image, silence(audio))), pool(encoder(blank_frames(image), audio))
     pairs = {"own tokens": (seen.image, heard.audio), "fusion tokens": (seen.fusion, heard.fusion)}
     if isinstance(model, LocalizationModel) and model.encoding == UNIMODAL:
         pairs["projections"] = (model.patches(image, audio).mean(dim=1), model.sounds(image, audio))
