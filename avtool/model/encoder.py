@@ -146,7 +146,7 @@ class AudioVisualEncoder(nn.Module):
                     dim,
                     kind=fusion,
                     heads=heads,
-                    tokens=fusion_tokens,
+                    tokens=(fusion_tokens[0], fusion_tokens[1], fusion_tokens[2]),  # config.json has a list
                     attn_ratio=fusion_attn_ratio,
                     mlp_ratio=fusion_mlp_ratio,
                     drop_path=rates[layer],
