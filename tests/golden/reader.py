@@ -24,7 +24,7 @@ def folder() -> Path:
 
 
 def case_names() -> list[str]:
-    return sorted(path.stem for path in folder().glob("*.npz"))
+    return sorted(path.stem for path in folder().glob("*.json"))
 
 
 def normal(name: str, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:

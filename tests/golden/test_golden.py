@@ -91,6 +91,15 @@ def masks_of(case: reader.Case, model: MaskedAutoencoder):
     return model.masks(case.array("mask.image.noise"), case.array("mask.audio.noise"))
 
 
+def test_the_cases_of_this_repository_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AVTOOL_GOLDEN_DIR", raising=False)
+    names = reader.case_names()
+    assert names == [
+        f"small_{name}" for name in ("dense_mmi", "factorized_mmi", "factorized_mmi_layers_0_2", "token")
+    ]
+    assert all((reader.folder() / f"{name}.npz").is_file() for name in names)
+
+
 def test_published_keys_round_trip(case: reader.Case) -> None:
     fusion = PUBLISHED_FUSION[case.config["fusion"]]
     published = case.weights("avmae")
