@@ -104,6 +104,11 @@ A_DAY = 86_400.0
 """The longest step between windows, in seconds."""
 
 
+def every(words: str, usual: str) -> Any:
+    """``--every`` of a command that hears a clip in windows: what it means there, and what is usual."""
+    return typer.Option("--every", metavar="SECONDS", min=0.01, max=A_DAY, help=words, show_default=usual)
+
+
 def command_line() -> list[str]:
     """The command as it was typed, for the record of a run."""
     return ["avtool", *sys.argv[1:]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from avtool.tasks import Task
 
 T = TypeVar("T")
+_installed = cache(entry_points)  # one look at what is installed serves every table
 
 
 def resolve(place: str) -> Any:
@@ -41,7 +42,7 @@ class Table(Mapping[str, T], Generic[T]):
     def _places(self) -> dict[str, str]:
         """UsageError where a package gives an entry the name of another."""
         places = dict(self._shipped)
-        for point in entry_points(group=self.group):
+        for point in _installed().select(group=self.group):
             if places.setdefault(point.name, point.value) != point.value:
                 raise UsageError(
                     f"two packages have a {self.what} {point.name!r}: {places[point.name]} and {point.value}",

@@ -33,14 +33,14 @@ EPILOG = examples(
     next_command="avtool evaluate RUN --data DIR",
 )
 
-TRAINED = [name for name, task in TASKS.items() if task.training and task.section]
+FINETUNED = [name for name, task in TASKS.items() if task.finetuned]
 
 
 @guarded
 def finetune(
     task: Annotated[
         str,
-        typer.Argument(metavar="TASK", help=f"{', '.join(TRAINED)}.", show_default=False),
+        typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False),
     ],
     settings: Settings = None,
     *,
@@ -76,7 +76,7 @@ def finetune(
     """
     from avtool.errors import check_choice
 
-    check_choice("TASK", task, TRAINED)
+    check_choice("TASK", task, FINETUNED)
     begun = () if start is None else (f"init.model={start}",)
     training = Training.of(
         recipe, [*(settings or ()), *begun], data=data, out=out, resume=resume, seed=seed, task=task

@@ -274,7 +274,7 @@ class Train(Section):
 
 PRETRAIN = "pretrain"
 TRAINED = tuple(name for name, task in TASKS.items() if task.training)
-FINETUNED = tuple(name for name in TRAINED if name != PRETRAIN)
+FINETUNED = tuple(name for name, task in TASKS.items() if task.finetuned)
 """The tasks that a pretrained encoder is fine-tuned for; each has a section of its name."""
 
 

@@ -39,6 +39,11 @@ class Task:
     evaluated_by: str = ""
     command: str = ""
 
+    @property
+    def finetuned(self) -> bool:
+        """Whether a pretrained encoder is fine-tuned for it, as a section of its own in a recipe says."""
+        return bool(self.training and self.section)
+
     def settings(self) -> type[Section]:
         """The class of its section of a recipe."""
         return resolve(self.section)

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from avtool.commands import (
-    A_DAY,
     DASH_NOTE,
     Audio,
     Clips,
@@ -17,6 +16,7 @@ from avtool.commands import (
     Json,
     Model,
     Threads,
+    every,
     examples,
     guarded,
     print_json,
@@ -41,16 +41,7 @@ def classify(
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Classes to show.")] = 5,
     audio: Audio = None,
     model: Model = None,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.01,
-            max=A_DAY,
-            help="Seconds between windows of a long clip.",
-            show_default="half a window",
-        ),
-    ] = None,
+    every: Annotated[float | None, every("Seconds between windows of a long clip.", "half a window")] = None,
     device: Device = "auto",
     threads: Threads = None,
     json: Json = False,

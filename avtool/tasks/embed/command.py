@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from avtool.commands import (
-    A_DAY,
     DASH_NOTE,
     Audio,
     Clips,
@@ -16,6 +15,7 @@ from avtool.commands import (
     Force,
     Model,
     Threads,
+    every,
     examples,
     guarded,
     set_threads,
@@ -36,16 +36,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
     audio: Audio = None,
     model: Model = None,
-    every: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.01,
-            max=A_DAY,
-            help="Seconds between windows.",
-            show_default="one in the middle",
-        ),
-    ] = None,
+    every: Annotated[float | None, every("Seconds between windows.", "one in the middle")] = None,
     device: Device = "auto",
     threads: Threads = None,
     force: Force = False,
