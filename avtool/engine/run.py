@@ -324,7 +324,7 @@ class Run:
         views, chosen = self.task.evaluation_views(self.recipe, dataset, self.clips.held_out)
         few = spread_over(chosen, RECONSTRUCTED)
         (batch,) = batches_in_order(views, few, batch_size=len(few))
-        with self.autocast(), torch.compiler.set_stance("force_eager"):
+        with self.task.judged(), self.autocast(), torch.compiler.set_stance("force_eager"):
             picture = self.task.draw(
                 {name: value.to(self.device) for name, value in batch.items()},
                 [dataset.record(clip).id for clip in few],
@@ -348,7 +348,7 @@ class Run:
 
         # Two passes over other sizes are not worth compiling for.
         with self.autocast(), torch.compiler.set_stance("force_eager"):
-            return self.task.measure(
+            return self.task.validate(
                 lambda: batches(self.clips.held_out_of, self.clips.held_out),
                 lambda: batches(self.dataset, self.clips.training),
                 self.world,

@@ -1,9 +1,11 @@
 """What the engine asks of a task that is trained: a ``torch.nn.Module`` that gives the losses of a batch."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from avtool.config.schema import Recipe
@@ -61,6 +63,22 @@ class Training(nn.Module):
     ) -> tuple[FixedViews, np.ndarray]:
         """What ``measure`` looks at, of the held-out clips ``chosen``: views and the numbers to show of them."""
         return fixed_views(recipe, dataset), chosen
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """In evaluation mode and without gradients, as ``measure`` and ``draw`` are called."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(training)
+
+    def validate(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
+        """``measure``, in evaluation mode and without gradients."""
+        with self.judged():
+            return self.measure(held_out, reference, world)
 
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """Measures over held-out samples; ``reference``: the same views of clips that are trained on. Each process of

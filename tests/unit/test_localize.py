@@ -167,7 +167,7 @@ def test_what_is_measured_does_not_depend_on_the_batches(dataset, way: str) -> N
     views, chosen = task.evaluation_views(recipe, dataset, np.arange(len(dataset)))
 
     def measured(size: int) -> dict[str, float]:
-        return task.measure(
+        return task.validate(
             lambda: batches_in_order(views, chosen.tolist(), batch_size=size), lambda: iter(())
         )
 
@@ -184,12 +184,12 @@ def test_weights_are_chosen_by_the_share_of_sounds_that_a_frames_own_is_above(
         (torch.tensor([0.0]), torch.tensor([[2.0, 0.0]])),
     ]
     monkeypatch.setattr(task, "_paired_scores", lambda held_out: groups)
-    found = task.measure(lambda: iter(()), lambda: iter(()))
+    found = task.validate(lambda: iter(()), lambda: iter(()))
     assert found["score"] == pytest.approx((2 + 1.5 + 0) / 5)
     assert found["first"] == pytest.approx((1 + 1 / 2 + 0) / 3)
     assert found["floor"] == 0.5 and found["clips"] == 3
     groups[:] = [(torch.tensor([2.0]), torch.tensor([[2.0]]))]  # nothing to tell it from
-    assert task.measure(lambda: iter(()), lambda: iter(()))["score"] == 0.5
+    assert task.validate(lambda: iter(()), lambda: iter(()))["score"] == 0.5
 
 
 @pytest.mark.parametrize(("way", "encoding"), [("two-pass", "unimodal"), ("joint", "joint")])

@@ -17,7 +17,7 @@ from avtool.model.mae import Mask, Reconstruction
 from avtool.model.transformer import patchify
 from avtool.report.reconstructions import Example, draw_reconstructions
 from avtool.tasks.pretrain import train as pretrain
-from avtool.tasks.pretrain.train import Pretraining, as_pictures, evaluate_pretraining, filled_in
+from avtool.tasks.pretrain.train import Pretraining, as_pictures, filled_in
 from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
 
 
@@ -81,22 +81,23 @@ def _batch(count: int) -> dict[str, torch.Tensor]:
 
 def test_what_is_drawn_of_a_task_is_a_picture_and_leaves_it_as_it_was() -> None:
     task = Pretraining(load_recipe("tiny", SMALL)).train()
-    page = task.draw(_batch(3), ["a", "b", "c"])
+    with task.judged():
+        page, again = (task.draw(_batch(3), ["a", "b", "c"]) for _ in range(2))
     assert page.dtype == np.uint8 and page.shape[2] == 3 and task.training
     assert cv2.imencode(".png", page)[0]
-    assert np.array_equal(page, task.draw(_batch(3), ["a", "b", "c"]))
+    assert np.array_equal(page, again)
 
 
 def test_collapsed_fusion_tokens_have_no_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Pretraining(load_recipe("tiny", SMALL))
     batches = [_batch(12)]
-    healthy = evaluate_pretraining(task, lambda: batches, batches)
+    healthy = task.validate(lambda: batches, lambda: batches)
     assert 2 < healthy["effective_rank_fusion"] <= 11
     assert "effective rank of fusion tokens" in task.in_words(healthy)
     torch.nn.init.zeros_(task.model.encoder.fusion_norm.weight)
-    assert evaluate_pretraining(task, lambda: batches, batches)["effective_rank_fusion"] == 0
+    assert task.validate(lambda: batches, lambda: batches)["effective_rank_fusion"] == 0
     monkeypatch.setattr(pretrain, "RANKED_CLIPS", 4)
     torch.nn.init.ones_(task.model.encoder.fusion_norm.weight)
-    assert evaluate_pretraining(task, lambda: batches, batches)["effective_rank_fusion"] <= 3
+    assert task.validate(lambda: batches, lambda: batches)["effective_rank_fusion"] <= 3
     one = [_batch(1)]
-    assert "effective_rank_fusion" not in evaluate_pretraining(task, lambda: one, one)
+    assert "effective_rank_fusion" not in task.validate(lambda: one, lambda: one)

@@ -159,7 +159,7 @@ def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: 
     def batches(size: int):
         return lambda: batches_in_order(views, numbers.tolist(), batch_size=size)
 
-    large, small = task.measure(batches(8), batches(8)), task.measure(batches(3), batches(3))
+    large, small = task.validate(batches(8), batches(8)), task.validate(batches(3), batches(3))
     assert large == pytest.approx(small, rel=1e-5)
     assert large["clips"] == 8
     assert large["floor"] == pytest.approx(32 * 28 / 64**2, rel=0.02)

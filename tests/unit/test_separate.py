@@ -219,10 +219,10 @@ def test_what_is_measured_of_masks_that_are_right(data: Path, monkeypatch: pytes
 
         return batches_in_order(views, numbers.tolist(), batch_size=5)
 
-    untrained = task.measure(batches, batches)
+    untrained = task.validate(batches, batches)
     assert task.training
     monkeypatch.setattr(task_module, "mask_logits", oracle)
-    values = task.measure(batches, batches)
+    values = task.validate(batches, batches)
     assert values["sdr_improvement"] > 10 and values["exchanged"] < -5
     assert values["loss"] < untrained["loss"] and values["clips"] == len(clips) == 18
     assert abs(untrained["sdr_improvement"]) < 1 and untrained["floor"] == values["floor"]

@@ -146,12 +146,9 @@ class Classification(Training):
         image, audio = inputs_of(self.log_mel, other)
         return {"image": image, "audio": audio, "targets": self.targets(other["index"])}
 
-    @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: top-1, or mAP where clips have several classes, of the mean of the heads; each head's as
         ``score_HEAD``; ``floor``: what naming the commonest class, or a random order, gets; ``loss``; ``clips``."""
-        training = self.training
-        self.eval()
         logits: dict[str, list[Tensor]] = defaultdict(list)
         indices = []
         for batch in held_out():
@@ -159,7 +156,6 @@ class Classification(Training):
             for name, value in found._asdict().items():
                 logits[name].append(value.float())
             indices.append(batch["index"])
-        self.train(training)
         targets = self.targets(world.rows(indices).to(self.labels.device))
         whole = {name: world.rows(logits[name]).to(targets.device) for name in ClassLogits._fields}
         scores = {name: self._score(value, targets) for name, value in whole.items()}

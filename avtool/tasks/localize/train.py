@@ -138,7 +138,6 @@ class Localization(Training):
         )
         return scores.unflatten(0, (count, -1))
 
-    @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: the share of other sounds that a held-out frame scores below its own, ties by half, over all its
         pairs; ``floor``: by lot alone; ``first``: how often its own is above all others, ties by lot; ``clips``.
@@ -146,10 +145,7 @@ class Localization(Training):
 
         Weights are chosen by ``score``: over a few hundred clips, most of which share their class with some of the
         others, ``first`` is nearly all noise."""
-        training = self.training
-        self.eval()
         groups = list(self._paired_scores(held_out))
-        self.train(training)
         sums = dict.fromkeys(("above", "first", "pairs", "clips"), 0.0)
         for paired, scores in groups:
             own = paired.unsqueeze(1)

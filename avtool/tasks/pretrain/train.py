@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,14 +87,10 @@ class Pretraining(Training):
             *(reconstruction_loss(part.prediction, part.target) for part in parts)
         )
 
-    @torch.no_grad()
     def draw(self, batch: dict[str, Tensor], names: Sequence[str]) -> np.ndarray:
         """Masked input, prediction and target of each clip of ``batch``, uint8 (height, width, 3) RGB; masks as in
         ``measure``."""
-        training = self.training
-        self.eval()
         parts = self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])})
-        self.train(training)
         image, audio = self.inputs(batch)
         encoder = self.model.encoder
         grids = encoder.image_grid, encoder.audio_grid
@@ -111,8 +107,60 @@ class Pretraining(Training):
         return draw_reconstructions(examples, caption=CAPTION)
 
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
-        """See ``evaluate_pretraining``."""
-        return evaluate_pretraining(self, held_out, reference(), world)
+        """Measures over the clips of ``held_out``, whose batches also hold label int64 (B,), -1 for none.
+
+        ``loss_image``, ``loss_audio`` and their sum ``loss``: masked reconstruction, masks drawn from (seed, epoch 0,
+        index). ``floor``: what predicting each removed patch's mean would get on the same patches; ``share_of_floor``:
+        ``loss`` over it. ``knn_STREAM``: share of held-out clips whose nearest clip of ``reference``, by cosine of the
+        mean token, has the same label (k = 1); ``knn_floor``: share of the commonest label. ``clips``: how many.
+
+        ``effective_rank_fusion``: directions in which the clips' mean fusion tokens differ, of at most ``RANKED_CLIPS``
+        clips, where there are two. It falls to 0 where the fusion tokens say the same of every clip. Means, not the
+        single tokens: those differ from each other by what is learned of each, whatever the clip, and would hide that.
+        """
+        sums: dict[str, float] = defaultdict(float)
+        for batch in held_out():
+            count = len(batch["index"])
+            for name, part in zip(
+                ("image", "audio"),
+                self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])}),
+                strict=True,
+            ):
+                sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
+                mean = torch.zeros_like(part.prediction)
+                sums["floor"] += count * reconstruction_loss(mean, part.target).item()
+            sums["clips"] += count
+        sums = world.total(sums)
+        clips = sums.pop("clips")
+        result = {name: value / clips for name, value in sums.items()}
+        result["loss"] = result["loss_image"] + result["loss_audio"]
+        result["share_of_floor"] = result["loss"] / result["floor"]
+        queries, labels = self._mean_features(held_out(), world)
+        references, reference_labels = self._mean_features(reference(), world)
+        if clips > 1:
+            fusion = queries["fusion"]
+            result["effective_rank_fusion"] = effective_rank(fusion[:: math.ceil(clips / RANKED_CLIPS)])
+        known, usable = labels >= 0, reference_labels >= 0
+        if known.any() and usable.any():
+            for name, query in queries.items():
+                result[f"knn_{name}"] = nearest_neighbour_accuracy(
+                    query[known], labels[known], references[name][usable], reference_labels[usable]
+                )
+            result["knn_floor"] = labels[known].bincount().max().item() / known.sum().item()
+        return {**result, "clips": clips}
+
+    def _mean_features(
+        self, batches: Iterable[dict[str, Tensor]], world: World
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Mean tokens of whole clips, (N, D) for each stream, and their labels (N,), on the CPU: of those that all
+        processes of ``world`` were given."""
+        features: dict[str, list[Tensor]] = defaultdict(list)
+        labels = []
+        for batch in batches:
+            for name, mean in mean_tokens(self.model.encoder(*self.inputs(batch))).items():
+                features[name].append(mean.cpu())
+            labels.append(batch["label"].cpu())
+        return {name: world.rows(features[name]) for name in (*Tokens._fields, "all")}, world.rows(labels)
 
     @staticmethod
     def in_words(values: dict[str, float]) -> str:
@@ -157,72 +205,3 @@ def mean_tokens(tokens: Tokens) -> dict[str, Tensor]:
     means = {name: getattr(tokens, name).float().mean(dim=1) for name in Tokens._fields}
     means["all"] = torch.cat([nn.functional.normalize(mean, dim=1) for mean in means.values()], dim=1)
     return means
-
-
-@torch.no_grad()
-def mean_features(
-    task: Pretraining, batches: Iterable[dict[str, Tensor]], world: World = ALONE
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Mean tokens of whole clips, (N, D) for each stream, and their labels (N,), on the CPU: of those that all
-    processes of ``world`` were given."""
-    features: dict[str, list[Tensor]] = defaultdict(list)
-    labels = []
-    for batch in batches:
-        for name, mean in mean_tokens(task.model.encoder(*task.inputs(batch))).items():
-            features[name].append(mean.cpu())
-        labels.append(batch["label"].cpu())
-    return {name: world.rows(features[name]) for name in (*Tokens._fields, "all")}, world.rows(labels)
-
-
-@torch.no_grad()
-def evaluate_pretraining(
-    task: Pretraining,
-    held_out: Callable[[], Iterable[dict[str, Tensor]]],
-    reference: Iterable[dict[str, Tensor]],
-    world: World = ALONE,
-) -> dict[str, float]:
-    """Measures over the clips of ``held_out``, which the processes of ``world`` share; batches also hold label int64
-    (B,), -1 for none.
-
-    ``loss_image``, ``loss_audio`` and their sum ``loss``: masked reconstruction, masks drawn from (seed, epoch 0,
-    index). ``floor``: what predicting each removed patch's mean would get on the same patches; ``share_of_floor``:
-    ``loss`` over it. ``knn_STREAM``: share of held-out clips whose nearest clip of ``reference``, by cosine of the mean
-    token, has the same label (k = 1); ``knn_floor``: share of the commonest label. ``clips``: how many there were.
-
-    ``effective_rank_fusion``: directions in which the clips' mean fusion tokens differ, of at most ``RANKED_CLIPS``
-    clips, where there are two. It falls to 0 where the fusion tokens say the same of every clip. Means, not the single
-    tokens: those differ from each other by what is learned of each, whatever the clip, and would hide that.
-    """
-    training = task.training
-    task.eval()
-    sums: dict[str, float] = defaultdict(float)
-    for batch in held_out():
-        count = len(batch["index"])
-        for name, part in zip(
-            ("image", "audio"),
-            task.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])}),
-            strict=True,
-        ):
-            sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
-            mean = torch.zeros_like(part.prediction)
-            sums["floor"] += count * reconstruction_loss(mean, part.target).item()
-        sums["clips"] += count
-    sums = world.total(sums)
-    clips = sums.pop("clips")
-    result = {name: value / clips for name, value in sums.items()}
-    result["loss"] = result["loss_image"] + result["loss_audio"]
-    result["share_of_floor"] = result["loss"] / result["floor"]
-    queries, labels = mean_features(task, held_out(), world)
-    references, reference_labels = mean_features(task, reference, world)
-    task.train(training)
-    if clips > 1:
-        fusion = queries["fusion"]
-        result["effective_rank_fusion"] = effective_rank(fusion[:: math.ceil(clips / RANKED_CLIPS)])
-    known, usable = labels >= 0, reference_labels >= 0
-    if known.any() and usable.any():
-        for name, query in queries.items():
-            result[f"knn_{name}"] = nearest_neighbour_accuracy(
-                query[known], labels[known], references[name][usable], reference_labels[usable]
-            )
-        result["knn_floor"] = labels[known].bincount().max().item() / known.sum().item()
-    return {**result, "clips": clips}

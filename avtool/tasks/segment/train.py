@@ -110,12 +110,9 @@ class Segmentation(Training):
         loss = segmentation_loss(logits, masks)
         return loss + self.overlap * overlap_loss(logits, masks) if self.overlap else loss
 
-    @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: mIoU by ``avs-tpavi`` or ``avs-semantic``, and ``f``; ``floor``: mIoU of the best of ``blind``;
         ``loss``; ``clips``: how many frames there were."""
-        training = self.training
-        self.eval()
         found, guesses, sums = [], defaultdict(list), {"loss": 0.0, "clips": 0.0}
         for batch in held_out():
             logits = resized(self.model(*inputs_of(self.log_mel, batch)), EVALUATION_SIZE)
@@ -124,7 +121,6 @@ class Segmentation(Training):
             found.append(scores_of(logits, batch["mask"]))
             for name, guess in blind(logits).items():
                 guesses[name].append(scores_of(guess, batch["mask"]))
-        self.train(training)
         whole: dict[str, list[Scores]] = defaultdict(list)
         for of_process in world.gather({"": found, **guesses}):
             for name, parts in of_process.items():

@@ -128,13 +128,10 @@ class Separation(Training):
             return binary_masks(sources)
         return published_ratio_mask(sources, heard)
 
-    @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """Means over the sources of fixed mixtures, silent ones left out: ``sdr_improvement`` over the mixture in dB,
         ``exchanged`` the same with another source's picture, ``floor`` the SDR of the mixture itself; ``loss``;
         ``clips``, of which each is the first of a mixture."""
-        training = self.training
-        self.eval()
         scores, sums = [], {"loss": 0.0, "clips": 0.0}
         for batch in held_out():
             mixtures = mix(self.log_mel, batch)
@@ -146,7 +143,6 @@ class Separation(Training):
             itself = mixtures.mixture.unsqueeze(1).expand_as(found)
             rivals = torch.stack([found, found.roll(1, dims=1), itself], dim=1)
             scores.append(bss_eval(mixtures.waveforms, rivals).sdr.transpose(1, 2).flatten(0, 1))
-        self.train(training)
         own, exchanged, floor = world.rows(scores).t().contiguous()
         sums = world.total(sums)
         return {

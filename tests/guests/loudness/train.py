@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from avtool.config.schema import Recipe
@@ -49,7 +48,6 @@ class LoudnessTraining(Training):
         found = self.model(*inputs_of(self.log_mel, batch))
         return {"loss": (found - decibels(batch["waveform"])).abs().mean() / self.model.scale}
 
-    @torch.no_grad()
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         sums = {"error": 0.0, "clips": 0.0}
         for batch in held_out():
