@@ -17,6 +17,20 @@ def recordings(dataset: PreparedDataset) -> list[str]:
     return [dataset.recording(i) for i in range(len(dataset))]
 
 
+def labelled(
+    dataset: PreparedDataset, clips: np.ndarray | None = None, *, several: bool = False
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Those of ``clips`` (None: all) that have exactly one label, or with ``several`` at least one, int64 (N,); and how
+    many do not, by reason."""
+    clips = np.arange(len(dataset)) if clips is None else clips
+    counts = np.array([len(dataset.record(int(i)).label_ids) for i in clips], int)
+    left_out = {"without a label": int((counts == 0).sum())}
+    if not several:
+        left_out["with several labels"] = int((counts > 1).sum())
+    fits = counts >= 1 if several else counts == 1
+    return clips[fits], {reason: count for reason, count in left_out.items() if count}
+
+
 def ranks(names: Sequence[str], labels: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Of every clip, the rank of its recording among those of its class, and how many there are: int64 (N,) each.
 

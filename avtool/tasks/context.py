@@ -168,7 +168,7 @@ class Context:
             samples=len(recordings),
             recordings=len(set(recordings)),
             seed=self.seed,
-            left_out=left_out or {},
+            left_out={reason: count for reason, count in (left_out or {}).items() if count},
             data=self.part,
             notes=notes,
         )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from avtool.config.schema import Model, Recipe, Spectrogram
@@ -99,10 +98,3 @@ def drawn_views(
 def fixed_views(recipe: Recipe, dataset: PreparedDataset) -> EvaluationViews:
     """Evaluation views of the recipe's sizes."""
     return EvaluationViews(dataset, **view_size(recipe))
-
-
-def with_one_label(dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
-    """The clips with exactly one label, int64 (N,), and how many have none or several."""
-    counts = np.array([len(dataset.record(i).label_ids) for i in range(len(dataset))])
-    left_out = {"without a label": int((counts == 0).sum()), "with several labels": int((counts > 1).sum())}
-    return np.flatnonzero(counts == 1), {reason: count for reason, count in left_out.items() if count}

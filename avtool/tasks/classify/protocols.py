@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
+from avtool.data.parts import labelled
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
@@ -85,18 +86,13 @@ def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, i
     """The clips that a protocol can judge, ascending, and how many it cannot, by reason. ``several``: one of sets of
     labels; the others need exactly one, whatever is asked for beside them. DataError where none is left."""
     dataset = context.dataset
-    counts = np.array([len(dataset.record(int(i)).label_ids) for i in context.chosen])
-    fits = counts >= 1 if several else counts == 1
-    if not fits.any():
+    clips, left_out = labelled(dataset, context.chosen, several=several)
+    if not len(clips):
         raise DataError(
             f"no clip of split {dataset.split} of {dataset.folder} has {'a label' if several else 'exactly one label'}",
             hint="choose another --split, or --protocol mAP,AUC for clips with several labels",
         )
-    left_out = {
-        "without a label": int((counts == 0).sum()),
-        **({} if several else {"with several labels": int((counts > 1).sum())}),
-    }
-    return context.chosen[fits], {reason: count for reason, count in left_out.items() if count}
+    return clips, left_out
 
 
 def _check_head(context: Context) -> None:
@@ -163,8 +159,8 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
     ``usable``: the clips of ``reference`` that may be nearest, none of them among those judged. Windows of a clip are
     averaged as tokens.
     """
-    clips, left_out = _labelled(context.dataset, context.chosen)
-    others, _ = _labelled(reference, usable)
+    clips, left_out = labelled(context.dataset, context.chosen, several=True)
+    others, _ = labelled(reference, usable, several=True)
     if not len(clips) or not len(others):
         raise DataError(
             f"{context.dataset.folder} has no labelled clips to compare", hint="prepare data with labels"
@@ -200,12 +196,6 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         left_out=left_out,
     )
     return [table]
-
-
-def _labelled(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    has = np.array([dataset.label_id(int(i)) >= 0 for i in chosen], bool)
-    missing = int((~has).sum())
-    return chosen[has], {"without a label": missing} if missing else {}
 
 
 def _means(

@@ -11,6 +11,7 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
 from avtool.data.mixing import PartnerViews
+from avtool.data.parts import labelled
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import blank_frames, inputs_of, silence
@@ -23,7 +24,6 @@ from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
-    with_one_label,
 )
 from avtool.tasks.training import ALONE, Batches, Training
 
@@ -88,11 +88,7 @@ class Classification(Training):
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with a label; where a clip has one class, those with exactly one."""
-        usable, left_out = with_one_label(dataset)
-        if recipe.options.multi_label:
-            labelled = (labels_of(dataset)[:, 0] >= 0).numpy()
-            usable, none = np.flatnonzero(labelled), int((~labelled).sum())
-            left_out = {"without a label": none} if none else {}
+        usable, left_out = labelled(dataset, several=recipe.options.multi_label)
         if not len(usable):
             where = f"no clip of split {dataset.split} of {dataset.folder} has"
             if "with several labels" in left_out:

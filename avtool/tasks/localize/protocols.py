@@ -211,8 +211,7 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
             f"{dataset.folder}: no clip of split {dataset.split} has boxes to point at",
             hint="prepare data with boxes: avtool prepare synth",
         )
-    missing = len(chosen) - len(clips)
-    return np.stack(truths), np.array(clips), {"without a box": missing} if missing else {}
+    return np.stack(truths), np.array(clips), {"without a box": len(chosen) - len(clips)}
 
 
 def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:

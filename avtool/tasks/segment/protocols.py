@@ -110,8 +110,8 @@ def _frames(context: Context) -> Frames:
             )
         check_classes(dataset, clips)
     frames = masked_frames(dataset, clips.tolist())
-    without = len(context.chosen) - len(clips)
-    return Frames(frames, context.recordings(frames[:, 0]), {"without a mask": without} if without else {})
+    left_out = {"without a mask": len(context.chosen) - len(clips)}
+    return Frames(frames, context.recordings(frames[:, 0]), left_out)
 
 
 def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[np.ndarray | None, str]:
@@ -166,8 +166,8 @@ def _table(
     own = scores[MODEL_ROW]
     if isinstance(own, FrameScores):
         notes = [*notes, _compared(own)]
-        if protocol == "avs-published" and (empty := int(own.empty.sum())):
-            left_out["with frames that hold no object"] = empty
+        if protocol == "avs-published":
+            left_out["with frames that hold no object"] = int(own.empty.sum())
     else:
         summary = avs_semantic(own)
         notes = [*notes, f"{summary.classes} classes with the background; {summary.left_out} occur nowhere."]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.mixing import MixtureViews
+from avtool.data.parts import labelled
 from avtool.errors import DataError
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent
@@ -82,7 +83,7 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
             unit="dB",
             rows=rows,
             recordings=recordings,
-            left_out={**pairs.left_out, **{reason: count for reason, count in left_out.items() if count}},
+            left_out=pairs.left_out | left_out,
         )
     ]
 
@@ -98,15 +99,10 @@ def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pa
                 f"{dataset.folder}: no partner that a clip of split {dataset.split} names is there",
                 hint="choose another --split, or --split all",
             )
-        missing = {"whose partner is not there": len(named) - len(found)} if len(found) < len(named) else {}
+        missing = {"whose partner is not there": len(named) - len(found)}
         return Pairs(np.array(found, np.int64), "two clips, the pairs that the data names", missing)
-    counts = np.array([len(dataset.record(int(i)).label_ids) for i in chosen])
-    left_out = {"without a label": int((counts == 0).sum()), "with several labels": int((counts > 1).sum())}
-    return Pairs(
-        fixed_mixtures(dataset, chosen[counts == 1], 2, seed=seed),
-        "two clips of different classes",
-        {reason: count for reason, count in left_out.items() if count},
-    )
+    clips, left_out = labelled(dataset, chosen)
+    return Pairs(fixed_mixtures(dataset, clips, 2, seed=seed), "two clips of different classes", left_out)
 
 
 def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:

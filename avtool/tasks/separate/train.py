@@ -10,6 +10,7 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.mixing import MixtureViews, PartnerViews, draw_others
+from avtool.data.parts import labelled
 from avtool.data.views import draws
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
@@ -29,7 +30,6 @@ from avtool.tasks.settings import (
     drawn_views,
     encoder_settings,
     fixed_views,
-    with_one_label,
 )
 from avtool.tasks.training import ALONE, Batches, Training
 
@@ -95,7 +95,7 @@ class Separation(Training):
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with exactly one label: what else sounds in a clip would be nobody's."""
-        return with_one_label(dataset)
+        return labelled(dataset)
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
         """A random window, frame, crop and flip of a clip and of others of other classes; loudness stays as it is."""
