@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
 from avtool.clip import Clip, Window
+from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, as_batch, inputs_of
 from avtool.model.config import Config, read_model_config
@@ -31,10 +33,47 @@ Compute = Callable[[nn.Module, Tensor, Tensor], dict[str, Tensor]]
 Item = TypeVar("Item")
 
 
-def choose_model(model: Path | None, task: str | None = None) -> tuple[Path, Config]:
-    """The checkpoint folder that ``model`` (None: see ``avtool.places.find_model``) means and its config.json, once it
-    is said which it is, where it was found and what it was trained on. AvtoolError where it cannot be used, or is no
-    model of ``task``."""
+@dataclass(frozen=True)
+class Chosen:
+    """The model that is meant: its ``checkpoint`` folder, config.json and ``device``. Its weights are loaded when they
+    are first asked for, so that clips are looked at before."""
+
+    checkpoint: Path
+    config: Config
+    device: torch.device
+
+    @cached_property
+    def _loaded(self) -> tuple[nn.Module, LogMel]:
+        return load_model(self.checkpoint, device=self.device)[:2]
+
+    @property
+    def module(self) -> nn.Module:
+        """All of the model, on the device."""
+        return self._loaded[0]
+
+    @property
+    def log_mel(self) -> LogMel:
+        """Its spectrogram."""
+        return self._loaded[1]
+
+    def inputs(self, images: Sequence[np.ndarray], sounds: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """B frames uint8 (3, rows, columns) and sounds int16 (N,) as it takes them: (B, 3, H, W) and (B, 1, mels,
+        frames), float32."""
+        return inputs_of(self.log_mel, as_batch(images, sounds, self.device))
+
+    def check_finite(self, values: Tensor, what: str) -> Tensor:
+        """The ``values`` it gives, which are called ``what``. CheckpointError where one is not finite."""
+        if not values.isfinite().all():
+            raise CheckpointError(
+                f"{self.checkpoint} gives {what} that are not finite", hint="use an earlier checkpoint"
+            )
+        return values
+
+
+def choose_model(model: Path | None, *, device: str, task: str | None = None) -> Chosen:
+    """What ``model`` (None: see ``avtool.places.find_model``) means, once it is said which it is, where it was found
+    and what it was trained on. AvtoolError where it cannot be used, or is no model of ``task``."""
+    target = resolve_device(device)
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
     config = read_model_config(checkpoint)
@@ -42,7 +81,7 @@ def choose_model(model: Path | None, task: str | None = None) -> tuple[Path, Con
     if task is not None:
         TASKS[task].check_kind(config, checkpoint, otherwise=", or another --model")
     check_size(config, checkpoint)
-    return checkpoint, config
+    return Chosen(checkpoint, config, target)
 
 
 def _trained_on(checkpoint: Path) -> str:
@@ -86,12 +125,10 @@ class Clips:
                 f"--audio goes with one picture or clip, not with {len(self.clips)}", hint="name one clip"
             )
 
-    def compute(
-        self, checkpoint: Path, config: Config, device: torch.device, compute: Compute
-    ) -> Iterator[Computed]:
+    def compute(self, chosen: Chosen, compute: Compute) -> Iterator[Computed]:
         """What ``compute`` gives of each clip, one after the other. The weights are loaded once the first clip is found
         to be usable. CheckpointError where a result is not finite."""
-        loaded: tuple[nn.Module, LogMel] | None = None
+        config = chosen.config
         for path in self.clips:
             times: list[tuple[float, float]] = []
             parts: list[dict[str, np.ndarray]] = []
@@ -101,17 +138,12 @@ class Clips:
                         self.every, size=config.image_size, count=config.window, rate=config.rate
                     )
                     for some in batched(windows, WINDOWS_AT_ONCE):
-                        loaded = loaded or load_model(checkpoint, device=device)[:2]
                         times += [window.times for window in some]
-                        parts.append(_computed(loaded, some, device, compute))
+                        parts.append(_computed(chosen, some, compute))
             except (MediaError, UsageError, OSError) as error:
                 self._tell(path, error)
                 continue
             found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            if not all(np.isfinite(values).all() for values in found.values()):
-                raise CheckpointError(
-                    f"{checkpoint} gives numbers that are not finite", hint="use an earlier checkpoint"
-                )
             yield Computed(path, np.array(times), found)
 
     def _tell(self, clip: Path, error: Exception) -> None:
@@ -122,13 +154,12 @@ class Clips:
 
 
 @torch.no_grad()
-def _computed(
-    loaded: tuple[nn.Module, LogMel], windows: Sequence[Window], device: torch.device, compute: Compute
-) -> dict[str, np.ndarray]:
-    model, log_mel = loaded
-    batch = as_batch([one.image for one in windows], [one.waveform for one in windows], device)
-    image, audio = inputs_of(log_mel, batch)
-    return {name: value.float().cpu().numpy() for name, value in compute(model, image, audio).items()}
+def _computed(chosen: Chosen, windows: Sequence[Window], compute: Compute) -> dict[str, np.ndarray]:
+    inputs = chosen.inputs([one.image for one in windows], [one.waveform for one in windows])
+    results = compute(chosen.module, *inputs)
+    return {
+        name: chosen.check_finite(value, "numbers").float().cpu().numpy() for name, value in results.items()
+    }
 
 
 def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from avtool.errors import CheckpointError
 from avtool.files import atomic_file, json_text
+from avtool.progress import say
 
 CLASSES = "classes.json"
 
@@ -41,6 +42,14 @@ class ClassNames:
         if len(names) != count:
             raise _damaged(path, f"it names {len(names)} classes, the model has {count}")
         return cls(tuple(names), bool(several))
+
+    @classmethod
+    def of(cls, folder: Path, *, count: int) -> ClassNames:
+        """Those of a checkpoint of ``count`` classes; where it has none, it says so and they are numbered."""
+        found = cls.read(folder, count=count)
+        if found is None:
+            say(f"{folder} was saved without the names of its classes: they are numbered")
+        return found or cls(tuple(map(str, range(count))))
 
 
 def _damaged(path: Path, what: str) -> CheckpointError:

@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said_of(model: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    assert chosen.choose_model(model)[1] == CONFIG
+    assert chosen.choose_model(model, device="cpu").config == CONFIG
     return capsys.readouterr().err.splitlines()
 
 

@@ -372,7 +372,7 @@ def test_masks_of_ones_leave_nothing_over(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        inference, "window_masks", lambda module, log_mel, heard, guides: torch.ones(1, 32, len(heard) // 250)
+        inference, "window_masks", lambda chosen, heard, guides: torch.ones(1, 32, len(heard) // 250)
     )
     found = separate(clip(tmp_path / "x.mp4", tone(3)), out=tmp_path / "o", model=model)
     assert np.abs(found.sounds["rest"]).max() < 1e-5 < 0.4 < np.abs(found.sounds["guided"]).max()
@@ -438,7 +438,7 @@ def test_two_clips_are_mixed_and_found_again(
     fading = tone(2, frequency=2000) * np.linspace(4, 0, 2 * RATE, dtype=np.float32).clip(max=1)
     two = clip(tmp_path / "two.mp4", fading, seconds=2)
     monkeypatch.setattr(
-        inference, "window_masks", lambda module, log_mel, heard, guides: torch.ones(2, 32, len(heard) // 250)
+        inference, "window_masks", lambda chosen, heard, guides: torch.ones(2, 32, len(heard) // 250)
     )
     found = separate(one, other=two, out=tmp_path / "o", model=model)
     sounds = {

@@ -5,13 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from avtool.devices import resolve_device
-from avtool.model.config import Config
-from avtool.predict import Clips, Failed, choose_model
-from avtool.progress import say
+from avtool.predict import Chosen, Clips, Failed, choose_model
 from avtool.tasks.names import ClassNames
 
 
@@ -52,19 +48,15 @@ def classify(
     A clip that cannot be used is told to ``failed`` and left out, or raised where that is None. The weights are loaded
     once the first clip is found to be usable. AvtoolError where the model is no classifier.
     """
-    target = resolve_device(device)
-    checkpoint, config = choose_model(model, "classify")
-    chosen = Clips(clips, audio, every or config.window / config.rate / 2, failed)
-    return _classified(chosen, checkpoint, config, target)
+    chosen = choose_model(model, device=device, task="classify")
+    half = chosen.config.window / chosen.config.rate / 2
+    return _classified(Clips(clips, audio, every or half, failed), chosen)
 
 
-def _classified(clips: Clips, checkpoint: Path, config: Config, device: torch.device) -> Iterator[Classified]:
-    names = ClassNames.read(checkpoint, count=config.model["classes"])
-    if names is None:
-        say(f"{checkpoint} was saved without the names of its classes: they are numbered")
-        names = ClassNames(tuple(map(str, range(config.model["classes"]))))
+def _classified(clips: Clips, chosen: Chosen) -> Iterator[Classified]:
+    names = ClassNames.of(chosen.checkpoint, count=chosen.config.model["classes"])
     share = _sigmoid if names.several else _softmax
-    for clip, times, results in clips.compute(checkpoint, config, device, _logits):
+    for clip, times, results in clips.compute(chosen, _logits):
         logits = results["logits"].astype(np.float64)
         yield Classified(clip, names.names, share(logits.mean(axis=0)), times, share(logits))
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from avtool.devices import resolve_device
 from avtool.errors import MediaError
 from avtool.files import atomic_file, check_output
 from avtool.model.encoder import encoder_of
@@ -39,10 +38,8 @@ def embed(
     MediaError and no file. The weights are loaded once the first clip is found to be usable.
     """
     check_output(out, force=force, suffix=".npz", others=(*clips, audio))
-    chosen = Clips(clips, audio, every, failed)
-    target = resolve_device(device)
-    checkpoint, config = choose_model(model)
-    computed = list(chosen.compute(checkpoint, config, target, _tokens))
+    given = Clips(clips, audio, every, failed)
+    computed = list(given.compute(choose_model(model, device=device), _tokens))
     if not computed:
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")
     arrays: dict[str, Any] = {

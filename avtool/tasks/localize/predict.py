@@ -6,11 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from avtool.checkpoint import load_model
 from avtool.clip import Clip
-from avtool.devices import resolve_device
-from avtool.errors import CheckpointError, UsageError
-from avtool.features import as_batch, inputs_of
+from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
 from avtool.metrics.localization import upsampled
@@ -63,26 +60,19 @@ def localize(
     check_output(out, force=force, suffix=".png", others=(clip, audio))
     if raw is not None:
         check_output(raw, force=force, option="--raw", suffix=".npy", others=(clip, audio))
-    target = resolve_device(device)
     if map is not None and map not in EVERY:
         raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
     with Clip(clip, audio) as source:
         time = source.time(at)
-        checkpoint, config = choose_model(model)
-        waveform = source.sound_around(time, count=config.window, rate=config.rate)
+        chosen = choose_model(model, device=device)
+        waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
-        frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), config.image_size, whole_crop)
-    loaded, log_mel, _ = load_model(checkpoint, device=target)
-    kind = choose_map(loaded, map)
-    image, sound = inputs_of(log_mel, as_batch([seen], [waveform], target))
-    maps = localization_map(loaded, image, sound, kind=kind)
-    heat = upsampled(maps.cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
-    if not np.isfinite(heat).all():
-        raise CheckpointError(
-            f"{checkpoint} gives a map that is not finite", hint="use an earlier checkpoint"
-        )
-    kept = kept_localization(checkpoint, kind)
-    result = HeatMap(heat, frame, time, kind, checkpoint, kept.warning() if kept else "")
+        frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
+    kind = choose_map(chosen.module, map)
+    maps = localization_map(chosen.module, *chosen.inputs([seen], [waveform]), kind=kind)
+    heat = upsampled(chosen.check_finite(maps, "maps").cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
+    kept = kept_localization(chosen.checkpoint, kind)
+    result = HeatMap(heat, frame, time, kind, chosen.checkpoint, kept.warning() if kept else "")
     _write(result, out, raw, caption=_caption(result, clip, audio))
     return result
 

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from avtool.checkpoint import load_model
 from avtool.clip import Clip
-from avtool.devices import resolve_device
-from avtool.errors import CheckpointError, UsageError
-from avtool.features import as_batch, inputs_of
+from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
 from avtool.media import Form, Picture, resized, write_clip
-from avtool.model.config import Config
-from avtool.predict import batched, choose_model
-from avtool.progress import progress_bar, say, warn
+from avtool.predict import Chosen, batched, choose_model
+from avtool.progress import progress_bar, warn
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
 from avtool.tasks.names import ClassNames
@@ -32,8 +28,6 @@ FRAMES_AT_ONCE = 8
 VIDEO = ".mp4"
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Sample rates that AAC has; sound of another one is resampled to the first of them above it."""
-Masked = Callable[[Sequence[np.ndarray], Sequence[np.ndarray], tuple[int, int]], np.ndarray]
-"""Masks uint8 (B, H, W) in a given size of views, B frames uint8 (3, rows, columns) and sounds int16 (N,)."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,6 @@ def segment(
     used.
     """
     _check_outputs(out, overlay, at, inputs=(clip, audio), force=force)
-    target = resolve_device(device)
     whole_clip = out.suffix.lower() == VIDEO
     with Clip(clip, audio) as source:
         time = source.time(at)
@@ -81,59 +74,33 @@ def segment(
             raise UsageError(
                 f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
             )
-        chosen = _Chosen.of(model)
+        chosen = choose_model(model, device=device, task="segment")
+        names = _names(chosen)
         if whole_clip:
-            return _segment_clip(source, time, chosen, target, out=out)
+            return _segment_clip(source, time, chosen, names, out=out)
         sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
-        frame, seen = picture.rgb(), chosen.view(picture)
-    mask = chosen.load(target)([seen], [sound], frame.shape[:2])[0]
+        frame, seen = picture.rgb(), _view(chosen, picture)
+    mask = _masks(chosen, [seen], [sound], frame.shape[:2])[0]
     write_mask(out, mask, classes=chosen.config.model["classes"])
     if overlay is not None:
-        write_png(overlay, lay_over(frame, mask, names=chosen.labels))
-    counts = np.bincount(mask.reshape(-1), minlength=len(chosen.names))
-    return Found(_shares(counts, chosen.names), 1, chosen.checkpoint, mask, time)
+        write_png(overlay, lay_over(frame, mask, names=_written(names)))
+    counts = np.bincount(mask.reshape(-1), minlength=len(names))
+    return Found(_shares(counts, names), 1, chosen.checkpoint, mask, time)
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """A segmentation model before its weights are loaded, and the ``names`` of its masks' numbers."""
+@torch.no_grad()
+def _masks(
+    chosen: Chosen, images: Sequence[np.ndarray], sounds: Sequence[np.ndarray], size: tuple[int, int]
+) -> np.ndarray:
+    """Masks uint8 (B, H, W) in ``size`` of views, B frames uint8 (3, rows, columns) and sounds int16 (N,)."""
+    logits = chosen.check_finite(chosen.module(*chosen.inputs(images, sounds)), "masks")
+    return np.stack([_mask(one, size) for one in logits.split(1)])
 
-    checkpoint: Path
-    config: Config
-    names: tuple[str, ...]
 
-    @classmethod
-    def of(cls, model: Path | None) -> _Chosen:
-        """AvtoolError where ``model`` is not one."""
-        checkpoint, config = choose_model(model, "segment")
-        return cls(checkpoint, config, _names(config, checkpoint))
-
-    @property
-    def labels(self) -> Sequence[str]:
-        """The names that are written into a picture: none where there is but one."""
-        return self.names if len(self.names) > 2 else ()
-
-    def view(self, picture: Picture) -> np.ndarray:
-        """The whole frame as the model sees it: uint8 (3, rows, columns)."""
-        return shown(picture.rgb(SHORT_SIDE), self.config.image_size, whole_crop)
-
-    def load(self, device: torch.device) -> Masked:
-        """The loaded model, as views in and masks out."""
-        model, log_mel, _ = load_model(self.checkpoint, device=device)
-
-        @torch.no_grad()
-        def masks(
-            images: Sequence[np.ndarray], sounds: Sequence[np.ndarray], size: tuple[int, int]
-        ) -> np.ndarray:
-            logits = model(*inputs_of(log_mel, as_batch(images, sounds, device)))
-            if not logits.isfinite().all():
-                raise CheckpointError(
-                    f"{self.checkpoint} gives masks that are not finite", hint="use an earlier checkpoint"
-                )
-            return np.stack([_mask(one, size) for one in logits.split(1)])
-
-        return masks
+def _view(chosen: Chosen, picture: Picture) -> np.ndarray:
+    """The whole frame as the model sees it: uint8 (3, rows, columns)."""
+    return shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
 
 
 def _mask(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -164,16 +131,17 @@ def _check_outputs(
         check_output(overlay, force=force, option="--overlay", suffix=".png", others=(*inputs, out))
 
 
-def _names(config: Config, checkpoint: Path) -> tuple[str, ...]:
+def _names(chosen: Chosen) -> tuple[str, ...]:
     """What each number of a mask means."""
-    classes = config.model["classes"]
+    classes = chosen.config.model["classes"]
     if classes == 1:
         return "background", "sounding"
-    names = ClassNames.read(checkpoint, count=classes)
-    if names is None:
-        say(f"{checkpoint} was saved without the names of its classes: they are numbered")
-        return tuple(map(str, range(classes)))
-    return names.names
+    return ClassNames.of(chosen.checkpoint, count=classes).names
+
+
+def _written(names: tuple[str, ...]) -> Sequence[str]:
+    """The names that are written into a picture: none where there is but one."""
+    return names if len(names) > 2 else ()
 
 
 def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -181,15 +149,14 @@ def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device, *, out: Path) -> Found:
+def _segment_clip(clip: Clip, time: float, chosen: Chosen, names: tuple[str, ...], *, out: Path) -> Found:
     """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
-    count, rate, names = chosen.config.window, chosen.config.rate, chosen.names
+    count, rate = chosen.config.window, chosen.config.rate
     own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
     kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
     sound, kept = (one.waveform()[0] for one in clip.whole_sounds(Form(rate), Form(kept_rate)))
     clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
     clip.fresh_frame(time)
-    masks = chosen.load(device)
     fps = slower(clip.file.frame_rate())
     counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
 
@@ -198,7 +165,8 @@ def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device
         with progress_bar("segment", total=None, unit="frames") as bar:
             for part in batched(_even(clip.frames(fps), chosen), FRAMES_AT_ONCE):
                 starts = [window_around(round(time * rate), count, len(sound)) for _, _, time in part]
-                found = masks(
+                found = _masks(
+                    chosen,
                     [view for _, view, _ in part],
                     [fit_window(sound[start : start + count], count) for start in starts],
                     part[0][0].shape[:2],
@@ -206,7 +174,7 @@ def _segment_clip(clip: Clip, time: float, chosen: _Chosen, device: torch.device
                 counts += np.bincount(found.reshape(-1), minlength=len(names))
                 frames, last = frames + len(part), part[-1][2]
                 for (frame, _, _), mask in zip(part, found, strict=True):
-                    yield lay_over(frame, mask, names=chosen.labels)
+                    yield lay_over(frame, mask, names=_written(names))
                 bar.advance(len(part))
 
     kept = kept.astype(np.float32) / 32768
@@ -225,7 +193,7 @@ def slower(fps: float) -> float:
 
 
 def _even(
-    frames: Iterable[tuple[Picture, float]], chosen: _Chosen
+    frames: Iterable[tuple[Picture, float]], chosen: Chosen
 ) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
     """Frames of the first one's size, without a last row or column that would make them odd, which H.264 does not take;
     the same as the model sees them, and when."""
@@ -234,4 +202,4 @@ def _even(
         frame = picture.rgb()
         size = size or frame.shape[1::-1]
         height, width = (side - side % 2 for side in size[::-1])
-        yield resized(frame, size)[:height, :width], chosen.view(picture), time
+        yield resized(frame, size)[:height, :width], _view(chosen, picture), time

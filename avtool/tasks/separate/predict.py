@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from avtool.checkpoint import load_model
 from avtool.clip import Clip
-from avtool.devices import resolve_device
-from avtool.errors import CheckpointError, UsageError
-from avtool.features import LogMel, as_batch, inputs_of, to_float_waveform
+from avtool.errors import UsageError
+from avtool.features import LogMel, to_float_waveform
 from avtool.files import atomic_folder, check_output, json_text, printable
 from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
 from avtool.media import AS_IT_IS, Form, Picture, Track
 from avtool.metrics.separation import bss_eval
-from avtool.model.encoder import AudioVisualEncoder
-from avtool.predict import choose_model
+from avtool.predict import Chosen, choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.masks import Panel, render_masks
@@ -101,7 +98,6 @@ def separate(
     check_output(out, force=force, markers=(FACTS_JSON,))
     if box is not None and other is not None:
         raise UsageError("--box and --with do not go together", hint="leave one of them out")
-    target = resolve_device(device)
     with ExitStack() as files:
         clips = [files.enter_context(Clip(clip, audio))]
         time = clips[0].time(at)
@@ -112,17 +108,13 @@ def separate(
                     f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
                     hint="name another clip",
                 )
-        checkpoint, config = choose_model(model, "separate")
-        heard, tracks = _sounds(clips, config.rate)
+        chosen = choose_model(model, device=device, task="separate")
+        heard, tracks = _sounds(clips, chosen.config.rate)
         guides = [_guide(GUIDED, clips[0], time, box, fixed=at is not None)]
         guides += [_guide(OTHER, one, one.time(None), None) for one in clips[1:]]
-        module, log_mel, _ = load_model(checkpoint, device=target)
-        masks = _shared(window_masks(module, log_mel, heard.sum(axis=0, dtype=np.float32), guides))
-    track = tracks[0]
-    if not masks.isfinite().all():
-        raise CheckpointError(
-            f"{checkpoint} gives masks that are not finite", hint="use an earlier checkpoint"
-        )
+        masks = window_masks(chosen, heard.sum(axis=0, dtype=np.float32), guides)
+    track, log_mel = tracks[0], chosen.log_mel
+    masks = _shared(chosen.check_finite(masks, "masks"))
     mixture = np.stack([one.samples for one in tracks]).sum(axis=0)
     sources = masked_track(log_mel, mixture, masks, rate=track.rate)
     sounds = {guide.name: source for guide, source in zip(guides, sources, strict=True)}
@@ -133,7 +125,7 @@ def separate(
         rate=track.rate,
         masks={guide.name: mask.cpu().numpy() for guide, mask in zip(guides, masks, strict=True)},
         files=[*(out / f"{name}.wav" for name in written), out / MASKS_PNG, out / FACTS_JSON],
-        model=checkpoint,
+        model=chosen.checkpoint,
         sdr=_sdr(guides, tracks, mixture, sources) if other is not None else {},
     )
     picture = _picture(result, guides, log_mel, heard)
@@ -210,25 +202,22 @@ def _sounds(clips: Sequence[Clip], rate: int) -> tuple[np.ndarray, list[Track]]:
 
 
 @torch.no_grad()
-def window_masks(module: nn.Module, log_mel: LogMel, heard: np.ndarray, guides: Sequence[_Guide]) -> Tensor:
+def window_masks(chosen: Chosen, heard: np.ndarray, guides: Sequence[_Guide]) -> Tensor:
     """Masks (S, mels, frames) of the sound ``heard`` (N,) in units of int16, one a guide, from windows that overlap by
     half and fade into each other."""
-    encoder = module.encoder
-    assert isinstance(encoder, AudioVisualEncoder)
-    width = encoder.audio_grid[1] * encoder.patch_size
-    size = (encoder.image_grid[0] * encoder.patch_size, encoder.image_grid[1] * encoder.patch_size)
-    frames = max(1, len(heard) // log_mel.hop)
+    hop, rate = chosen.log_mel.hop, chosen.log_mel.sample_rate
+    width = chosen.config.window // hop
+    frames = max(1, len(heard) // hop)
     starts = window_starts(frames, width, width / 2, whole=True)
     parts: list[list[Tensor]] = [[] for _ in guides]
     with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             some = starts[first : first + WINDOWS_AT_ONCE]
-            windows = [_window(heard, start, width, log_mel.hop) for start in some]
-            middles = [(start + min(width, frames) / 2) * log_mel.hop / log_mel.sample_rate for start in some]
+            windows = [_window(heard, start, width, hop) for start in some]
+            middles = [(start + min(width, frames) / 2) * hop / rate for start in some]
             for guide, part in zip(guides, parts, strict=True):
-                images = [guide.seen(middle, size) for middle in middles]
-                views = inputs_of(log_mel, as_batch(images, windows, log_mel.filters.device))
-                part.extend(module(*views)[:, 0].float().sigmoid())
+                images = [guide.seen(middle, chosen.config.image_size) for middle in middles]
+                part.extend(chosen.module(*chosen.inputs(images, windows))[:, 0].float().sigmoid())
             bar.advance(len(some))
     return torch.stack([cross_fade(found, starts, frames) for found in parts])
 
