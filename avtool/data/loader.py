@@ -7,6 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -196,7 +197,8 @@ def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> I
     if workers:
         check_shared_memory(LEAST_ROOM)
     receiver = Receiver(batches.sender)
-    arriving = iter(_loader(batches, order, workers, pin_memory))
+    with _out_of_workers_reach():
+        arriving = iter(_loader(batches, order, workers, pin_memory))
     try:
         for item in _unless_lost(arriving):
             batch = item.unpacked() if isinstance(item, Parcel) else item
@@ -207,6 +209,19 @@ def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> I
         if workers and hasattr(signal, "SIGCHLD"):
             _end_workers(arriving)
     del receiver
+
+
+@contextmanager
+def _out_of_workers_reach() -> Iterator[None]:
+    """What there is now is no garbage to workers that are forked meanwhile: to free a filter graph of PyAV's is to wait
+    for threads that did not come by the fork."""
+    frozen = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not frozen:  # else it was the program's own wish
+            gc.unfreeze()
 
 
 def _unless_lost(arriving: Iterator[Any]) -> Iterator[Any]:
@@ -253,7 +268,6 @@ def _start_worker(worker: int) -> None:
     after its last step."""
     import cv2
 
-    gc.freeze()  # what came by the fork stays: to free a filter graph of PyAV's is to wait for threads that did not
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)

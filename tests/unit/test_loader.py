@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import os
 import signal
 from functools import partial
 from pathlib import Path
@@ -240,6 +242,41 @@ def test_workers_start_no_threads_of_their_own(dataset, tmp_path):
     order = [[(0, 0)]]
     list(loader._loader(loader._TrainingBatches(Spy(dataset, **VIEW, seed=0)), order, 1, False))
     assert path.read_text() == "1 1"
+
+
+class Garbage:
+    """A cycle that, once collected, leaves a file named after the process that did so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.itself = folder, self
+
+    def __del__(self) -> None:
+        (self.folder / str(os.getpid())).touch()
+
+
+def test_workers_free_nothing_that_was_there_before_them(dataset, tmp_path, monkeypatch):
+    """PyAV's filter graphs wait for threads that do not come by a fork: freed in a worker, they hang it."""
+    seed = torch.manual_seed
+
+    def collect(number: int) -> torch.Generator:  # what torch does first in a worker
+        gc.collect()
+        return seed(number)
+
+    def drawn() -> None:
+        view = EvaluationViews(dataset, **VIEW)
+        list(batches_in_order(view, [0, 1], batch_size=1, workers=2))
+
+    drawn()
+    monkeypatch.setattr(torch, "manual_seed", collect)
+    gc.disable()
+    try:
+        Garbage(tmp_path)
+        drawn()
+        assert list(tmp_path.iterdir()) == [] and gc.get_freeze_count() == 0
+        gc.collect()
+    finally:
+        gc.enable()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 @pytest.mark.parametrize("broken", [ConnectionResetError, EOFError])
