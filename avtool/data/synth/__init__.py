@@ -27,6 +27,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -81,7 +82,7 @@ def stems_of(scene: Scene) -> np.ndarray:
 
 def _rendered(folder: Path, clips: int, seed: int) -> Iterator[dict[str, str]]:
     """The rows of all clips in order, rendered by as many processes as pay off."""
-    render_one = partial(_render_number, folder, seed)
+    render_one = partial(_render_clip, folder, seed)
     processes = min(os.cpu_count() or 1, clips // CLIPS_PER_PROCESS)
     if processes < 2:
         yield from map(render_one, range(clips))
@@ -100,43 +101,36 @@ def _start_process() -> None:
     cv2.setNumThreads(0)
 
 
-def _render_number(folder: Path, seed: int, clip: int) -> dict[str, str]:
-    return _render_clip(folder, describe(seed, clip))
-
-
-def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
+def _render_clip(folder: Path, seed: int, clip: int) -> dict[str, str]:
     """Write one clip's files; return its row of the manifest."""
-    name = f"synth-{scene.clip:06d}"
+    name, scene = f"synth-{clip:06d}", describe(seed, clip)
     stage, stems = Stage(scene), stems_of(scene)
-    masks = stage.masks()
-    voices = [scene.things.index(thing) for thing in scene.sounding]
-    label_map = sum(
-        (masks[k].astype(np.uint8) * scene.things[k].voice for k in voices), np.zeros((SIZE, SIZE), np.uint8)
-    )
-    boxes = [[round(value, 5) for value in box_of(mask)] for mask in masks]
-    files = [f"stems/{name}.{k + 1}.wav" for k in range(len(stems))]
     media.write_clip(
         folder / f"clips/{name}.mp4",
-        stage.frames(),
+        (stage.frame(index) for index in range(FRAMES)),
         fps=FPS,
         waveform=(stems.sum(0) / 32768).astype(np.float32),
         sample_rate=SAMPLE_RATE,
     )
+    label_map = np.zeros((SIZE, SIZE), np.uint8)
+    view: list[dict[str, Any]] = []
+    for thing, mask in zip(scene.things, stage.masks(), strict=True):
+        label_map[mask] = thing.voice
+        box = [round(value, 5) for value in box_of(mask)]
+        view.append({"kind": thing.kind, "box": box, "sounding": thing.voice > 0})
     (folder / f"masks/{name}.png").write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
+    files = [f"stems/{name}.{k}.wav" for k in range(1, len(stems) + 1)]
     for file, stem in zip(files, stems, strict=True):
         sound = io.BytesIO()  # so that a full disk is an OSError
         soundfile.write(sound, stem, SAMPLE_RATE, format="WAV", subtype="PCM_16")
         (folder / file).write_bytes(sound.getvalue())
-    view = [
-        {"kind": thing.kind, "box": box, "sounding": bool(thing.voice)}
-        for thing, box in zip(scene.things, boxes, strict=True)
-    ]
+    sounding = [view[scene.things.index(thing)] for thing in scene.sounding]
     return {
         "id": name,
         "split": scene.split,
-        "label": ";".join(thing.kind for thing in scene.sounding),
+        "label": ";".join(shown["kind"] for shown in sounding),
         "video": f"clips/{name}.mp4",
-        "boxes": json_text([boxes[k] for k in voices]),
+        "boxes": json_text([shown["box"] for shown in sounding]),
         "mask": f"masks/{name}.png",
         "stems": json_text(files),
         "view": json_text(view),

@@ -1,7 +1,8 @@
 """A small drawing board with antialiased, shaded shapes; what the looks of the objects are drawn on.
 
-Coordinates: x to the right, y downwards, both in -1..1; colours are RGB in 0..1. Shapes are antialiased
-by OpenCV, on a board well above the size at which the object is shown: the reduction smooths again.
+Coordinates: x to the right, y downwards, both in -1..1, as arrays (N, 2) or as SVG writes points ("x,y x,y");
+colours are RGB in 0..1. Shapes are antialiased by OpenCV, on a board well above the size at which the object is
+shown: the reduction smooths again.
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,18 @@ _REACH = 0.94  # the part of the board that -1..1 covers
 
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float]
+Points = str | Sequence[Point] | np.ndarray
 
 
-def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> np.ndarray:
+def _array(points: Points) -> np.ndarray:
+    if isinstance(points, str):
+        points = [(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())]
+    return np.asarray(points, np.float64)
+
+
+def smooth(points: Points, *, closed: bool = True, steps: int = 8) -> np.ndarray:
     """A Catmull-Rom curve through ``points``: (len(points) * steps, 2) float64."""
-    p = np.asarray(points, np.float64)
+    p = _array(points)
     ring = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
     t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
     a, b, c, d = (ring[k : len(ring) - 3 + k, None] for k in range(4))
@@ -28,82 +36,86 @@ def smooth(points: Sequence[Point], *, closed: bool = True, steps: int = 8) -> n
     return curve.reshape(-1, 2)
 
 
-def mirrored(points: Sequence[Point]) -> list[Point]:
-    """A right-hand outline from top to bottom, closed by its mirror image."""
-    return [*points, *((-x, y) for x, y in reversed(points) if x != 0)]
+def mirrored(points: Points) -> np.ndarray:
+    """A right-hand outline from top to bottom, closed by its mirror image: (N, 2) float64."""
+    right = _array(points)
+    left = right[right[:, 0] != 0][::-1] * (-1, 1)
+    return np.concatenate([right, left])
 
 
 def rounded(x1: float, y1: float, x2: float, y2: float, radius: float) -> np.ndarray:
     """The outline of a rectangle with round corners: (32, 2) float64."""
-    turn = np.linspace(0, np.pi / 2, 8)
-    corners = [(x2, y2, 0), (x1, y2, 1), (x1, y1, 2), (x2, y1, 3)]
-    inset = {x1: x1 + radius, x2: x2 - radius, y1: y1 + radius, y2: y2 - radius}
-    return np.concatenate(
-        [
-            np.stack(
-                [
-                    inset[x] + radius * np.cos(turn + q * np.pi / 2),
-                    inset[y] + radius * np.sin(turn + q * np.pi / 2),
-                ],
-                1,
-            )
-            for x, y, q in corners
-        ]
-    )
+    left, top, right, bottom = x1 + radius, y1 + radius, x2 - radius, y2 - radius
+    centres = np.array([(right, bottom), (left, bottom), (left, top), (right, top)])
+    angle = np.linspace(0, np.pi / 2, 8) + np.arange(4)[:, None] * np.pi / 2
+    return (centres[:, None] + radius * np.stack([np.cos(angle), np.sin(angle)], -1)).reshape(-1, 2)
+
+
+def ellipse(
+    centre: Point, radii: Point | float, span: Point = (0, 360), tilt: float = 0, steps: int | None = None
+) -> np.ndarray:
+    """Part of an ellipse, (steps, 2) float64; angles in degrees, 0 to the right, 90 downwards."""
+    rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
+    angle = np.deg2rad(np.linspace(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1)))
+    x, y, t = rx * np.cos(angle), ry * np.sin(angle), np.deg2rad(tilt)
+    return np.stack([centre[0] + x * np.cos(t) - y * np.sin(t), centre[1] + x * np.sin(t) + y * np.cos(t)], 1)
+
+
+def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point]:
+    """The two ends of a line that points away from ``centre`` at ``angle``, in radians."""
+    return [(centre[0] + r * np.cos(angle), centre[1] + r * np.sin(angle)) for r in (inner, outer)]
 
 
 class Canvas:
-    """``rgba``: float32 (SIZE, SIZE, 4) with premultiplied alpha. ``turn`` rotates all drawn, in degrees."""
+    """``rgba``: float32 (SIZE, SIZE, 4) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
 
-    def __init__(self, *, turn: float = 0.0, pattern: np.ndarray | None = None) -> None:
+    ``pattern``, (SIZE, SIZE), multiplies the colour of what is ``textured``.
+    """
+
+    def __init__(self, pattern: np.ndarray | None = None) -> None:
         self.rgba = np.zeros((SIZE, SIZE, 4), np.float32)
+        self.turn = 0.0
         self._pattern = pattern
-        angle = np.deg2rad(turn)
-        self._spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-
-    def fill(self, points: np.ndarray | Sequence[Point], colour: Colour, **paint: Any) -> None:
-        """A filled polygon."""
-        pixels = self._pixels(points)
-        mask = np.zeros((SIZE, SIZE), np.uint8)
-        cv2.fillPoly(mask, [_fixed(pixels)], 255, cv2.LINE_AA, _SHIFT)
-        self._paint(mask, pixels, 1, colour, **paint)
 
     def disc(
-        self, centre: Point, radii: Point | float, colour: Colour, *, tilt: float = 0.0, **paint: Any
+        self,
+        centre: Point,
+        radii: Point | float,
+        colour: Colour,
+        shade: str = "soft",
+        tilt: float = 0,
+        **paint: Any,
     ) -> None:
         """A filled ellipse."""
-        self.fill(_arc(centre, radii, (0, 360), tilt)[:-1], colour, **paint)
+        self.fill(ellipse(centre, radii, tilt=tilt)[:-1], colour, shade, **paint)
 
-    def line(self, points: np.ndarray | Sequence[Point], width: float, colour: Colour, **paint: Any) -> None:
+    def line(self, points: Points, width: float, colour: Colour, shade: str = "soft", **paint: Any) -> None:
         """An open line with round ends."""
-        pixels = self._pixels(points)
-        thick = max(1, round(width * SIZE / 2 * _REACH))
-        mask = np.zeros((SIZE, SIZE), np.uint8)
-        cv2.polylines(mask, [_fixed(pixels)], False, 255, thick, cv2.LINE_AA, _SHIFT)
-        self._paint(mask, pixels, thick, colour, **paint)
+        self.fill(points, colour, shade, width=width, **paint)
 
-    def arc(
-        self, centre: Point, radii: Point | float, span: Point, width: float, colour: Colour, **paint: Any
-    ) -> None:
-        """A part of an ellipse as a line; angles in degrees, 0 to the right, 90 downwards."""
-        self.line(_arc(centre, radii, span, 0), width, colour, **paint)
-
-    def _pixels(self, points: np.ndarray | Sequence[Point]) -> np.ndarray:
-        return (np.asarray(points, np.float64) @ self._spin * _REACH + 1) * (SIZE / 2) - 0.5
-
-    def _paint(
+    def fill(
         self,
-        mask: np.ndarray,
-        pixels: np.ndarray,
-        grow: int,
+        points: Points,
         colour: Colour,
-        *,
         shade: str = "soft",
+        *,
+        width: float | None = None,
         alpha: float = 1.0,
         blur: float = 0.0,
         textured: bool = False,
     ) -> None:
-        """Lay ``colour`` over the board where ``mask`` is; ``shade`` is one of flat, soft, round and tube."""
+        """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
+        angle = np.deg2rad(self.turn)
+        spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
+        fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        if width is None:
+            grow = 1
+            cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+        else:
+            grow = max(1, round(width * SIZE / 2 * _REACH))
+            cv2.polylines(mask, [fixed], False, 255, grow, cv2.LINE_AA, _SHIFT)
         if blur:
             mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
             grow += round(blur * SIZE * 1.5)
@@ -122,25 +134,15 @@ class Canvas:
 
 def _shading(shade: str, height: int, width: int) -> np.ndarray:
     """Brightness of a shape over its box, light from the upper left: float32 (height, width) or (1, 1)."""
-    if shade == "flat":
-        return np.ones((1, 1), np.float32)
     u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    if shade == "round":
-        return 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2)
-    if shade == "tube":
-        return np.broadcast_to(1.16 - 0.42 * (u + 0.35) ** 2, (height, width))
-    if shade == "soft":
-        return 1.0 - 0.13 * (0.5 * u + v)
+    match shade:
+        case "flat":
+            return np.ones((1, 1), np.float32)
+        case "round":
+            return 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2)
+        case "tube":
+            return np.broadcast_to(1.16 - 0.42 * (u + 0.35) ** 2, (height, width))
+        case "soft":
+            return 1.0 - 0.13 * (0.5 * u + v)
     raise ValueError(f"unknown shade {shade!r}")
-
-
-def _arc(centre: Point, radii: Point | float, span: Point, tilt: float) -> np.ndarray:
-    rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
-    angle = np.deg2rad(np.linspace(*span, max(9, round((span[1] - span[0]) / 9) + 1)))
-    x, y, t = rx * np.cos(angle), ry * np.sin(angle), np.deg2rad(tilt)
-    return np.stack([centre[0] + x * np.cos(t) - y * np.sin(t), centre[1] + x * np.sin(t) + y * np.cos(t)], 1)
-
-
-def _fixed(pixels: np.ndarray) -> np.ndarray:
-    return np.round(pixels * 2**_SHIFT).astype(np.int32)

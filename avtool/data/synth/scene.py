@@ -5,14 +5,13 @@ depends on whether it sounds, so that no picture tells.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from avtool.data.synth.backgrounds import background
-from avtool.data.synth.objects import LOOKS, Colours, draw
+from avtool.data.synth.objects import LOOKS, draw
 
 KINDS = tuple(LOOKS)
 SIZE = 160  # pixels of the frame's side
@@ -65,14 +64,11 @@ class Scene:
         return np.random.default_rng([self.seed, self.clip, *purpose])
 
 
-def split_of(clip: int) -> tuple[str, int]:
-    """Every fifth clip is a test clip: the split and the clip's number within it."""
-    return ("test", clip // 5) if clip % 5 == 4 else ("train", clip // 5 * 4 + clip % 5)
-
-
 def describe(seed: int, clip: int) -> Scene:
-    """The scene of clip number ``clip``; classes take turns within each split, so that they are balanced."""
-    split, turn = split_of(clip)
+    """The scene of clip number ``clip``. Every fifth clip is a test clip; classes take turns within each split, so that
+    they are balanced."""
+    block, part = divmod(clip, 5)
+    split, turn = ("test", block) if part == 4 else ("train", block * 4 + part)
     rng = np.random.default_rng([seed, clip, 0])
     order = np.random.default_rng([seed, turn // len(KINDS), split == "test", 1]).permutation(len(KINDS))
     first = order[turn % len(KINDS)]
@@ -80,20 +76,9 @@ def describe(seed: int, clip: int) -> Scene:
     count = int(rng.integers(voices + 1, 5))
     others = rng.permutation(np.delete(np.arange(len(KINDS)), first))
     cast = [(KINDS[k], j + 1 if j < voices else 0) for j, k in enumerate([first, *others[: count - 1]])]
-    cast = [cast[j] for j in rng.permutation(count)]
+    shuffled = rng.permutation(count)
     centres, sides = _layout(rng, count)
-    things = [
-        Thing(
-            kind,
-            voice,
-            tuple(centre),
-            float(side),
-            rng.uniform(-16, 16),
-            bool(rng.random() < 0.5),
-            _sway(rng),
-        )
-        for (kind, voice), centre, side in zip(cast, centres.tolist(), sides, strict=True)
-    ]
+    things = (_thing(rng, *cast[j], *place) for j, *place in zip(shuffled, centres, sides, strict=True))
     return Scene(seed, clip, split, tuple(things))
 
 
@@ -110,14 +95,14 @@ def _layout(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarra
     return centres[best], sides[best]
 
 
-def _sway(rng: np.random.Generator) -> tuple[float, ...]:
+def _thing(rng: np.random.Generator, kind: str, voice: int, centre: np.ndarray, side: np.float64) -> Thing:
+    x, y = centre.tolist()
+    turn, flip = rng.uniform(-16, 16), bool(rng.random() < 0.5)
     amplitudes = rng.uniform((0.01, 0.01, 2, 0.01), (0.035, 0.035, 9, 0.05))
-    return tuple(
-        np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)]).tolist()
-    )
+    sway = np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)])
+    return Thing(kind, voice, (x, y), float(side), turn, flip, tuple(sway.tolist()))
 
 
-@dataclass(frozen=True)
 class _Sprite:
     """An object with its shadow, uint8.
 
@@ -125,10 +110,20 @@ class _Sprite:
     ``cover``: (h, w), the alpha of the object alone.
     """
 
-    thing: Thing
-    colours: Colours
-    image: np.ndarray
-    cover: np.ndarray
+    def __init__(self, thing: Thing, rng: np.random.Generator) -> None:
+        self.thing = thing
+        image = draw(thing.kind, rng)
+        scale = thing.side * SIZE * _SPRITE / max(image.shape[:2])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        if thing.flip:
+            image = image[:, ::-1]
+        fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
+        image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
+        cover = image[..., 3]
+        shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
+        through = (1 - cover) * (1 - 0.4 * shadow)
+        layers = np.rint(np.dstack([image[..., :3], through, cover]).clip(0, 1) * 255).astype(np.uint8)
+        self.image, self.cover = layers[..., :4].copy(), layers[..., 4].copy()
 
     def placed(self, t: float) -> tuple[np.ndarray, tuple[slice, slice]]:
         """The affine map (2, 3) from sprite to its window of the frame at time ``t``, and the window."""
@@ -151,12 +146,7 @@ class Stage:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.background = np.rint(background(scene.rng(2), SIZE) * 255).astype(np.uint8)
-        self._sprites = [_sprite(thing, scene.rng(3, KINDS.index(thing.kind))) for thing in scene.things]
-
-    @property
-    def colours(self) -> list[Colours]:
-        """The main colours of each object, in the order of ``scene.things``."""
-        return [sprite.colours for sprite in self._sprites]
+        self._sprites = [_Sprite(thing, scene.rng(3, KINDS.index(thing.kind))) for thing in scene.things]
 
     def frame(self, index: int) -> np.ndarray:
         """Frame ``index``: uint8 (SIZE, SIZE, 3) RGB."""
@@ -169,10 +159,6 @@ class Stage:
             cv2.multiply(part, through, dst=part, scale=1 / 255)
             cv2.add(part, cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), dst=part)
         return picture
-
-    def frames(self) -> Iterator[np.ndarray]:
-        """All frames of the clip."""
-        return (self.frame(index) for index in range(FRAMES))
 
     def masks(self, index: int = MIDDLE) -> np.ndarray:
         """Where each object is seen on a frame, what stands in front cut out: bool (things, SIZE, SIZE)."""
@@ -190,18 +176,3 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
     ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = mask.shape
     return xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height
-
-
-def _sprite(thing: Thing, rng: np.random.Generator) -> _Sprite:
-    image, colours = draw(thing.kind, rng)
-    scale = thing.side * SIZE * _SPRITE / max(image.shape[:2])
-    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    if thing.flip:
-        image = image[:, ::-1]
-    fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
-    image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
-    cover = image[..., 3]
-    shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
-    through = (1 - cover) * (1 - 0.4 * shadow)
-    layers = np.rint(np.dstack([image[..., :3], through, cover]).clip(0, 1) * 255).astype(np.uint8)
-    return _Sprite(thing, colours, layers[..., :4].copy(), layers[..., 4].copy())
