@@ -1,24 +1,152 @@
-"""What the objects look like: one drawing a kind, in colours and textures that do not depend on the kind."""
+"""What the objects look like: one drawing a kind, in colours and textures that do not depend on the kind.
+
+Drawings are made on a small board with antialiased, shaded shapes. Coordinates: x to the right, y downwards, both in
+-1..1, as arrays (N, 2) or as SVG writes points ("x,y x,y"); colours are RGB in 0..1. Shapes are antialiased by OpenCV,
+on a board well above the size at which the object is shown: the reduction smooths again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
 
-from avtool.data.synth.canvas import SIZE, Canvas, ellipse, mirrored, rounded, smooth, spoke
-
-PALETTE = (
-    np.array(
-        [
-            (228, 103, 88), (44, 150, 140), (234, 182, 78), (62, 98, 158), (134, 84, 132), (112, 162, 92),
-            (96, 168, 212), (224, 136, 160), (178, 82, 62), (226, 200, 156), (104, 120, 140), (238, 148, 76),
-            (148, 206, 178), (140, 124, 200),
-        ],
-        np.float32,
-    )
-    / 255
-)  # fmt: skip
+_HEX = "e46758 2c968c eab64e 3e629e 865484 70a25c 60a8d4 e088a0 b2523e e2c89c 68788c ee944c 94ceb2 8c7cc8"
+PALETTE = np.array([[*bytes.fromhex(colour)] for colour in _HEX.split()], np.float32) / 255
 INK = np.array([0.13, 0.13, 0.19], np.float32)
 CREAM = np.array([0.98, 0.96, 0.9], np.float32)
 WHITE = np.ones(3, np.float32)
+SIZE = 192  # pixels of the board's side
+_SHIFT = 4  # cv2's fractional bits
+_REACH = 0.94  # the part of the board that -1..1 covers
+
+Colour = Sequence[float] | np.ndarray
+Point = tuple[float, float]
+Points = str | Sequence[Point] | np.ndarray
+
+
+def _array(points: Points) -> np.ndarray:
+    if isinstance(points, str):
+        points = [(float(x), float(y)) for x, y in (pair.split(",") for pair in points.split())]
+    return np.asarray(points, np.float64)
+
+
+def smooth(points: Points, *, closed: bool = True, steps: int = 8) -> np.ndarray:
+    """A Catmull-Rom curve through ``points``: (len(points) * steps, 2) float64."""
+    p = _array(points)
+    ring = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([p[:1], p, p[-1:]])
+    t = np.linspace(0, 1, steps, endpoint=False)[None, :, None]
+    a, b, c, d = (ring[k : len(ring) - 3 + k, None] for k in range(4))
+    curve = b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    return curve.reshape(-1, 2)
+
+
+def mirrored(points: Points) -> np.ndarray:
+    """A right-hand outline from top to bottom, closed by its mirror image: (N, 2) float64."""
+    right = _array(points)
+    left = right[right[:, 0] != 0][::-1] * (-1, 1)
+    return np.concatenate([right, left])
+
+
+def rounded(x1: float, y1: float, x2: float, y2: float, radius: float) -> np.ndarray:
+    """The outline of a rectangle with round corners: (32, 2) float64."""
+    left, top, right, bottom = x1 + radius, y1 + radius, x2 - radius, y2 - radius
+    centres = np.array([(right, bottom), (left, bottom), (left, top), (right, top)])
+    angle = np.linspace(0, np.pi / 2, 8) + np.arange(4)[:, None] * np.pi / 2
+    return (centres[:, None] + radius * np.stack([np.cos(angle), np.sin(angle)], -1)).reshape(-1, 2)
+
+
+def ellipse(
+    centre: Point, radii: Point | float, span: Point = (0, 360), tilt: float = 0, steps: int | None = None
+) -> np.ndarray:
+    """Part of an ellipse, (steps, 2) float64; angles in degrees, 0 to the right, 90 downwards."""
+    rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
+    angle = np.deg2rad(np.linspace(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1)))
+    x, y, t = rx * np.cos(angle), ry * np.sin(angle), np.deg2rad(tilt)
+    return np.stack([centre[0] + x * np.cos(t) - y * np.sin(t), centre[1] + x * np.sin(t) + y * np.cos(t)], 1)
+
+
+def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point]:
+    """The two ends of a line that points away from ``centre`` at ``angle``, in radians."""
+    return [(centre[0] + r * np.cos(angle), centre[1] + r * np.sin(angle)) for r in (inner, outer)]
+
+
+class Canvas:
+    """``rgba``: float32 (SIZE, SIZE, 4) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
+
+    ``pattern``, (SIZE, SIZE), multiplies the colour of what is ``textured``.
+    """
+
+    def __init__(self, pattern: np.ndarray) -> None:
+        self.rgba = np.zeros((SIZE, SIZE, 4), np.float32)
+        self.turn = 0.0
+        self._pattern = pattern
+
+    def disc(
+        self,
+        centre: Point,
+        radii: Point | float,
+        colour: Colour,
+        shade: str = "soft",
+        tilt: float = 0,
+        **paint: Any,
+    ) -> None:
+        """A filled ellipse."""
+        self.fill(ellipse(centre, radii, tilt=tilt)[:-1], colour, shade, **paint)
+
+    def line(self, points: Points, width: float, colour: Colour, shade: str = "soft", **paint: Any) -> None:
+        """An open line with round ends."""
+        self.fill(points, colour, shade, width=width, **paint)
+
+    def fill(
+        self,
+        points: Points,
+        colour: Colour,
+        shade: str = "soft",
+        *,
+        width: float | None = None,
+        alpha: float = 1.0,
+        blur: float = 0.0,
+        textured: bool = False,
+    ) -> None:
+        """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
+        angle = np.deg2rad(self.turn)
+        spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
+        fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
+        mask = np.zeros((SIZE, SIZE), np.uint8)
+        if width is None:
+            grow = 1
+            cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+        else:
+            grow = max(1, round(width * SIZE / 2 * _REACH))
+            cv2.polylines(mask, [fixed], False, 255, grow, cv2.LINE_AA, _SHIFT)
+        if blur:
+            mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
+            grow += round(blur * SIZE * 1.5)
+        x1, y1 = np.clip(np.floor(pixels.min(0)).astype(int) - grow, 0, SIZE - 1)
+        x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, SIZE)
+        place = np.s_[y1:y2, x1:x2]
+        rgb = np.asarray(colour, np.float32) * _shading(shade, y2 - y1, x2 - x1)[..., None]
+        if textured:
+            rgb = rgb * self._pattern[place][..., None]
+        cover = mask[place].astype(np.float32)[..., None] * (alpha / 255)
+        board = self.rgba[place]
+        board *= 1 - cover
+        board[..., :3] += np.minimum(rgb, 1) * cover
+        board[..., 3:] += cover
+
+
+def _shading(shade: str, height: int, width: int) -> np.ndarray:
+    """Brightness of a shape over its box, light from the upper left: float32, broadcasts to (height, width)."""
+    u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    return {
+        "flat": np.ones_like(u),
+        "soft": 1.0 - 0.13 * (0.5 * u + v),
+        "round": 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2),
+        "tube": 1.16 - 0.42 * (u + 0.35) ** 2,
+    }[shade]
 
 
 def pick_colours(rng: np.random.Generator) -> np.ndarray:
@@ -35,32 +163,29 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     body, accent = pick_colours(rng)
     canvas = Canvas(_pattern(rng))
     LOOKS[kind](canvas, body, accent, rng)
-    rgba = _outlined(canvas.rgba)
+    cover = canvas.rgba[..., 3:]
+    line = cv2.dilate(
+        cover, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    )  # thin and dark, around all
+    line = cv2.GaussianBlur(line, (0, 0), 0.8)[..., None] * (1 - cover)
+    rgba = canvas.rgba + line * np.append(INK, 1).astype(np.float32)
     seen = rgba[..., 3] > 0.5
     ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     return rgba[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
 
 
-def _pattern(rng: np.random.Generator) -> np.ndarray | None:
+def _pattern(rng: np.random.Generator) -> np.ndarray:
     """A texture that multiplies the body's colour: stripes, dots, grain, or none."""
     y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
     angle, pitch, depth = rng.uniform(0, np.pi), rng.uniform(30, 60), rng.uniform(0.06, 0.2)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    match rng.integers(4):
-        case 0:
-            return 1 - depth * (0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1))
-        case 1:
-            return 1 - depth * np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1)
-        case 2:
-            return 1 - depth * (0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across)))
-    return None
-
-
-def _outlined(rgba: np.ndarray) -> np.ndarray:
-    """A thin dark line around the object."""
-    edge = cv2.dilate(rgba[..., 3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5)))
-    edge = cv2.GaussianBlur(edge, (0, 0), 0.8)[..., None] * (1 - rgba[..., 3:])
-    return rgba + edge * np.append(INK, 1).astype(np.float32)
+    textures = (
+        0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1),
+        np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1),
+        0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across)),
+        np.zeros_like(x),
+    )
+    return 1 - depth * textures[int(rng.integers(4))]
 
 
 def guitar(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generator) -> None:
@@ -239,6 +364,4 @@ def clock(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Genera
     c.disc(middle, 0.07, accent, "flat")
 
 
-LOOKS = {
-    look.__name__: look for look in (guitar, pan_pipes, bell, drum, kettle, bird, singer, car, tap, clock)
-}
+LOOKS = {f.__name__: f for f in (guitar, pan_pipes, bell, drum, kettle, bird, singer, car, tap, clock)}

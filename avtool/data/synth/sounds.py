@@ -155,10 +155,8 @@ def kettle(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Steam: turbulent noise that hisses in a broad band, sputtering."""
     centre, width = rng.uniform(2800, 5000), rng.uniform(1500, 3500)
     noise = rng.normal(size=samples)
-    low, high = (
-        _resonant(_resonant(noise, 0, band), 0, band)
-        for band in ((centre * 0.85, width, 1), (centre * 1.25, width, 1))
-    )
+    bands = (centre * 0.85, width, 1), (centre * 1.25, width, 1)
+    low, high = (_resonant(_resonant(noise, 0, band), 0, band) for band in bands)
     sweep = 0.5 + 0.5 * _drift(rng, samples, 1.5)
     sputter = np.exp(0.9 * _drift(rng, samples, rng.uniform(8, 20)) + 0.7 * _drift(rng, samples, 1.5))
     yield 0, (low * (1 - sweep) + high * sweep) * sputter
@@ -241,6 +239,4 @@ def clock(rng: np.random.Generator, samples: int) -> Iterator[Note]:
         yield at + 0.012, 0.4 * tick
 
 
-MAKERS = {
-    maker.__name__: maker for maker in (guitar, pan_pipes, bell, drum, kettle, bird, singer, car, tap, clock)
-}
+MAKERS = {f.__name__: f for f in (guitar, pan_pipes, bell, drum, kettle, bird, singer, car, tap, clock)}
