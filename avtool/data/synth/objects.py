@@ -22,6 +22,7 @@ _REACH = 0.94  # the part of the board that -1..1 covers
 
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float]
+Radii = Point | float
 Points = str | Sequence[Point] | np.ndarray
 
 
@@ -57,7 +58,7 @@ def rounded(x1: float, y1: float, x2: float, y2: float, radius: float) -> np.nda
 
 
 def ellipse(
-    centre: Point, radii: Point | float, span: Point = (0, 360), tilt: float = 0, steps: int | None = None
+    centre: Point, radii: Radii, span: Point = (0, 360), tilt: float = 0, steps: int = 0
 ) -> np.ndarray:
     """Part of an ellipse, (steps, 2) float64; angles in degrees, 0 to the right, 90 downwards."""
     rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
@@ -82,17 +83,9 @@ class Canvas:
         self.turn = 0.0
         self._pattern = pattern
 
-    def disc(
-        self,
-        centre: Point,
-        radii: Point | float,
-        colour: Colour,
-        shade: str = "soft",
-        tilt: float = 0,
-        **paint: Any,
-    ) -> None:
+    def disc(self, centre: Point, radii: Radii, colour: Colour, shade: str = "soft", **paint: Any) -> None:
         """A filled ellipse."""
-        self.fill(ellipse(centre, radii, tilt=tilt)[:-1], colour, shade, **paint)
+        self.fill(ellipse(centre, radii)[:-1], colour, shade, **paint)
 
     def line(self, points: Points, width: float, colour: Colour, shade: str = "soft", **paint: Any) -> None:
         """An open line with round ends."""
@@ -163,11 +156,9 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     body, accent = pick_colours(rng)
     canvas = Canvas(_pattern(rng))
     LOOKS[kind](canvas, body, accent, rng)
-    cover = canvas.rgba[..., 3:]
-    line = cv2.dilate(
-        cover, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    )  # thin and dark, around all
-    line = cv2.GaussianBlur(line, (0, 0), 0.8)[..., None] * (1 - cover)
+    # a thin dark line around all of it
+    cover, pen = canvas.rgba[..., 3:], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8)[..., None] * (1 - cover)
     rgba = canvas.rgba + line * np.append(INK, 1).astype(np.float32)
     seen = rgba[..., 3] > 0.5
     ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
@@ -263,7 +254,7 @@ def kettle(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Gener
     c.disc((-0.1, -0.2), (0.36, 0.1), body * 0.75)
     c.disc((-0.1, -0.25), (0.3, 0.09), body * 1.1)
     c.disc((-0.1, -0.36), 0.09, accent, "round")
-    c.disc((-0.42, 0.2), (0.09, 0.22), WHITE, tilt=20, alpha=0.6, blur=0.02)
+    c.fill(ellipse((-0.42, 0.2), (0.09, 0.22), tilt=20)[:-1], WHITE, alpha=0.6, blur=0.02)
 
 
 def bird(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generator) -> None:
@@ -274,7 +265,7 @@ def bird(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generat
     c.fill("0.66,-0.58 0.98,-0.42 0.66,-0.3", (0.95, 0.68, 0.25))
     outline = "0.36,-0.84 0.66,-0.72 0.74,-0.42 0.62,0.1 0.4,0.52 0,0.7 -0.4,0.56 -0.58,0.26 -0.3,0 0,-0.3 0.1,-0.68"
     c.fill(smooth(outline), body, "round", textured=True)
-    c.disc((0.3, 0.2), (0.2, 0.32), CREAM, tilt=25, alpha=0.75, blur=0.02)
+    c.fill(ellipse((0.3, 0.2), (0.2, 0.32), tilt=25)[:-1], CREAM, alpha=0.75, blur=0.02)
     c.fill(smooth("0.14,-0.16 0.24,0.16 -0.06,0.42 -0.7,0.36 -0.36,0.12"), accent)
     for j in range(3):
         c.line([(0.0 - 0.1 * j, 0.04 + 0.1 * j), (-0.42 + 0.02 * j, 0.22 + 0.07 * j)], 0.03, accent * 0.7)
