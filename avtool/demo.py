@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from avtool import __version__, places
 from avtool.data.dataset import PreparedDataset
@@ -232,9 +232,8 @@ def _print(made: Demo, *, small: bool) -> None:
     if small:
         note += " A small demo: few clips and steps, these numbers mean nothing."
     title = f"{result.protocol} on held-out clips: {result.data}, split {result.split}, n = {result.clips}"
-    table = Table(title=title, caption=note, title_justify="left", caption_justify="left")
-    table.add_column("map")
-    table.add_column("points to what sounds", justify="right")
+    columns = "map", Column("points to what sounds", justify="right")
+    table = Table(*columns, title=title, caption=note, title_justify="left", caption_justify="left")
     table.add_row(f"{result.kind} map of the model", f"{result.score:.1%} ± {result.error:.1%}")
     for name, share in result.controls().items():
         table.add_row(name, f"{share:.1%}")

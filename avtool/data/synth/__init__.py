@@ -21,7 +21,7 @@ The folder:
 import csv
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -222,9 +222,11 @@ def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], Non
         (folder / name).mkdir(parents=True, exist_ok=True)
     render_one = partial(_render_clip, folder, seed)
     jobs = min(workers.cores(), clips // CLIPS_PER_PROCESS)
-    here = ((clip, render_one(clip)) for clip in range(clips))
+    done: Iterable[tuple[int, Any]] = ((clip, render_one(clip)) for clip in range(clips))
+    if jobs > 1:
+        done = workers.run_all(render_one, range(clips), jobs=jobs)
     rows = {}
-    for clip, row in workers.run_all(render_one, range(clips), jobs=jobs) if jobs > 1 else here:
+    for clip, row in done:
         if isinstance(row, workers.Crash):
             raise AvtoolError(
                 f"{workers.ATTEMPTS} processes that rendered clip {clip} died, the last {row.how}",
