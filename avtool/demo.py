@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from avtool import __version__, places
 from avtool.data.dataset import PreparedDataset
@@ -87,12 +87,16 @@ def demo(
     """
     out, size = out or places.demo_folder(), SMALL if small else FULL
     there = _check(out, force=force)
-    facts = {"command": [*command], "avtool": __version__, "seed": seed, **asdict(size)}
-    note = _Note(out / DEMO_JSON, facts | {"finished": False}, there)
+    facts = {"command": [*command], "avtool": __version__, "seed": seed, **asdict(size), "finished": False}
+    note = _Note(out / DEMO_JSON, facts, there)
     out.mkdir(parents=True, exist_ok=True)
     try:
         note.write()  # before anything goes, so that what is left of it is still known
-        _remove(out, there)
+        for path in (out / name for name in there):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         note.made.clear()
         made = _make(out, size, note, device=device, seed=seed, threads=threads)
     except BaseException:
@@ -117,44 +121,37 @@ class _Note:
         self.write()
 
     def write(self) -> None:
+        text = json_text({**self.facts, "made": self.made}, indent=2) + "\n"
         with atomic_file(self.path) as partial:
-            partial.write_text(
-                json_text({**self.facts, "made": self.made}, indent=2) + "\n", encoding="utf-8"
-            )
-
-    @classmethod
-    def read(cls, path: Path) -> _Note:
-        """AvtoolError where it is broken."""
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            return cls(path, facts, [*facts.pop("made")])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AvtoolError(
-                f"{path} is broken, and nothing else says what a demo made there",
-                hint="choose another --out, or remove the folder yourself",
-            ) from error
+            partial.write_text(text, encoding="utf-8")
 
 
 def _check(out: Path, *, force: bool) -> list[str]:
     """What an earlier demo made in ``out``. UsageError where it is not for a demo to write in, or holds such things and
-    ``force`` is not given."""
-    before = (f"{RUNS[-1]}/{RUN_JSON}",) if _is_of_before(out) else ()
+    ``force`` is not given; AvtoolError where its demo.json is broken."""
+    note, before = out / DEMO_JSON, (f"{RUNS[-1]}/{RUN_JSON}",) if _is_of_before(out) else ()
     check_output(out, force=True, markers=(DEMO_JSON, *before))
     there = [name for name in (UNFINISHED, *MADE) if os.path.lexists(out / name)]
     if before:
-        note = _Note(out / DEMO_JSON, {"finished": {*MADE} <= {*there}}, [*MADE])
-    elif (out / DEMO_JSON).exists():
-        note = _Note.read(out / DEMO_JSON)
-    else:
+        made, finished = MADE, {*MADE} <= {*there}
+    elif not note.exists():
         return []
-    if others := [name for name in there if name not in note.made and name != UNFINISHED]:
+    else:
+        try:
+            facts = json.loads(note.read_text(encoding="utf-8"))
+            made, finished = tuple(facts["made"]), facts.get("finished")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AvtoolError(
+                f"{note} is broken, and nothing else says what a demo made there",
+                hint="choose another --out, or remove the folder yourself",
+            ) from error
+    if others := [name for name in there if name not in made and name != UNFINISHED]:
         raise UsageError(
             f"{out / others[0]} is there, and no demo made it", hint="choose another --out, or move it away"
         )
     if there and not force:
-        which = "a" if note.facts.get("finished") else "an unfinished"
         raise UsageError(
-            f"{out} holds what {which} demo made: {', '.join(there)}",
+            f"{out} holds what {'a' if finished else 'an unfinished'} demo made: {', '.join(there)}",
             hint="add --force to replace that and nothing else, or choose another --out",
         )
     return there
@@ -167,14 +164,6 @@ def _is_of_before(out: Path) -> bool:
     commands = (read_run_facts(out / name).get("command", ()) for name in RUNS)
     settings = FULL.pretrain, FULL.localize
     return all({*wanted} <= {*command} for wanted, command in zip(settings, commands, strict=True))
-
-
-def _remove(out: Path, names: Sequence[str]) -> None:
-    for path in (out / name for name in names):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
 
 
 def _leave(out: Path, note: _Note) -> None:
@@ -194,24 +183,25 @@ def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads
     tensors += ["--threads", str(threads)] if threads is not None else []
     seeded = ["--seed", str(seed)]
     note.begin(data.name)
-    _run(["prepare", "synth", "--out", str(data), "--clips", str(size.clips), *seeded])
+    _run("prepare", "synth", "--out", data, "--clips", size.clips, *seeded)
     note.begin(run.name)
-    pretrain = ["pretrain", "--recipe", "tiny", "--data", str(data), "--out", str(run)]
-    _run([*pretrain, *seeded, *tensors, *size.pretrain])
+    pretrain = "pretrain", "--recipe", "tiny", "--data", data, "--out", run
+    _run(*pretrain, *seeded, *tensors, *size.pretrain)
     note.begin(localizer.name)
-    finetune = ["finetune", "localize", "--recipe", "tiny-localize", "--from", str(run), "--data", str(data)]
-    _run([*finetune, "--out", str(localizer), *size.localize, *seeded, *tensors])
+    finetune = "finetune", "localize", "--recipe", "tiny-localize", "--from", run, "--data", data
+    _run(*finetune, "--out", localizer, *size.localize, *seeded, *tensors)
     say("\nHow well do its maps point, on clips that it has not seen?")
     result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
     keep_localization(localizer, result)
     clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
     note.begin(heatmap.name)
-    _run(["localize", str(clip), "--model", str(localizer), "--out", str(heatmap), *tensors])
+    _run("localize", clip, "--model", localizer, "--out", heatmap, *tensors)
     return Demo(data, run, localizer, heatmap, result)
 
 
-def _run(arguments: list[str]) -> None:
-    """Print ``avtool ARGUMENTS`` and run it in a process of its own, with our stdout and stderr."""
+def _run(*words: object) -> None:
+    """Print ``avtool WORDS`` and run it in a process of its own, with our stdout and stderr."""
+    arguments = [str(word) for word in words]
     typed = shlex.join(["avtool", *arguments])
     say(f"\n$ {typed}")
     with subprocess.Popen([sys.executable, "-m", "avtool", *arguments]) as process:
@@ -241,29 +231,19 @@ def _print(made: Demo, *, small: bool) -> None:
     note = result.warning() or "Above all its controls by more than one standard error."
     if small:
         note += " A small demo: few clips and steps, these numbers mean nothing."
-    table = Table(
-        title=f"{result.protocol} on held-out clips: {result.data}, split {result.split}, n = {result.clips}",
-        caption=note,
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("map")
-    table.add_column("points to what sounds", justify="right")
+    title = f"{result.protocol} on held-out clips: {result.data}, split {result.split}, n = {result.clips}"
+    columns = "map", Column("points to what sounds", justify="right")
+    table = Table(*columns, title=title, caption=note, title_justify="left", caption_justify="left")
     table.add_row(f"{result.kind} map of the model", f"{result.score:.1%} ± {result.error:.1%}")
     for name, share in result.controls().items():
         table.add_row(name, f"{share:.1%}")
     console = Console()
     console.print()
     console.print(table)
-    paths = {
-        "data": made.data,
-        "pretrained": made.pretrained,
-        "localizer": made.localizer,
-        "heat map": made.heatmap,
-    }
-    for name, path in paths.items():
-        print(f"{name + ':':<12}{path}")
-    print(f"{'next:':<12}{what_next(made.localizer)}")
+    paths = made.data, made.pretrained, made.localizer, made.heatmap
+    names = "data:", "pretrained:", "localizer:", "heat map:", "next:"
+    for name, words in zip(names, (*paths, what_next(made.localizer)), strict=True):
+        print(f"{name:<12}{words}")
     say("This model has seen rendered clips alone: with it your own clip shows how to go on, and no more.")
 
 

@@ -12,10 +12,10 @@ import pytest
 import soundfile
 
 from avtool import media
-from avtool.data import synth
+from avtool.data import synth, workers
 from avtool.data.synth.objects import LOOKS, pick_colours
 from avtool.data.synth.sounds import MAKERS, PEAK, source
-from avtool.errors import UsageError
+from avtool.errors import AvtoolError, UsageError
 
 Drawn = list[tuple[synth.Scene, np.ndarray, np.ndarray]]
 Rendered = tuple[Path, list[dict[str, str]]]
@@ -56,7 +56,7 @@ def test_every_kind_has_a_look_and_a_sound() -> None:
 
 def test_manifest_and_files(rendered: Rendered) -> None:
     folder, rows = rendered
-    assert tuple(rows[0]) == synth.COLUMNS
+    assert list(rows[0]) == ["id", "split", "label", "video", "boxes", "mask", "stems", "view"]
     assert [row["split"] for row in rows] == ["train", "train", "train", "train", "test"] * 2
     for clip, row in enumerate(rows):
         scene = synth.describe(3, clip)
@@ -124,10 +124,23 @@ def test_a_clip_follows_from_seed_and_number_alone(rendered: Rendered, tmp_path:
     for clip, row in enumerate(rows[:3]):
         for name in (row["mask"], *json.loads(row["stems"])):
             assert (tmp_path / name).read_bytes() == (folder / name).read_bytes(), name
-        one, other = (synth.Stage(synth.describe(3, clip)).frames() for _ in range(2))
-        np.testing.assert_array_equal(np.stack(list(one)), np.stack(list(other)))
+        one, other = (synth.Stage(synth.describe(3, clip)) for _ in range(2))
+        for index in range(synth.FRAMES):
+            np.testing.assert_array_equal(one.frame(index), other.frame(index))
     one, other = (synth.Stage(synth.describe(seed, 1)).frame(0) for seed in (3, 4))
     assert (one != other).mean() > 0.5
+
+
+def test_several_processes_render_the_same(rendered: Rendered, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(synth, "CLIPS_PER_PROCESS", 1)
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    manifest = synth.render(tmp_path, clips=4, seed=3)
+    with manifest.open(newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == rendered[1][:4]
+    monkeypatch.setattr(workers, "run_all", lambda *_, **__: [(2, workers.Crash("killed by SIGKILL"))])
+    with pytest.raises(AvtoolError, match="rendered clip 2 died, the last killed by SIGKILL"):
+        synth.render(tmp_path / "again", clips=4, seed=3)
+    assert not (tmp_path / "again" / "manifest.csv").exists()
 
 
 def test_what_cannot_be_rendered(tmp_path: Path) -> None:
@@ -283,7 +296,7 @@ def described(scene: synth.Scene, k: int) -> np.ndarray:
     thing, count = scene.things[k], len(scene.things)
     x, y, angle, side = thing.pose(synth.SECONDS / 2)
     near = min(np.hypot(x - t.centre[0], y - t.centre[1]) for t in scene.things if t is not thing)
-    colours = pick_colours(scene.rng(3, KINDS.index(thing.kind)))
+    body, accent = pick_colours(scene.rng(3, KINDS.index(thing.kind)))
     kind = np.eye(len(KINDS))[KINDS.index(thing.kind)]
     place = [
         side,
@@ -298,7 +311,7 @@ def described(scene: synth.Scene, k: int) -> np.ndarray:
         k == 0,
         k == count - 1,
     ]
-    return np.concatenate([place, kind, thing.sway, colours.body, colours.accent]).astype(np.float64)
+    return np.concatenate([place, kind, thing.sway, body, accent]).astype(np.float64)
 
 
 def seen(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:

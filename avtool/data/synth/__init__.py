@@ -20,37 +20,196 @@ The folder:
 
 import csv
 import io
-import os
-import signal
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import soundfile
 
 from avtool import media
-from avtool.data.synth.scene import FPS, FRAMES, KINDS, MIDDLE, SECONDS, SIZE, Scene, Stage, box_of, describe
+from avtool.data import workers
+from avtool.data.synth.backgrounds import background
+from avtool.data.synth.objects import LOOKS, draw
 from avtool.data.synth.sounds import SAMPLE_RATE, source
-from avtool.errors import UsageError
+from avtool.errors import AvtoolError, UsageError
 from avtool.files import atomic_file, json_text
 
-__all__ = [
-    "COLUMNS", "FPS", "FRAMES", "KINDS", "MIDDLE", "SAMPLE_RATE", "SECONDS", "SIZE",
-    "Scene", "Stage", "box_of", "describe", "render", "stems_of",
-]  # fmt: skip
+KINDS = tuple(LOOKS)
+SIZE = 160  # pixels of the frame's side
+FPS = 8
+SECONDS = 4
+FRAMES = FPS * SECONDS
+MIDDLE = FRAMES // 2  # the frame shown at half the clip's length
+CLIPS_PER_PROCESS = 50  # fewer are rendered sooner than another process starts
+_SHADOW = 0.08  # of the object's side: how far the shadow falls and how soft it is
+_SPRITE = 2  # sprites are kept at this many times the size at which they are shown
 
-CLIPS_PER_PROCESS = 50
-"""Fewer clips than this are rendered sooner than another process starts."""
 
-COLUMNS = ("id", "split", "label", "video", "boxes", "mask", "stems", "view")
+@dataclass(frozen=True)
+class Thing:
+    """One object in view. Lengths are parts of the frame's side, angles are degrees.
+
+    ``voice`` is the number of its source, from 1 in the order of the labels, or 0 where it is silent.
+    """
+
+    kind: str
+    voice: int
+    centre: tuple[float, float]
+    side: float
+    turn: float
+    flip: bool
+    sway: tuple[float, ...]  # amplitudes of x, y, angle, size; then their periods in s; then their phases
+
+    def pose(self, t: float) -> tuple[float, float, float, float]:
+        """Centre x, centre y, angle and side at time ``t`` in s."""
+        sway = np.array(self.sway).reshape(3, 4)
+        dx, dy, angle, grow = sway[0] * np.sin(2 * np.pi * t / sway[1] + sway[2])
+        return self.centre[0] + dx, self.centre[1] + dy, self.turn + angle, self.side * (1 + grow)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """``things`` lie in painting order, the last in front."""
+
+    seed: int
+    clip: int
+    split: str
+    things: tuple[Thing, ...]
+
+    @property
+    def sounding(self) -> tuple[Thing, ...]:
+        """The objects that sound, in the order of the labels."""
+        return tuple(sorted((thing for thing in self.things if thing.voice), key=lambda thing: thing.voice))
+
+    def rng(self, *purpose: int) -> np.random.Generator:
+        """The scene's own stream of random numbers for a purpose."""
+        return np.random.default_rng([self.seed, self.clip, *purpose])
+
+
+def describe(seed: int, clip: int) -> Scene:
+    """The scene of clip number ``clip``. Every fifth clip is a test clip; classes take turns within each split, so that
+    they are balanced."""
+    block, part = divmod(clip, 5)
+    split, number = ("test", block) if part == 4 else ("train", block * 4 + part)
+    rng = np.random.default_rng([seed, clip, 0])
+    order = np.random.default_rng([seed, number // len(KINDS), split == "test", 1]).permutation(len(KINDS))
+    first = order[number % len(KINDS)]
+    voices = 2 if rng.random() < 0.25 else 1
+    count = int(rng.integers(voices + 1, 5))
+    others = rng.permutation(np.delete(np.arange(len(KINDS)), first))
+    cast = [(KINDS[k], j + 1 if j < voices else 0) for j, k in enumerate([first, *others[: count - 1]])]
+    shuffled = rng.permutation(count)
+    centres, sides = _layout(rng, count)
+    things = []
+    for j, centre, side in zip(shuffled, centres.tolist(), sides.tolist(), strict=True):
+        turn, flip = rng.uniform(-16, 16), bool(rng.random() < 0.5)
+        amplitudes = rng.uniform((0.01, 0.01, 2, 0.01), (0.035, 0.035, 9, 0.05))
+        sway = np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)])
+        things.append(Thing(*cast[j], tuple(centre), side, turn, flip, tuple(sway.tolist())))
+    return Scene(seed, clip, split, tuple(things))
+
+
+def _layout(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of many random layouts the first with the least overlap: centres (count, 2) and sides (count,)."""
+    low, high = {2: (0.34, 0.46), 3: (0.3, 0.42), 4: (0.27, 0.37)}[count]
+    sides = rng.uniform(low, high, (300, count))
+    edge = sides[..., None] / 2 + 0.05
+    centres = edge + rng.random((300, count, 2)) * (1 - 2 * edge)
+    apart = np.abs(centres[:, :, None] - centres[:, None]).max(-1)
+    overlap = np.maximum(0, (sides[:, :, None] + sides[:, None]) / 2 + 0.02 - apart)
+    overlap[:, np.arange(count), np.arange(count)] = 0
+    best = int(overlap.sum((1, 2)).argmin())
+    return centres[best], sides[best]
+
+
+class _Sprite:
+    """An object with its shadow, uint8.
+
+    ``image``: (h, w, 4), premultiplied RGB, and how much shows of what is behind object and shadow, of 255.
+    ``cover``: (h, w), the alpha of the object alone.
+    """
+
+    def __init__(self, thing: Thing, rng: np.random.Generator) -> None:
+        self.thing = thing
+        image = draw(thing.kind, rng)
+        scale = thing.side * SIZE * _SPRITE / max(image.shape[:2])
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        if thing.flip:
+            image = image[:, ::-1]
+        fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
+        image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
+        cover = image[..., 3]
+        shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
+        through = (1 - cover) * (1 - 0.4 * shadow)
+        layers = np.rint(np.dstack([image[..., :3], through, cover]).clip(0, 1) * 255).astype(np.uint8)
+        self.image, self.cover = layers[..., :4].copy(), layers[..., 4].copy()
+
+    def placed(self, t: float) -> tuple[np.ndarray, tuple[slice, slice]]:
+        """The affine map (2, 3) from sprite to its window of the frame at time ``t``, and the window."""
+        x, y, angle, side = self.thing.pose(t)
+        height, width = self.cover.shape
+        scale = side / (self.thing.side * _SPRITE)
+        matrix = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), angle, scale)
+        matrix[:, 2] += np.array((x, y)) * SIZE - 0.5 - (width / 2 - 0.5, height / 2 - 0.5)
+        corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)]) @ matrix.T
+        (left, top), (right, bottom) = corners.min(0), corners.max(0)
+        x1, x2 = max(0, math.floor(left)), min(SIZE, math.ceil(right) + 1)
+        y1, y2 = max(0, math.floor(top)), min(SIZE, math.ceil(bottom) + 1)
+        matrix[:, 2] -= (x1, y1)
+        return matrix, (slice(y1, y2), slice(x1, x2))
+
+
+class Stage:
+    """The scene drawn once: background and sprites, from which frames follow quickly."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.background = np.rint(background(scene.rng(2), SIZE) * 255).astype(np.uint8)
+        self._sprites = [_Sprite(thing, scene.rng(3, KINDS.index(thing.kind))) for thing in scene.things]
+
+    def frame(self, index: int) -> np.ndarray:
+        """Frame ``index``: uint8 (SIZE, SIZE, 3) RGB."""
+        picture = self.background.copy()
+        for sprite in self._sprites:
+            matrix, window = sprite.placed(index / FPS)
+            part = picture[window]
+            image = cv2.warpAffine(sprite.image, matrix, part.shape[1::-1], borderValue=(0, 0, 0, 255))
+            through = cv2.cvtColor(cv2.extractChannel(image, 3), cv2.COLOR_GRAY2RGB)
+            cv2.multiply(part, through, dst=part, scale=1 / 255)
+            cv2.add(part, cv2.cvtColor(image, cv2.COLOR_RGBA2RGB), dst=part)
+        return picture
+
+    def masks(self, index: int = MIDDLE) -> np.ndarray:
+        """Where each object is seen on a frame, what stands in front cut out: bool (things, SIZE, SIZE)."""
+        masks = np.zeros((len(self._sprites), SIZE, SIZE), bool)
+        for k, sprite in enumerate(self._sprites):
+            matrix, window = sprite.placed(index / FPS)
+            cover = cv2.warpAffine(sprite.cover, matrix, masks[k][window].shape[::-1])
+            masks[k][window] = cover > 127
+            masks[:k] &= ~masks[k]
+        return masks
+
+
+def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
+    """The normalised x1, y1, x2, y2 round all true pixels of a (height, width) mask."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    height, width = mask.shape
+    return xs[0] / width, ys[0] / height, (xs[-1] + 1) / width, (ys[-1] + 1) / height
+
+
+def stems_of(scene: Scene) -> np.ndarray:
+    """Each source's own waveform, in the labels' order: int16 (sources, samples); their sum never clips."""
+    waves = [source(t.kind, scene.rng(4, KINDS.index(t.kind)), SECONDS * SAMPLE_RATE) for t in scene.sounding]
+    return np.rint(np.stack(waves) * 32767).astype(np.int16)
 
 
 def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
-    """Render ``clips`` clips into ``folder`` and return the path of its manifest.
+    """Render ``clips`` clips into ``folder``, in as many processes as pay off, and return the path of its manifest.
 
     ``progress`` is called with 1 after each clip. The manifest is written last: where it is, the data set is
     whole. UsageError where ``clips`` is below 1 or ``seed`` negative.
@@ -61,83 +220,55 @@ def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], Non
         raise UsageError(f"the seed {seed} is negative", hint="choose a seed of 0 or more: --seed 0")
     for name in ("clips", "masks", "stems"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    rows = []
-    for row in _rendered(folder, clips, seed):
-        rows.append(row)
+    render_one = partial(_render_clip, folder, seed)
+    jobs = min(workers.cores(), clips // CLIPS_PER_PROCESS)
+    done: Iterable[tuple[int, Any]] = ((clip, render_one(clip)) for clip in range(clips))
+    if jobs > 1:
+        done = workers.run_all(render_one, range(clips), jobs=jobs)
+    rows = {}
+    for clip, row in done:
+        if isinstance(row, workers.Crash):
+            raise AvtoolError(
+                f"{workers.ATTEMPTS} processes that rendered clip {clip} died, the last {row.how}",
+                hint="if memory ran out, free some and start again",
+            )
+        rows[clip] = row
         if progress is not None:
             progress(1)
     with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(rows[clip] for clip in range(clips))
     return folder / "manifest.csv"
 
 
-def stems_of(scene: Scene) -> np.ndarray:
-    """Each source's own waveform, in the labels' order: int16 (sources, samples); their sum never clips."""
-    waves = [source(t.kind, scene.rng(4, KINDS.index(t.kind)), SECONDS * SAMPLE_RATE) for t in scene.sounding]
-    return np.rint(np.stack(waves) * 32767).astype(np.int16)
-
-
-def _rendered(folder: Path, clips: int, seed: int) -> Iterator[dict[str, str]]:
-    """The rows of all clips in order, rendered by as many processes as pay off."""
-    render_one = partial(_render_number, folder, seed)
-    processes = min(os.cpu_count() or 1, clips // CLIPS_PER_PROCESS)
-    if processes < 2:
-        yield from map(render_one, range(clips))
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_process) as pool:
-        try:
-            yield from pool.map(render_one, range(clips), chunksize=4)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _start_process() -> None:
-    """Ctrl-C is the parent's to handle, and one thread a process is enough."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(0)
-
-
-def _render_number(folder: Path, seed: int, clip: int) -> dict[str, str]:
-    return _render_clip(folder, describe(seed, clip))
-
-
-def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
+def _render_clip(folder: Path, seed: int, clip: int) -> dict[str, str]:
     """Write one clip's files; return its row of the manifest."""
-    name = f"synth-{scene.clip:06d}"
+    scene, name = describe(seed, clip), f"synth-{clip:06d}"
+    video, masks = f"clips/{name}.mp4", f"masks/{name}.png"
     stage, stems = Stage(scene), stems_of(scene)
-    masks = stage.masks()
-    voices = [scene.things.index(thing) for thing in scene.sounding]
-    label_map = sum(
-        (masks[k].astype(np.uint8) * scene.things[k].voice for k in voices), np.zeros((SIZE, SIZE), np.uint8)
-    )
-    boxes = [[round(value, 5) for value in box_of(mask)] for mask in masks]
-    files = [f"stems/{name}.{k + 1}.wav" for k in range(len(stems))]
-    media.write_clip(
-        folder / f"clips/{name}.mp4",
-        stage.frames(),
-        fps=FPS,
-        waveform=(stems.sum(0) / 32768).astype(np.float32),
-        sample_rate=SAMPLE_RATE,
-    )
-    (folder / f"masks/{name}.png").write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
+    frames, sound = map(stage.frame, range(FRAMES)), (stems.sum(0) / 32768).astype(np.float32)
+    media.write_clip(folder / video, frames, fps=FPS, waveform=sound, sample_rate=SAMPLE_RATE)
+    label_map = np.zeros((SIZE, SIZE), np.uint8)
+    view: list[dict[str, Any]] = []
+    for thing, mask in zip(scene.things, stage.masks(), strict=True):
+        label_map[mask] = thing.voice
+        box = [round(value, 5) for value in box_of(mask)]
+        view.append({"kind": thing.kind, "box": box, "sounding": thing.voice > 0})
+    (folder / masks).write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
+    files = [f"stems/{name}.{k}.wav" for k in range(1, len(stems) + 1)]
     for file, stem in zip(files, stems, strict=True):
-        sound = io.BytesIO()  # so that a full disk is an OSError
-        soundfile.write(sound, stem, SAMPLE_RATE, format="WAV", subtype="PCM_16")
-        (folder / file).write_bytes(sound.getvalue())
-    view = [
-        {"kind": thing.kind, "box": box, "sounding": bool(thing.voice)}
-        for thing, box in zip(scene.things, boxes, strict=True)
-    ]
+        wav = io.BytesIO()  # so that a full disk is an OSError
+        soundfile.write(wav, stem, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        (folder / file).write_bytes(wav.getvalue())
+    sounding = [view[scene.things.index(thing)] for thing in scene.sounding]
     return {
         "id": name,
         "split": scene.split,
-        "label": ";".join(thing.kind for thing in scene.sounding),
-        "video": f"clips/{name}.mp4",
-        "boxes": json_text([boxes[k] for k in voices]),
-        "mask": f"masks/{name}.png",
+        "label": ";".join(shown["kind"] for shown in sounding),
+        "video": video,
+        "boxes": json_text([shown["box"] for shown in sounding]),
+        "mask": masks,
         "stems": json_text(files),
         "view": json_text(view),
     }

@@ -1,31 +1,29 @@
 """What the objects sound like: one model of the physics for each kind.
 
-Every maker takes a generator and a number of samples and returns float64 (n,), 16 kHz, mono, of any loudness;
-``source`` sets loudness and fades the ends.
+Every maker takes a generator and the clip's number of samples and yields waves, float64, 16 kHz, mono, of any
+loudness, each with the moment in seconds at which it starts; ``source`` adds them up, sets loudness and fades the ends.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 SAMPLE_RATE = 16000
+Note = tuple[float, np.ndarray]
 PEAK = 0.5  # no single source is louder than this, so that two of them never clip
-_PENTATONIC = np.array([0, 2, 4, 7, 9, 12])
+_PENTATONIC = np.array([0, 2, 4, 7, 9, 12])  # in semitones
 _VOWELS = np.array(
     [(730, 1090, 2440), (530, 1840, 2480), (280, 2250, 2900), (500, 880, 2410), (320, 870, 2240)]
 )
-_MEMBRANE = np.array(
-    [1, 1.594, 2.136, 2.296, 2.653, 2.918, 3.156, 3.501, 3.6]
-)  # zeros of the Bessel functions
-_BELL = np.array(
-    [0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43]
-)  # hum, prime, tierce, quint, nominal, ...
+# A membrane's modes are the zeros of the Bessel functions; a bell's are called hum, prime, tierce, quint, nominal, ...
+_MEMBRANE = np.array([1, 1.594, 2.136, 2.296, 2.653, 2.918, 3.156, 3.501, 3.6])
+_BELL = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43])
 
 
 def source(kind: str, rng: np.random.Generator, samples: int) -> np.ndarray:
     """The sound of one object of ``kind``: float32 (samples,), peak at most ``PEAK``, fading in and out."""
-    wave = MAKERS[kind](rng, samples)
-    wave = wave - wave.mean()
+    wave = _mixed(MAKERS[kind](rng, samples), samples)
+    wave -= wave.mean()
     rms = np.sqrt(np.mean(wave**2)) + 1e-12
     gain = min(10 ** (rng.uniform(-27, -20) / 20) / rms, PEAK / (np.abs(wave).max() + 1e-12))
     fade = np.minimum(1, np.minimum(np.arange(samples), np.arange(samples)[::-1]) / (0.01 * SAMPLE_RATE))
@@ -44,22 +42,23 @@ def _onsets(rng: np.random.Generator, samples: int, low: float, high: float) -> 
         at += rng.uniform(low, high)
 
 
-def _add(wave: np.ndarray, at: float, note: np.ndarray) -> None:
-    start = round(at * SAMPLE_RATE)
-    note = note[: max(0, len(wave) - start)]
-    wave[start : start + len(note)] += note
+def _mixed(notes: Iterable[Note], samples: int) -> np.ndarray:
+    wave = np.zeros(samples)
+    for at, note in notes:
+        start = round(at * SAMPLE_RATE)
+        heard = note[: max(0, samples - start)]
+        wave[start : start + len(heard)] += heard
+    return wave
 
 
 def _resonant(wave: np.ndarray, floor: float, *peaks: tuple[float, float, float]) -> np.ndarray:
-    """``wave`` through zero-phase resonances (centre and width in Hz, level) above a flat ``floor``."""
+    """``wave`` through zero-phase resonances (centre and width in Hz, level) above a flat ``floor``.
+
+    The gain of one is ``level`` at its centre, and has half the power at width / 2 beside it.
+    """
     frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
-    gain = floor + sum(level * _peak(frequency, centre, width) for centre, width, level in peaks)
-    return np.fft.irfft(np.fft.rfft(wave) * gain, len(wave))
-
-
-def _peak(frequency: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """Gain of one resonance: 1 at ``centre``, half the power at ``width`` / 2 beside it."""
-    return 1 / np.sqrt(1 + ((frequency - centre) / (width / 2)) ** 2)
+    gains = (level * (1 / np.sqrt(1 + ((frequency - at) / (width / 2)) ** 2)) for at, width, level in peaks)
+    return np.fft.irfft(np.fft.rfft(wave) * (floor + sum(gains)), len(wave))
 
 
 def _drift(rng: np.random.Generator, samples: int, rate: float) -> np.ndarray:
@@ -89,34 +88,29 @@ def _averaged(wave: np.ndarray, width: int) -> np.ndarray:
     return (total[width:] - total[:-width]) / width
 
 
-def _guitar(rng: np.random.Generator, samples: int) -> np.ndarray:
+def guitar(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Karplus-Strong: a burst of noise runs round a delay line whose averaging filter is the loss."""
-    wave, base = np.zeros(samples), rng.uniform(98, 260)
+    notes, base = [], rng.uniform(98, 260)
     loss, soft, body = rng.uniform(0.992, 0.997), rng.integers(1, 5), rng.uniform(90, 130)
     for at in _onsets(rng, samples, 0.22, 0.6):
         period = round(SAMPLE_RATE / (base * 2 ** (rng.choice(_PENTATONIC) / 12)))
         length = round(rng.uniform(0.8, 1.6) * SAMPLE_RATE)
         string = np.zeros(length + period + 1)
         burst = np.convolve(rng.uniform(-1, 1, period), np.ones(soft) / soft, "same")
-        string[1 : period + 1] = burst - np.roll(
-            burst, round(period * rng.uniform(0.12, 0.3))
-        )  # where it is plucked
+        plucked = round(period * rng.uniform(0.12, 0.3))
+        string[1 : period + 1] = burst - np.roll(burst, plucked)
         for start in range(period + 1, len(string), period):
             stop = min(start + period, len(string))
-            now, before = (
-                string[start - period : stop - period],
-                string[start - period - 1 : stop - period - 1],
-            )
-            string[start:stop] = loss * 0.5 * (now + before)
-        _add(
-            wave, at, string[1:] * np.minimum(1, np.arange(len(string) - 1)[::-1] / 400) * rng.uniform(0.6, 1)
-        )
-    return _resonant(wave, 0.6, (body, 60, 1), (2.1 * body, 90, 0.6))
+            past = string[start - period - 1 : stop - period]
+            string[start:stop] = loss * 0.5 * (past[1:] + past[:-1])
+        fade = np.minimum(1, np.arange(length + period)[::-1] / 400)
+        notes.append((at, string[1:] * fade * rng.uniform(0.6, 1)))
+    yield 0, _resonant(_mixed(notes, samples), 0.6, (body, 60, 1), (2.1 * body, 90, 0.6))
 
 
-def _pan_pipes(rng: np.random.Generator, samples: int) -> np.ndarray:
+def pan_pipes(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Stopped pipes: odd harmonics with a slow start, and the breath as noise round the pipe's resonances."""
-    wave, base, breath = np.zeros(samples), rng.uniform(380, 720), rng.uniform(0.15, 0.4)
+    base, breath = rng.uniform(380, 720), rng.uniform(0.15, 0.4)
     at = rng.uniform(0.0, 0.2)
     while at < samples / SAMPLE_RATE - 0.2:
         length, pitch = rng.uniform(0.45, 1.1), base * 2 ** (rng.choice(_PENTATONIC) / 12)
@@ -126,27 +120,25 @@ def _pan_pipes(rng: np.random.Generator, samples: int) -> np.ndarray:
         phase = 2 * np.pi * pitch * np.cumsum(1 + wobble) / SAMPLE_RATE
         tone = np.sin(phase) + 0.06 * np.sin(2 * phase) + 0.22 * np.sin(3 * phase) + 0.06 * np.sin(5 * phase)
         noise = _resonant(rng.normal(size=len(t)), 0.04, (pitch, 200, 1), (3 * pitch, 500, 0.5))
-        _add(wave, at, envelope * (tone + breath * 3 * noise) * rng.uniform(0.7, 1))
+        yield at, envelope * (tone + breath * 3 * noise) * rng.uniform(0.7, 1)
         at += length + rng.uniform(0, 0.12)
-    return wave
 
 
-def _bell(rng: np.random.Generator, samples: int) -> np.ndarray:
+def bell(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """A struck bell: inharmonic partials in beating pairs, the high ones gone first."""
-    wave, base = np.zeros(samples), rng.uniform(320, 900)
+    base = rng.uniform(320, 900)
     ratios = _BELL * rng.uniform(0.99, 1.01, len(_BELL))
     frequencies = base * np.concatenate([ratios, ratios * rng.uniform(1.001, 1.004, len(ratios))])
     ring = rng.uniform(0.7, 1.6)
     for at in _onsets(rng, samples, 0.7, 1.6):
         amplitudes = np.tile(rng.uniform(0.4, 1, len(ratios)) / np.sqrt(ratios + 0.5), 2)
         strike = _modes(2.5, frequencies, amplitudes, ring / np.tile(ratios + 0.4, 2))
-        _add(wave, at, strike * rng.uniform(0.6, 1))
-    return wave
+        yield at, strike * rng.uniform(0.6, 1)
 
 
-def _drum(rng: np.random.Generator, samples: int) -> np.ndarray:
+def drum(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """A membrane: modes at the zeros of the Bessel functions, soon damped, and the noise of the stroke."""
-    wave, base, beat = np.zeros(samples), rng.uniform(75, 170), rng.uniform(0.16, 0.3)
+    base, beat = rng.uniform(75, 170), rng.uniform(0.16, 0.3)
     rattle, ring = rng.uniform(0.1, 0.5), rng.uniform(0.1, 0.25)
     pattern = np.append(1.0, rng.random(7) * (rng.random(7) < 0.65))
     for j, at in enumerate(np.arange(rng.uniform(0.02, 0.2), samples / SAMPLE_RATE, beat)):
@@ -156,26 +148,22 @@ def _drum(rng: np.random.Generator, samples: int) -> np.ndarray:
         stroke = _modes(0.6, base * _MEMBRANE, amplitudes, ring / np.sqrt(_MEMBRANE))
         t = _seconds(0.25)
         stroke[: len(t)] += rng.normal(size=len(t)) * (rattle * np.exp(-t / 0.05) + 0.6 * np.exp(-t / 0.004))
-        _add(wave, at, stroke * strength)
-    return wave
+        yield at, stroke * strength
 
 
-def _kettle(rng: np.random.Generator, samples: int) -> np.ndarray:
+def kettle(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Steam: turbulent noise that hisses in a broad band, sputtering."""
     centre, width = rng.uniform(2800, 5000), rng.uniform(1500, 3500)
     noise = rng.normal(size=samples)
-    low, high = (
-        _resonant(_resonant(noise, 0, (c, width, 1)), 0, (c, width, 1))
-        for c in (centre * 0.85, centre * 1.25)
-    )
+    bands = (centre * 0.85, width, 1), (centre * 1.25, width, 1)
+    low, high = (_resonant(_resonant(noise, 0, band), 0, band) for band in bands)
     sweep = 0.5 + 0.5 * _drift(rng, samples, 1.5)
     sputter = np.exp(0.9 * _drift(rng, samples, rng.uniform(8, 20)) + 0.7 * _drift(rng, samples, 1.5))
-    return (low * (1 - sweep) + high * sweep) * sputter
+    yield 0, (low * (1 - sweep) + high * sweep) * sputter
 
 
-def _bird(rng: np.random.Generator, samples: int) -> np.ndarray:
+def bird(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Phrases of one syllable said again and again: a swept whistle, some with a trill."""
-    wave = np.zeros(samples)
     for at in _onsets(rng, samples, 0.7, 1.3):
         length, gap, count = rng.uniform(0.05, 0.14), rng.uniform(0.02, 0.07), int(rng.integers(3, 8))
         start, stop = rng.uniform(2300, 5600, 2)
@@ -185,17 +173,14 @@ def _bird(rng: np.random.Generator, samples: int) -> np.ndarray:
         bend = rng.uniform(-1200, 1200) * 4 * part * (1 - part)
         sweep = np.clip(start + (stop - start) * part + bend, 1800, 7000) + trill * np.sin(2 * np.pi * 45 * t)
         phase = 2 * np.pi * np.cumsum(sweep) / SAMPLE_RATE
-        syllable = np.sin(np.pi * part) ** 0.7 * (
-            np.sin(phase) + 0.08 * np.sin(2 * phase) * (sweep.max() < 3900)
-        )
+        tone = np.sin(phase) + 0.08 * np.sin(2 * phase) * (sweep.max() < 3900)
+        syllable = np.sin(np.pi * part) ** 0.7 * tone
         for j in range(count):
-            _add(
-                wave, at + j * (length + gap), syllable * (0.6 + 0.4 * np.sin(np.pi * (j + 1) / (count + 1)))
-            )
-    return wave
+            swell = 0.6 + 0.4 * np.sin(np.pi * (j + 1) / (count + 1))
+            yield at + j * (length + gap), syllable * swell
 
 
-def _singer(rng: np.random.Generator, samples: int) -> np.ndarray:
+def singer(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """A voice: glottal pulses (Rosenberg's shape) through the formants of vowels that melt together."""
     base, size = rng.uniform(105, 300), rng.uniform(0.95, 1.2)
     beats = np.cumsum(np.append(0.0, rng.uniform(0.3, 0.7, 16)))
@@ -204,40 +189,32 @@ def _singer(rng: np.random.Generator, samples: int) -> np.ndarray:
     glide = _averaged(rng.choice(_PENTATONIC, 16)[note].astype(float), 801)
     vibrato = 0.3 * np.sin(2 * np.pi * rng.uniform(4.8, 6.2) * t + rng.uniform(0, 6))
     phase = np.cumsum(base * 2 ** ((glide + vibrato - 4) / 12)) / SAMPLE_RATE % 1
-    flow = np.where(
-        phase < 0.4,
-        0.5 - 0.5 * np.cos(np.pi * phase / 0.4),
-        np.cos(np.pi / 2 * np.clip((phase - 0.4) / 0.2, 0, 1)),
-    )
+    opening = 0.5 - 0.5 * np.cos(np.pi * phase / 0.4)
+    closing = np.cos(np.pi / 2 * np.clip((phase - 0.4) / 0.2, 0, 1))
+    flow = np.where(phase < 0.4, opening, closing)
     pulses = np.diff(flow, prepend=0) + 0.004 * rng.normal(size=samples)
-    spectrum, frequency = np.fft.rfft(pulses), np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
     sung = rng.integers(len(_VOWELS), size=16)[note]
     out = np.zeros(samples)
     for v in np.unique(sung):
-        formants = zip(_VOWELS[v] * size, (1, 0.6, 0.35), (90, 110, 170), strict=True)
-        gain = sum(level * _peak(frequency, centre, width) for centre, level, width in formants) + 0.01
-        weight = _averaged((sung == v).astype(float), 1201)
-        out += np.fft.irfft(spectrum * gain, samples) * weight
+        formants = zip(_VOWELS[v] * size, (90, 110, 170), (1, 0.6, 0.35), strict=True)
+        out += _resonant(pulses, 0.01, *formants) * _averaged((sung == v).astype(float), 1201)
     since = t - beats[note]
-    return out * np.minimum(1, 0.15 + since / 0.06)
+    yield 0, out * np.minimum(1, 0.15 + since / 0.06)
 
 
-def _car(rng: np.random.Generator, samples: int) -> np.ndarray:
+def car(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """An engine: a train of uneven exhaust pulses, rate following the revs, through the pipe's resonances."""
     idle, pipe = rng.uniform(24, 42), rng.uniform(90, 160)
-    rate = idle * 2 ** (
-        0.8 * np.abs(_drift(rng, samples, rng.uniform(0.6, 1.4))) + 0.02 * _drift(rng, samples, 12)
-    )
-    turns = np.cumsum(rate) / SAMPLE_RATE
+    revs = 0.8 * np.abs(_drift(rng, samples, rng.uniform(0.6, 1.4))) + 0.02 * _drift(rng, samples, 12)
+    turns = np.cumsum(idle * 2**revs) / SAMPLE_RATE
     strength = rng.uniform(0.6, 1, 4)[turns.astype(int) % 4]
     pulses = strength * np.exp(-(turns % 1) * rng.uniform(7, 12))
     rough = pulses * rng.normal(size=samples) * rng.uniform(0.3, 0.7)
-    return _resonant(pulses + rough, 0, (pipe, 80, 1), (3 * pipe, 160, 0.5), (0, 2400, 0.12))
+    yield 0, _resonant(pulses + rough, 0, (pipe, 80, 1), (3 * pipe, 160, 0.5), (0, 2400, 0.12))
 
 
-def _tap(rng: np.random.Generator, samples: int) -> np.ndarray:
+def tap(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """Drops: each closes a bubble that rings like a mass on a spring and rises in pitch."""
-    wave = np.zeros(samples)
     slow = rng.uniform(0.12, 0.3)
     for at in _onsets(rng, samples, 0.5 * slow, 1.6 * slow):
         pitch, decay = rng.uniform(550, 1900), rng.uniform(0.012, 0.04)
@@ -246,33 +223,20 @@ def _tap(rng: np.random.Generator, samples: int) -> np.ndarray:
         bubble = np.sin(phase) * np.exp(-t / decay) * np.minimum(1, t / 0.002)
         splash = rng.normal(size=len(t)) * np.exp(-t / 0.0015) * rng.uniform(0.05, 0.3)
         strength = rng.uniform(0.4, 1)
-        _add(wave, at, splash * strength)
-        _add(wave, at + rng.uniform(0.008, 0.03), bubble * strength)
-    return wave
+        yield at, splash * strength
+        yield at + rng.uniform(0.008, 0.03), bubble * strength
 
 
-def _clock(rng: np.random.Generator, samples: int) -> np.ndarray:
+def clock(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     """A clockwork: evenly spaced ticks and tocks, each the short ring of small metal parts in a case."""
-    wave, period = np.zeros(samples), rng.uniform(0.2, 0.4)
+    period = rng.uniform(0.2, 0.4)
     case, parts = rng.uniform(250, 600, 2), rng.uniform(1800, 6500, (2, 5))
     for j, at in enumerate(np.arange(rng.uniform(0.02, period), samples / SAMPLE_RATE, period)):
         frequencies = np.append(parts[j % 2], case[j % 2])
         amplitudes = np.append(rng.uniform(0.4, 1, 5), 0.5)
         tick = _modes(0.08, frequencies, amplitudes, np.append(rng.uniform(0.002, 0.006, 5), 0.015))
-        _add(wave, at, tick)
-        _add(wave, at + 0.012, 0.4 * tick)
-    return wave
+        yield at, tick
+        yield at + 0.012, 0.4 * tick
 
 
-MAKERS: dict[str, Callable[[np.random.Generator, int], np.ndarray]] = {
-    "guitar": _guitar,
-    "pan_pipes": _pan_pipes,
-    "bell": _bell,
-    "drum": _drum,
-    "kettle": _kettle,
-    "bird": _bird,
-    "singer": _singer,
-    "car": _car,
-    "tap": _tap,
-    "clock": _clock,
-}
+MAKERS = {f.__name__: f for f in (guitar, pan_pipes, bell, drum, kettle, bird, singer, car, tap, clock)}
