@@ -6,9 +6,9 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
+from multiprocessing import forkserver, set_forkserver_preload
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,31 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from avtool import __version__
-from avtool.bench.measure import spread
-from avtool.bench.run import machine
+from avtool.bench.measure import compare, interleave, measured_on, spread
 from avtool.data.catalog import Request, read_source
 from avtool.data.dataset import PreparedDataset
 from avtool.data.handover import PREFETCH, collate
-from avtool.data.loader import training_loader
+from avtool.data.loader import spread_over, training_loader
 from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
-from avtool.data.synth import render
 from avtool.data.views import draws, random_crop
 from avtool.data.workers import START_METHOD
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
 from avtool.inputs import fit_window
 from avtool.libraries import need
-from avtool.progress import say
 
 IMAGE_SIZE, WINDOW_SECONDS, SAMPLE_RATE = 224, 3.0, 16000
 CROP_SCALE = (0.5, 1.0)
 ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v")
-WORKERS = (1, 2)
+TRANSFORMS = "torchvision.transforms.functional"
 SECONDS = 2.0
 """Length of a turn: CPU time of one process, or wall time end to end."""
+WAYS = {"a core": 0, "1 worker": 1, "2 workers": 2}
+"""How samples are read: by so many worker processes, 0 by the measuring process itself."""
+COMPARED = [(f"prepared, {way}", f"mp4, {way}") for way in WAYS]
+COMPARED += [(f"{side}, 2 workers", f"{side}, 1 worker") for side in ("prepared", "mp4")]
+"""Pairs of sides, the rate of the first over the second's."""
 
 PUBLISHED_RATE = 35.0
 """Samples a core-second of the published loader on 10 s clips of VGGSound, at the least: what the mp4 side has to reach
@@ -54,8 +55,8 @@ Batches = Iterator[Mapping[str, Any]]
 def benchmark_data(
     source: Path | None = None, *, clips: int = 64, batch: int = 32, rounds: int = 5, seed: int = 0
 ) -> dict[str, Any]:
-    """Measure both ways on the same clips and return plain values: ``machine``, ``settings``, ``clips``, ``results``,
-    ``ratios`` and ``mp4`` (a sentence on the side it is compared with).
+    """Measure both sides on the same clips and return plain values: ``machine``, ``settings``, ``clips``, ``results``,
+    ``ratios`` and ``reference`` (a sentence on the mp4 side, which says so where ratios to it do not count).
 
     ``source``: a folder of clips (also in folders within it), of which at most ``clips`` are taken, prepared in a
     temporary folder; a prepared data set with its rendered clips in it, which is read as it is; or None: ``clips``
@@ -63,45 +64,36 @@ def benchmark_data(
     log-mel, which runs on the device. Rates are samples a second of CPU time in one process, and of wall time with one
     and with two worker processes. Raises DataError where there is no usable clip.
     """
+    need(TRANSFORMS, purpose="bench data")
+    found = measured_on(
+        torch.device("cpu"), {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed}
+    )
     keep_freed_memory(torch.device("cpu"))  # as training does
+    if (
+        START_METHOD == "forkserver"
+    ):  # before prepare starts it: workers then need not import torch one by one
+        set_forkserver_preload([__name__, TRANSFORMS])
+        forkserver.ensure_running()
     with tempfile.TemporaryDirectory(prefix="avtool-bench-") as folder:
         dataset, videos = _both(source, Path(folder), clips=clips, seed=seed)
         _check_all(videos)
         size = min(batch, len(dataset))  # of which as many as fit are handed over as one
-        batch = batch // size * size
-        sides = _sides(dataset, videos, batch, seed)
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for number in range(rounds + 1):
-            say(f"round {number} of {rounds}" if number else "warm-up")
-            for name, measure in sides.items():
-                rate = measure()
-                if number:
-                    rates[name].append(rate)
-        about = _about(dataset, videos)
-    results = [{"name": name, "rate": spread(found), "rounds": found} for name, found in rates.items()]
+        found["settings"]["batch"] = batch = batch // size * size
+        rates = interleave(_sides(dataset, videos, batch, seed), rounds)
+        facts = [dataset.facts(i) for i in range(len(dataset))]
+        found["clips"] = {
+            "count": len(facts),
+            "median_seconds": float(np.median([fact["duration"] for fact in facts])),
+            "median_size": np.median([fact["source_size"] for fact in facts], axis=0).tolist(),
+            "file_bytes": sum(path.stat().st_size for path in videos),
+        }
+    results = {name: {"name": name, "rate": spread(each), "rounds": each} for name, each in rates.items()}
     return {
-        "avtool": __version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(torch.device("cpu")),
-        "settings": {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed},
-        "clips": about,
-        "results": results,
-        "ratios": [compare_rates(rates, *pair) for pair in comparisons()],
-        "mp4": mp4_in_words(spread(rates["mp4, a core"])["median"], about),
+        **found,
+        "results": list(results.values()),
+        "ratios": [compare(results[over], results[under], "rate") for over, under in COMPARED],
+        "reference": mp4_in_words(spread(rates["mp4, a core"])["median"], found["clips"]),
     }
-
-
-def comparisons() -> list[tuple[str, str]]:
-    """Pairs of sides, the rate of the first over the second's."""
-    pairs = [("prepared, a core", "mp4, a core")]
-    pairs += [(f"prepared, {_workers(count)}", f"mp4, {_workers(count)}") for count in WORKERS]
-    return pairs + [(f"{way}, {_workers(2)}", f"{way}, {_workers(1)}") for way in ("prepared", "mp4")]
-
-
-def compare_rates(rates: Mapping[str, Sequence[float]], over: str, under: str) -> dict[str, Any]:
-    """The rate of ``over`` as a multiple of ``under``'s, round by round."""
-    ratios = [a / b for a, b in zip(rates[over], rates[under], strict=True)]
-    return {"over": over, "under": under, "rate": spread(ratios)}
 
 
 def mp4_in_words(rate: float, about: Mapping[str, Any]) -> str:
@@ -121,7 +113,10 @@ def mp4_in_words(rate: float, about: Mapping[str, Any]) -> str:
 
 def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[PreparedDataset, list[Path]]:
     """The same clips prepared and as files, in one order."""
-    if source is not None and (source / DATASET_JSON).is_file():
+    if source is None:
+        source = folder / "rendered"
+        prepare("synth", out=source, clips=clips, seed=seed)
+    if (source / DATASET_JSON).is_file():
         prepared, table = source, source / RENDERED / "manifest.csv"
         if not table.is_file():
             raise DataError(
@@ -129,10 +124,8 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
                 hint="name the folder of the clips themselves; they are prepared on the way",
             )
     else:
-        prepared = folder / "prepared"
-        table = render(folder / RENDERED, clips=clips, seed=seed) if source is None else folder / "clips.csv"
-        if source is not None:
-            _list_clips(source, table, clips)
+        prepared, table = folder / "prepared", folder / "clips.csv"
+        _list_clips(source, table, clips)
         report = prepare("manifest", table, out=prepared)
         if not report.prepared:
             raise DataError(
@@ -141,10 +134,10 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
             )
     dataset = PreparedDataset(prepared, "all")
     videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows if row.video}
-    files = [videos.get(dataset.record(i).id) for i in range(len(dataset))]
-    if None in files:
-        raise DataError(f"{table} does not list every clip of {prepared}", hint="prepare it again")
-    return dataset, [file for file in files if file is not None]
+    try:
+        return dataset, [videos[dataset.record(i).id] for i in range(len(dataset))]
+    except KeyError:
+        raise DataError(f"{table} does not list every clip of {prepared}", hint="prepare it again") from None
 
 
 def _list_clips(source: Path, table: Path, clips: int) -> None:
@@ -154,13 +147,11 @@ def _list_clips(source: Path, table: Path, clips: int) -> None:
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not files:
         raise DataError(f"{source} holds no clip ({', '.join(ENDINGS)})", hint="name a folder of clips")
-    count = min(clips, len(files))
+    chosen = [files[i].absolute() for i in spread_over(range(len(files)), clips)]
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "split", "label", "video"])
-        for k in range(count):
-            path = files[k * len(files) // count]
-            writer.writerow([f"{k:05d}-{path.stem}", "bench", "", path.absolute()])
+        writer.writerows([f"{k:05d}-{path.stem}", "bench", "", path] for k, path in enumerate(chosen))
 
 
 def _check_all(videos: Sequence[Path]) -> None:
@@ -175,16 +166,6 @@ def _check_all(videos: Sequence[Path]) -> None:
             ) from error
 
 
-def _about(dataset: PreparedDataset, videos: Sequence[Path]) -> dict[str, Any]:
-    facts = [dataset.facts(i) for i in range(len(dataset))]
-    return {
-        "count": len(facts),
-        "median_seconds": float(np.median([fact["duration"] for fact in facts])),
-        "median_size": [float(side) for side in np.median([fact["source_size"] for fact in facts], axis=0)],
-        "file_bytes": sum(path.stat().st_size for path in videos),
-    }
-
-
 # Both sides ------------------------------------------------------------------------------------------
 
 
@@ -192,6 +173,18 @@ def _sides(
     dataset: PreparedDataset, videos: Sequence[Path], batch: int, seed: int
 ) -> dict[str, Callable[[], float]]:
     """What is measured, by name: each gives samples a second."""
+
+    def from_mp4(workers: int) -> Batches:
+        loader = DataLoader(
+            Mp4Samples(videos, seed),
+            batch_size=batch,
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=PREFETCH if workers else None,
+            # Not forked: PyAV 19 keeps a converter, and its threads are not there after a fork.
+            multiprocessing_context=START_METHOD if workers else None,
+        )
+        return iter(loader)
 
     def prepared(workers: int) -> Batches:
         return training_loader(
@@ -205,73 +198,39 @@ def _sides(
             crop_scale=CROP_SCALE,
         )
 
-    def from_mp4(workers: int) -> Batches:
-        loader = DataLoader(
-            Mp4Batches(videos, batch, seed),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=PREFETCH if workers else None,
-            # Not forked: PyAV 19 keeps a converter, and its threads are not there after a fork.
-            multiprocessing_context=START_METHOD if workers else None,
-        )
-        return iter(loader)
-
-    def of_a_core(way: Callable[[int], Batches]) -> float:
-        return _rate_of_a_core(way(0), batch)
-
-    def end_to_end(way: Callable[[int], Batches], workers: int) -> float:
-        return _rate_end_to_end(way(workers), batch, workers)
-
-    sides: dict[str, Callable[[], float]] = {}
-    for way, batches in {"mp4": from_mp4, "prepared": prepared}.items():
-        sides[f"{way}, a core"] = partial(of_a_core, batches)
-        for count in WORKERS:
-            sides[f"{way}, {_workers(count)}"] = partial(end_to_end, batches, count)
-    return sides
+    return {
+        f"{side}, {way}": partial(rate_of, begin, workers, batch)
+        for side, begin in (("mp4", from_mp4), ("prepared", prepared))
+        for way, workers in WAYS.items()
+    }
 
 
-def _workers(count: int) -> str:
-    return f"{count} worker{'s' if count > 1 else ''}"
-
-
-def _rate_of_a_core(batches: Batches, batch: int) -> float:
-    """Samples a second of this process' CPU time, all its threads together."""
-    next(batches)
-    began, count = time.process_time(), 0
-    while (taken := time.process_time() - began) < SECONDS or count == 0:
-        next(batches)
-        count += batch
-    return count / taken
-
-
-def _rate_end_to_end(batches: Batches, batch: int, workers: int) -> float:
-    """Samples a second that arrive from ``workers`` processes once each has handed over its first batch. Whole turns of
-    all workers are counted, as their batches arrive in turn."""
-    for _ in islice(batches, workers):
+def rate_of(begin: Callable[[int], Batches], workers: int, batch: int) -> float:
+    """Samples a second from ``workers`` processes once each has handed over its first batch, in wall time; without
+    workers in CPU time of this process, all its threads together. Whole turns of all workers are counted, as their
+    batches arrive in turn."""
+    batches, turn = begin(workers), max(1, workers)
+    clock = time.perf_counter if workers else time.process_time
+    for _ in islice(batches, turn):
         pass
-    began, count = time.perf_counter(), 0
-    while (taken := time.perf_counter() - began) < SECONDS or count == 0:
-        for _ in islice(batches, workers):
+    began, count = clock(), 0
+    while (taken := clock() - began) < SECONDS or count == 0:
+        for _ in islice(batches, turn):
             count += batch
     return count / taken
 
 
-class Mp4Batches(IterableDataset[Mapping[str, Any]]):
-    """Endless batches of random clips: keys as of the training loader's batches."""
+class Mp4Samples(IterableDataset[Mapping[str, Any]]):
+    """Endless samples of random clips: keys as of the training loader's batches."""
 
-    def __init__(self, videos: Sequence[Path], batch: int, seed: int) -> None:
-        self.videos, self.batch, self.seed = list(videos), batch, seed
+    def __init__(self, videos: Sequence[Path], seed: int) -> None:
+        self.videos, self.seed = list(videos), seed
 
-    def __iter__(self) -> Batches:
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         info = get_worker_info()
-        if info is not None:
-            torch.set_num_threads(1)
-        worker, epoch = (0 if info is None else info.id), 0
+        generator = draws(self.seed, 0, 0 if info is None else info.id)
         while True:
-            generator = draws(self.seed + worker, epoch, len(self.videos))
-            chosen = generator.integers(len(self.videos), size=self.batch)
-            yield collate([decode_sample(self.videos[k], generator) for k in chosen])
-            epoch += 1
+            yield decode_sample(self.videos[generator.integers(len(self.videos))], generator)
 
 
 def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.ndarray]:
@@ -283,7 +242,7 @@ def decode_sample(path: Path, generator: np.random.Generator) -> dict[str, np.nd
     is resized. Sound is decoded from where a seek to the window's start leads, which is the picture's key frame before
     it; what belongs to the window is resampled. One thread. DataError where the clip has no such frame or sound.
     """
-    transforms = need("torchvision.transforms.functional", purpose="bench data")
+    transforms = need(TRANSFORMS, purpose="bench data")
     with av.open(f"file:{path}") as container:
         length = (container.duration or 0) / av.time_base
         start = generator.random() * max(0.0, length - WINDOW_SECONDS)

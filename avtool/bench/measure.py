@@ -1,69 +1,82 @@
-"""Time, memory and arithmetic of a pass: a function without arguments that frees what it made before it returns."""
+"""How a benchmark measures: by turns, with the spread; and what time, memory and arithmetic a pass takes.
+
+A pass is a function without arguments that frees what it made before it returns.
+"""
 
 import math
 import os
-import statistics
+import platform
+import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
+
+from avtool import __version__
+from avtool.progress import say
 
 Pass = Callable[[], object]
 MIN_SECONDS = 0.1
 """A pass shorter than this is repeated within its turn until the turn takes so long."""
 
 
-def interleave(
-    passes: Mapping[str, Pass],
-    *,
-    rounds: int,
-    device: torch.device,
-    on_round: Callable[[int], None] = lambda number: None,
-) -> dict[str, list[float]]:
-    """Seconds of each pass in each round. The passes take turns, A B C A B C ..., so that whatever slows the machine
-    down for a while slows all of them; ``on_round`` is told the number of the round that begins, 0 for the warm-up.
-
-    In the warm-up each pass runs twice: once for what is made or compiled at first use, once to see how often it has to
-    run in a turn.
-    """
-    on_round(0)
-    repeats = {}
-    for name, run in passes.items():
-        run()
-        repeats[name] = max(1, math.ceil(MIN_SECONDS / _seconds(run, 1, device)))
-    times: dict[str, list[float]] = {name: [] for name in passes}
-    for number in range(1, rounds + 1):
-        on_round(number)
-        for name, run in passes.items():
-            times[name].append(_seconds(run, repeats[name], device))
-    return times
+def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """What each measure gives in each round. They take turns, A B C A B C ..., so that whatever slows the machine down
+    for a while slows all of them. A round before the first warms up and is not counted."""
+    found: dict[str, list[float]] = {name: [] for name in measures}
+    for number in range(rounds + 1):
+        say(f"round {number} of {rounds}" if number else "warm-up")
+        for name, measure in measures.items():
+            value = measure()
+            if number:
+                found[name].append(value)
+    return found
 
 
-def _seconds(run: Pass, repeats: int, device: torch.device) -> float:
-    _synchronize(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    _synchronize(device)
-    return (time.perf_counter() - began) / repeats
+def seconds_of(run: Pass, device: torch.device) -> Callable[[], float]:
+    """A measure: the seconds of a pass. At first, in the warm-up, the pass runs twice: once for what is made or
+    compiled at first use, once to see how often it has to run in a turn."""
+    repeats = 0
+
+    def measure() -> float:
+        nonlocal repeats
+        if not repeats:
+            run()
+        _synchronize(device)
+        began = time.perf_counter()
+        for _ in range(repeats or 1):
+            run()
+        _synchronize(device)
+        taken = (time.perf_counter() - began) / (repeats or 1)
+        repeats = repeats or max(1, math.ceil(MIN_SECONDS / taken))
+        return taken
+
+    return measure
 
 
 def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """``median`` and quartiles ``q1`` and ``q3`` of one value or more."""
-    if len(values) == 1:
-        return dict.fromkeys(("median", "q1", "q3"), values[0])
-    q1, median, q3 = statistics.quantiles(values, n=4, method="inclusive")
+    q1, median, q3 = np.percentile(values, (25, 50, 75)).tolist()
     return {"median": median, "q1": q1, "q3": q3}
+
+
+def compare(over: Mapping[str, Any], under: Mapping[str, Any], measured: str) -> dict[str, Any]:
+    """What was ``measured`` of result ``over`` as a multiple of ``under``'s, round by round, so that its quartiles are
+    those of the ratio."""
+    ratios = [a / b for a, b in zip(over["rounds"], under["rounds"], strict=True)]
+    return {"over": over["name"], "under": under["name"], measured: spread(ratios)}
 
 
 def peak_bytes(run: Pass, device: torch.device) -> int | None:
@@ -90,11 +103,8 @@ def peak_bytes(run: Pass, device: torch.device) -> int | None:
             run()
     assert recorded.profiler is not None
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
-    alive = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        alive += event.nbytes()
-        peak = max(peak, alive)
-    return peak
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return int(np.cumsum([0, *changes]).max())
 
 
 def count_flops(run: Pass) -> int:
@@ -103,3 +113,24 @@ def count_flops(run: Pass) -> int:
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         run()
     return counter.get_total_flops()
+
+
+def measured_on(device: torch.device, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How every benchmark's result begins: ``avtool`` (its version), ``date``, ``machine`` and the ``settings``.
+
+    ``load`` is how busy the machine was before, in processes (None: not known).
+    """
+    listing = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: *(.+)", listing.read_text("utf-8")) if listing.exists() else None
+    machine = {
+        "cpu": named[1].strip() if named else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+    }
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"avtool": __version__, "date": date, "machine": machine, "settings": dict(settings)}

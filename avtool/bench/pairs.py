@@ -10,28 +10,12 @@ from avtool.model.attention import attention_weights, merge_heads, split_heads
 from avtool.model.fusion import FusionBlock, PairAttention
 
 
-def built_pair_attention(module: PairAttention, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-    """``module`` as the paper writes it down, with every pair [image_i || audio_j] built, projected and attended to.
-
-    (B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D). Source: DeepAVFusion (arXiv 2312.01017), section 3.2.
-    """
-    rows, columns = image.shape[1], audio.shape[1]
-    pairs = torch.cat(
-        [image.unsqueeze(2).expand(-1, -1, columns, -1), audio.unsqueeze(1).expand(-1, rows, -1, -1)], dim=-1
-    ).flatten(1, 2)
-    query, key, value = (
-        split_heads(part, module.heads)
-        for part in (
-            module.q(x),
-            F.linear(pairs, module.k.weight, module.k.bias),
-            F.linear(pairs, module.v.weight, module.v.bias),
-        )
-    )
-    return module.proj(merge_heads(attention_weights(query, key, scale=module.scale) @ value))
-
-
 class BuiltPairs(nn.Module):
-    """A ``PairAttention`` that builds its pairs. It holds the same parameters in the same order."""
+    """A ``PairAttention`` as the paper writes it down, with every pair [image_i || audio_j] built, projected and
+    attended to. It holds the same parameters in the same order.
+
+    Source: DeepAVFusion (arXiv 2312.01017), section 3.2.
+    """
 
     def __init__(self, attention: PairAttention) -> None:
         super().__init__()
@@ -39,7 +23,14 @@ class BuiltPairs(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
-        return built_pair_attention(self.attention, x, image, audio)
+        module, rows, columns = self.attention, image.shape[1], audio.shape[1]
+        pairs = torch.cat(
+            [image.unsqueeze(2).expand(-1, -1, columns, -1), audio.unsqueeze(1).expand(-1, rows, -1, -1)],
+            dim=-1,
+        ).flatten(1, 2)
+        key, value = (F.linear(pairs, part.weight, part.bias) for part in (module.k, module.v))
+        query, key, value = (split_heads(part, module.heads) for part in (module.q(x), key, value))
+        return module.proj(merge_heads(attention_weights(query, key, scale=module.scale) @ value))
 
 
 def with_built_pairs(block: FusionBlock) -> FusionBlock:

@@ -1,18 +1,13 @@
 """``avtool bench``: what the model and its data cost on this machine, as a table or as JSON."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from avtool.commands import Debug, Device, Json, Seed, Threads, examples, guarded, print_json, set_threads
 from avtool.errors import in_bytes
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 EPILOG = examples(
     "avtool bench fusion",
@@ -30,59 +25,46 @@ app = typer.Typer(
 Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that are measured.")]
 
 
-def _of_the_model(what: str) -> Callable[..., None]:
-    """The command of a benchmark of the model."""
+@guarded
+def of_the_model(
+    context: typer.Context,
+    *,
+    size: Annotated[str, typer.Option(metavar="NAME", help="full (ViT-B) or tiny.")] = "full",
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND", help="token, factorized or dense; may be given again.", show_default="all"
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a pass.")] = 4,
+    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
+    rounds: Rounds = 5,
+    attn_ratio: Annotated[
+        float, typer.Option(metavar="X", help="Width of fusion's queries and keys over the model's.")
+    ] = 0.25,
+    compile_passes: Annotated[bool, typer.Option("--compile", help="Compile with torch.compile.")] = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    set_threads(threads)
+    from avtool.bench.model import Setup, benchmark
+    from avtool.devices import resolve_device
+    from avtool.registry import FUSIONS
 
-    @guarded
-    def run(
-        *,
-        size: Annotated[str, typer.Option(metavar="NAME", help="full (ViT-B) or tiny.")] = "full",
-        fusion: Annotated[
-            list[str] | None,
-            typer.Option(
-                metavar="KIND",
-                help="token, factorized or dense; may be given again.",
-                show_default="all",
-            ),
-        ] = None,
-        batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a pass.")] = 4,
-        precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
-        rounds: Rounds = 5,
-        attn_ratio: Annotated[
-            float | None,
-            typer.Option(
-                metavar="X", help="Width of fusion's queries and keys over the model's.", show_default="0.25"
-            ),
-        ] = None,
-        compile_passes: Annotated[
-            bool, typer.Option("--compile", help="Compile with torch.compile.")
-        ] = False,
-        device: Device = "auto",
-        threads: Threads = None,
-        as_json: Json = False,
-        debug: Debug = False,
-    ) -> None:
-        set_threads(threads)
-        from avtool.bench.run import benchmark
-        from avtool.registry import FUSIONS
-
-        found = benchmark(
-            what,
-            size=size,
-            fusions=fusion or list(FUSIONS),
-            batch=batch,
-            precision=precision,
-            rounds=rounds,
-            attn_ratio=attn_ratio,
-            compile=compile_passes,
-            device=device,
-        )
-        if as_json:
-            print_json(found)
-        else:
-            _print(found)
-
-    return run
+    setup = Setup(
+        str(context.info_name),
+        size=size,
+        fusions=fusion or tuple(FUSIONS),
+        batch=batch,
+        precision=precision,
+        attn_ratio=attn_ratio,
+        compile=compile_passes,
+        rounds=rounds,
+        device=resolve_device(device),
+    )
+    (print_json if as_json else _print_model)(benchmark(setup))
 
 
 UNIT = "A GFLOP-equivalent is the time in which one big matrix product does 1e9 operations."
@@ -94,7 +76,7 @@ app.command(
         "avtool bench fusion --fusion dense --fusion token --json",
         next_command="avtool bench step",
     ),
-)(_of_the_model("fusion"))
+)(of_the_model)
 app.command(
     "step",
     help=f"Whole training steps, and the encoder alone.\n\n{UNIT}",
@@ -103,7 +85,7 @@ app.command(
         "avtool bench step --size tiny --rounds 3 --json",
         next_command="avtool pretrain --recipe dense --dry-run",
     ),
-)(_of_the_model("step"))
+)(of_the_model)
 
 
 @app.command(
@@ -142,45 +124,28 @@ def data(
     from avtool.bench.data import benchmark_data
 
     found = benchmark_data(source, clips=clips, batch=batch, rounds=rounds, seed=seed)
-    if as_json:
-        print_json(found)
-    else:
-        _print_data(found)
+    (print_json if as_json else _print_data)(found)
 
 
-def _print(found: dict[str, Any]) -> None:
-    settings, product = found["settings"], found["product"]
-    lines = [
-        _machine(found),
+def _print_model(found: dict[str, Any]) -> None:
+    settings = found["settings"]
+    about = (
         f"{settings['benchmark']}, {settings['size']} size, batch {settings['batch']}, {settings['precision']}, "
         f"attn_ratio {settings['attn_ratio']:g}{', compiled' if settings['compile'] else ''}; "
-        f"medians of {settings['rounds']} rounds",
-        f"one {settings['product_side']}-cubed matrix product: {product['gflop_per_second']:,.0f} GFLOP/s",
-    ]
-    costs = {
-        result["name"]: (
-            _number(1e3 * result["seconds"]["median"]),
-            _number(result["gflop_equivalents"]),
-            _number(result["gflop"]),
-            f"{result['share_of_product_rate']:.0%}",
-            _number(result["samples_per_second"]),
-            "?" if result["peak_bytes"] is None else _number(result["peak_bytes"] / 2**20),
-        )
-        for result in found["results"]
-    }
-    ratios = {
-        f"{ratio['over']} : {_under(ratio)}": (
-            *_median(ratio["seconds"]),
-            "?" if ratio["peak_bytes"] is None else _number(ratio["peak_bytes"]),
-        )
-        for ratio in found["ratios"]
-    }
-    titles = ("pass", "ms", "GFLOP-eq", "GFLOP", "share", "clips/s", "peak MiB")
-    tables = [
-        _table(titles, costs),
-        *([_table(("ratio", "time", "(quartiles)", "bytes"), ratios)] if ratios else []),
-    ]
-    _show(lines, tables, found["built_pairs"])
+        f"medians of {settings['rounds']} rounds\n"
+        f"one {settings['product_side']}-cubed matrix product: {found['product']['gflop_per_second']:,.0f} GFLOP/s"
+    )
+    costs: list[Sequence[Any]] = [("pass", "ms", "GFLOP-eq", "GFLOP", "share", "clips/s", "peak MiB")]
+    for row in found["results"]:
+        milliseconds, share = 1e3 * row["seconds"]["median"], f"{row['share_of_product_rate']:.0%}"
+        peak = row["peak_bytes"] and row["peak_bytes"] / 2**20
+        work = (row["gflop_equivalents"], row["gflop"], share, row["samples_per_second"])
+        costs.append((row["name"], milliseconds, *work, peak))
+    ratios: list[Sequence[Any]] = [("ratio", "time (quartiles)", "bytes")]
+    for row in found["ratios"]:
+        under = "not" if row["over"].startswith(row["under"]) else row["under"].split(",")[0]
+        ratios.append((f"{row['over']} : {under}", row["seconds"], row["peak_bytes"]))
+    _print(found, about, costs, ratios)
 
 
 def _print_data(found: dict[str, Any]) -> None:
@@ -190,55 +155,42 @@ def _print_data(found: dict[str, Any]) -> None:
         f"{clips['count']} clips, median {clips['median_seconds']:.1f} s of {width:.0f} x {height:.0f}, "
         f"{in_bytes(clips['file_bytes'])} of files; batch {settings['batch']}, medians of {settings['rounds']} rounds"
     )
-    rates = {row["name"]: _median(row["rate"]) for row in found["results"]}
-    ratios = {f"{row['over']} : {row['under']}": _median(row["rate"]) for row in found["ratios"]}
-    tables = [
-        _table(("way", "samples/s", "(quartiles)"), rates),
-        _table(("compared", "ratio", "(quartiles)"), ratios),
-    ]
-    _show([_machine(found), about], tables, found["mp4"])
+    rates = [(row["name"], row["rate"]) for row in found["results"]]
+    ratios = [(f"{row['over']} : {row['under']}", row["rate"]) for row in found["ratios"]]
+    titles = ("way", "samples/s (quartiles)"), ("compared", "ratio (quartiles)")
+    _print(found, about, [titles[0], *rates], [titles[1], *ratios])
 
 
-def _show(lines: list[str], tables: list[Table], last: str | None) -> None:
+def _print(found: dict[str, Any], about: str, *tables: Sequence[Sequence[Any]]) -> None:
+    """The machine, what was measured, tables of titles and rows with figures to the right, and how fair it all is."""
     from rich.console import Console
-
-    console = Console(width=80, highlight=False)
-    for part in (*lines, *tables, *([last] if last else [])):
-        console.print(part, markup=False)
-
-
-def _table(titles: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    """Rows by name under their titles; figures stand to the right."""
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    for number, title in enumerate(titles):
-        table.add_column(title, no_wrap=True, justify="right" if number else "left")
-    for name, row in rows.items():
-        table.add_row(name, *row)
-    return table
-
-
-def _machine(found: dict[str, Any]) -> str:
     machine = found["machine"]
     load = "" if machine["load"] is None else f", load {machine['load']:.1f} before"
-    return (
+    console = Console(width=80, highlight=False, markup=False)
+    console.print(
         f"{machine['accelerator'] or machine['cpu']}, {machine['threads']} threads on {machine['cores']} cores, "
-        f"torch {machine['torch']}{load}, {found['date'][:10]}"
+        f"torch {machine['torch']}{load}, {found['date'][:10]}\n{about}"
     )
+    for titles, *rows in tables:
+        table = Table(box=None, padding=(0, 1, 0, 0))
+        for title in titles:
+            table.add_column(title, no_wrap=True, justify="left" if title is titles[0] else "right")
+        for row in rows:
+            table.add_row(*map(_cell, row))
+        if rows:
+            console.print(table)
+    if found["reference"]:
+        console.print(found["reference"])
 
 
-def _under(ratio: dict[str, Any]) -> str:
-    """The second side without what it has in common with the first."""
-    return "not" if ratio["over"].startswith(ratio["under"]) else ratio["under"].split(",")[0]
-
-
-def _median(spread: Mapping[str, float]) -> tuple[str, str]:
-    return _number(spread["median"]), f"({_number(spread['q1'])} to {_number(spread['q3'])})"
-
-
-def _number(value: float) -> str:
-    """Three digits that count, thousands with a comma."""
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+def _cell(value: Any) -> str:
+    """Words as they are, a spread as its median and quartiles, ? for what is not known; a number with three digits that
+    count, thousands with a comma."""
+    if isinstance(value, Mapping):
+        median, *quartiles = (_cell(value[key]) for key in ("median", "q1", "q3"))
+        return f"{median} ({' to '.join(quartiles)})"
+    if value is None or isinstance(value, str):
+        return value or "?"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import pytest
 from typer.testing import CliRunner
 
-from avtool.bench.run import SIZES
+from avtool.bench.model import SIZES
 from avtool.cli import app
 from avtool.config.schema import FINETUNED
 from avtool.devices import PRECISIONS

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
+from functools import partial
 from itertools import groupby
+from multiprocessing import forkserver
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +17,24 @@ import torch
 from typer.testing import CliRunner
 
 from avtool.bench import data as bench_data
-from avtool.bench import run as bench_run
-from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
-from avtool.bench.pairs import BuiltPairs, built_pair_attention, with_built_pairs
-from avtool.bench.passes import ATTENTION, BUILT, Setup, fusion_suite, matrix_product, shared_models
-from avtool.bench.run import (
-    PUBLISHED_AT,
+from avtool.bench import model as bench_model
+from avtool.bench.measure import compare, count_flops, interleave, peak_bytes, seconds_of, spread
+from avtool.bench.model import (
+    ATTENTION,
+    BUILT,
     PUBLISHED_GFLOP_EQUIVALENTS,
+    Setup,
     benchmark,
     built_pairs_in_words,
-    compare,
+    fusion_suite,
+    matrix_product,
+    shared_models,
 )
+from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.cli import app
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
-from avtool.errors import DataError, RecipeError, UsageError
+from avtool.errors import DataError, RecipeError
 from avtool.media import probe, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
@@ -51,7 +57,7 @@ RESULT_KEYS = {
 
 @pytest.fixture(autouse=True)
 def _small_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_run, "PRODUCT_SIDE", 64)
+    monkeypatch.setattr(bench_model, "PRODUCT_SIDE", 64)
     monkeypatch.setattr("avtool.bench.measure.MIN_SECONDS", 0.0)
 
 
@@ -89,15 +95,16 @@ def test_the_reference_attends_to_every_pair() -> None:
     values = [module.v.weight @ pair + module.v.bias for pair in pairs]
     weights = [math.exp(module.scale * (module.q(x)[0, 0] @ key).item()) for key in keys]
     want = sum(w * value for w, value in zip(weights, values, strict=True)) / sum(weights)
-    torch.testing.assert_close(built_pair_attention(module, x, image, audio)[0, 0], module.proj(want))
+    torch.testing.assert_close(BuiltPairs(module)(x, image, audio)[0, 0], module.proj(want))
 
 
-def test_passes_take_turns() -> None:
+def test_passes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    passes = {name: lambda name=name: calls.append(name) for name in "ABC"}
-    times = interleave(passes, rounds=3, device=CPU, on_round=lambda number: calls.append(str(number)))
+    monkeypatch.setattr("avtool.bench.measure.say", lambda line: calls.append(f"({line})"))
+    measures = {name: seconds_of(lambda name=name: calls.append(name), CPU) for name in "ABC"}
+    times = interleave(measures, 3)
     turns = [name for name, _ in groupby(calls)]
-    assert "".join(turns) == "0ABC1ABC2ABC3ABC"
+    assert "".join(turns) == "(warm-up)ABC(round 1 of 3)ABC(round 2 of 3)ABC(round 3 of 3)ABC"
     assert {name: len(seconds) for name, seconds in times.items()} == {"A": 3, "B": 3, "C": 3}
 
 
@@ -111,8 +118,9 @@ def test_short_passes_are_repeated_and_timed_one_by_one(monkeypatch: pytest.Monk
         calls[name] += 1
         clock[0] += seconds
 
-    passes = {"short": lambda: take("short", 0.25), "long": lambda: take("long", 3.0)}
-    assert interleave(passes, rounds=2, device=CPU) == {"short": [0.25, 0.25], "long": [3.0, 3.0]}
+    lengths = {"short": 0.25, "long": 3.0}
+    measures = {name: seconds_of(partial(take, name, length), CPU) for name, length in lengths.items()}
+    assert interleave(measures, 2) == {"short": [0.25, 0.25], "long": [3.0, 3.0]}
     assert calls == {"short": 2 + 2 * 4, "long": 2 + 2}
 
 
@@ -143,12 +151,14 @@ def test_spread_of_one_and_of_many() -> None:
     assert spread([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "q1": 2.0, "q3": 4.0}
 
 
-def test_ratios_are_taken_round_by_round() -> None:
-    over = {"name": "dense" + BUILT, "rounds": [10.0, 40.0, 90.0], "peak_bytes": 80}
-    under = {"name": "dense", "rounds": [10.0, 20.0, 30.0], "peak_bytes": 20}
-    ratio = compare(over, under)
-    assert ratio["seconds"] == {"median": 2.0, "q1": 1.5, "q3": 2.5}
-    assert ratio["peak_bytes"] == 4
+@pytest.mark.parametrize("measured", ["seconds", "rate"])
+def test_ratios_are_taken_round_by_round(measured: str) -> None:
+    over, under = (
+        {"name": "dense", "rounds": [10.0, 40.0, 90.0]},
+        {"name": "token", "rounds": [10.0, 20.0, 30.0]},
+    )
+    spread = {"median": 2.0, "q1": 1.5, "q3": 2.5}
+    assert compare(over, under, measured) == {"over": "dense", "under": "token", measured: spread}
 
 
 @pytest.mark.parametrize(
@@ -161,35 +171,39 @@ def test_ratios_are_taken_round_by_round() -> None:
         (1.31, {}, True),
         (0.5, {"batch": 8}, False),
         (0.5, {"precision": "bf16"}, False),
+        (0.5, {"size": "tiny"}, False),
+        (0.5, {"attn_ratio": 1.0}, False),
+        (0.5, {"compile": True}, False),
     ],
 )
 def test_a_reference_far_from_the_published_time_is_told(share: float, change: dict, unfair: bool) -> None:
-    result = {"gflop_equivalents": share * PUBLISHED_GFLOP_EQUIVALENTS}
-    said = built_pairs_in_words(result, {**PUBLISHED_AT, **change}, CPU)
+    taken, published = share * PUBLISHED_GFLOP_EQUIVALENTS, Setup("fusion", fusions=["dense"], rounds=3)
+    said = built_pairs_in_words(taken, replace(published, **change))
     assert said.startswith(
         f"dense attention with built pairs: {share * 560:,.0f} GFLOP-equivalents, published 560 "
     )
     assert ("ratios to built pairs do not count" in said) == unfair
-    assert "do not count" not in built_pairs_in_words(result, PUBLISHED_AT, torch.device("cuda"))
+    elsewhere = replace(published, device=torch.device("cuda"))
+    assert "do not count" not in built_pairs_in_words(taken, elsewhere)
 
 
 def test_built_pairs_cost_what_arithmetic_says() -> None:
-    setup = Setup(batch=2, device=CPU, precision=torch.float32, compile=False)
+    setup = Setup("fusion", size="tiny", batch=2)
     recipe = load_recipe("tiny", ["model.fusion.kind=dense"])
-    suite = fusion_suite({"dense": recipe}, setup)
+    passes, _ = fusion_suite({"dense": recipe}, setup)
     settings = model_settings(recipe)
     dim, width, tokens, (image, audio) = 192, 48, sum(settings["fusion_tokens"]), (64, 48)
     pairs = 2 * image * audio
     attention = 2 * tokens * width * image * audio * 2  # logits and output, for a batch of 2
     multiplications = pairs * 2 * dim * 2 * width + 2 * tokens * dim * width * 2 + attention
     # forward once, backward to both factors of each product: three products for one
-    assert count_flops(suite.passes[ATTENTION + BUILT]) == 3 * 2 * multiplications
-    assert count_flops(suite.passes[ATTENTION]) < count_flops(suite.passes[ATTENTION + BUILT]) / 10
+    assert count_flops(passes[ATTENTION + BUILT]) == 3 * 2 * multiplications
+    assert count_flops(passes[ATTENTION]) < count_flops(passes[ATTENTION + BUILT]) / 10
 
 
 def test_models_share_everything_but_fusion_blocks() -> None:
     recipes = {kind: load_recipe("tiny", [f"model.fusion.kind={kind}"]) for kind in ("token", "dense")}
-    models = shared_models({kind: model_settings(recipe) for kind, recipe in recipes.items()}, CPU)
+    models = shared_models(recipes, CPU)
     token, dense = (dict(model.named_parameters()) for model in models.values())
     assert {name for name in token if name in dense and token[name] is dense[name]} == {
         name for name in token if "fusion_blocks" not in name
@@ -200,12 +214,16 @@ def test_models_share_everything_but_fusion_blocks() -> None:
 
 
 def test_the_product_is_in_the_run_s_precision() -> None:
-    setup = Setup(batch=1, device=CPU, precision=torch.bfloat16, compile=False)
-    assert matrix_product(8, setup)().dtype == torch.bfloat16
+    assert matrix_product(8, Setup("step", precision="bf16"))().dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("what", "precision"), [("fusion", "float32"), ("step", "bf16")])
-def test_json_has_every_figure(what: str, precision: str) -> None:
+def test_json_has_every_figure(
+    what: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if what == "step":  # twelve passes of a whole model, in a precision that not every CPU has
+        (tmp_path / "small.yaml").write_text(SMALL)
+        monkeypatch.setitem(bench_model.SIZES, "tiny", str(tmp_path / "small.yaml"))
     done = bench(f"{what} --size tiny --batch 2 --rounds 2 --device cpu --precision {precision} --json")
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
@@ -217,7 +235,7 @@ def test_json_has_every_figure(what: str, precision: str) -> None:
         "product",
         "results",
         "ratios",
-        "built_pairs",
+        "reference",
     }
     assert set(found["machine"]) == {
         "cpu",
@@ -251,15 +269,19 @@ def test_json_has_every_figure(what: str, precision: str) -> None:
         assert result["samples_per_second"] == pytest.approx(2 / median)
         assert result["gflop"] > 0
         assert result["peak_bytes"] > 0
-    names = {result["name"] for result in found["results"]}
+    peaks = {result["name"]: result["peak_bytes"] for result in found["results"]}
     assert {(ratio["over"], ratio["under"]) for ratio in found["ratios"]} == EXPECTED[what]
-    assert {name for pair in EXPECTED[what] for name in pair} <= names
-    assert (found["built_pairs"] is not None) == (what == "fusion")
+    assert (found["reference"] is not None) == (what == "fusion")
     for ratio in found["ratios"]:
+        assert ratio["peak_bytes"] == pytest.approx(peaks[ratio["over"]] / peaks[ratio["under"]])
         if ratio["over"] == "dense" + BUILT:
             assert ratio["peak_bytes"] > 5
 
 
+SMALL = """
+extends: tiny
+model: {image_size: [64, 64], audio_size: [64, 64], dim: 48, depth: 2, decoder: {dim: 48, depth: 1}}
+"""
 EXPECTED = {
     "fusion": {
         ("factorized", "token"),
@@ -290,22 +312,23 @@ def test_table_fits_80_columns_and_shows_every_pass() -> None:
 
 def test_attn_ratio_and_size_reach_the_model() -> None:
     small, wide = (
-        benchmark("fusion", size="tiny", fusions=["dense"], batch=1, rounds=1, attn_ratio=ratio, device="cpu")
+        benchmark(Setup("fusion", size="tiny", fusions=["dense"], batch=1, rounds=1, attn_ratio=ratio))
         for ratio in (0.25, 1.0)
     )
     assert wide["settings"]["attn_ratio"] == 1.0
     assert wide["results"][0]["gflop"] > 2 * small["results"][0]["gflop"]
     with pytest.raises(RecipeError, match=r"not divisible by model\.heads 3"):
-        benchmark("fusion", size="tiny", attn_ratio=0.3, device="cpu")
-    with pytest.raises(UsageError, match="not there"):
-        benchmark("fusion", size="tiny", device="cuda:77")
+        benchmark(Setup("fusion", size="tiny", attn_ratio=0.3))
+    done = bench("fusion --size tiny --device cuda:77")
+    assert done.exit_code == 2
+    assert "device cuda:77 is not there" in done.stderr
 
 
 def test_too_little_memory_is_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(recipes, setup):
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ...")
 
-    monkeypatch.setitem(bench_run.SUITES, "step", refuse)
+    monkeypatch.setitem(bench_model.SUITES, "step", refuse)
     done = bench("step --size tiny --batch 64 --device cpu")
     assert done.exit_code == 1
     assert "cpu has too little memory for a batch of 64" in done.stderr
@@ -344,9 +367,9 @@ def test_a_new_kind_of_fusion_is_benched_and_a_wrong_one_hears_the_nearest(
 ) -> None:
     asked: list[list[str]] = []
     monkeypatch.setitem(FUSIONS._places, "late", FUSIONS["token"])
-    monkeypatch.setattr(bench_run, "benchmark", lambda what, fusions, **more: asked.append(fusions) or {})
+    monkeypatch.setattr(bench_model, "benchmark", lambda setup: asked.append(setup.fusions) or {})
     assert bench("fusion --json").exit_code == bench("step --fusion late --json").exit_code == 0
-    assert asked == [list(FUSIONS), ["late"]]
+    assert asked == [tuple(FUSIONS), ["late"]]
     monkeypatch.undo()
     done = bench("fusion --fusion factorised")
     assert done.exit_code == 2
@@ -370,8 +393,14 @@ class Drawn:
         return np.full(size, min(high, 1.0) if low > 0 else 0.0)
 
 
+@pytest.fixture(scope="module")
+def own_server() -> None:
+    """What other tests have started is no server of workers that has imported torch."""
+    forkserver._forkserver._stop()
+
+
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def quick(own_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_data, "SECONDS", 0.01)
 
 
@@ -457,9 +486,9 @@ def test_rates_are_of_cpu_time_and_of_whole_turns(monkeypatch: pytest.MonkeyPatc
         finally:
             closed.append(True)
 
-    assert bench_data._rate_of_a_core(batches(), 8) == 16.0
+    assert bench_data.rate_of(lambda workers: batches(), 0, 8) == 16.0
     del closed[:]
-    assert bench_data._rate_end_to_end(batches(), 8, 3) == 32.0
+    assert bench_data.rate_of(lambda workers: batches(), 3, 8) == 32.0
     assert closed == [True]  # which is how worker processes end
 
 
@@ -481,16 +510,6 @@ def test_an_mp4_side_slower_than_the_published_one_is_told(
     assert ("ratios to mp4 do not count" in said) == unfair
 
 
-def test_ratios_of_rates_are_taken_round_by_round() -> None:
-    rates = {
-        "mp4, a core": [10.0, 20.0, 30.0],
-        "prepared, a core": [10.0, 40.0, 90.0],
-        "prepared, 2 workers": [5.0, 5.0, 5.0],
-    }
-    ratio = bench_data.compare_rates(rates, "prepared, a core", "mp4, a core")
-    assert ratio["rate"] == {"median": 2.0, "q1": 1.5, "q3": 2.5}
-
-
 def test_both_sides_are_measured_by_turns(quick, monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     real = bench_data._sides
@@ -508,16 +527,7 @@ def test_both_sides_are_measured_by_turns(quick, monkeypatch: pytest.MonkeyPatch
     names = [f"{way}, {how}" for way in ("mp4", "prepared") for how in ("a core", "1 worker", "2 workers")]
     assert turns == names * 3  # the first time to warm up
     assert [result["name"] for result in found["results"]] == names
-    assert set(found) == {
-        "avtool",
-        "date",
-        "machine",
-        "settings",
-        "clips",
-        "results",
-        "ratios",
-        "mp4",
-    }
+    assert set(found) == {"avtool", "date", "machine", "settings", "clips", "results", "ratios", "reference"}
     assert found["settings"] == {"benchmark": "data", "batch": 2, "rounds": 2, "seed": 1}
     assert found["clips"]["count"] == 3
     assert (found["clips"]["median_seconds"], found["clips"]["median_size"]) == (4.0, [160.0, 160.0])
@@ -525,18 +535,22 @@ def test_both_sides_are_measured_by_turns(quick, monkeypatch: pytest.MonkeyPatch
         assert len(result["rounds"]) == 2
         assert result["rate"]["median"] == pytest.approx(sum(result["rounds"]) / 2)
         assert result["rate"]["median"] > 0
-    assert [(ratio["over"], ratio["under"]) for ratio in found["ratios"]] == bench_data.comparisons()
-    assert "samples a core-second" in found["mp4"] and "do not count" not in found["mp4"]
+    rounds = {result["name"]: result["rounds"] for result in found["results"]}
+    assert [(ratio["over"], ratio["under"]) for ratio in found["ratios"]] == bench_data.COMPARED
+    for ratio in found["ratios"]:
+        each = [a / b for a, b in zip(rounds[ratio["over"]], rounds[ratio["under"]], strict=True)]
+        assert ratio["rate"]["median"] == pytest.approx(sum(each) / 2)
+    assert "samples a core-second" in found["reference"] and "do not count" not in found["reference"]
 
 
 def test_the_data_table_fits_80_columns(quick, folder: Path) -> None:
-    done = bench("data --rounds 1", args=[str(folder)])
+    done = bench("data --rounds 1 --batch 4", args=[str(folder)])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert "…" not in done.stdout
     for words in (
-        "batch 32",
+        "batch 4",
         "2 clips, median",
         "prepared, a core : mp4, a core",
         "mp4, 2 workers",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from avtool.bench.measure import peak_bytes
-from avtool.bench.pairs import built_pair_attention
+from avtool.bench.pairs import BuiltPairs
 from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.neighbours import nearest_neighbour_accuracy
@@ -67,7 +67,7 @@ def test_pair_attention_equals_built_pairs(ratio: float, value_width: int) -> No
     tensors = [torch.randn(2, count, 48, dtype=torch.double, requires_grad=True) for count in (5, 7, 4)]
     leaves = [*tensors, *module.parameters()]
     results = []
-    for compute in (module, lambda *x: built_pair_attention(module, *x)):
+    for compute in (module, BuiltPairs(module)):
         out = compute(*tensors)
         gradients = torch.autograd.grad(out.square().sum(), leaves)
         results.append((out, *gradients))
