@@ -38,7 +38,7 @@ class Canvas:
         bottom = self.height - top - height
         place = (left / self.width, bottom / self.height, width / self.width, height / self.height)
         axes = self.figure.add_axes(place)
-        axes.tick_params(labelsize=11, colors=_rgb(PALE), labelfontfamily=FAMILY)
+        axes.tick_params(labelsize=11, colors=np.divide(PALE, 255), labelfontfamily=FAMILY)
         axes.spines[:].set_visible(False)
         return axes
 
@@ -46,17 +46,15 @@ class Canvas:
         """Pixels uint8 (H, W, 3) RGB as they are, in a hundredth of the time that axes take."""
         self.figure.figimage(pixels, left, self.height - top - pixels.shape[0], origin="upper")
 
-    def write(
-        self, lines: Sequence[str], left: float, top: float, colours: Sequence[Sequence[int]] = (INK,)
-    ) -> None:
-        """Lines that ``fitted`` gave below each other, each in its colour; the last colour holds for those after it."""
+    def write(self, lines: Sequence[str], left: float, top: float, colour: Sequence[int] = INK) -> None:
+        """Lines that ``fitted`` gave, below each other."""
         for number, line in enumerate(lines):
             self.figure.text(
                 left / self.width,
                 1 - (top + number * LINE + SIZE) / self.height,
                 line,
                 fontsize=SIZE,
-                color=_rgb(colours[min(number, len(colours) - 1)]),
+                color=np.divide(colour, 255),
                 family=_families(line),
                 parse_math=False,
                 usetex=False,
@@ -114,14 +112,8 @@ def _family_with(character: str) -> str:
         usable = Path(file).is_file() and not name.startswith("Last Resort")  # which draws boxes
         if usable and font_manager.get_font(file).get_char_index(ord(character)):
             return name
-    _say_that_some_are_missing()
+    _say_once("characters that no installed font has are drawn as ?; a font such as Noto Sans has them")
     return ""
 
 
-@cache
-def _say_that_some_are_missing() -> None:
-    say("characters that no installed font has are drawn as ?; a font such as Noto Sans has them")
-
-
-def _rgb(colour: Sequence[int]) -> tuple[float, ...]:
-    return tuple(value / 255 for value in colour)
+_say_once = cache(say)

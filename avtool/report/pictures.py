@@ -75,8 +75,8 @@ def _tiles(tiles: Sequence[Tile], width: int) -> Canvas:
         page.paste(left, GAP, _matted(_boxed(tile), TILE_WIDTH, FRAME_HEIGHT))
         sound = _spectrogram(tile.log_mel, TILE_WIDTH, MEL_HEIGHT, peak=loudest(tile.log_mel))
         page.paste(left, GAP + FRAME_HEIGHT, sound)
-        colours = [PALE if k else INK for k, lines in enumerate(text) for _ in lines]
-        page.write([line for lines in text for line in lines], left, below, colours)
+        for k, lines in enumerate(text):
+            page.write(lines, left, below + LINE * sum(map(len, text[:k])), PALE if k else INK)
     return page
 
 
@@ -119,7 +119,7 @@ def draw_reconstructions(examples: Sequence[Example], *, caption: Sequence[str])
     head = Canvas(_RECONSTRUCTIONS_WIDTH, GAP + LINE * (len(lines) + 1))
     head.write(lines, GAP, GAP)
     for left, title in zip(_FRAMES + _MELS, ("masked input", "prediction", "target") * 2, strict=True):
-        head.write([title], left, GAP + LINE * len(lines), [PALE])
+        head.write([title], left, GAP + LINE * len(lines), PALE)
     return stacked([head, *map(_reconstruction, examples)])
 
 
@@ -180,7 +180,7 @@ def render_masks(
         pages.append(_masked(panel.name, panel.picture, panel.mask, left, **shown))
     lines = fitted(_MASKS_WIDTH - 2 * GAP, *caption)
     foot = Canvas(_MASKS_WIDTH, LINE * len(lines) + GAP)
-    foot.write(lines, GAP, 0, [PALE])
+    foot.write(lines, GAP, 0, PALE)
     return stacked([*pages, foot])
 
 
