@@ -91,18 +91,14 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``stored`` and ``out``."""
-        reasons = {name: len(ids) for name, ids in sorted(self.ids.items())}
-        found = {
-            "name": self.name,
-            **self.counts(),
-            "reasons": reasons,
-            "stored": self.stored(),
-            "out": str(self.out),
-        }
+        found = self.listing()
+        del found["details"], found["notes"]
+        reasons = {name: len(ids) for name, ids in found["reasons"].items()}
+        found |= {"reasons": reasons, "out": str(self.out)}
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:
-        """What report.json holds: the same with ids, details and notes."""
+        """What report.json holds: the counts, ``reasons`` (name to ids), ``stored``, details and notes."""
         text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
         return {**text, "stored": self.stored(), "details": self.details, "notes": self.notes}
 

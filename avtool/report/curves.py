@@ -22,7 +22,6 @@ COLOURS = ("#1f5ab4", "#d65c0a", "#14823c", "#aa1e78", "#785a14", "#008c96", "#b
 STREAMS = ("image", "audio", "fusion", "all")
 
 _LEFT, _TOP, _BOTTOM = 66, 34, 42
-_HELD_OUT = "held_out_"
 
 Rows = Sequence[Mapping[str, Any]]
 """Lines of a metrics.jsonl, each with its ``step``."""
@@ -57,37 +56,33 @@ def draw_curves(runs: Mapping[str, Rows]) -> np.ndarray:
 def panels_of(runs: Mapping[str, Rows]) -> list[list[Panel]]:
     """The panels that the runs have numbers for, in rows."""
     keys = {key for rows in runs.values() for row in rows for key, value in row.items() if _is_number(value)}
-    streams = [name for name in STREAMS if f"{_HELD_OUT}knn_{name}" in keys]
-    floor, of_loss = f"{_HELD_OUT}floor", f"{_HELD_OUT}share_of_floor" in keys
-    losses = Panel(
-        "loss (thin: training, dots: held out, dashed: floor)",
-        "loss",
-        f"{_HELD_OUT}loss",
-        floor if of_loss else "",
-    )
-    rank = Panel(
-        "effective rank of held-out clips' mean fusion tokens",
-        dots=f"{_HELD_OUT}effective_rank_fusion",
-        from_zero=True,
-    )
+    streams = [name for name in STREAMS if f"held_out_knn_{name}" in keys]
+    of_loss = "held_out_share_of_floor" in keys
+    loss_floor = "held_out_floor" if of_loss else ""
+    own_floor = "" if of_loss or streams else "held_out_floor"
+    first = [
+        Panel("loss (thin: training, dots: held out, dashed: floor)", "loss", "held_out_loss", loss_floor),
+        Panel(
+            "effective rank of held-out clips' mean fusion tokens",
+            dots="held_out_effective_rank_fusion",
+            from_zero=True,
+        ),
+    ]
     measures = [
-        Panel(f"nearest neighbour, {name}", "", f"{_HELD_OUT}knn_{name}", f"{_HELD_OUT}knn_floor", "knn")
+        Panel(f"nearest neighbour, {name}", "", f"held_out_knn_{name}", "held_out_knn_floor", "knn")
         for name in streams
     ]
-    for key in sorted(key for key in keys if key.startswith(f"{_HELD_OUT}score")):
-        words = key.removeprefix(_HELD_OUT).replace("_", ", ", 1).replace("_", " ")
-        measures.append(Panel(f"{words} (held out)", "", key, "" if streams or of_loss else floor, "score"))
+    for key in sorted(key for key in keys if key.startswith("held_out_score")):
+        words = key.removeprefix("held_out_").replace("_", ", ", 1).replace("_", " ")
+        measures.append(Panel(f"{words} (held out)", "", key, own_floor, "score"))
     loop = [
         Panel("learning rate", "lr"),
         Panel("samples a second", "samples_per_second"),
         Panel("share of time waiting for data", "waiting", scale="share"),
         Panel("share of time outside task and optimizer", "overhead", scale="share"),
     ]
-    in_fours = [measures[first : first + 4] for first in range(0, len(measures), 4)]
-    there = [
-        [panel for panel in row if {panel.line, panel.dots} & keys]
-        for row in ([losses, rank], *in_fours, loop)
-    ]
+    in_fours = [measures[start : start + 4] for start in range(0, len(measures), 4)]
+    there = [[panel for panel in row if {panel.line, panel.dots} & keys] for row in (first, *in_fours, loop)]
     return [row for row in there if row]
 
 
