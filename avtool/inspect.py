@@ -5,6 +5,7 @@ import shlex
 import tarfile
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,22 @@ import numpy as np
 
 from avtool import places
 from avtool.data.dataset import PreparedDataset
+from avtool.data.report import REPORT_JSON
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
 from avtool.data.views import start_around
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.files import check_output, sha256_of
 from avtool.progress import progress_bar
+from avtool.tracking import METRICS, RUN_JSON, read_metrics, read_run_facts
 
 SHOWN_CLASSES = 10
 SHEET_SECONDS = 10.0
 """At most so much sound, around the frame, is seen in a contact sheet."""
 CLIP_SECONDS = 60.0
 """A longer clip is decoded to here and no further."""
-REPORT_JSON = "report.json"
 CLIP_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg", ".m4v")
+PARTS = (DATASET_JSON, REPORT_JSON, "config.json", RUN_JSON, METRICS, "model.safetensors")
+"""Files of a folder that can be inspected."""
 
 
 def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
@@ -52,61 +56,53 @@ def kind_of(path: Path) -> str:
         return _kind_of_folder(path)
     if path.exists():
         raise DataError(f"{path} is neither a file nor a folder", hint="name a clip or a folder")
-    if len(path.parts) == 1 and (places.prepared_folder(str(path)) / DATASET_JSON).is_file():
-        raise DataError(
-            f"there is nothing at {path}", hint=f"avtool inspect {places.prepared_folder(str(path))}"
-        )
-    try:
-        places.resolve_checkpoint(path)
-    except AvtoolError as error:
-        raise DataError(
-            f"there is nothing at {path}",
-            hint="check the path; avtool pull --list names models that can be fetched",
-        ) from error
-    return "model"
+    hint = "check the path; avtool pull --list names models that can be fetched"
+    prepared = places.prepared_folder(str(path))
+    if len(path.parts) == 1 and (prepared / DATASET_JSON).is_file():
+        hint = f"avtool inspect {prepared}"
+    else:
+        with suppress(AvtoolError):
+            places.resolve_checkpoint(path)
+            return "model"
+    raise DataError(f"there is nothing at {path}", hint=hint)
 
 
 def _kind_of_folder(path: Path) -> str:
     if (path / DATASET_JSON).is_file() or (path / "shards").is_dir():
         return "data set"  # without dataset.json a broken one, which opening it says
-    if places.is_checkpoint(path) or any((path / name).exists() for name in (places.CHECKPOINTS, "run.json")):
-        return "model"
-    if path.name == places.CHECKPOINTS:
+    of_run = path.name == places.CHECKPOINTS or any(
+        (path / name).exists() for name in (places.CHECKPOINTS, RUN_JSON)
+    )
+    if of_run or places.is_checkpoint(path):
         return "model"
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not entries:
         raise DataError(f"{path} is an empty folder", hint="name a data set, a run, a checkpoint or a clip")
-    clip = next((entry for entry in entries if entry.suffix.lower() in CLIP_ENDINGS), None)
+    clips = [entry for entry in entries if entry.suffix.lower() in CLIP_ENDINGS]
     raise DataError(
         f"{path} is neither a prepared data set nor a run nor a checkpoint: it has neither {DATASET_JSON} nor "
         f"model.safetensors nor {places.CHECKPOINTS}",
-        hint=f"avtool inspect {shlex.quote(str(clip))}"
-        if clip
-        else "name a folder that avtool wrote, or a clip",
+        hint=_inspect(clips[0]) if clips else "name a folder that avtool wrote, or a clip",
     )
+
+
+def _inspect(path: Path) -> str:
+    return f"avtool inspect {shlex.quote(str(path))}"
 
 
 def _refuse_other_files(path: Path) -> None:
     """Raise AvtoolError for files that belong to a folder which can be inspected, and for archives."""
-    folder = shlex.quote(str(path.parent))
-    if path.name in (
-        DATASET_JSON,
-        REPORT_JSON,
-        "config.json",
-        "run.json",
-        "metrics.jsonl",
-        "model.safetensors",
-    ):
-        raise DataError(f"{path} is a part of the folder it lies in", hint=f"avtool inspect {folder}")
+    if path.name in PARTS:
+        raise DataError(f"{path} is a part of the folder it lies in", hint=_inspect(path.parent))
     if path.suffix in (".pth", ".pt", ".safetensors"):
         raise DataError(
             f"{path} holds weights alone", hint=f"avtool convert {shlex.quote(str(path))} --out DIR"
         )
     if tarfile.is_tarfile(path):
         _check_members(path)
-        whole = shlex.quote(str(path.parent.parent)) if path.parent.name == "shards" else "DIR"
+        whole = path.parent.parent if path.parent.name == "shards" else Path("DIR")
         raise DataError(
-            f"{path} is a tar; of a prepared data set the folder is inspected", hint=f"avtool inspect {whole}"
+            f"{path} is a tar; of a prepared data set the folder is inspected", hint=_inspect(whole)
         )
 
 
@@ -136,9 +132,6 @@ def _wrong_with(member: tarfile.TarInfo) -> str:
     return "" if member.isfile() or member.isdir() else "is neither file nor folder"
 
 
-# Data sets -------------------------------------------------------------------------------------------
-
-
 def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     """A prepared data set: counts, classes, durations, settings, sizes on disk and what its report says.
 
@@ -149,13 +142,11 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     dataset = PreparedDataset(folder, "all")
     dataset.check_shards()
     facts = json.loads((folder / DATASET_JSON).read_text(encoding="utf-8"))
-    index = {name: np.load(index_path(folder, name), mmap_mode="r") for name in ("clips", "labels", "frames")}
-    clips, seconds = index["clips"], np.asarray(index["clips"]["duration"], np.float64)
-    size = {
-        "shards": sum(shard["bytes"] for shard in facts["shards"]),
-        "index": sum(index_path(folder, name).stat().st_size for name in ARRAYS),
-        "all": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    }
+    clips, frames = (np.load(index_path(folder, name), mmap_mode="r") for name in ("clips", "frames"))
+    seconds = dataset.durations().astype(np.float64)
+    counts = dataset.class_counts()
+    most = [k for k in np.argsort(-counts, kind="stable")[:SHOWN_CLASSES] if counts[k]]
+    in_shards = sum(shard["bytes"] for shard in facts["shards"])
     return {
         "what": "data set",
         "path": str(folder),
@@ -166,9 +157,13 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
         "settings": dataset.settings,
         "counts": facts["counts"],
         "splits": dataset.splits,
-        "classes": _classes(dataset.classes, index["labels"]),
+        "classes": {
+            "count": len(counts),
+            "no_clip": int((counts == 0).sum()),
+            "most": {dataset.classes[k]: int(counts[k]) for k in most},
+        },
         "without_label": int((clips["labels"]["size"] == 0).sum()),
-        "frames": len(index["frames"]),
+        "frames": len(frames),
         "with": {name: int((clips[name]["size"] > 0).sum()) for name in ("boxes", "masks", "stems")},
         "durations": {
             "shortest": float(seconds.min()),
@@ -176,19 +171,16 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
             "longest": float(seconds.max()),
             "sum": float(seconds.sum()),
         },
-        "bytes": {**size, "per_clip_second": size["shards"] / max(float(seconds.sum()), 1e-9)},
+        "bytes": {
+            "shards": in_shards,
+            "index": sum(index_path(folder, name).stat().st_size for name in ARRAYS),
+            "all": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            "per_clip_second": in_shards / max(float(seconds.sum()), 1e-9),
+        },
         "shards": len(facts["shards"]),
         "report": _report(folder),
         "verified": _verify(folder, facts) if verify else None,
     }
-
-
-def _classes(names: list[str], labels: np.ndarray) -> dict[str, Any]:
-    """``count``, how many of them have ``no_clip``, and the ten with ``most`` clips, by name."""
-    counts = np.bincount(labels, minlength=len(names))
-    order = np.argsort(-counts, kind="stable")[:SHOWN_CLASSES]
-    most = {names[k]: int(counts[k]) for k in order if counts[k]}
-    return {"count": len(names), "no_clip": int((counts == 0).sum()), "most": most}
 
 
 def _report(folder: Path) -> dict[str, Any] | None:
@@ -232,34 +224,25 @@ def write_sheet(folder: Path, out: Path, *, clips: int = 24, seed: int = 0, forc
     A tile has the clip's key frame with its boxes, the log-mel of at most 10 s of sound around it, id, split and
     labels. UsageError where ``out`` exists (unless ``force``), DataError where the data set is broken.
     """
-    from avtool.report.heatmap import write_png
-    from avtool.report.sheet import contact_sheet
-
-    check_output(out, force=force, option="--sheet", suffix=".png")
-    dataset = PreparedDataset(folder, "all")
-    count = min(clips, len(dataset))
-    chosen = np.sort(np.random.default_rng(seed).choice(len(dataset), count, replace=False))
-    write_png(out, contact_sheet([_tile(dataset, int(i)) for i in chosen]))
-    return [dataset.record(int(i)).id for i in chosen]
-
-
-def _tile(dataset: PreparedDataset, i: int) -> Any:
     import torch
 
     from avtool.features import LogMel, to_float_waveform
-    from avtool.report.sheet import Tile
+    from avtool.report.heatmap import write_png
+    from avtool.report.pictures import Tile, contact_sheet
 
-    record = dataset.record(i)
-    count = round(SHEET_SECONDS * dataset.sample_rate)
-    sound = dataset.waveform(i, start_around(dataset, record, record.middle, count), count)
-    waveform = torch.from_numpy(sound.copy())[None]
-    log_mel = LogMel(sample_rate=dataset.sample_rate)(to_float_waveform(waveform))
-    labels = "; ".join(record.labels) or "no label"
-    lines = [record.id, f"{record.split}: {labels}"]
-    return Tile(dataset.frame(i, record.key), record.boxes, log_mel[0, 0].numpy(), lines)
-
-
-# Models ----------------------------------------------------------------------------------------------
+    check_output(out, force=force, option="--sheet", suffix=".png")
+    dataset = PreparedDataset(folder, "all")
+    chosen = np.random.default_rng(seed).choice(len(dataset), min(clips, len(dataset)), replace=False)
+    log_mel, samples = LogMel(sample_rate=dataset.sample_rate), round(SHEET_SECONDS * dataset.sample_rate)
+    tiles = []
+    for i in sorted(chosen.tolist()):
+        record = dataset.record(i)
+        sound = dataset.waveform(i, start_around(dataset, record, record.middle, samples), samples)
+        mels = log_mel(to_float_waveform(torch.from_numpy(sound.copy())[None]))[0, 0].numpy()
+        text = [record.id, f"{record.split}: {'; '.join(record.labels) or 'no label'}"]
+        tiles.append(Tile(dataset.frame(i, record.key), record.boxes, mels, text))
+    write_png(out, contact_sheet(tiles))
+    return [tile.lines[0] for tile in tiles]
 
 
 def describe_model(path: Path) -> dict[str, Any]:
@@ -274,7 +257,8 @@ def describe_model(path: Path) -> dict[str, Any]:
     module, weights = empty_model_and_weights(folder, config)
     parts: dict[str, int] = {}
     for name, parameter in module.named_parameters():
-        part = _part_of(name)
+        first, second, *_ = [*name.split("."), ""]
+        part = f"{first}.{second}" if first == "encoder" else first  # of the encoder each tower
         parts[part] = parts.get(part, 0) + parameter.numel()
     return {
         "what": "model",
@@ -293,38 +277,26 @@ def describe_model(path: Path) -> dict[str, Any]:
     }
 
 
-def _part_of(name: str) -> str:
-    """The part of a model that a parameter is counted under: of the encoder each tower, otherwise each child."""
-    words = name.split(".")
-    return ".".join(words[:2]) if words[0] == "encoder" else words[0]
-
-
 def _run(checkpoint: Path) -> dict[str, Any] | None:
     """What the run that a checkpoint lies in says; None where it lies in none."""
     import yaml
 
-    from avtool.tracking import METRICS, read_metrics, read_run_facts
-
-    run, number = checkpoint.absolute().parent.parent, checkpoint.name.removeprefix("step-")
-    if checkpoint.absolute().parent.name != places.CHECKPOINTS or not number.isdigit():
+    folder, number = checkpoint.absolute().parent, checkpoint.name.removeprefix("step-")
+    if folder.name != places.CHECKPOINTS or not number.isdigit():
         return None
-    step = int(number)
-    recipe = run / "recipe.yaml"
+    run, recipe = folder.parent, folder.parent / "recipe.yaml"
     last: dict[str, Any] = {}
     for row in read_metrics(run) if (run / METRICS).is_file() else []:
-        if row["step"] <= step:
+        if row["step"] <= int(number):
             last |= row
     return {
         "folder": str(run),
-        "step": step,
+        "step": int(number),
         "checkpoints": [path.name for path in places.checkpoints_of(run)],
         "recipe": yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else None,
         "facts": read_run_facts(run),
         "metrics": last,
     }
-
-
-# Clips -----------------------------------------------------------------------------------------------
 
 
 def describe_clip(path: Path) -> dict[str, Any]:
@@ -343,17 +315,17 @@ def describe_clip(path: Path) -> dict[str, Any]:
     outcome = convert(Row(id=path.stem, split="", labels=(), video=path, end=end), settings := Settings())
     decoded: dict[str, Any] = {"seconds": end or header["duration"]}
     if isinstance(outcome, PreparedClip):
-        level = dbfs(np.mean(np.square(outcome.waveform / 32768)))
-        decoded |= {"refused": None, "detail": "", "flags": outcome.flags, "frames": len(outcome.jpegs)}
         decoded |= {
+            "refused": None,
+            "detail": "",
+            "flags": outcome.flags,
+            "frames": len(outcome.jpegs),
             "frame_rate": settings.frame_rate,
             "size": outcome.size,
             "source_size": outcome.source_size,
-        }
-        decoded |= {
             "samples": len(outcome.waveform),
             "sample_rate": settings.sample_rate,
-            "dbfs": float(level),
+            "dbfs": float(dbfs(np.mean(np.square(outcome.waveform / 32768)))),
         }
     else:
         decoded |= {"refused": outcome.reason, "detail": outcome.detail, "flags": []}

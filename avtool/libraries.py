@@ -1,7 +1,6 @@
 """The libraries that avtool stands on: which versions were tried, and what is said where one does not load."""
 
 import importlib
-import re
 from types import ModuleType
 
 from avtool.errors import UsageError
@@ -26,6 +25,9 @@ TRIED = {
     "rich": ("13.8", "15.0"),
 }
 """Package: the oldest and the newest version that the tests were run with. pyproject.toml asks for the oldest."""
+MODULES = {name: name for name in TRIED if name != "pillow"}  # which matplotlib brings
+MODULES |= {"opencv-python-headless": "cv2", "PyYAML": "yaml"}
+"""Package: the module it brings."""
 ONLY_FOR = {
     "torchaudio": "nothing is missing: its mel filters are computed without it, to the same values",
     "torchvision": "evaluate --object-prior, init.image=timm:NAME and bench data need it, the rest does not",
@@ -55,19 +57,3 @@ def need(module: str, *, purpose: str) -> ModuleType:
             hint="avtool doctor shows what does not load; install builds that were made for this torch",
         )
     return importlib.import_module(module)
-
-
-def outside(package: str, version: str) -> str:
-    """A sentence where ``version`` of ``package`` lies outside what was tried; "" where it does not."""
-    oldest, newest = TRIED[package]
-    if _numbers(version) < _numbers(oldest):
-        return (
-            f"{package} {version} is older than what avtool was tried with: pip install '{package}>={oldest}'"
-        )
-    if _numbers(version)[: len(_numbers(newest))] > _numbers(newest):
-        return f"{package} {version} is newer than what avtool was tried with ({newest})"
-    return ""
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.match(r"[\d.]*\d", version)[0].split("."))  # type: ignore[index]

@@ -3,6 +3,7 @@
 import importlib
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from importlib import metadata
@@ -11,36 +12,14 @@ from typing import Any
 
 import typer
 
+from avtool import __version__, places
 from avtool.commands import Debug, Json, Threads, examples, guarded, print_facts, print_json, set_threads
-from avtool.libraries import ONLY_FOR, TRIED, outside, problem_of
+from avtool.config.shipped import recipes_folder
+from avtool.errors import AvtoolError, in_mebibytes, more_shared_memory
+from avtool.libraries import MODULES, ONLY_FOR, TRIED, problem_of
 
 EPILOG = examples("avtool doctor", "avtool doctor --json", next_command="avtool demo")
-PACKAGES = {
-    "torch": "torch",
-    "torchvision": "torchvision",
-    "torchaudio": "torchaudio",
-    "timm": "timm",
-    "numpy": "numpy",
-    "av": "av",
-    "opencv-python-headless": "cv2",
-    "soundfile": "soundfile",
-    "pydantic": "pydantic",
-    "PyYAML": "yaml",
-    "safetensors": "safetensors",
-    "matplotlib": "matplotlib",
-    "jinja2": "jinja2",
-    "filelock": "filelock",
-    "typer": "typer",
-    "rich": "rich",
-}
-"""Package: the module it brings."""
-OPENCV = (
-    "opencv-python",
-    "opencv-contrib-python",
-    "opencv-python-headless",
-    "opencv-contrib-python-headless",
-)
-
+NOT_INSTALLED = "not installed"
 LITTLE_SHARED_MEMORY = 2**30
 """Bytes of /dev/shm that are worth a warning where there are fewer; Docker gives 64 MiB."""
 
@@ -63,47 +42,41 @@ def doctor(threads: Threads = None, as_json: Json = False, debug: Debug = False)
 
 def examine() -> dict[str, Any]:
     """Versions, devices, codecs and places as plain values; ``broken`` and ``warnings`` are sentences."""
-    from avtool import __version__
-
-    packages, broken, partly = _packages()
-    codecs, codecs_broken = _codecs()
-    places, places_warnings = _places()
-    shared, shared_warnings = shared_memory_found()
+    warnings, broken = list[str](), list[str]()
+    found_places = _places(warnings) | shared_memory_found(warnings)
+    packages = _packages(warnings, broken)
     installed = {(package.metadata["Name"] or "").lower() for package in metadata.distributions()}
+    warnings += [*opencv_warnings(installed), *version_warnings(packages)]
     return {
         "avtool": __version__,
         "python": platform.python_version(),
         "packages": packages,
         "devices": _devices(),
         "threads": _threads(),
-        "codecs": codecs,
-        "places": places | shared,
-        "warnings": places_warnings
-        + shared_warnings
-        + partly
-        + opencv_warnings(installed)
-        + version_warnings(packages),
-        "broken": broken + codecs_broken,
+        "codecs": _codecs(broken),
+        "places": found_places,
+        "warnings": warnings,
+        "broken": broken,
     }
 
 
-def _packages() -> tuple[dict[str, str], list[str], list[str]]:
-    """Version of every package; what cannot be imported; and what cannot, but is needed by little."""
-    versions, broken, partly = {}, [], []
-    for package, module in PACKAGES.items():
+def _packages(warnings: list[str], broken: list[str]) -> dict[str, str]:
+    """Version of every package. What cannot be imported is ``broken``; what little needs is one of the ``warnings``."""
+    versions = {}
+    for package, module in MODULES.items():
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
+            versions[package] = NOT_INSTALLED
         if problem := problem_of(module):
             line = f"{package} {versions[package]} cannot be imported: {problem}"
             if package in ONLY_FOR:
-                partly.append(f"{line}; {ONLY_FOR[package]}")
+                warnings.append(f"{line}; {ONLY_FOR[package]}")
             else:
                 broken.append(line)
-    if not any(line.startswith("av ") for line in broken):
+    if not problem_of("av"):
         versions["FFmpeg (inside av)"] = importlib.import_module("av").ffmpeg_version_info
-    return versions, broken, partly
+    return versions
 
 
 def _devices() -> dict[str, str]:
@@ -129,15 +102,15 @@ def _threads() -> dict[str, Any]:
     return threads
 
 
-def _codecs() -> tuple[dict[str, str], list[str]]:
+def _codecs(broken: list[str]) -> dict[str, str]:
     """Write a short clip as H.264 and AAC and read it back: the only proof that codecs work."""
-    if problem_of("avtool.media"):
-        return {}, [f"clips cannot be read: {problem_of('avtool.media')}"]
+    if problem := problem_of("avtool.media"):
+        broken.append(f"clips cannot be read: {problem}")
+        return {}
     import av
     import numpy as np
 
     from avtool import media
-    from avtool.errors import AvtoolError
 
     codecs, step = {}, "writing H.264 (libx264) and AAC"
     try:
@@ -152,16 +125,12 @@ def _codecs() -> tuple[dict[str, str], list[str]]:
             codecs[step] = "works"
     except (AvtoolError, av.FFmpegError, OSError, ValueError) as error:
         codecs[step] = "broken"
-        return codecs, [f"{step} fails: {error}"]
-    return codecs, []
+        broken.append(f"{step} fails: {error}")
+    return codecs
 
 
-def _places() -> tuple[dict[str, str], list[str]]:
-    """Where things are looked for, and what speaks against a place."""
-    from avtool import places
-    from avtool.config.shipped import recipes_folder
-    from avtool.errors import AvtoolError
-
+def _places(warnings: list[str]) -> dict[str, str]:
+    """Where things are looked for; what speaks against a place is added to ``warnings``."""
     look: dict[str, Callable[[], Path | None]] = {
         "data ($AVTOOL_DATA)": places.data_root,
         "prepared data": lambda: places.prepared_folder("NAME"),
@@ -170,7 +139,7 @@ def _places() -> tuple[dict[str, str], list[str]]:
         "downloads ($AVTOOL_CACHE)": places.cache_root,
         "recipes": recipes_folder,
     }
-    found, warnings = {}, []
+    found = {}
     for name, find in look.items():
         try:
             folder = find()
@@ -179,39 +148,52 @@ def _places() -> tuple[dict[str, str], list[str]]:
             warnings += [] if error.message in warnings else [error.message]
         else:
             found[name] = "none yet" if folder is None else str(folder.absolute())
-    return found, warnings
+    return found
 
 
-def shared_memory_found() -> tuple[dict[str, str], list[str]]:
-    """What /dev/shm holds, and a sentence where that is little for loader workers."""
-    from avtool.errors import in_mebibytes, more_shared_memory
-    from avtool.places import SHARED_MEMORY, shared_memory
-
-    if (found := shared_memory()) is None:
-        return {}, []
+def shared_memory_found(warnings: list[str]) -> dict[str, str]:
+    """What /dev/shm holds; ``warnings`` get a sentence where that is little for loader workers."""
+    if (found := places.shared_memory()) is None:
+        return {}
     total, free = map(in_mebibytes, found)
-    line = {f"shared memory ({SHARED_MEMORY})": f"{total}, {free} free"}
-    if found[0] >= LITTLE_SHARED_MEMORY:
-        return line, []
-    why = "workers hand batches over in it, and large ones need more"
-    return line, [f"{SHARED_MEMORY} holds {total}: {why}; {more_shared_memory()}, or set data.workers=0"]
+    if found[0] < LITTLE_SHARED_MEMORY:
+        why = (
+            f"{places.SHARED_MEMORY} holds {total}: workers hand batches over in it, and large ones need more"
+        )
+        warnings.append(f"{why}; {more_shared_memory()}, or set data.workers=0")
+    return {f"shared memory ({places.SHARED_MEMORY})": f"{total}, {free} free"}
 
 
 def opencv_warnings(installed: set[str]) -> list[str]:
     """A sentence where several packages bring the same cv2; ``installed``: package names in lower case."""
-    twins = [name for name in OPENCV if name in installed]
-    if len(twins) < 2:
+    cv2 = re.compile("opencv-(contrib-)?python(-headless)?")
+    names = sorted(filter(cv2.fullmatch, installed), key=len)
+    if len(names) < 2:
         return []
     return [
-        f"{' and '.join(twins)} are both installed and overwrite each other's cv2: "
-        f"pip uninstall {' '.join(twins)}, then pip install opencv-python-headless"
+        f"{' and '.join(names)} are both installed and overwrite each other's cv2: "
+        f"pip uninstall {' '.join(names)}, then pip install opencv-python-headless"
     ]
 
 
 def version_warnings(packages: dict[str, str]) -> list[str]:
     """A sentence for each package that is outside what was tried."""
-    there = {name: packages[name] for name in TRIED if packages.get(name, "not installed") != "not installed"}
-    return [line for name, version in there.items() if (line := outside(name, version))]
+    warnings = []
+    for name, (oldest, newest) in TRIED.items():
+        version = packages.get(name, NOT_INSTALLED)
+        if version == NOT_INSTALLED:
+            continue
+        found, last = _numbers(version), _numbers(newest)
+        if found < _numbers(oldest):
+            way_out = f"pip install '{name}>={oldest}'"
+            warnings.append(f"{name} {version} is older than what avtool was tried with: {way_out}")
+        elif found[: len(last)] > last:
+            warnings.append(f"{name} {version} is newer than what avtool was tried with ({newest})")
+    return warnings
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", re.split(r"[^\d.]", version)[0])]
 
 
 def _print(found: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool.commands import DASH_NOTE, Debug, Force, Json, examples, guarded, print_facts, print_json
-from avtool.errors import in_bytes
+from avtool.errors import UsageError, in_bytes
 
 EPILOG = examples(
     "avtool inspect data/prepared/synth --sheet sheet.png",
@@ -53,12 +53,9 @@ def inspect(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    from avtool.errors import UsageError
-
     if sheet is None and (clips, seed, force) != (None, None, False):
-        raise UsageError(
-            "--clips, --seed and --force go with --sheet", hint="add --sheet sheet.png, or leave them out"
-        )
+        hint = "add --sheet sheet.png, or leave them out"
+        raise UsageError("--clips, --seed and --force go with --sheet", hint=hint)
     from avtool.inspect import inspect as run
     from avtool.inspect import kind_of, write_sheet
 

@@ -6,6 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from avtool.commands import Debug, Json, examples, guarded, print_json
+from avtool.errors import in_bytes
+from avtool.places import is_checkpoint
+from avtool.progress import say
+from avtool.published import PUBLISHED, cached_file, pulled_folder
 
 EPILOG = examples(
     "avtool pull --list",
@@ -37,24 +41,18 @@ def pull(
 
     They are used by name: --model NAME, or init.image=NAME for the ViT of one modality.
     """
-    from avtool.published import PUBLISHED
-
     if show:
         _list(as_json)
         return
     if name is None:
         raise typer.BadParameter(f"one of {', '.join(PUBLISHED)}, or --list", param_hint="NAME")
-    from avtool.progress import say
     from avtool.weights import pull as run
 
     base = base_url or os.environ.get("AVTOOL_WEIGHTS_URL") or None
     folder = run(name, base_url=base, offline=offline, force=force)
-    starts = PUBLISHED[name].starts
-    use = (
-        f"avtool pretrain --recipe factorized {starts}={name}"
-        if starts
-        else "avtool localize CLIP --model " + name
-    )
+    use = f"avtool localize CLIP --model {name}"
+    if starts := PUBLISHED[name].starts:
+        use = f"avtool pretrain --recipe factorized {starts}={name}"
     say(f"{name} is ready: {use}")
     if as_json:
         print_json({"name": name, "folder": str(folder)})
@@ -63,24 +61,19 @@ def pull(
 
 
 def _list(as_json: bool) -> None:
-    from avtool.errors import in_bytes
-    from avtool.places import is_checkpoint
-    from avtool.published import PUBLISHED, cached_file, pulled_folder
-
-    rows: list[dict[str, Any]] = []
-    for name, published in PUBLISHED.items():
-        rows.append(
-            {
-                "name": name,
-                "content": published.content,
-                "licence": published.licence,
-                "bytes": published.size,
-                "sha256": published.sha256,
-                "url": published.url(),
-                "by_hand": str(cached_file(name)),
-                "pulled": str(pulled_folder(name)) if is_checkpoint(pulled_folder(name)) else None,
-            }
-        )
+    rows: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "content": published.content,
+            "licence": published.licence,
+            "bytes": published.size,
+            "sha256": published.sha256,
+            "url": published.url(),
+            "by_hand": str(cached_file(name)),
+            "pulled": str(pulled_folder(name)) if is_checkpoint(pulled_folder(name)) else None,
+        }
+        for name, published in PUBLISHED.items()
+    ]
     if as_json:
         print_json({"weights": rows})
         return

@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 
 from avtool.commands import Debug, Force, Json, Settings, examples, guarded, print_json
+from avtool.config.shipped import find_recipe, list_recipes
+from avtool.errors import UsageError
+from avtool.files import atomic_file, check_output
 
 EPILOG = examples(
     "avtool recipes ls",
@@ -26,8 +29,6 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped rec
 @guarded
 def ls(as_json: Json = False, debug: Debug = False) -> None:
     """List the shipped recipes and what each is for."""
-    from avtool.config.shipped import list_recipes
-
     heads = list_recipes()
     if as_json:
         print_json({"recipes": [head.as_dict() for head in heads]})
@@ -55,13 +56,9 @@ def show(
 ) -> None:
     """Print a recipe with everything resolved: parent, settings, defaults."""
     if raw:
-        from avtool.config.shipped import find_recipe
-        from avtool.errors import UsageError
-
         if settings:
-            raise UsageError(
-                "--raw shows the file as it is, without settings", hint=f"avtool recipes show {name}"
-            )
+            hint = f"avtool recipes show {name}"
+            raise UsageError("--raw shows the file as it is, without settings", hint=hint)
         typer.echo(find_recipe(name).read_text(encoding="utf-8"), nl=False)
         return
     from avtool.config.recipes import dump_recipe, load_recipe
@@ -84,15 +81,10 @@ def cp(
     debug: Debug = False,
 ) -> None:
     """Copy a recipe, comments and all, to a file of your own."""
-    from avtool.config.shipped import find_recipe
-    from avtool.errors import UsageError
-    from avtool.files import atomic_file, check_output
-
     source = find_recipe(name)
     if dest.is_dir():
-        raise UsageError(
-            f"{dest} is a folder, a file is needed", hint=f"avtool recipes cp {name} {dest / source.name}"
-        )
+        hint = f"avtool recipes cp {name} {dest / source.name}"
+        raise UsageError(f"{dest} is a folder, a file is needed", hint=hint)
     check_output(dest, force=force, option="DEST")
     with atomic_file(dest) as partial:
         partial.write_bytes(source.read_bytes())

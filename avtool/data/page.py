@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator
-from itertools import chain, islice, zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +28,16 @@ def page(report: Report, dataset: PreparedDataset | None) -> str:
     from jinja2 import Environment, StrictUndefined
 
     html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    html.filters |= {"cut": _cut, "number": lambda count: f"{count:,}"}
+    html.filters |= {"cut": _cut, "number": "{:,}".format}
     template = html.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
-    charts = {} if dataset is None else _charts(dataset)
     return template.render(
         report=report,
         rows=report.prepared + report.refused + report.missing,
         dataset=dataset,
-        **charts,
-        reasons=list(_reasons(report)),
+        **({} if dataset is None else _charts(dataset)),
+        reasons=_reasons(report),
         most_ids=IDS,
-        pictures=_pictures(report, dataset),
+        pictures=list(islice(_pictures(report, dataset), THUMBNAILS)),
     )
 
 
@@ -47,46 +46,37 @@ def _cut(text: str) -> str:
 
 
 def _charts(dataset: PreparedDataset) -> dict[str, object]:
-    """``hours``; ``durations`` and ``classes`` as (label, number of clips)."""
-    counts = dataset.class_counts()
-    order = np.argsort(-counts, kind="stable")[:CLASSES]
+    """``hours``; ``durations``, in up to BINS ranges of a round width, and ``classes`` as (label, number of clips)."""
+    durations, counts = dataset.durations(), dataset.class_counts()
+    longest = float(durations.max())
+    width = next(w for w in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 3600, 1e9) if longest <= w * BINS)
+    binned = np.bincount((durations / width).astype(int))
+    ranges = range(int(np.flatnonzero(binned)[0]), len(binned))
     return {
-        "hours": dataset.durations().sum() / 3600,
-        "durations": _binned(dataset.durations()),
-        "classes": [(dataset.classes[k], int(counts[k])) for k in order],
+        "hours": durations.sum() / 3600,
+        "durations": [(f"{k * width:g} to {(k + 1) * width:g}", int(binned[k])) for k in ranges],
+        "classes": [
+            (dataset.classes[k], int(counts[k])) for k in np.argsort(-counts, kind="stable")[:CLASSES]
+        ],
     }
 
 
-def _binned(durations: np.ndarray) -> list[tuple[str, int]]:
-    """(range, number of clips) for up to BINS ranges of a round width."""
-    longest = float(durations.max())
-    width = next(w for w in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 3600, 1e9) if longest <= w * BINS)
-    counts = np.bincount((durations / width).astype(int))
-    low, high = int(np.flatnonzero(counts)[0]), len(counts)
-    return [(f"{k * width:g} to {(k + 1) * width:g}", int(counts[k])) for k in range(low, high)]
-
-
-def _reasons(report: Report) -> Iterator[tuple[str, str, list[str]]]:
+def _reasons(report: Report) -> list[tuple[str, str, list[str]]]:
     """Every reason, flag and note with its kind and the ids it holds for."""
-    flags = {flag for found in report.flags.values() for flag in found}
-    for reason, ids in sorted({**report.ids, **report.notes}.items()):
-        yield (
-            reason,
-            "annotations" if reason in report.notes else "flagged" if reason in flags else "left out",
-            ids,
-        )
+    kinds = {flag: "flagged" for flags in report.flags.values() for flag in flags}
+    kinds |= dict.fromkeys(report.notes, "annotations")
+    found = sorted({**report.ids, **report.notes}.items())
+    return [(reason, kinds.get(reason, "left out"), ids) for reason, ids in found]
 
 
-def _pictures(report: Report, dataset: PreparedDataset | None) -> list[tuple[str, str, str]]:
+def _pictures(report: Report, dataset: PreparedDataset | None) -> Iterator[tuple[str, str, str]]:
     """(id, what was found, JPEG in base64) of refused and flagged clips, in turns."""
     reasons = {id: reason for reason, ids in report.ids.items() for id in ids}
-    refused = ((id, reasons[id], data) for id, data in report.thumbnails.items())
-    flagged = (_flagged(dataset, i, flags) for i, flags in report.flags.items() if dataset is not None)
-    both = chain.from_iterable(zip_longest(refused, flagged))
-    return list(islice(filter(None, both), THUMBNAILS))
-
-
-def _flagged(dataset: PreparedDataset, i: int, flags: list[str]) -> tuple[str, str, str]:
-    record = dataset.record(i)
-    data = base64.b64encode(thumbnail(dataset.frame(i, record.key))).decode()
-    return record.id, ", ".join(flags), data
+    flagged = report.flags.items() if dataset is not None else ()
+    for refused, prepared in zip_longest(report.thumbnails.items(), flagged):
+        if refused is not None:
+            yield refused[0], reasons[refused[0]], refused[1]
+        if prepared is not None and dataset is not None:
+            record = dataset.record(prepared[0])
+            picture = thumbnail(dataset.frame(prepared[0], record.key))
+            yield record.id, ", ".join(prepared[1]), base64.b64encode(picture).decode()

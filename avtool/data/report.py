@@ -49,14 +49,15 @@ class Report:
         self.prepared += 1
         self.seconds += facts["duration"]
         self.bytes += facts["bytes"]
-        self._note(facts["id"], facts["flags"])
+        for flag in facts["flags"]:
+            self.ids.setdefault(flag, []).append(facts["id"])
 
     def add_rejected(self, rejection: dict[str, Any]) -> None:
         """Add a row that gave no clip, as ``rejection_bytes`` put it."""
         id = rejection["id"]
         self.missing += rejection["missing"]
         self.refused += not rejection["missing"]
-        self._note(id, [rejection["reason"]])
+        self.ids.setdefault(rejection["reason"], []).append(id)
         self.details[id] = rejection["detail"]
         if rejection["thumbnail"]:
             self.thumbnails[id] = rejection["thumbnail"]
@@ -70,10 +71,6 @@ class Report:
             self.ids.setdefault(reason, []).extend(ids)
         self.details |= other.details
         self.thumbnails |= other.thumbnails
-
-    def _note(self, id: str, reasons: list[str]) -> None:
-        for reason in reasons:
-            self.ids.setdefault(reason, []).append(id)
 
     def counts(self) -> dict[str, int]:
         """{prepared, refused, missing, flagged}."""
@@ -89,21 +86,19 @@ class Report:
     def stored(self) -> dict[str, float]:
         """``seconds`` and ``bytes`` of all prepared clips, and ``bytes_per_second``."""
         seconds = round(self.seconds, 3)
-        return {
-            "seconds": seconds,
-            "bytes": self.bytes,
-            "bytes_per_second": round(self.bytes / max(seconds, 1e-3)),
-        }
+        rate = round(self.bytes / max(seconds, 1e-3))
+        return {"seconds": seconds, "bytes": self.bytes, "bytes_per_second": rate}
 
     def as_dict(self) -> dict[str, Any]:
         """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``stored`` and ``out``."""
-        reasons = {name: len(ids) for name, ids in sorted(self.ids.items())}
-        found = {"name": self.name, **self.counts(), "reasons": reasons, "stored": self.stored()}
-        found["out"] = str(self.out)
+        found = self.listing()
+        del found["details"], found["notes"]
+        reasons = {name: len(ids) for name, ids in found["reasons"].items()}
+        found |= {"reasons": reasons, "out": str(self.out)}
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:
-        """What report.json holds: the same with ids, details and notes."""
+        """What report.json holds: the counts, ``reasons`` (name to ids), ``stored``, details and notes."""
         text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
         return {**text, "stored": self.stored(), "details": self.details, "notes": self.notes}
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avtool.report.canvas import FAMILY, GAP, Canvas, fitted, line_height, stacked, text_width
+from avtool.report.canvas import FAMILY, GAP, LINE, Canvas, fitted, stacked, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +19,9 @@ WIDTH, PANEL_HEIGHT = 1600, 330
 """Pixels of the whole picture, and the height of a row of panels."""
 COLOURS = ("#1f5ab4", "#d65c0a", "#14823c", "#aa1e78", "#785a14", "#008c96", "#be1e1e", "#5a5a64")
 """One a run, in order; a ninth run begins anew."""
+STREAMS = ("image", "audio", "fusion", "all")
 
-_LEFT, _TOP, _BOTTOM, _SIZE = 66, 34, 42, 14
-_HELD_OUT = "held_out_"
+_LEFT, _TOP, _BOTTOM = 66, 34, 42
 
 Rows = Sequence[Mapping[str, Any]]
 """Lines of a metrics.jsonl, each with its ``step``."""
@@ -56,57 +56,34 @@ def draw_curves(runs: Mapping[str, Rows]) -> np.ndarray:
 def panels_of(runs: Mapping[str, Rows]) -> list[list[Panel]]:
     """The panels that the runs have numbers for, in rows."""
     keys = {key for rows in runs.values() for row in rows for key, value in row.items() if _is_number(value)}
-    streams = sorted((key for key in keys if key.startswith(f"{_HELD_OUT}knn_")), key=_stream)
-    own_floor = "" if streams or f"{_HELD_OUT}share_of_floor" in keys else f"{_HELD_OUT}floor"
-    of_task = sorted(key for key in keys if key.startswith(f"{_HELD_OUT}score"))
+    streams = [name for name in STREAMS if f"held_out_knn_{name}" in keys]
+    of_loss = "held_out_share_of_floor" in keys
+    loss_floor = "held_out_floor" if of_loss else ""
+    own_floor = "" if of_loss or streams else "held_out_floor"
     first = [
-        Panel(
-            "loss (thin: training, dots: held out, dashed: floor)",
-            "loss",
-            f"{_HELD_OUT}loss",
-            _floor_of_loss(keys),
-        ),
+        Panel("loss (thin: training, dots: held out, dashed: floor)", "loss", "held_out_loss", loss_floor),
         Panel(
             "effective rank of held-out clips' mean fusion tokens",
-            dots=f"{_HELD_OUT}effective_rank_fusion",
+            dots="held_out_effective_rank_fusion",
             from_zero=True,
         ),
     ]
     measures = [
-        Panel(f"nearest neighbour, {name}", "", key, f"{_HELD_OUT}knn_floor", "knn")
-        for key in streams
-        if (name := key.removeprefix(f"{_HELD_OUT}knn_")) != "floor"
+        Panel(f"nearest neighbour, {name}", "", f"held_out_knn_{name}", "held_out_knn_floor", "knn")
+        for name in streams
     ]
-    measures += [Panel(_words(key), "", key, own_floor, "score") for key in of_task]
-    last = [
+    for key in sorted(key for key in keys if key.startswith("held_out_score")):
+        words = key.removeprefix("held_out_").replace("_", ", ", 1).replace("_", " ")
+        measures.append(Panel(f"{words} (held out)", "", key, own_floor, "score"))
+    loop = [
         Panel("learning rate", "lr"),
         Panel("samples a second", "samples_per_second"),
         Panel("share of time waiting for data", "waiting", scale="share"),
         Panel("share of time outside task and optimizer", "overhead", scale="share"),
     ]
-    rows = [
-        [panel for panel in row if {panel.line, panel.dots} & keys]
-        for row in (first, *_in_fours(measures), last)
-    ]
-    return [row for row in rows if row]
-
-
-def _in_fours(panels: list[Panel]) -> Iterable[list[Panel]]:
-    return (panels[start : start + 4] for start in range(0, len(panels), 4))
-
-
-def _floor_of_loss(keys: set[str]) -> str:
-    return f"{_HELD_OUT}floor" if f"{_HELD_OUT}share_of_floor" in keys else ""
-
-
-def _stream(key: str) -> tuple[int, str]:
-    order = ("image", "audio", "fusion", "all")
-    name = key.rsplit("_", 1)[-1]
-    return order.index(name) if name in order else len(order), key
-
-
-def _words(key: str) -> str:
-    return key.removeprefix(_HELD_OUT).replace("_", ", ", 1).replace("_", " ") + " (held out)"
+    in_fours = [measures[start : start + 4] for start in range(0, len(measures), 4)]
+    there = [[panel for panel in row if {panel.line, panel.dots} & keys] for row in (first, *in_fours, loop)]
+    return [row for row in there if row]
 
 
 def _is_number(value: Any) -> bool:
@@ -130,17 +107,19 @@ def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Canvas:
     """Panels beside each other, all over the same steps; those of one scale have the same vertical axis."""
     page, width = Canvas(WIDTH, PANEL_HEIGHT), (WIDTH - 2 * GAP) // len(panels)
     last = max((row["step"] for rows in runs.values() for row in rows), default=1)
-    values: dict[str, list[np.ndarray]] = {}
+    values: dict[str, list[float]] = {}
     for panel in panels:
-        values.setdefault(panel.scale or panel.title, []).append(_values(panel, runs))
+        on_scale = values.setdefault(panel.scale or panel.title, [])
+        on_scale += [0.0] if panel.from_zero else []
+        for key in (panel.line, panel.dots, panel.floor):
+            on_scale += [value for rows in runs.values() for value in points_of(rows, key)[:, 1]]
     for number, panel in enumerate(panels):
         left, inside = GAP + number * width + _LEFT, width - _LEFT - GAP
-        axes = page.axes((left, _TOP, inside, PANEL_HEIGHT - _TOP - _BOTTOM))
-        page.write(fitted(panel.title, _SIZE, inside)[:1], left, _TOP - 24, _SIZE)
+        axes = page.axes(left, _TOP, inside, PANEL_HEIGHT - _TOP - _BOTTOM)
+        page.write(fitted(inside, panel.title)[:1], left, _TOP - 24)
         for rows, colour in zip(runs.values(), cycle(COLOURS)):
             _draw(axes, panel, rows, colour, most=inside)
-        range_of_scale = _widened(np.concatenate(values[panel.scale or panel.title]))
-        axes.set(xlim=(0, max(last, 1)), ylim=range_of_scale)
+        axes.set(xlim=(0, max(last, 1)), ylim=_widened(values[panel.scale or panel.title]))
         axes.set_xlabel("step", fontsize=11, family=FAMILY, color="#6e6e6e")
         axes.grid(color="#e4e4e4")
         axes.spines[:].set(visible=True, color="#6e6e6e")
@@ -149,16 +128,9 @@ def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Canvas:
     return page
 
 
-def _values(panel: Panel, runs: Mapping[str, Rows]) -> np.ndarray:
-    """What the vertical axis of ``panel`` has to hold."""
-    keys = (panel.line, panel.dots, panel.floor)
-    found = [points_of(rows, key)[:, 1] for rows in runs.values() for key in keys]
-    return np.concatenate([*found, np.zeros(int(panel.from_zero))])
-
-
-def _widened(values: np.ndarray) -> tuple[float, float]:
+def _widened(values: Sequence[float]) -> tuple[float, float]:
     """The range of ``values`` with some air; a constant gets a range around it, and what is near 0 begins there."""
-    low, high = float(values.min()), float(values.max())
+    low, high = float(min(values)), float(max(values))
     room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
     bottom = 0.0 if 0 <= low <= 0.25 * high else low - room
     return bottom, high + room
@@ -179,21 +151,18 @@ def _draw(axes: Axes, panel: Panel, rows: Rows, colour: str, *, most: int) -> No
         axes.axhline(floor[:, 1].mean(), color=colour, linewidth=1, linestyle="--")
 
 
-def _legend(names: list[str]) -> Canvas:
+def _legend(names: Sequence[str]) -> Canvas:
     """The runs' names, each beside its colour, in as many columns as they leave room for."""
-    widest = max(text_width(name, _SIZE) for name in names) + 100
+    widest = max(map(text_width, names)) + 100
     columns = max(1, min(len(names), int((WIDTH - 2 * GAP) // widest)))
-    width, high = (WIDTH - 2 * GAP) // columns, line_height(_SIZE)
-    lines = [
-        (run, k, line)
-        for run, name in enumerate(names)
-        for k, line in enumerate(fitted(name, _SIZE, width - 60))
-    ]
+    width = (WIDTH - 2 * GAP) // columns
+    texts = [fitted(width - 60, name) for name in names]
+    lines = [(run, k, line) for run, text in enumerate(texts) for k, line in enumerate(text)]
     rows = math.ceil(len(lines) / columns)
-    page = Canvas(WIDTH, 2 * GAP + rows * high)
+    page = Canvas(WIDTH, 2 * GAP + rows * LINE)
     for number, (run, k, line) in enumerate(lines):
-        left, top = GAP + (number // rows) * width, GAP + (number % rows) * high
+        left, top = GAP + (number // rows) * width, GAP + (number % rows) * LINE
         if k == 0:
-            page.axes((left, top + 7, 44, 4)).set(xticks=[], yticks=[], facecolor=COLOURS[run % len(COLOURS)])
-        page.write([line], left + 56, top, _SIZE)
+            page.axes(left, top + 7, 44, 4).set(xticks=[], yticks=[], facecolor=COLOURS[run % len(COLOURS)])
+        page.write([line], left + 56, top)
     return page

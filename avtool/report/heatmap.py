@@ -34,36 +34,31 @@ def render_heatmap(
         raise ValueError("the map holds values that are not finite")
     height, width = heat.shape
     size = min(32, max(13, width // 64))
-    ends = (f"{heat.max():#.3g}", f"{heat.min():#.3g}")
-    picture = MARGIN + width + _GAP + _BAR + _GAP // 2 + max(text_width(end, size) for end in ends)
-    total_width = MARGIN + max(picture, MARGIN + _CAPTION_WIDTH)
-    room = total_width - 2 * MARGIN
-    written = [
-        (line, INK if k == 0 else PALE) for k, text in enumerate(caption) for line in wrap(text, size, room)
-    ]
-    written += [(line, _WARNING) for line in wrap(warning, size, room)] if warning else []
-    line_height = round(1.45 * size)
-    top = MARGIN + max(height, 3 * size) + _GAP
-    total_height = top + line_height * len(written) + MARGIN - (0 if written else _GAP)
-    page = np.full((total_height, total_width, 3), PAPER, np.uint8)
+    line_height, bar_height = round(1.45 * size), max(height, 3 * size)
+    bar = MARGIN + width + _GAP
+    beside = bar + _BAR + _GAP // 2
+    ends = [(f"{heat.max():#.3g}", MARGIN + size - 2), (f"{heat.min():#.3g}", MARGIN + bar_height - 1)]
+    room = max(beside + max(text_width(text, size) for text, _ in ends) - MARGIN, _CAPTION_WIDTH)
+    texts = [*((text, PALE if k else INK) for k, text in enumerate(caption)), (warning, _WARNING)]
+    lines = [(line, colour) for text, colour in texts for line in wrap(text, size, room)]
+    top = MARGIN + bar_height + _GAP
+    bottom = top + line_height * len(lines) if lines else MARGIN + bar_height
+    page = np.full((bottom + MARGIN, room + 2 * MARGIN, 3), PAPER, np.uint8)
     page[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = overlay(frame, heat)
-    _draw_bar(page, MARGIN + width + _GAP, height=max(height, 3 * size), ends=ends, size=size)
-    for k, (line, colour) in enumerate(written):
+    page[MARGIN : MARGIN + bar_height, bar : bar + _BAR] = coloured(np.linspace(1, 0, bar_height)[:, None])
+    for text, baseline in ends:
+        write(page, text, (beside, baseline), size, PALE)
+    for k, (line, colour) in enumerate(lines):
         write(page, line, (MARGIN, top + k * line_height + size), size, colour)
     return page
 
 
 def overlay(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
     """The frame under the map's colours, uint8 (H, W, 3): the hotter, the less of the frame shows through."""
-    level = normalized(heat)
+    low, high = float(heat.min()), float(heat.max())
+    level = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     share = (_FAINT + (_STRONG - _FAINT) * level)[..., None]
     return np.rint((1 - share) * frame + share * coloured(level)).astype(np.uint8)
-
-
-def normalized(heat: np.ndarray) -> np.ndarray:
-    """The map min-max scaled to 0 .. 1; zeros where it is constant."""
-    low, high = float(heat.min()), float(heat.max())
-    return (heat - low) / (high - low) if high > low else np.zeros_like(heat)
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
@@ -71,11 +66,3 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     coded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     with atomic_file(path) as partial:
         partial.write_bytes(coded.tobytes())
-
-
-def _draw_bar(page: np.ndarray, left: int, *, height: int, ends: tuple[str, str], size: int) -> None:
-    """The colour bar beside the frame, with the values of its upper and lower end."""
-    page[MARGIN : MARGIN + height, left : left + _BAR] = coloured(np.linspace(1, 0, height)[:, None])
-    beside = left + _BAR + _GAP // 2
-    for text, baseline in zip(ends, (MARGIN + size - 2, MARGIN + height - 1), strict=True):
-        write(page, text, (beside, baseline), size, PALE)

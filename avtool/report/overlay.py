@@ -19,12 +19,9 @@ _FIRST_HUE, _HUE_STEP = 0.09, 0.618034  # golden ratio: neighbours in the list a
 
 def palette(classes: int) -> np.ndarray:
     """A colour for each of ``classes`` numbers, uint8 (classes, 3) RGB: black for 0, then hues far from each other."""
-    colours = [(0.0, 0.0, 0.0)]
-    for k in range(classes - 1):
-        colours.append(
-            colorsys.hsv_to_rgb((_FIRST_HUE + k * _HUE_STEP) % 1, 0.95 if k % 2 == 0 else 0.7, 1.0)
-        )
-    return np.rint(np.array(colours[:classes]) * 255).astype(np.uint8)
+    hues = [(_FIRST_HUE + k * _HUE_STEP) % 1 for k in range(classes - 1)]
+    colours = [colorsys.hsv_to_rgb(hue, 0.7 if k % 2 else 0.95, 1.0) for k, hue in enumerate(hues)]
+    return np.rint(np.array([(0.0, 0.0, 0.0), *colours][:classes]) * 255).astype(np.uint8)
 
 
 def lay_over(frame: np.ndarray, mask: np.ndarray, *, names: Sequence[str] = ()) -> np.ndarray:
@@ -38,9 +35,8 @@ def lay_over(frame: np.ndarray, mask: np.ndarray, *, names: Sequence[str] = ()) 
     picture[inside] = np.rint((1 - TINT) * frame[inside] + TINT * colours[mask[inside]]).astype(np.uint8)
     width = max(1, min(mask.shape) // 160)
     for number in np.unique(mask[inside]):
-        outlines, _ = cv2.findContours(
-            (mask == number).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
-        )
+        region = (mask == number).astype(np.uint8)
+        outlines, _ = cv2.findContours(region, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(picture, outlines, -1, colours[number].tolist(), width, cv2.LINE_8)
         if names:
             _name(picture, max(outlines, key=cv2.contourArea), printable(names[number]))
@@ -48,17 +44,17 @@ def lay_over(frame: np.ndarray, mask: np.ndarray, *, names: Sequence[str] = ()) 
 
 
 def _name(picture: np.ndarray, outline: np.ndarray, name: str) -> None:
-    """Write ``name`` on the middle of the region within ``outline``, moved to lie inside the picture."""
+    """Write ``name``, white with a black edge, on the middle of the region within ``outline``, moved to lie inside the
+    picture. The edge is the name itself moved by a pixel: a thicker one is wider in newer versions of OpenCV."""
     height, width = picture.shape[:2]
     size = min(28, max(10, width // 24))
     wide, high = text_size(name, size)
     left, top, w, h = cv2.boundingRect(outline)
-    at = (
-        max(1, min(left + (w - wide) // 2, width - wide - 1)),
-        max(high + 1, min(top + (h + high) // 2, height - 2)),
-    )
-    write(picture, name, at, size, (0, 0, 0), thickness=3)
-    write(picture, name, at, size, (255, 255, 255))
+    x = max(1, min(left + (w - wide) // 2, width - wide - 1))
+    y = max(high + 1, min(top + (h + high) // 2, height - 2))
+    for dx, dy in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        write(picture, name, (x + dx, y + dy), size, (0, 0, 0))
+    write(picture, name, (x, y), size, (255, 255, 255))
 
 
 def write_mask(path: Path, mask: np.ndarray, *, classes: int) -> None:

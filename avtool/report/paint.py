@@ -32,22 +32,14 @@ def text_size(text: str, size: int) -> tuple[int, int]:
     return width, height
 
 
-def text_width(text: str, size: int) -> float:
+def text_width(text: str, size: int) -> int:
     """Pixels that are kept for ``text``: its own and one more."""
     return text_size(text, size)[0] + 1
 
 
-def write(
-    page: np.ndarray,
-    text: str,
-    at: tuple[int, int],
-    size: int,
-    colour: tuple[int, ...],
-    *,
-    thickness: int = 1,
-) -> None:
+def write(page: np.ndarray, text: str, at: tuple[int, int], size: int, colour: tuple[int, ...]) -> None:
     """Draw ``text`` of ``size`` pixels on ``page`` uint8 (H, W, 3); ``at`` is the left end of its baseline."""
-    cv2.putText(page, text, at, _FONT, size / _FONT_PIXELS, colour, thickness, cv2.LINE_AA)
+    cv2.putText(page, text, at, _FONT, size / _FONT_PIXELS, colour, 1, cv2.LINE_AA)
 
 
 def wrap(text: str, size: int, width: int, measure: Callable[[str, int], float] = text_width) -> list[str]:

@@ -124,7 +124,7 @@ def test_help_names_all_that_can_be_chosen(command: str, names: Sequence[str]) -
 def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = (
         "import sys, avtool.engine, avtool.evaluate, avtool.predict, avtool.inspect, avtool.tracking\n"
-        "import avtool.report.curves, avtool.report.masks, avtool.report.sheet\n"
+        "import avtool.report.curves, avtool.report.pictures\n"
         "assert 'torch' in sys.modules and 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -77,7 +77,7 @@ def test_doctor_warns_of_places_that_cannot_be(tmp_path: Path, monkeypatch: pyte
 
 
 def test_doctor_fails_where_a_package_is_broken(monkeypatch) -> None:
-    monkeypatch.setitem(doctor.PACKAGES, "nothing-of-the-kind", "avtool_nothing")
+    monkeypatch.setitem(doctor.MODULES, "nothing-of-the-kind", "avtool_nothing")
     found = doctor.examine()
     assert found["packages"]["nothing-of-the-kind"] == "not installed"
     assert found["broken"] == [

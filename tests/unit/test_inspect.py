@@ -23,7 +23,7 @@ from avtool.errors import AvtoolError, CheckpointError, DataError, MediaError, U
 from avtool.inspect import inspect, write_sheet
 from avtool.model.build import build_autoencoder, count_parameters
 from avtool.report.paint import MAT
-from avtool.report.sheet import FRAME_HEIGHT, MEL_HEIGHT, TILE_WIDTH, Tile, contact_sheet
+from avtool.report.pictures import FRAME_HEIGHT, MEL_HEIGHT, TILE_WIDTH, Tile, contact_sheet
 from avtool.tasks.pretrain.train import model_settings
 from avtool.tracking import MetricsLog, write_run_facts
 from tests.clips import CLOCKWISE, clip, moving_frames, tag_rotation, tone, write_clip

@@ -15,7 +15,7 @@ from avtool.features import normalize_frames
 from avtool.losses import normalize_patches
 from avtool.model.mae import Mask, Reconstruction
 from avtool.model.transformer import patchify
-from avtool.report.reconstructions import Example, draw_reconstructions
+from avtool.report.pictures import Example, draw_reconstructions
 from avtool.tasks.pretrain import train as pretrain
 from avtool.tasks.pretrain.train import Pretraining, as_pictures, filled_in
 from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture

@@ -29,7 +29,7 @@ from avtool.losses import ratio_masks
 from avtool.media import read_frame, read_track, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
-from avtool.report.masks import Panel, render_masks
+from avtool.report.pictures import Panel, render_masks
 from avtool.tasks.separate import predict as inference
 from avtool.tasks.separate import protocols as evaluation
 from avtool.tasks.separate import train as task_module

@@ -150,9 +150,9 @@ def test_doctor_looks_at_it(monkeypatch: pytest.MonkeyPatch) -> None:
     (said,) = [line for line in found["warnings"] if line.startswith("/dev/shm holds 64 MiB")]
     assert "docker run --shm-size=2g" in said
     monkeypatch.setattr("avtool.places.shared_memory", lambda: (2**30, 2**20))
-    assert doctor.shared_memory_found() == ({name: "1,024 MiB, 1 MiB free"}, [])
+    assert doctor.shared_memory_found(warnings := []) == {name: "1,024 MiB, 1 MiB free"}
     monkeypatch.setattr("avtool.places.shared_memory", lambda: None)
-    assert doctor.shared_memory_found() == ({}, [])
+    assert doctor.shared_memory_found(warnings) == {} and warnings == []
 
 
 def test_a_place_without_a_limit_or_that_is_not_there_is_not_judged(

@@ -21,7 +21,7 @@ from avtool.model.encoder import Tokens
 from avtool.model.mae import MaskedAutoencoder, Reconstruction
 from avtool.model.noise import sample_noise
 from avtool.model.transformer import patchify, unpatchify
-from avtool.report.reconstructions import Example, draw_reconstructions
+from avtool.report.pictures import Example, draw_reconstructions
 from avtool.tasks.settings import (
     encoder_settings,
 )

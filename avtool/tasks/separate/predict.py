@@ -22,7 +22,7 @@ from avtool.metrics.separation import bss_eval
 from avtool.predict import Chosen, choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
-from avtool.report.masks import Panel, render_masks
+from avtool.report.pictures import Panel, render_masks
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"
