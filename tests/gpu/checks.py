@@ -1,0 +1,362 @@
+"""The checks of the GPU proof, but for attention's: see ``proof.py``."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules._functions import SyncBatchNorm as NormalizedOverProcesses
+
+from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
+from avtool.bench.passes import Setup, matrix_product, step_suite
+from avtool.bench.run import machine
+from avtool.config.recipes import load_recipe
+from avtool.config.schema import Recipe
+from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import training_loader
+from avtool.devices import PRECISIONS, check_compiler
+from avtool.distributed import World, of_all, share_batch_norm
+from avtool.engine.finite import FiniteCheck
+from avtool.engine.loop import train_step
+from avtool.engine.meter import Meter
+from avtool.engine.run import Run
+from avtool.errors import TrainingError, in_bytes
+from avtool.model.build import compile_blocks
+from avtool.optim import set_learning_rate
+from avtool.registry import FUSIONS
+from avtool.replicas import in_parallel
+from avtool.tasks.settings import view_size
+
+CPU, FIRST = torch.device("cpu"), next(iter(FUSIONS))
+CLIPS, STEPS, RATE = 32, 4, 3e-4
+GRADIENT = {"float32": 1e-3, "bf16": 8 * 2.0**-7, "fp16": 8 * 2.0**-10}
+"""How far a gradient may be from that of float32 on the CPU, relative to its norm: eight of the type's roundings. In
+float32 the targets differ more than the sums: quiet patches are divided by a deviation near nothing."""
+LOSS = {"float32": 2e-3, "bf16": 0.02, "fp16": 0.01}
+"""How far each loss may be, relatively: AdamW's first steps have one size however small a gradient is."""
+SAME = 1e-5
+"""How far the same sums may be, relatively: a GPU adds in any order."""
+PEAKS = {"A100": 312, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "H200": 989, "L4": 121, "RTX 4090": 165}
+"""Dense bf16 TFLOP/s by the makers' data sheets; the first that is in the card's name."""
+TINY = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=64", "model.heads=2",
+    "model.depth=1", "model.decoder={dim: 16, depth: 1, heads: 2}")  # fmt: skip
+
+
+class Size(NamedTuple):
+    """What is run: a recipe with ``settings``, with ``fewer`` layers where it is only to be right, ``batch`` clips a
+    step, through torch.compile with ``compiler``; and which ``batches`` are measured, which of them ``compiled``."""
+
+    recipe: str
+    settings: tuple[str, ...]
+    fewer: tuple[str, ...]
+    batch: int
+    compiler: str
+    batches: tuple[int, ...]
+    compiled: tuple[int, ...]
+    product: int
+
+
+SIZES = {
+    # Two layers have all shapes of twelve.
+    "full": Size("dense", (), ("model.depth=2", "model.decoder.depth=2"), 8, "inductor", (64, 128, 256), (128,), 8192),
+    "tiny": Size("tiny", TINY, (), 2, "aot_eager", (2,), (), 512),
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """What a check found: whether it passed (None: there is nothing to pass), the figure that it stands on in words,
+    the values behind it, and which ``part`` of the check it is about."""
+
+    passed: bool | None
+    figure: str
+    values: Mapping[str, Any] = {}
+    part: str = ""
+
+
+@dataclass(eq=False)
+class Lab:
+    """What checks run on: a device, a size, and the folder of ``CLIPS`` prepared clips of synth."""
+
+    device: torch.device
+    size: Size
+    folder: Path
+
+    @property
+    def cuda(self) -> bool:
+        return self.device.type == "cuda"
+
+    def recipe(self, kind: str, *settings: str) -> Recipe:
+        """The size's recipe with fusion of this kind."""
+        return load_recipe(self.size.recipe, [f"model.fusion.kind={kind}", *self.size.settings, *settings])
+
+    @cached_property
+    def dataset(self) -> PreparedDataset:
+        return PreparedDataset(self.folder, "all")
+
+    def run(self, kind: str, precision: str, device: torch.device) -> Run:
+        """A new pretraining run with the same random weights on every device."""
+        plain = ("init={image: none, audio: none}", "data.split=all", "train.accumulate=1")
+        recipe = self.recipe(kind, *plain, f"train.batch_size={self.size.batch}", *self.size.fewer)
+        how = {"folder": self.folder / "none", "device": device, "precision": PRECISIONS[precision]}
+        run = Run(recipe, self.dataset, saved=None, **how)
+        set_learning_rate(run.optimizer, RATE)
+        return run
+
+    def steps(self, run: Run, model: nn.Module, batch: dict[str, Tensor], count: int = STEPS) -> list[float]:
+        """Train on one batch; the loss of each step. TrainingError where one is not finite."""
+        check, meter = FiniteCheck(run), Meter(clips_per_step=self.size.batch)
+        batches = itertools.repeat(batch)
+        losses = [train_step(run, model, batches, check=check, meter=meter)["loss"] for _ in range(count)]
+        check.settle()
+        return [loss.item() for loss in losses]
+
+    def loader(self, size: int, **how: Any) -> Iterator[dict[str, Tensor]]:
+        """Training batches of so many clips."""
+        return training_loader(self.dataset, batch_size=size, seed=0, **view_size(self.recipe(FIRST)), **how)
+
+    @cached_property
+    def clips(self) -> dict[str, Tensor]:
+        """All clips as one batch, on the CPU."""
+        return next(self.loader(CLIPS, workers=0))
+
+    @cached_property
+    def batch(self) -> dict[str, Tensor]:
+        """As many of them as a step takes."""
+        return {name: value[: self.size.batch] for name, value in self.clips.items()}
+
+
+Check = Callable[[Lab], Iterator[Found]]
+
+
+def moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def distance(found: Tensor, wanted: Tensor) -> float:
+    """The norm of the difference over the norm of ``wanted``."""
+    return ((found - wanted).norm() / wanted.norm()).item()
+
+
+def describe_machine(lab: Lab) -> Iterator[Found]:
+    """GPU, torch, CUDA, cuDNN and, where nvidia-smi is there, the driver."""
+    facts = {**machine(lab.device), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    if lab.cuda and shutil.which("nvidia-smi"):
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+        facts["driver"] = said.partition("\n")[0]
+    yield Found(None, ", ".join(f"{name} {value}" for name, value in facts.items()), facts)
+
+
+def measure_product(lab: Lab) -> Iterator[Found]:
+    """What the card does of its peak where there is nothing but a matrix product."""
+    rate, peak = product_rate(lab), peak_of(lab)
+    of_peak = (
+        f", {rate / peak:.1%} of the card's peak" if peak else "; it stands for the peak, which is not known"
+    )
+    yield Found(None, f"bf16, {rate / 1e12:.3g} TFLOP/s{of_peak}", {"flop_per_second": rate, "peak": peak})
+
+
+@lru_cache(maxsize=1)
+def product_rate(lab: Lab) -> float:
+    """Operations a second of a large bf16 matrix product."""
+    run = matrix_product(lab.size.product, Setup(1, lab.device, torch.bfloat16, compile=False))
+    seconds = interleave({"product": run}, rounds=3, device=lab.device)["product"]
+    return 2 * lab.size.product**3 / spread(seconds)["median"]
+
+
+def peak_of(lab: Lab) -> float | None:
+    """The card's dense bf16 operations a second, where it is a known one."""
+    card = torch.cuda.get_device_name(lab.device) if lab.cuda else ""
+    return next((1e12 * rate for name, rate in PEAKS.items() if re.search(rf"\b{name}\b", card)), None)
+
+
+def check_handover(lab: Lab) -> Iterator[Found]:
+    """The device is kept busy: each copy waits in its queue, while the memory that it will read is let go and the
+    loader goes on."""
+    busy = torch.randn(lab.size.product, lab.size.product, device=lab.device)
+    count, held, unpinned = 24, [], 0
+    places: set[int] = set()
+    for batch in itertools.islice(lab.loader(CLIPS // 2, workers=2, pin_memory=lab.cuda), count):
+        busy @ busy
+        unpinned += sum(lab.cuda and not value.is_pinned() for value in batch.values())
+        places.add(batch["image"].data_ptr())
+        held.append(moved(batch, lab.device))
+    made = itertools.islice(lab.loader(CLIPS // 2, workers=0), count)
+    same = [
+        torch.equal(found[name].cpu(), value)
+        for found, batch in zip(held, made, strict=True)
+        for name, value in batch.items()
+    ]
+    figure = (
+        f"{same.count(False)} of {len(same)} tensors wrong, {unpinned} not pinned, {count} batches through "
+    )
+    yield Found(all(same) and not unpinned, f"{figure}{len(places)} places in memory")
+
+
+@contextmanager
+def group_of_one(lab: Lab) -> Iterator[World]:
+    """A process group of this process. The world says two, so that avtool takes the ways that it has for several."""
+    dist.init_process_group("nccl" if lab.cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield World(rank=0, size=2)
+    finally:
+        dist.destroy_process_group()
+
+
+def check_ddp(lab: Lab) -> Iterator[Found]:
+    """Steps through DistributedDataParallel are those without it."""
+    alone = learn(lab, FIRST, "float32", lab.device)
+    with group_of_one(lab) as world:
+        shared = learn(lab, FIRST, "float32", lab.device, world=world)
+    error, apart = distance(shared.gradient, alone.gradient), shared.apart(alone)
+    figure = f"gradient off by {error:.1e} (at most {SAME:.0e}), losses by {apart:.1e} (at most {LOSS['float32']:.0e})"
+    yield Found(error <= SAME and apart <= LOSS["float32"], figure, {"gradient": error, "losses": apart})
+
+
+def check_batch_norm(lab: Lab) -> Iterator[Found]:
+    """Output, gradients and running variance of what ``share_batch_norm`` makes, a BatchNorm still on a CPU, are
+    BatchNorm's."""
+    results = []
+    for shared in (False, True):
+        torch.manual_seed(0)
+        (norm,) = parts = nn.Sequential(nn.BatchNorm2d(8)).to(lab.device)
+        x = torch.randn(16, 8, 12, 12, device=lab.device).mul(3).add(1).requires_grad_()
+        back = torch.randn_like(x)
+        with group_of_one(lab) as world:
+            if shared:
+                share_batch_norm(parts, world, lab.device)
+                (norm,) = parts
+            out = normalized(norm, x)
+            out.backward(back)
+        results.append([out, x.grad, norm.weight.grad, norm.bias.grad, norm.running_var])
+    error = max(distance(found, wanted) for wanted, found in zip(*results, strict=True))
+    figure = f"{type(norm).__name__} off by {error:.1e} (at most {SAME:.0e})"
+    yield Found(error <= SAME and isinstance(norm, nn.SyncBatchNorm) == lab.cuda, figure, {"error": error})
+
+
+def normalized(norm: nn.Module, x: Tensor) -> Tensor:
+    """``norm(x)``; SyncBatchNorm, which would normalize plainly in a group of one, in its own way."""
+    if not isinstance(norm, nn.SyncBatchNorm):
+        return norm(x)
+    kept = (norm.running_mean, norm.running_var, norm.eps, norm.momentum)
+    return NormalizedOverProcesses.apply(x, norm.weight, norm.bias, *kept, dist.group.WORLD, 1)
+
+
+def check_gathered(lab: Lab) -> Iterator[Found]:
+    """What a contrastive loss asks of the other processes, with its gradient."""
+    rows, weights = (torch.randn(6, 4, device=lab.device, requires_grad=True) for _ in range(2))
+    with group_of_one(lab):
+        gathered, first = of_all(rows)
+        (gradient,) = torch.autograd.grad((gathered * weights).sum(), rows)
+    same = gathered is not rows and torch.equal(gathered, rows) and torch.equal(gradient, weights)
+    yield Found(same and first == 0, f"rows and gradient are {'' if same else 'not '}as they were")
+
+
+class Learned(NamedTuple):
+    """The gradient of a first batch, flat (P,) on the CPU, and the losses of the steps after it."""
+
+    gradient: Tensor
+    losses: list[float]
+
+    def apart(self, other: Learned) -> float:
+        """The largest relative difference between the losses of both."""
+        return max(abs(one / two - 1) for one, two in zip(self.losses, other.losses, strict=True))
+
+
+def learn(
+    lab: Lab, kind: str, precision: str, device: torch.device, *, compiled: bool = False, world: World | None = None
+) -> Learned:  # fmt: skip
+    """A few steps of training on one batch. An error where torch.compile would give up and run plainly."""
+    run = lab.run(kind, precision, device)
+    if compiled:
+        check_compiler(device)
+        torch.compiler.reset()
+        compile_blocks(run.task.model, backend=lab.size.compiler)
+    model = in_parallel(run.task, world or World(), device, replicas=1)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        with run.autocast():
+            loss = model(moved(lab.batch, device))["loss"]
+        run.scaler.scale(loss).backward()
+        gradient = torch.cat([weight.grad.flatten().cpu() for weight in run.parameters])
+        run.optimizer.zero_grad()
+        return Learned(gradient / run.scaler.get_scale(), lab.steps(run, model, lab.batch))
+
+
+@lru_cache(maxsize=1)
+def plain(lab: Lab, kind: str) -> Learned:
+    """What the others are held to: float32 on the CPU, where attention is a chain of plain products."""
+    return learn(lab, kind, "float32", CPU)
+
+
+def check_steps(kind: str, precision: str, lab: Lab, *, compiled: bool = False) -> Iterator[Found]:
+    """Gradient and losses are near those of ``plain``, and the loss falls."""
+    wanted = plain(lab, kind)
+    torch._dynamo.utils.counters.clear()
+    found = learn(lab, kind, precision, lab.device, compiled=compiled)
+    error, apart = distance(found.gradient, wanted.gradient), found.apart(wanted)
+    cosine = F.cosine_similarity(found.gradient, wanted.gradient, dim=0).item()
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    falls = found.losses[-1] < found.losses[0]
+    figure = (
+        f"gradient off by {error:.1e} (at most {GRADIENT[precision]:.1e}), cosine {cosine:.6f}; loss "
+        f"{found.losses[0]:.3f} to {found.losses[-1]:.3f}, off by {apart:.1e} (at most {LOSS[precision]:.0e})"
+        + (f"; {graphs} graphs" if compiled else "")
+    )
+    near = error <= GRADIENT[precision] and apart <= LOSS[precision]  # no NaN is
+    values = {"gradient": error, "cosine": cosine, "losses": found.losses, "graphs": graphs}
+    yield Found(near and falls and bool(graphs) == compiled, figure, values)
+
+
+def check_not_finite(precision: str, lab: Lab) -> Iterator[Found]:
+    """A step that is not finite moves no weight and is told of. On a GPU the optimizer itself passes over it."""
+    run = lab.run(FIRST, precision, lab.device)
+    before = [weight.clone() for weight in run.parameters]
+    loud = torch.full_like(lab.batch["gain_db"], torch.inf)
+    said = "nothing was said"
+    try:
+        lab.steps(run, run.task, {**lab.batch, "gain_db": loud}, count=1)
+    except TrainingError as error:
+        said = error.message.partition(";")[0]
+    changed = sum(not torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+    yield Found(not changed and "not finite" in said, f"{changed} of {len(before)} weights moved; {said}")
+
+
+def measure_step(kind: str, batch: int, lab: Lab, *, compiled: bool = False) -> Iterator[Found]:
+    """A share of the peak above 1 is no speed: the clock or the arithmetic is wrong."""
+    torch.compiler.reset()
+    setup = Setup(batch, lab.device, torch.bfloat16, compile=compiled)
+    try:
+        step = step_suite({kind: lab.recipe(kind)}, setup).passes[f"{kind}, masked step"]
+        seconds = spread(interleave({"step": step}, rounds=3, device=lab.device)["step"])["median"]
+        flop, memory = count_flops(step), peak_bytes(step, lab.device)
+    except torch.OutOfMemoryError:
+        yield Found(None, "out of memory")
+        return
+    if lab.cuda:
+        memory = torch.cuda.max_memory_allocated(lab.device)  # weights and moments as well
+    known = peak_of(lab)
+    share = flop / seconds / (known or product_rate(lab))
+    figure = (
+        f"{batch / seconds:,.1f} samples/s, {in_bytes(memory)}, {flop / batch / 1e9:,.1f} GFLOP a sample, {share:.1%} "
+        f"of {'the peak' if known else 'the product'}"
+    )
+    values = {
+        "seconds": seconds,
+        "samples_per_second": batch / seconds,
+        "bytes": memory,
+        "flop": flop,
+        "share": share,
+    }
+    yield Found(0 < share <= 1, figure, values)
