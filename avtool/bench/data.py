@@ -22,12 +22,11 @@ from avtool.bench.measure import spread
 from avtool.bench.run import machine
 from avtool.data.catalog import Request, read_source
 from avtool.data.dataset import PreparedDataset
-from avtool.data.handover import PREFETCH, collate
-from avtool.data.loader import training_loader
+from avtool.data.loader import PREFETCH, batches_in_training, collate
 from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
 from avtool.data.synth import render
-from avtool.data.views import draws, random_crop
+from avtool.data.views import TrainingViews, draws, random_crop
 from avtool.data.workers import START_METHOD
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
@@ -193,16 +192,19 @@ def _sides(
 ) -> dict[str, Callable[[], float]]:
     """What is measured, by name: each gives samples a second."""
 
+    views = TrainingViews(
+        dataset,
+        image_size=IMAGE_SIZE,
+        window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
+        crop_scale=CROP_SCALE,
+        seed=seed,
+    )
+
     def prepared(workers: int) -> Batches:
-        return training_loader(
-            dataset,
-            image_size=IMAGE_SIZE,
-            window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
-            batch_size=(size := min(batch, len(dataset))),
-            merged=batch // size,
-            workers=workers,
-            seed=seed,
-            crop_scale=CROP_SCALE,
+        size = min(batch, len(dataset))
+        chosen = np.arange(len(dataset))
+        return batches_in_training(
+            views, chosen, batch_size=size, merged=batch // size, workers=workers, seed=seed
         )
 
     def from_mp4(workers: int) -> Batches:
