@@ -106,9 +106,10 @@ def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> Prepared
             if gone := [path for path in row.files() if not path.exists()]:
                 more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
                 return Rejected(row, checks.MISSING, f"looked for {gone[0]}{more}", missing=True)
-            clip, sizes = (
-                _from_video(row, settings) if row.video is not None else _from_pictures(row, settings)
-            )
+            if row.video is None:
+                clip, sizes = _from_pictures(row, settings)
+            else:
+                clip, sizes = _from_video(Path(row.video), row, settings)
             return _checked(row, settings, clip, sizes, flags)
         except MediaError as error:
             reason, detail = getattr(error, "reason", media.UNDECODABLE), error.message
@@ -129,9 +130,9 @@ Decoded = tuple[media.DecodedClip, Sequence[tuple[int, int]]]
 """A clip, with _Frames for frames, and their sizes before scaling."""
 
 
-def _from_video(row: Row, settings: Settings) -> Decoded:
+def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
     clip = media.decode_clip(
-        Path(row.video or ""),
+        path,
         frame_rate=settings.frame_rate,
         short_side=settings.short_side,
         sample_rate=settings.sample_rate,
