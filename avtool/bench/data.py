@@ -20,11 +20,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from avtool.bench.measure import compare, interleave, measured_on, spread
 from avtool.data.catalog import Request, read_source
 from avtool.data.dataset import PreparedDataset
-from avtool.data.handover import PREFETCH, collate
-from avtool.data.loader import spread_over, training_loader
+from avtool.data.loader import PREFETCH, batches_in_training, collate, spread_over
 from avtool.data.prepare import RENDERED, prepare
 from avtool.data.shards import DATASET_JSON
-from avtool.data.views import draws, random_crop
+from avtool.data.views import TrainingViews, draws, random_crop
 from avtool.data.workers import START_METHOD
 from avtool.devices import keep_freed_memory
 from avtool.errors import DataError
@@ -174,6 +173,14 @@ def _sides(
 ) -> dict[str, Callable[[], float]]:
     """What is measured, by name: each gives samples a second."""
 
+    views = TrainingViews(
+        dataset,
+        image_size=IMAGE_SIZE,
+        window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
+        crop_scale=CROP_SCALE,
+        seed=seed,
+    )
+
     def from_mp4(workers: int) -> Batches:
         loader = DataLoader(
             Mp4Samples(videos, seed),
@@ -187,15 +194,10 @@ def _sides(
         return iter(loader)
 
     def prepared(workers: int) -> Batches:
-        return training_loader(
-            dataset,
-            image_size=IMAGE_SIZE,
-            window_samples=round(WINDOW_SECONDS * dataset.sample_rate),
-            batch_size=(size := min(batch, len(dataset))),
-            merged=batch // size,
-            workers=workers,
-            seed=seed,
-            crop_scale=CROP_SCALE,
+        size = min(batch, len(dataset))
+        chosen = np.arange(len(dataset))
+        return batches_in_training(
+            views, chosen, batch_size=size, merged=batch // size, workers=workers, seed=seed
         )
 
     return {

@@ -30,11 +30,7 @@ CLIPS_FOR_DENSE = 1000
 @guarded
 def prepare(
     name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME",
-            help=f"{', '.join(DATASETS)}. manifest: a csv of your own.",
-        ),
+        str, typer.Argument(metavar="NAME", help=f"{', '.join(DATASETS)}. manifest: a csv of your own.")
     ],
     source: Annotated[
         Path | None, typer.Argument(metavar="SOURCE", help="Folder or csv.", show_default="$AVTOOL_DATA/NAME")
@@ -87,45 +83,39 @@ def prepare(
 
     It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
     """
-    from avtool.errors import UsageError
+    from avtool.errors import DataError, UsageError
 
     if name != "synth" and (clips, seed) != (None, None):
         raise UsageError(f"--clips and --seed go with synth, not with {name}", hint="leave them out")
     from avtool.data.prepare import prepare as run
-    from avtool.errors import DataError
 
-    how = {
-        "subset": subset,
-        "jobs": jobs,
-        "part": part,
-        "engine": engine if engine != "local" else None,
-        "address": address,
-    }
-    given: dict[str, Any] = {option: value for option, value in how.items() if value is not None}
-    report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **given)
+    how: dict[str, Any] = {"subset": subset, "part": part, "jobs": jobs, "engine": engine, "address": address}
+    report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **how)
+    found = report.as_dict()
+    sealed = found.get("sealed", True)
     if as_json:
-        print_json(report.as_dict())
+        print_json(found)
     else:
-        _print_summary(name, report, at_home=out is None)
-    if not report.as_dict().get("sealed", True):
+        _print_summary(found, report)
+        if sealed:
+            typer.echo(f"report: {report.out / 'report.html'}")
+            if found["prepared"]:
+                typer.echo(f"next: {_next_command(name, report.out, at_home=out is None)}")
+    if not sealed:
         typer.echo(f"this part is done; {report.out} is finished when all parts are", err=True)
-    elif not report.as_dict()["prepared"]:
+    elif not found["prepared"]:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in found["reasons"].items())
         raise DataError(
-            f"nothing was prepared: {_in_words(report.as_dict()['reasons'])}",
+            f"nothing was prepared: {reasons or 'the table has no rows'}",
             hint=f"{report.out / 'report.json'} lists the rows; mend them and repeat with --force",
         )
 
 
-def _in_words(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) or "the table has no rows"
-
-
-def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
-    """A small table for a reader, and the next command."""
+def _print_summary(found: dict[str, Any], report: Report) -> None:
+    """A small table for a reader."""
     from rich.console import Console
     from rich.table import Table
 
-    found = report.as_dict()
     table = Table(box=None, show_header=False)
     no_clip, flags = report.tallies()
     for key, reasons in (("prepared", {}), ("refused", {}), ("missing", no_clip), ("flagged", flags)):
@@ -135,11 +125,6 @@ def _print_summary(name: str, report: Report, *, at_home: bool) -> None:
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
-    if not found.get("sealed", True):
-        return
-    typer.echo(f"report: {report.out / 'report.html'}")
-    if found["prepared"]:
-        typer.echo(f"next: {_next_command(name, report.out, at_home=at_home)}")
 
 
 def _next_command(name: str, out: Path, *, at_home: bool) -> str:

@@ -73,10 +73,8 @@ class PreparedClip:
             "stems": list(self.stems),
             "flags": self.flags,
         }
-        for name in ("view", "partner", "recording"):
-            if (value := getattr(self.row, name)) is not None:
-                facts[name] = value
-        return facts
+        rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
+        return facts | {name: value for name, value in rest.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -100,19 +98,24 @@ class _Frame:
     cells: np.ndarray
 
 
-class _Refusal(Exception):
-    """A clip that can be decoded and is refused all the same."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason)
-        self.reason, self.detail = reason, detail
-
-
 def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> PreparedClip | Rejected:
     """Decode, scale and check the clip of ``row``, of which ``flags`` are known. Never raises: whatever goes
     wrong with a clip is the reason why it is refused. In a worker process there is a time limit, see ``workers``."""
     with workers.time_limit(LIMIT_SECONDS + LIMIT_SECONDS_PER_MB * _megabytes(row)):
-        return _convert(row, settings, flags)
+        try:
+            if gone := [path for path in row.files() if not path.exists()]:
+                more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+                return Rejected(row, checks.MISSING, f"looked for {gone[0]}{more}", missing=True)
+            if row.video is None:
+                clip, sizes = _from_pictures(row, settings)
+            else:
+                clip, sizes = _from_video(Path(row.video), row, settings)
+            return _checked(row, settings, clip, sizes, flags)
+        except MediaError as error:
+            reason, detail = getattr(error, "reason", media.UNDECODABLE), error.message
+        except Exception as error:  # noqa: BLE001 - memory, a disk that fails, a frame no library can scale
+            reason, detail = checks.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Rejected(row, *_beyond(row, reason, detail), thumbnail=_thumbnail_of(row))
 
 
 def _megabytes(row: Row) -> float:
@@ -123,31 +126,13 @@ def _megabytes(row: Row) -> float:
     return size / 1e6
 
 
-def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip | Rejected:
-    try:
-        if gone := [path for path in row.files() if not path.exists()]:
-            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-            return Rejected(row, checks.MISSING, f"looked for {gone[0]}{more}", missing=True)
-        return _decode(row, settings, list(flags))
-    except _Refusal as refusal:
-        reason, detail = refusal.reason, refusal.detail
-    except MediaError as error:
-        reason, detail = getattr(error, "reason", media.UNDECODABLE), error.message
-    except Exception as error:  # noqa: BLE001 - memory, a disk that fails, a frame no library can scale
-        reason, detail = checks.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return Rejected(row, *_beyond(row, reason, detail), thumbnail=_thumbnail_of(row))
+Decoded = tuple[media.DecodedClip, Sequence[tuple[int, int]]]
+"""A clip, with _Frames for frames, and their sizes before scaling."""
 
 
-def _decode(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
-    if row.video is not None:
-        return _from_video(row, settings, flags)
-    return _from_pictures(row, settings, flags)
-
-
-def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
-    assert row.video is not None
+def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
     clip = media.decode_clip(
-        Path(row.video),
+        path,
         frame_rate=settings.frame_rate,
         short_side=settings.short_side,
         sample_rate=settings.sample_rate,
@@ -157,14 +142,10 @@ def _from_video(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
         threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
         keep=partial(_kept, settings),  # as they come: an hour of frames would take gigabytes
     )
-    if checks.is_still([frame.cells for frame in clip.frames]):
-        flags.append(checks.STILL)
-    if clip.damaged:
-        flags.append(checks.DAMAGED)
-    return _finish(row, settings, clip, [clip.size] * len(clip.frames), flags)
+    return clip, [clip.size] * len(clip.frames)
 
 
-def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedClip:
+def _from_pictures(row: Row, settings: Settings) -> Decoded:
     """Pictures with a sound: one, shown in the middle of it, or one a second, the first at 0.5 s."""
     assert row.audio is not None
     pictures = [media.read_image(path) for path in row.frames or (row.image,) if path is not None]
@@ -188,36 +169,35 @@ def _from_pictures(row: Row, settings: Settings, flags: list[str]) -> PreparedCl
         sound_seconds=seconds,
         header_seconds=max(seconds, picture_seconds),
     )
-    if row.frames and checks.is_still([frame.cells for frame in frames]):
-        flags.append(checks.STILL)
-    return _finish(row, settings, clip, sizes, flags)
+    return clip, sizes
 
 
 def _kept(settings: Settings, frame: np.ndarray) -> _Frame:
-    return _Frame(
-        to_jpeg(frame, settings.jpeg_quality), (frame.shape[1], frame.shape[0]), checks.cells(frame)
-    )
+    height, width = frame.shape[:2]
+    return _Frame(to_jpeg(frame, settings.jpeg_quality), (width, height), checks.cells(frame))
 
 
-def _finish(
+def _checked(
     row: Row,
     settings: Settings,
     clip: media.DecodedClip,
     sizes: Sequence[tuple[int, int]],
-    flags: list[str],
+    flags: Sequence[str],
 ) -> PreparedClip:
-    """Check sound and masks of ``clip``, with _Frames for frames; ``sizes`` are theirs before scaling."""
-    if reason := checks.refusal(clip.waveform, settings.sample_rate):
-        seconds = len(clip.waveform) / settings.sample_rate
-        raise _Refusal(reason, f"{row.audio or row.video}: {reason}, {seconds:.2f} s in all")
-    stems = {
-        name: media.read_waveform(path, sample_rate=settings.sample_rate, start=row.start, end=row.end)
-        for name, path in row.stems.items()
-    }
-    lengths = checks.length_flags(
+    """Check picture, sound and masks of ``clip``, see ``Decoded``."""
+    rate = settings.sample_rate
+    if reason := checks.refusal(clip.waveform, rate):
+        said = f"{row.audio or row.video}: {reason}, {len(clip.waveform) / rate:.2f} s in all"
+        raise media.UnusableMedia(said, reason=reason)
+    found = list(flags)
+    if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames]):
+        found.append(checks.STILL)
+    if clip.damaged:
+        found.append(checks.DAMAGED)
+    found += checks.length_flags(
         sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
     )
-    sounds = checks.sound_flags(clip.waveform, settings.sample_rate, settings.window_seconds)
+    found += checks.sound_flags(clip.waveform, rate, settings.window_seconds)
     return PreparedClip(
         row=row,
         times=clip.times,
@@ -228,43 +208,39 @@ def _finish(
         duration=clip.duration,
         jpegs=[frame.jpeg for frame in clip.frames],
         size=clip.frames[0].size,
+        stems={
+            name: media.read_waveform(path, sample_rate=rate, start=row.start, end=row.end)
+            for name, path in row.stems.items()
+        },
         masks=_masks(row, clip.key, sizes, clip.frames[0].size),
-        stems=stems,
-        flags=flags + lengths + sounds,
+        flags=found,
     )
 
 
 def _masks(row: Row, key: int, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> dict[int, bytes]:
-    """The row's masks, one for each frame or one for the key frame, scaled like it without mixing values."""
-    if len(row.masks) == 1:
-        masks = [(key, row.masks[0], sizes[key])]
-    else:
-        masks = list(zip(range(len(sizes)), row.masks, sizes, strict=True)) if row.masks else []
-    return {k: _mask(path, source_size, size) for k, path, source_size in masks if path is not None}
-
-
-def _mask(path: Path, source_size: tuple[int, int], size: tuple[int, int]) -> bytes:
-    """A mask as PNG."""
-    mask = media.read_mask(path)
-    if mask.shape[::-1] != source_size:
-        is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], source_size))
-        raise _Refusal(checks.MASK_SIZE, f"{path} is {is_size}, its frame {frame_size}")
-    scaled = mask if source_size == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    return cv2.imencode(".png", scaled)[1].tobytes()
+    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values."""
+    masks = {}
+    numbers = [key] if len(row.masks) == 1 else range(len(sizes))
+    for k, path in zip(numbers, row.masks, strict=True) if row.masks else ():
+        if path is None:
+            continue
+        mask = media.read_mask(path)
+        if mask.shape[::-1] != sizes[k]:
+            is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], sizes[k]))
+            said = f"{path} is {is_size}, its frame {frame_size}"
+            raise media.UnusableMedia(said, reason=checks.MASK_SIZE)
+        scaled = mask if sizes[k] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        masks[k] = cv2.imencode(".png", scaled)[1].tobytes()
+    return masks
 
 
 def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:
     """Reason and detail, those of a start after the end where that is why."""
-    if row.start > 0 and reason in (checks.TOO_SHORT, media.UNDECODABLE):
-        heard = row.audio or row.video
-        assert heard is not None
-        try:
-            length = media.probe(Path(heard)).duration
-        except MediaError:
-            return reason, detail
-        if row.start > length - checks.SECONDS_NEEDED:
-            said = f"{heard} is {length:.2f} s long, the row starts at {row.start:g} s"
-            return checks.BEYOND, said
+    heard = row.audio or row.video
+    if heard is not None and row.start > 0 and reason in (checks.TOO_SHORT, media.UNDECODABLE):
+        with suppress(MediaError), media.MediaFile(Path(heard)) as file:
+            if row.start > (length := file.duration()) - checks.SECONDS_NEEDED:
+                return checks.BEYOND, f"{heard} is {length:.2f} s long, the row starts at {row.start:g} s"
     return reason, detail
 
 
@@ -282,4 +258,5 @@ def thumbnail(picture: np.ndarray) -> bytes:
     """Picture uint8 (H, W, 3) RGB as a small JPEG."""
     height, width = picture.shape[:2]
     scale = min(1.0, THUMBNAIL_SIDE / max(height, width))
-    return to_jpeg(media.resized(picture, (max(1, round(width * scale)), max(1, round(height * scale)))), 70)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return to_jpeg(media.resized(picture, size), 70)

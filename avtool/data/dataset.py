@@ -13,16 +13,8 @@ import cv2
 import numpy as np
 
 from avtool import places
-from avtool.data.shards import (
-    ARRAYS,
-    DATASET_JSON,
-    FORMAT,
-    TAR_BLOCK,
-    WAV_HEADER,
-    index_path,
-    member_header,
-    shard_path,
-)
+from avtool.data import shards
+from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, TAR_BLOCK, WAV_HEADER, index_path, shard_path
 from avtool.data.staging import Staging
 from avtool.errors import DataError
 from avtool.inputs import from_jpeg
@@ -80,9 +72,7 @@ class PreparedDataset:
         clips = self._index["clips"]
         in_shards = not len(clips) or 0 <= clips[-1]["shard"] < len(self._shard_bytes)
         if not len(clips) == len(self._index["splits"]) == sum(self.splits.values()) or not in_shards:
-            raise DataError(
-                f"{self.folder}: its index does not fit {DATASET_JSON}", hint=_how_to_prepare(self.folder)
-            )
+            raise self._broken(f"{self.folder}: its index does not fit {DATASET_JSON}")
         self._clips = clips
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
@@ -93,23 +83,19 @@ class PreparedDataset:
         try:
             array = np.load(path, mmap_mode="r" if path.stat().st_size > 4096 else None)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path} is missing or broken: {error}", hint=_how_to_prepare(self.folder)
-            ) from error
+            raise self._broken(f"{path} is missing or broken: {error}") from error
         if array.dtype != np.zeros(0, ARRAYS[name]).dtype:
-            raise DataError(f"{path} is not an index of this version", hint=_how_to_prepare(self.folder))
-        return array.view(
-            np.ndarray
-        )  # mapped still; reading an item of a np.memmap costs several times as much
+            raise self._broken(f"{path} is not an index of this version")
+        # mapped still: to read an item of a np.memmap costs several times as much
+        return array.view(np.ndarray)
 
-    def _select(self, split: str) -> np.ndarray | None:
-        """Positions of the split's clips in the index; None for all."""
+    def _select(self, split: str) -> np.ndarray | range:
+        """Positions of the split's clips in the index."""
         if sum(self.splits.values()) == 0:
-            raise DataError(
-                f"{self.folder} holds no clip", hint=f"see {self.folder / 'report.json'} for the reasons"
-            )
+            hint = f"see {self.folder / 'report.json'} for the reasons"
+            raise DataError(f"{self.folder} holds no clip", hint=hint)
         if split == ALL:
-            return None
+            return range(len(self._clips))
         if not self.splits.get(split):
             there = ", ".join(f"{name} ({count})" for name, count in self.splits.items() if count)
             raise DataError(
@@ -119,7 +105,7 @@ class PreparedDataset:
         return np.flatnonzero(self._index["splits"] == self._split_names.index(split))
 
     def __len__(self) -> int:
-        return len(self._clips) if self._positions is None else len(self._positions)
+        return len(self._positions)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"folder": self.folder, "split": self.split}
@@ -132,14 +118,13 @@ class PreparedDataset:
             os.close(file)
 
     def _clip(self, i: int) -> np.void:
-        return self._clips[i if self._positions is None else self._positions[i]]
+        return self._clips[self._positions[i]]
 
     def _span(self, array: str, span: np.void) -> np.ndarray:
         begin, size = span.item()
         found = self._index[array][begin : begin + size]
         if len(found) != size:
-            path = index_path(self.folder, array)
-            raise DataError(f"{path} is shorter than the index needs", hint=_how_to_prepare(self.folder))
+            raise self._broken(f"{index_path(self.folder, array)} is shorter than the index needs")
         return found
 
     def _text(self, span: np.void) -> str:
@@ -149,7 +134,7 @@ class PreparedDataset:
         """What is known of clip ``i``, from the index alone."""
         clip = self._clip(i)
         label_ids = tuple(self._span("labels", clip["labels"]).tolist())
-        split = self._index["splits"][i if self._positions is None else self._positions[i]]
+        split = self._index["splits"][self._positions[i]]
         if not 0 <= split < len(self._split_names) or not all(0 <= k < len(self.classes) for k in label_ids):
             raise self._misfit(clip)
         return Record(
@@ -157,7 +142,7 @@ class PreparedDataset:
             split=self._split_names[split],
             labels=tuple(self.classes[label] for label in label_ids),
             label_ids=label_ids,
-            times=self.frame_times(i),
+            times=np.array(self._span("frames", clip["frames"])["time"]),
             key=int(clip["key"]),
             middle=float(clip["middle"]),
             samples=int(clip["samples"]),
@@ -190,22 +175,14 @@ class PreparedDataset:
 
     def durations(self) -> np.ndarray:
         """Seconds of every clip: float32 (N,)."""
-        return np.array(
-            self._clips["duration"] if self._positions is None else self._clips["duration"][self._positions]
-        )
+        return self._clips["duration"][np.asarray(self._positions)]
 
     def class_counts(self) -> np.ndarray:
         """How many clips have each class as a label: int64 (classes,)."""
-        labels = self._index["labels"]
-        if self._positions is not None:
-            chosen = np.zeros(len(self._clips), bool)
-            chosen[self._positions] = True
-            labels = labels[np.repeat(chosen, self._clips["labels"]["size"])]
+        chosen = np.zeros(len(self._clips), bool)
+        chosen[np.asarray(self._positions)] = True
+        labels = self._index["labels"][np.repeat(chosen, self._clips["labels"]["size"])]
         return np.bincount(labels, minlength=len(self.classes))
-
-    def frame_times(self, i: int) -> np.ndarray:
-        """Seconds at which the stored frames of clip ``i`` appear: float32 (K,)."""
-        return np.array(self._span("frames", self._clip(i)["frames"])["time"])
 
     def frame(self, i: int, k: int, reduce: int = 1) -> np.ndarray:
         """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` (1, 2, 4, 8) of its size."""
@@ -249,19 +226,16 @@ class PreparedDataset:
         return np.frombuffer(self._bytes(clip, begin + 2 * start, 2 * count), "<i2")
 
     def _bytes(self, clip: np.void, begin: int, size: int) -> bytes:
-        shard = int(clip["shard"])
-        if (
-            not 0 <= shard < len(self._shard_bytes)
-            or not 0 <= begin <= begin + size <= self._shard_bytes[shard]
-        ):
+        shard, lengths = int(clip["shard"]), self._shard_bytes
+        if not 0 <= shard < len(lengths) or not 0 <= begin <= begin + size <= lengths[shard]:
             raise self._misfit(clip)
         try:
             with self._lock:
                 data = _read_at(self._file(clip), size, begin)
         except OSError as error:
-            raise self._lost(shard, f"cannot be read: {error.strerror}", clip) from error
+            raise self._lost(shard, clip, f"cannot be read: {error.strerror}") from error
         if len(data) != size:
-            raise self._lost(shard, self._cut_short(shard), clip)
+            raise self._lost(shard, clip)
         return data
 
     def _file(self, clip: np.void) -> int:
@@ -273,7 +247,9 @@ class PreparedDataset:
         file = self._open(shard, clip)
         begin, size = int(clip["wav"]) - WAV_HEADER - TAR_BLOCK, WAV_HEADER + 2 * int(clip["samples"])
         fits = begin >= 0 and 0 < size < self._shard_bytes[shard]
-        if not fits or _read_at(file, TAR_BLOCK, begin) != member_header(f"{clip['row']:08d}.wav", size):
+        if not fits or _read_at(file, TAR_BLOCK, begin) != shards.member_header(
+            f"{clip['row']:08d}.wav", size
+        ):
             os.close(file)
             raise self._misfit(clip)
         self._files[shard] = file
@@ -291,18 +267,16 @@ class PreparedDataset:
         try:
             file = os.open(shard_path(self.folder, shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
-            raise self._lost(shard, "is missing", clip) from error
+            raise self._lost(shard, clip, "is missing") from error
         if os.fstat(file).st_size == self._shard_bytes[shard]:
             return file
         os.close(file)
-        raise self._lost(shard, self._cut_short(shard), clip)
+        raise self._lost(shard, clip)
 
-    def _cut_short(self, shard: int) -> str:
-        size = self._shard_bytes[shard]
-        return f"does not have the {size} bytes that {DATASET_JSON} says: it was cut short or replaced"
-
-    def _lost(self, shard: int, what: str, clip: np.void | None) -> DataError:
-        """``what`` became of a shard, and the clip that was looked for in it."""
+    def _lost(self, shard: int, clip: np.void | None, what: str = "") -> DataError:
+        """``what`` became of a shard, "": another length; and the clip that was looked for in it."""
+        length = f"does not have the {self._shard_bytes[shard]} bytes that {DATASET_JSON} says"
+        what = what or f"{length}: it was cut short or replaced"
         sought = "" if clip is None else f"; clip {self._text(clip['id'])} is in it"
         return DataError(
             f"{shard_path(self.folder, shard)} {what}{sought}",
@@ -311,10 +285,11 @@ class PreparedDataset:
 
     def _misfit(self, clip: np.void) -> DataError:
         path = shard_path(self.folder, int(clip["shard"]))
-        return DataError(
-            f"the index does not fit {path} (row {clip['row']}) for clip {self._text(clip['id'])}",
-            hint=_how_to_prepare(self.folder),
-        )
+        sought = self._text(clip["id"])
+        return self._broken(f"the index does not fit {path} (row {clip['row']}) for clip {sought}")
+
+    def _broken(self, what: str) -> DataError:
+        return DataError(what, hint=_how_to_prepare(self.folder))
 
 
 FACTS = ("name", "classes", "splits", "checksum", "settings", "shards")
@@ -342,10 +317,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
     if version != FORMAT:
-        raise DataError(
-            f"{path} is of format {version}, this avtool reads {FORMAT}",
-            hint=_how_to_prepare(folder, str(facts.get("name", ""))),
-        )
+        what = f"{path} is of format {version}, this avtool reads {FORMAT}"
+        raise DataError(what, hint=_how_to_prepare(folder, str(facts.get("name", ""))))
     if missing:
         raise DataError(f"{path} is broken: it has no {', '.join(missing)}", hint=_how_to_prepare(folder))
     return facts
@@ -354,13 +327,12 @@ def _read_facts(folder: Path) -> dict[str, Any]:
 def _how_to_prepare(folder: Path, called: str = "") -> str:
     """The command that makes ``folder``, of the data set that is ``called`` so, by default as the folder is."""
     called = called or folder.name
-    known = called in DATASETS and called != "manifest"
-    name = called if known else "manifest FILE.csv"
-    for of, dataset in DATASETS.items():
-        for subset in dataset.subsets:
-            if called == f"{of}-{subset}":
-                known, name = True, f"{of} --subset {subset}"
+    commands = {name: name for name in DATASETS if name != "manifest"}
+    for name, dataset in DATASETS.items():
+        commands |= {f"{name}-{subset}": f"{name} --subset {subset}" for subset in dataset.subsets}
+    name = commands.get(called, "manifest FILE.csv")
     if folder.exists() and not (folder / DATASET_JSON).exists():
         return f"avtool prepare {name} --out DIR, and --data DIR"  # it holds something else, which stays
-    out = "" if known and folder == places.prepared_folder(called) else f" --out {shlex.quote(str(folder))}"
+    usual = called in commands and folder == places.prepared_folder(called)
+    out = "" if usual else f" --out {shlex.quote(str(folder))}"
     return f"avtool prepare {name}{out}" + (" --force" if folder.exists() else "")

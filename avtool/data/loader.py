@@ -1,34 +1,34 @@
-"""Batches of views as torch tensors, the same for any number of workers and after a resume."""
+"""Batches of views as torch tensors, the same for any number of workers and after a resume.
 
+A worker writes a batch straight into a slot: memory that it shares with the main process and that is used again and
+again. The main process copies it out. Fresh shared pages for every batch cost ten times what that copy does, and so
+does a file descriptor for every tensor.
+"""
+
+from __future__ import annotations
+
+import errno
 import gc
+import itertools
 import signal
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 
-from avtool.data.dataset import PreparedDataset
-from avtool.data.handover import (  # noqa: F401 - collate is offered here too
-    LEAST_ROOM,
-    PREFETCH,
-    Batch,
-    Parcel,
-    Receiver,
-    Sender,
-    check_shared_memory,
-    collate,
-)
-from avtool.data.views import TrainingViews
-from avtool.errors import AvtoolError, DataError
+from avtool.data.views import DrawnViews, FixedViews
+from avtool.errors import AvtoolError, DataError, in_mebibytes, more_shared_memory
+from avtool.places import SHARED_MEMORY, shared_memory
 
 # How many workers is the recipe's to say; a hint on it at every start is noise.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -40,60 +40,24 @@ STOP_SIGNALS = tuple(
 """What ends a run after its step: Ctrl-C, a scheduler, a terminal that closes."""
 LAST_WORDS = 1.0
 """Seconds in which the death of a worker becomes known after the connection to it broke."""
+Batch = dict[str, Any]
+View = dict[str, Any]
+
+PREFETCH = 4
+"""Batches that a worker makes ahead."""
+SLOTS = PREFETCH + 2
+"""Slots of a worker; a batch that finds none free is handed over as fresh tensors."""
+LEAST_ROOM = 2**20
+"""Bytes of /dev/shm without which no loader begins: its locks lie there too."""
+ALIGNED = 64
+"""Arrays in a slot begin at multiples of it; the first byte of a slot says whether it holds a batch."""
+Place = tuple[str, str, tuple[int, ...], int]
+"""Name, type, shape and first byte of an array in a slot."""
 
 
 def steps_per_epoch(clips: int, batch_size: int) -> int:
     """Whole batches in an epoch: the last short one is dropped."""
     return clips // batch_size
-
-
-def training_loader(
-    dataset: PreparedDataset,
-    *,
-    batch_size: int,
-    workers: int,
-    seed: int,
-    start_step: int = 0,
-    merged: int = 1,
-    pin_memory: bool = False,
-    **views: Any,
-) -> Iterator[Batch]:
-    """Endless batches of ``TrainingViews`` of all clips, made with ``views``, from step ``start_step`` on, ``merged``
-    of them handed over as one.
-
-    A batch: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples), ``gain_db`` float32
-    (B,), ``index``, ``epoch`` and ``label`` int64 (B,). The order of an epoch is a function of (seed, epoch), the
-    views one of (seed, epoch, index): the batch of a step is the same for any number of ``workers`` and any
-    ``start_step``. Raises DataError where there are fewer clips than a batch.
-    """
-    if len(dataset) < batch_size:
-        raise DataError(
-            f"{dataset.folder} has {len(dataset)} clips of split {dataset.split}, a batch needs {batch_size}",
-            hint=f"set train.batch_size={len(dataset)} or less"
-            + ("" if dataset.split == "all" else ", or take every split: data.split=all"),
-        )
-    return batches_in_training(
-        TrainingViews(dataset, seed=seed, **views),
-        np.arange(len(dataset)),
-        batch_size=batch_size,
-        workers=workers,
-        seed=seed,
-        start_step=start_step,
-        merged=merged,
-        pin_memory=pin_memory,
-    )
-
-
-class DrawnViews(Protocol):
-    """Training views: what sample ``index`` shows in ``epoch``."""
-
-    def sample(self, epoch: int, index: int) -> dict[str, Any]: ...
-
-
-class FixedViews(Protocol):
-    """Evaluation views: what sample ``index`` shows, every time."""
-
-    def sample(self, index: int) -> dict[str, Any]: ...
 
 
 def batches_in_training(
@@ -108,20 +72,30 @@ def batches_in_training(
     share: slice = ALL,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, in ``training_loader``'s
-    order; ``share`` of each, where several processes have one batch."""
-    order = _TrainingOrder(
-        chosen, batch_size=batch_size, seed=seed, start_step=start_step, merged=merged, share=share
-    )
-    return _batches(_TrainingBatches(views), order, workers, pin_memory)
+    """Endless batches of the samples ``chosen`` (N,) of ``views``, N at least ``batch_size``, from step ``start_step``
+    on, ``merged`` of them handed over as one; ``share`` of each, where several processes have one batch.
+
+    A batch of ``TrainingViews``: ``image`` uint8 (B, 3, rows, columns), ``waveform`` int16 (B, window_samples),
+    ``gain_db`` float32 (B,), ``index``, ``epoch`` and ``label`` int64 (B,). The order of an epoch is a function of
+    (seed, epoch), the views one of (seed, epoch, index): the batch of a step is the same for any number of ``workers``
+    and any ``start_step``.
+    """
+
+    def order() -> Iterator[list[tuple[int, int]]]:
+        steps = _training_steps(chosen, batch_size, seed, start_step)
+        while True:
+            yield [sample for _ in range(merged) for sample in next(steps)][share]
+
+    return _batches(views, order(), workers, pin_memory)
 
 
 def batches_in_order(
     views: FixedViews, chosen: Sequence[int], *, batch_size: int, workers: int = 0, pin_memory: bool = False
 ) -> Iterator[Batch]:
     """The samples ``chosen`` of ``views`` once, in this order, the last batch short."""
-    order = [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
-    return _batches(_EvaluationBatches(views), order, workers, pin_memory)
+    samples = [(index,) for index in chosen]
+    order = (samples[start : start + batch_size] for start in range(0, len(samples), batch_size))
+    return _batches(views, order, workers, pin_memory)
 
 
 def spread_over(items: Sequence[int] | np.ndarray, limit: int | None) -> list[int]:
@@ -135,67 +109,40 @@ def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch)))).permutation(clips)
 
 
-class _TrainingOrder(Sampler[list[tuple[int, int]]]):
-    """For every step from ``start_step`` on the (epoch, index) of its samples, without end; ``merged`` steps make one
-    item, over the end of an epoch if need be."""
-
-    def __init__(
-        self,
-        chosen: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int,
-        start_step: int,
-        merged: int,
-        share: slice,
-    ) -> None:
-        self.chosen, self.batch_size, self.seed = chosen, batch_size, seed
-        self.start_step, self.merged, self.share = start_step, merged, share
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        steps = self._steps()
-        while True:
-            yield [sample for _ in range(self.merged) for sample in next(steps)][self.share]
-
-    def _steps(self) -> Iterator[list[tuple[int, int]]]:
-        steps = steps_per_epoch(len(self.chosen), self.batch_size)
-        epoch, first = divmod(self.start_step, steps)
-        while True:
-            order = self.chosen[epoch_order(len(self.chosen), self.seed, epoch)]
-            for step in range(first, steps):
-                samples = order[step * self.batch_size : (step + 1) * self.batch_size]
-                yield [(epoch, int(index)) for index in samples]
-            epoch, first = epoch + 1, 0
+def _training_steps(
+    chosen: np.ndarray, batch_size: int, seed: int, start_step: int
+) -> Iterator[list[tuple[int, int]]]:
+    """For every step from ``start_step`` on the (epoch, index) of its samples, without end."""
+    steps = steps_per_epoch(len(chosen), batch_size)
+    epoch, first = divmod(start_step, steps)
+    while True:
+        order = chosen[epoch_order(len(chosen), seed, epoch)]
+        for step in range(first, steps):
+            yield [(epoch, int(index)) for index in order[step * batch_size : (step + 1) * batch_size]]
+        epoch, first = epoch + 1, 0
 
 
-class _Batches(Dataset[Batch | Parcel]):
+class _Batches(Dataset[Any]):
     """A whole batch is one item, so that a worker makes it without any hand-over in between."""
 
-    def __init__(self, views: Any) -> None:
+    def __init__(self, views: DrawnViews | FixedViews) -> None:
         self.views, self.sender = views, Sender()
 
-    def made(self, views: Iterable[Callable[[], dict[str, Any]]]) -> Batch | Parcel:
+    def __getitems__(self, samples: Sequence[tuple[int, ...]]) -> Batch | Parcel:
         """A batch, or under the key ``error`` what it failed of: raised in a worker, it would come out as text."""
         try:
-            return self.sender.send([view() for view in views])
+            return self.sender.send([self.views.sample(*sample) for sample in samples])
         except AvtoolError as error:
             return {"error": error}
 
 
-class _TrainingBatches(_Batches):
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch | Parcel:
-        return self.made(partial(self.views.sample, epoch, index) for epoch, index in keys)
-
-
-class _EvaluationBatches(_Batches):
-    def __getitems__(self, indices: Sequence[int]) -> Batch | Parcel:
-        return self.made(partial(self.views.sample, index) for index in indices)
-
-
-def _batches(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> Iterator[Batch]:
-    """The batches, up to one that is an error, which is raised."""
+def _batches(
+    views: DrawnViews | FixedViews, order: Iterator[Any], workers: int, pin_memory: bool
+) -> Iterator[Batch]:
+    """The batches of samples in ``order``, up to one that is an error, which is raised."""
     if workers:
         check_shared_memory(LEAST_ROOM)
+    batches = _Batches(views)
     receiver = Receiver(batches.sender)
     with _out_of_workers_reach():
         arriving = iter(_loader(batches, order, workers, pin_memory))
@@ -245,21 +192,17 @@ def _end_workers(arriving: Any) -> None:
         signal.signal(signal.SIGCHLD, handler or signal.SIG_DFL)
 
 
-def _loader(batches: _Batches, order: Any, workers: int, pin_memory: bool) -> DataLoader[Any]:
+def _loader(batches: _Batches, order: Iterator[Any], workers: int, pin_memory: bool) -> DataLoader[Any]:
     return DataLoader(
         batches,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=_as_it_is,
+        collate_fn=default_convert,  # a batch stays as it is
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         generator=torch.Generator(),  # nothing is drawn by it, and the global one is left alone
     )
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 def _start_worker(worker: int) -> None:
@@ -279,3 +222,128 @@ def _unless_hung_up(kind: type[BaseException], error: BaseException, trace: Trac
     """In a worker what hands memory over reports here alone: that the training process has gone is no news."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, trace)
+
+
+# From a worker to the main process --------------------------------------------------------------------
+
+
+def collate(views: Sequence[View]) -> Batch:
+    """Views as one batch of tensors."""
+    return {name: torch.from_numpy(np.stack(values)) for name, values in _columns(views).items()}
+
+
+def _columns(views: Sequence[View]) -> dict[str, list[np.ndarray]]:
+    """What is stacked, by name."""
+    return {name: [np.asarray(view[name]) for view in views] for name in views[0]}
+
+
+class Sender:
+    """Hands over the batches of one loader: made in the main process, put to use in each of its workers."""
+
+    numbers = itertools.count()
+
+    def __init__(self) -> None:
+        self.number = next(self.numbers)
+        self.slots: list[np.ndarray] = []
+
+    def send(self, views: Sequence[View]) -> Batch | Parcel:
+        """A batch of views: in a worker as it crosses to the main process, elsewhere as it is."""
+        worker = get_worker_info()
+        number = next((k for k, slot in enumerate(self.slots) if not slot[0]), len(self.slots))
+        if worker is None or number == SLOTS:
+            return collate(views)
+        arrays = _columns(views)
+        places, size = _arranged(arrays)
+        memory = None
+        if number == len(self.slots) or len(self.slots[number]) < size:
+            memory = _shared(size, batch=len(views), workers=worker.num_workers)
+            self.slots[number : number + 1] = [memory.numpy()]
+        slot = self.slots[number]
+        for place in places:
+            np.stack(arrays[place[0]], out=_array(slot, place))
+        slot[0] = True
+        return Parcel(self.number, (worker.id, number), memory, places)
+
+
+def _shared(size: int, *, batch: int, workers: int) -> torch.Tensor:
+    """``size`` bytes that processes share, for a batch of ``batch`` samples; DataError where /dev/shm is full."""
+    needed = workers * SLOTS * size
+    who = "1 worker" if workers == 1 else f"{workers} workers"
+    words = f": {who} with batches of {batch} may need {in_mebibytes(needed)}"
+    check_shared_memory(size, needed, words)
+    try:
+        return torch.empty(size, dtype=torch.uint8).share_memory_()
+    except RuntimeError as error:  # another worker was quicker
+        if f"({errno.ENOSPC})" in str(error):
+            raise _full(needed, words) from error
+        raise
+
+
+def check_shared_memory(size: int, needed: int = 0, words: str = "") -> None:
+    """DataError where /dev/shm has no room for ``size`` bytes; ``words`` say what takes the ``needed`` bytes."""
+    found = shared_memory()
+    if found is not None and found[1] < size:
+        raise _full(needed, words)
+
+
+def _full(needed: int, words: str) -> DataError:
+    found = shared_memory()
+    figures = f" ({in_mebibytes(found[0])} in all, {in_mebibytes(found[1])} free)" if found else ""
+    return DataError(
+        f"{SHARED_MEMORY} is full{figures}{words}",
+        hint=f"{more_shared_memory(needed)}, or take fewer workers (data.workers, --workers) or smaller batches "
+        "(train.batch_size, --batch-size)",
+    )
+
+
+def _arranged(arrays: dict[str, list[np.ndarray]]) -> tuple[list[Place], int]:
+    """Where each array goes once it is stacked, and the bytes of a slot for all."""
+    places, end = [], ALIGNED
+    for name, values in arrays.items():
+        places.append((name, values[0].dtype.str, (len(values), *values[0].shape), end))
+        end += -(-len(values) * values[0].nbytes // ALIGNED) * ALIGNED
+    return places, end
+
+
+def _array(slot: np.ndarray, place: Place) -> np.ndarray:
+    _, dtype, shape, begin = place
+    return np.ndarray(shape, dtype, slot, begin)
+
+
+class Receiver:
+    """The slots of one loader's workers as the main process knows them. Hold it while batches arrive."""
+
+    known: ClassVar[weakref.WeakValueDictionary[int, Receiver]] = weakref.WeakValueDictionary()
+
+    def __init__(self, sender: Sender) -> None:
+        self.slots: dict[tuple[int, int], np.ndarray] = {}
+        self.known[sender.number] = self
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A batch on its way: in ``slot`` (worker, slot) of ``loader``, which comes along as ``memory`` the first time."""
+
+    loader: int
+    slot: tuple[int, int]
+    memory: torch.Tensor | None
+    places: list[Place]
+
+    def unpacked(self, *, pin: bool = False) -> Batch:
+        """The batch in memory of its own; its slot is free again."""
+        slots = Receiver.known[self.loader].slots
+        if self.memory is not None:
+            slots[self.slot] = self.memory.numpy()
+        slot = slots[self.slot]
+        batch = {}
+        for place in self.places:
+            array = _array(slot, place)
+            copy = torch.empty(array.shape, dtype=torch.from_numpy(array[:0]).dtype, pin_memory=pin)
+            np.copyto(copy.numpy(), array)  # by one thread: more would take the workers' cores
+            batch[place[0]] = copy
+        slot[0] = False
+        return batch
+
+    def pin_memory(self) -> Batch:
+        """What DataLoader's own thread calls where batches are to be in pinned memory."""
+        return self.unpacked(pin=True)

@@ -43,14 +43,12 @@ def ranks(names: Sequence[str], labels: Sequence[int]) -> tuple[np.ndarray, np.n
         of_class[home.setdefault(name, label)].add(name)
     rank = {}
     for members in of_class.values():
-        for number, name in enumerate(sorted(members, key=_hash)):
+        for number, name in enumerate(
+            sorted(members, key=lambda name: hashlib.sha256(name.encode()).digest())
+        ):
             rank[name] = number, len(members)
     pairs = np.array([rank[name] for name in names], np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
-
-
-def _hash(name: str) -> bytes:
-    return hashlib.sha256(name.encode()).digest()
 
 
 def held_out(names: Sequence[str], labels: Sequence[int], share: float) -> np.ndarray:

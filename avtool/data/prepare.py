@@ -6,27 +6,30 @@ last of its rows is there, and the data set takes its place when the last shard 
 moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
+import hashlib
 import json
+import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
-from avtool import media
+from avtool import media, places
 from avtool.data import catalog, checks, workers
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset
-from avtool.data.job import Job, job_of
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, MADE_WITH, ShardWriter, clip_bytes, seal, shard_path, write_json
+from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal, write_json
+from avtool.data.staging import Part, Staging
 from avtool.errors import UsageError
-from avtool.files import check_output, printable, put_in_place
+from avtool.files import check_output, json_text, printable, put_in_place
 from avtool.progress import progress_bar, say
 from avtool.registry import DATASETS
 
@@ -68,7 +71,9 @@ def prepare(
     Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
     """
-    _check_not_in_a_worker()
+    if getattr(current_process(), "_inheriting", False):
+        # a worker that runs the caller's script as it starts: without a guard in it each would prepare it all again
+        raise SystemExit(1)  # the process that started it says so, once
     DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
     job = job_of(name, source, out, request, part)
@@ -83,38 +88,126 @@ def prepare(
         return _finish(job, rows)
 
 
-def _check_not_in_a_worker() -> None:
-    """End a worker that runs the caller's script as it starts: without a guard in it, each would prepare it all again.
-    The process that started it says so, once."""
-    if getattr(current_process(), "_inheriting", False):
-        raise SystemExit(1)
+# What is prepared, from where, to where ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is prepared, from where, to where, and which share of it."""
+
+    name: str
+    called: str
+    source: Path
+    out: Path
+    request: catalog.Request
+    part: Part
+    in_parts: bool
+    settings: Settings
+
+    @property
+    def renders(self) -> bool:
+        return self.name == "synth"
+
+    @property
+    def staging(self) -> Staging:
+        return Staging(self.out)
+
+    def plan(self, rows: catalog.Source | None) -> dict[str, object]:
+        """What must be the same for an unfinished preparation to be gone on with, and how to."""
+        plan = {
+            "name": self.called,
+            "data set": self.name,
+            "format": FORMAT,
+            "settings": asdict(self.settings),
+            "request": asdict(self.request),
+            "source": None if self.renders else str(self.source.resolve()),
+            "rows": None if rows is None else _sum_of(rows, self.source),
+            "command": self.command(),
+            MADE_WITH: [media.tool_versions()],
+        }
+        return json.loads(json_text(plan))
+
+    def command(self, *, with_part: bool = False) -> str:
+        """The command that does all of it, or this part."""
+        words = ["avtool", "prepare", self.name]
+        if not self.renders:
+            words.append(str(self.source))
+        for option, value in asdict(self.request).items():
+            if value is not None and value != getattr(catalog.Request(), option):
+                words += [f"--{option}", str(value)]
+        words += ["--out", str(self.out)]
+        words += ["--part", str(self.part)] if with_part and self.in_parts else []
+        return shlex.join(words + (["--force"] if self.out.exists() else []))
+
+    def shards(self, rows: catalog.Source) -> range:
+        return range(-(-len(rows.rows) // self.settings.rows_per_shard))
+
+    def rows_of(self, shard: int, rows: catalog.Source) -> range:
+        """The numbers of the rows that shard ``shard`` holds."""
+        size = self.settings.rows_per_shard
+        return range(shard * size, min((shard + 1) * size, len(rows.rows)))
+
+
+def job_of(
+    name: str, source: Path | None, out: Path | None, request: catalog.Request, part: str | None
+) -> Job:
+    """What the arguments of ``prepare`` ask for. Raises UsageError."""
+    if source is None and name == "manifest":
+        hint = "avtool prepare manifest FILE.csv"
+        raise UsageError("manifest needs the csv that lists the clips", hint=hint)
+    if source is not None and name == "synth":
+        hint = "avtool prepare synth --out DIR"
+        raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
+    if part is not None and name == "synth":
+        raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
+    called = "-".join(filter(None, (name, request.subset)))
+    if source is not None and name == "manifest":
+        # the csv's name, or its folder's where it is called manifest
+        called = printable(source.stem if source.stem != "manifest" else source.absolute().parent.name)
+    return Job(
+        name=name,
+        called=called,
+        source=places.source_folder(name) if source is None else source,
+        out=places.prepared_folder(called) if out is None else out,
+        request=request,
+        part=Part() if part is None else Part.parse(part),
+        in_parts=part is not None,
+        settings=Settings(),
+    )
+
+
+def _sum_of(source: catalog.Source, folder: Path) -> str:
+    """One sum over all that the annotations say, however the way to the files is written."""
+    digest, root = hashlib.sha256(), str(folder if folder.is_dir() else folder.parent) + os.sep
+    for row in source.rows:
+        digest.update(repr(row).replace(root, "").encode())
+    digest.update(repr((source.classes, sorted(source.notes.items()))).encode())
+    return digest.hexdigest()
 
 
 def _finished(job: Job) -> Report | None:
     """The report of ``job.out`` where it is finished, and was made of the same rows in the same way. A part that does
     nothing may have tools of other versions; that is said."""
     try:
-        made = json.loads((job.out / MADE_FROM).read_text(encoding="utf-8"))
-        report = json.loads((job.out / REPORT_JSON).read_text(encoding="utf-8"))
-        made_with = json.loads((job.out / DATASET_JSON).read_text(encoding="utf-8")).get(MADE_WITH) or [{}]
+        made, report, facts = (_read_json(job.out / name) for name in (MADE_FROM, REPORT_JSON, DATASET_JSON))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     if made != _made_from(job, catalog.read_source(job.name, job.source, job.request)):
         return None
-    others = (
-        ""
-        if media.tool_versions() in made_with
-        else f", made with {' and '.join(map(media.tools_in_words, made_with))}"
-    )
-    say(f"{job.out} is finished already{others}")
+    made_with = facts.get(MADE_WITH) or [{}]
+    others = f", made with {' and '.join(map(media.tools_in_words, made_with))}"
+    say(f"{job.out} is finished already{'' if media.tool_versions() in made_with else others}")
     return Report.from_listing(report, job.out)
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _made_from(job: Job, rows: catalog.Source) -> dict[str, object]:
     """The plan without the places: what a finished data set was made of, and how."""
-    return {
-        key: value for key, value in job.plan(rows).items() if key not in ("source", "command", MADE_WITH)
-    }
+    places_in_it = ("source", "command", MADE_WITH)
+    return {key: value for key, value in job.plan(rows).items() if key not in places_in_it}
 
 
 def _engine(
@@ -151,7 +244,7 @@ def _kept(job: Job) -> Iterator[None]:
     except BaseException:
         staging = job.staging
         if staging.is_untouched() and not job.in_parts:
-            staging.remove()
+            shutil.rmtree(staging.folder, ignore_errors=True)
         elif staging.folder.is_dir():
             say(f"what was done is kept in {staging.folder}; to go on: {job.command(with_part=True)}")
         raise
@@ -164,9 +257,7 @@ def _stage(settings: Settings, task: Task) -> bytes:
     """The work on one row, in whatever process: its outcome as it is staged."""
     number, row, flags = task
     outcome = convert(row, settings, flags)
-    if isinstance(outcome, PreparedClip):
-        return clip_bytes(number, outcome, settings)
-    return _refused(outcome)
+    return clip_bytes(number, outcome, settings) if isinstance(outcome, PreparedClip) else _refused(outcome)
 
 
 def _refused(outcome: Rejected) -> bytes:
@@ -184,9 +275,8 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
     left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
     todo = ((row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard]))
     total = sum(len(job.rows_of(shard, source)) for shard in shards)
-    shown = progress_bar(
-        f"preparing {job.called}", total=total, unit="clips", start=total - sum(map(len, left.values()))
-    )
+    done = total - sum(map(len, left.values()))
+    shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=done)
     with ThreadPoolExecutor(1) as writer, shown as bar:
         writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
         for task, result in run_all(partial(_stage, job.settings), todo):
@@ -222,9 +312,7 @@ def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
             else:
                 report.add_clip(writer.add(row, data))
     record = {"shard": writer.facts(), "report": report.record()}
-    target = shard_path(staging.whole, shard)
-    staging.finish_shard(shard, written, target, writer.part.packed(), record)
-    staging.drop_rows(rows)
+    staging.finish_shard(shard, written, writer.packed(), record, rows)
 
 
 def _finish(job: Job, source: catalog.Source) -> Report:
@@ -232,13 +320,11 @@ def _finish(job: Job, source: catalog.Source) -> Report:
     staging = job.staging
     with staging.sealing() as unsealed:
         if not unsealed:  # another part was the last one
-            return Report.from_listing(
-                json.loads((job.out / REPORT_JSON).read_text(encoding="utf-8")), job.out
-            )
+            return Report.from_listing(_read_json(job.out / REPORT_JSON), job.out)
         if all(staging.has_shard(shard) for shard in job.shards(source)):
             report = _seal(job, source)
             put_in_place(staging.whole, job.out)
-            staging.remove()
+            shutil.rmtree(staging.folder, ignore_errors=True)
             return report
         report = Report(job.called, job.out, sealed=False)
         for shard in filter(job.part.owns, job.shards(source)):

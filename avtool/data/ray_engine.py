@@ -103,14 +103,14 @@ def _start(address: str | None, jobs: int | None) -> bool:
         return False
     if address is not None:
         _knock(address)
-    quiet: dict[str, Any] = {"include_dashboard": False} if address is None else {}
+    here = address is None
     try:
         ray.init(
             address=address or "local",
-            num_cpus=jobs if address is None else None,
+            num_cpus=jobs if here else None,
+            include_dashboard=False if here else None,
             log_to_driver=False,
             configure_logging=False,
-            **quiet,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise _unreachable(address or "this machine", error) from error

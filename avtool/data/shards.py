@@ -24,9 +24,8 @@ import json
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -92,12 +91,11 @@ def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
-    return b"".join(part for name, data in members for part in _member(f"{row:08d}.{name}", data))
-
-
-def _member(name: str, data: bytes) -> tuple[bytes, bytes, bytes]:
-    """Header, content and padding of a member of a shard."""
-    return member_header(name, len(data)), data, bytes(-len(data) % TAR_BLOCK)
+    return b"".join(
+        part
+        for name, data in members
+        for part in (member_header(f"{row:08d}.{name}", len(data)), data, bytes(-len(data) % TAR_BLOCK))
+    )
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -107,45 +105,22 @@ def member_header(name: str, size: int) -> bytes:
     return header.tobuf(tarfile.USTAR_FORMAT)
 
 
-@dataclass
-class IndexPart:
-    """The index of one shard; positions in the other arrays count from the part's own start."""
-
-    arrays: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ARRAYS})
-
-    def extend(self, name: str, items: Sequence[Any]) -> tuple[int, int]:
-        """Append to an array; the (begin, size) where the items went."""
-        array = self.arrays[name]
-        array.extend(items)
-        return len(array) - len(items), len(items)
-
-    def packed(self) -> dict[str, np.ndarray]:
-        """The arrays in their final types."""
-        packed = {name: np.zeros(len(items), ARRAYS[name]) for name, items in self.arrays.items()}
-        for name, items in self.arrays.items():
-            if items:
-                packed[name][:] = items
-        return packed
-
-
 class ShardWriter:
-    """Writes one shard; ``part`` is its index, ``facts`` its line in dataset.json once it is closed."""
+    """Writes one shard; ``packed`` is its index, ``facts`` its line in dataset.json once it is closed."""
 
     def __init__(self, path: Path, number: int, classes: Sequence[str], splits: Sequence[str]) -> None:
         self.number = number
         self.class_ids = {label: position for position, label in enumerate(classes)}
         self.split_ids = {split: position for position, split in enumerate(splits)}
-        self.part = IndexPart()
         self.path, self.size, self.clips, self.sum = path, 0, 0, hashlib.sha256()
+        self.arrays: dict[str, list[Any]] = {name: [] for name in ARRAYS}
 
     def __enter__(self) -> ShardWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.file = self.path.open("wb")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         with self.file:
             if kind is None:
                 self._write(bytes(2 * TAR_BLOCK))
@@ -160,7 +135,13 @@ class ShardWriter:
 
     def add(self, row: int, data: bytes) -> dict[str, Any]:
         """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, and the ``bytes`` it takes."""
-        spans = self._spans(row, data)
+        with tarfile.open(
+            fileobj=io.BytesIO(data), mode="r:"
+        ) as tar:  # by what follows the key: where it will lie
+            spans = {
+                member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
+                for member in tar
+            }
         begin, size = spans["json"]
         facts = json.loads(data[begin - self.size : begin - self.size + size])
         self._index(row, facts, spans)
@@ -168,33 +149,37 @@ class ShardWriter:
         self.clips += 1
         return {**facts, "bytes": len(data)}
 
-    def _spans(self, row: int, data: bytes) -> dict[str, tuple[int, int]]:
-        """(begin, size) in the shard of each member of the clip that comes next, by what follows the key."""
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            return {
-                member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
-                for member in tar
-            }
-
     def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
-        part = self.part
         frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]
         stems = []
         for k, name in enumerate(facts["stems"]):
             begin, size = spans[f"stem{k}.wav"]
-            stems.append((part.extend("text", name.encode()), begin + WAV_HEADER, (size - WAV_HEADER) // 2))
-        part.extend("splits", [self.split_ids[facts["split"]]])
+            stems.append((self._extend("text", name.encode()), begin + WAV_HEADER, (size - WAV_HEADER) // 2))
+        self._extend("splits", [self.split_ids[facts["split"]]])
         entry = (row, self.number, facts["key"], facts["middle"], *facts["size"], facts["duration"])
         entry += (facts["samples"], spans["wav"][0] + WAV_HEADER, spans["json"])
         entry += (
-            part.extend("text", facts["id"].encode()),
-            part.extend("frames", frames),
-            part.extend("masks", [(k, *spans[f"m{k:03d}.png"]) for k in facts["masks"]]),
-            part.extend("labels", [self.class_ids[x] for x in facts["labels"] if x in self.class_ids]),
-            part.extend("boxes", [tuple(box) for box in facts["boxes"]]),
-            part.extend("stems", stems),
+            self._extend("text", facts["id"].encode()),
+            self._extend("frames", frames),
+            self._extend("masks", [(k, *spans[f"m{k:03d}.png"]) for k in facts["masks"]]),
+            self._extend("labels", [self.class_ids[x] for x in facts["labels"] if x in self.class_ids]),
+            self._extend("boxes", [tuple(box) for box in facts["boxes"]]),
+            self._extend("stems", stems),
         )
-        part.extend("clips", [entry])
+        self._extend("clips", [entry])
+
+    def _extend(self, name: str, items: Sequence[Any]) -> tuple[int, int]:
+        """Append to an array, whose positions count from the shard's own start; the (begin, size) of the items."""
+        self.arrays[name].extend(items)
+        return len(self.arrays[name]) - len(items), len(items)
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """The index: its arrays in their final types."""
+        packed = {name: np.zeros(len(items), ARRAYS[name]) for name, items in self.arrays.items()}
+        for name, items in self.arrays.items():
+            if items:
+                packed[name][:] = items
+        return packed
 
     def _write(self, data: bytes) -> None:
         self.file.write(data)

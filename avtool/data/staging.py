@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from avtool.data.shards import ARRAYS, MADE_WITH
+from avtool.data.shards import ARRAYS, MADE_WITH, shard_path
 from avtool.errors import UsageError
 from avtool.files import NO_LOCKS, check_output, json_text, take_lock
 from avtool.media import Tools, tools_in_words
@@ -52,9 +52,8 @@ class Part:
         """From "I/N". Raises UsageError."""
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise UsageError(
-                f"part {text} is not I/N with I from 1 to N", hint="for the second of four: --part 2/4"
-            )
+            hint = "for the second of four: --part 2/4"
+            raise UsageError(f"part {text} is not I/N with I from 1 to N", hint=hint)
         return cls(int(number), int(count))
 
     def owns(self, shard: int) -> bool:
@@ -86,9 +85,8 @@ class Staging:
         self._check_ours()
         (self.folder / "locks").mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            if not held.enter_context(self._lock(f"{part.number}-of-{part.count}")):
-                raise self._in_use()
-            if self._others(part, of_any_count=False):
+            mine = held.enter_context(self._lock(f"{part.number}-of-{part.count}"))
+            if not mine or self._others(part, of_any_count=False):
                 raise self._in_use()
             with self._lock("plan", wait=True):  # parts that start together begin it once
                 self._begin(plan, part, force=force)
@@ -107,10 +105,17 @@ class Staging:
             # where there is no plan yet nobody has begun, whoever holds a part
             if self._read_plan() and self._others(part, of_any_count=True):
                 raise self._in_use()
-            self._clear()
+            for path in self.folder.iterdir():  # begin afresh: everything goes but the locks
+                if path.is_dir() and path.name != "locks":
+                    shutil.rmtree(path)
+                elif path.name == PLAN_JSON:
+                    path.unlink()
         for name in FOLDERS:
             (self.folder / name).mkdir(exist_ok=True)
-        self._write_plan(plan)
+        if not (self.folder / PLAN_JSON).is_file():
+            self._store_plan(plan)
+        if different := self._difference(plan):
+            raise UsageError(f"{self.folder} was begun by another process {different}")
 
     def admit(self, tools: Tools, who: str, *, force: bool) -> None:
         """Let ``who`` work here with ``tools``, and note it. Raises UsageError where what is there was made with other
@@ -148,10 +153,6 @@ class Staging:
             (self.folder / "locks").rmdir()
             self.folder.rmdir()
 
-    def remove(self) -> None:
-        """Remove the folder and all in it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     # Rows and shards ---------------------------------------------------------------------------------
 
     def staged_rows(self) -> set[int]:
@@ -172,20 +173,17 @@ class Staging:
         return folder / "shard.tar"
 
     def finish_shard(
-        self, number: int, written: Path, target: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]
+        self, number: int, written: Path, arrays: dict[str, np.ndarray], record: dict[str, Any], rows: range
     ) -> None:
-        """Put a written shard in its place and note that it is done."""
+        """Put a written shard in its place and note that it is done; the staged outcomes of its rows go."""
+        target = shard_path(self.whole, number)
         target.parent.mkdir(exist_ok=True)
         written.replace(target)
-        text = np.frombuffer(json_text(record).encode(), np.uint8)
         part = written.with_name("part.npz")
-        content: dict[str, Any] = {**arrays, RECORD: text}
+        content: dict[str, Any] = {**arrays, RECORD: np.frombuffer(json_text(record).encode(), np.uint8)}
         np.savez(part, **content)
         part.replace(self._part(number))
         shutil.rmtree(written.parent, ignore_errors=True)
-
-    def drop_rows(self, rows: Iterable[int]) -> None:
-        """Remove the staged outcomes of a shard that is done."""
         for row in rows:
             (self.folder / "clips" / f"{row:08d}").unlink(missing_ok=True)
 
@@ -230,12 +228,6 @@ class Staging:
         except ValueError:
             return {"name": "a broken plan"}
 
-    def _write_plan(self, plan: dict[str, Any]) -> None:
-        if not (self.folder / PLAN_JSON).is_file():
-            self._store_plan(plan)
-        if different := self._difference(plan):
-            raise UsageError(f"{self.folder} was begun by another process {different}")
-
     def _store_plan(self, plan: dict[str, Any]) -> None:
         self._write(self.folder / PLAN_JSON, (json_text(plan, indent=1) + "\n").encode())
 
@@ -249,14 +241,6 @@ class Staging:
         if keys[0] == "rows":
             return f"of other rows: the annotations of {plan['source']} are not what they were"
         return f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
-
-    def _clear(self) -> None:
-        """Begin afresh: everything goes but the locks."""
-        for path in self.folder.iterdir():
-            if path.is_dir() and path.name != "locks":
-                shutil.rmtree(path)
-            elif path.name == PLAN_JSON:
-                path.unlink()
 
     def _in_use(self) -> UsageError:
         return UsageError(

@@ -9,8 +9,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
@@ -54,19 +55,17 @@ def time_limit(seconds: float) -> Iterator[None]:
     if not _Expendable.here:
         yield
         return
-    if not hasattr(signal, "setitimer"):  # not a Unix
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        stop: Callable[[], object] = partial(signal.setitimer, signal.ITIMER_REAL, 0)
+    else:  # not a Unix
         alarm = threading.Timer(seconds, os._exit, (TIMED_OUT,))
         alarm.start()
-        try:
-            yield
-        finally:
-            alarm.cancel()
-        return
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+        stop = alarm.cancel
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        stop()
 
 
 def expendable(work: Callable[[Task], Result], task: Task) -> Result:
@@ -92,10 +91,7 @@ def run_all(
     line = Line(tasks, peek=jobs)
     team = _Team(work, len(line.first))
     try:
-        while True:
-            team.hand_out(line)
-            if not team.busy():
-                return
+        while team.hand_out(line):
             for worker in team.with_news():
                 try:
                     news = worker.pipe.recv()
@@ -150,9 +146,8 @@ class _Worker(Generic[Task]):
         code = self.process.exitcode or 0
         if code in AT_TIME_LIMIT:
             return Crash("stopped at its time limit", at_time_limit=True)
-        return Crash(
-            f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        )
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return Crash(how)
 
 
 class _Team(Generic[Task]):
@@ -160,23 +155,17 @@ class _Team(Generic[Task]):
 
     def __init__(self, work: Callable[[Task], Any], size: int) -> None:
         self.work, self.failed_starts = work, 0
-        self.workers: list[_Worker[Task]] = []
-        for _ in range(size):
-            self.workers.append(_Worker(work))
+        self.workers: list[_Worker[Task]] = [_Worker(work) for _ in range(size)]
 
-    def busy(self) -> bool:
-        return any(worker.tasks for worker in self.workers)
-
-    def hand_out(self, line: Line[Task]) -> None:
-        """Give tasks to the workers, the idle ones first."""
+    def hand_out(self, line: Line[Task]) -> bool:
+        """Give tasks to the workers, the idle ones first; whether any has something to do."""
         for held in range(AHEAD):
             for worker in self.workers:
                 if len(worker.tasks) == held and (entry := line.take()):
                     worker.tasks.append(entry)
-                    try:
-                        worker.pipe.send(worker.tasks[-1][0])
-                    except ConnectionError:
-                        continue  # it has died; its pipe says so next
+                    with suppress(ConnectionError):  # it has died; its pipe says so next
+                        worker.pipe.send(entry[0])
+        return any(worker.tasks for worker in self.workers)
 
     def with_news(self) -> list[_Worker[Task]]:
         """Wait for workers that have something to say, or are dead."""
@@ -188,19 +177,19 @@ class _Team(Generic[Task]):
         self.workers.remove(worker)
         worker.pipe.close()
         crash = worker.crash()
-        if worker.ready and worker.tasks:
-            task, died = worker.tasks.popleft()
-            if died + 1 >= ATTEMPTS:
-                yield task, crash
-            else:
-                line.again.append((task, died + 1))
-        elif not worker.ready:
+        if not worker.ready:
             self.failed_starts += 1
             if self.failed_starts >= START_ATTEMPTS:
                 raise AvtoolError(
                     f"worker processes do not start: {crash.how}",
                     hint='a script that calls avtool needs: if __name__ == "__main__":',
                 )
+        elif worker.tasks:
+            task, died = worker.tasks.popleft()
+            if died + 1 >= ATTEMPTS:
+                yield task, crash
+            else:
+                line.again.append((task, died + 1))
         line.first.extendleft(reversed(worker.tasks))
         self.workers.append(_Worker(self.work))
 

@@ -15,7 +15,7 @@ import pytest
 
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import class_names
+from avtool.data.views import class_names
 from avtool.evaluate import evaluate
 from avtool.model.build import random_model
 from avtool.model.config import Config

@@ -23,10 +23,16 @@ from torch import Tensor, nn
 import avtool
 from avtool.checkpoint import save_checkpoint
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import masked_frames
-from avtool.data.mixing import MixtureViews, PartnerViews
 from avtool.data.prepare import prepare
-from avtool.data.views import EvaluationViews, MaskViews, TrainingViews, WindowViews
+from avtool.data.views import (
+    EvaluationViews,
+    MaskViews,
+    MixtureViews,
+    PartnerViews,
+    TrainingViews,
+    WindowViews,
+    masked_frames,
+)
 from avtool.evaluate import evaluate
 from avtool.features import IMAGE_MEAN, IMAGE_STD, LogMel
 from avtool.media import container, write_clip

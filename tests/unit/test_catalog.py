@@ -28,8 +28,7 @@ from avtool.data.catalog import (
     vggsound,
 )
 from avtool.data.dataset import PreparedDataset
-from avtool.data.job import job_of
-from avtool.data.prepare import prepare
+from avtool.data.prepare import job_of, prepare
 from avtool.errors import DataError, TableError, UsageError
 from avtool.registry import DATASETS
 from tests import clips

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from avtool.data import handover
-from avtool.data.handover import Parcel, Receiver, Sender, collate
+from avtool.data import loader
+from avtool.data.loader import Parcel, Receiver, Sender, collate
 
 
 def views(count: int, seed: int = 0) -> list[dict]:
@@ -36,7 +36,7 @@ def same(a: dict, b: dict) -> bool:
 @pytest.fixture
 def sender(monkeypatch) -> Sender:
     """One that is in worker 3."""
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=3, num_workers=4))
+    monkeypatch.setattr(loader, "get_worker_info", lambda: SimpleNamespace(id=3, num_workers=4))
     return Sender()
 
 
@@ -63,8 +63,8 @@ def test_slots_are_used_again_once_their_batch_is_out_and_batches_keep_their_val
 
 def test_with_every_slot_full_batches_still_arrive(sender):
     receiver = Receiver(sender)
-    sent = [sender.send(views(2, seed)) for seed in range(handover.SLOTS + 2)]
-    assert [isinstance(item, Parcel) for item in sent] == [True] * handover.SLOTS + [False] * 2
+    sent = [sender.send(views(2, seed)) for seed in range(loader.SLOTS + 2)]
+    assert [isinstance(item, Parcel) for item in sent] == [True] * loader.SLOTS + [False] * 2
     for seed, item in enumerate(sent):
         assert same(item.unpacked() if isinstance(item, Parcel) else item, collate(views(2, seed)))
     assert isinstance(sender.send(views(2)), Parcel) and receiver.slots

@@ -18,10 +18,15 @@ from torchvision.transforms import RandomResizedCrop
 from avtool import media
 from avtool.data import loader, views
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import batches_in_order, epoch_order, spread_over, steps_per_epoch, training_loader
+from avtool.data.loader import (
+    batches_in_order,
+    batches_in_training,
+    epoch_order,
+    spread_over,
+    steps_per_epoch,
+)
 from avtool.data.prepare import prepare
 from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.errors import DataError
 from avtool.inputs import cropped, fit_window
 from tests import clips
 
@@ -46,9 +51,12 @@ def dataset(tmp_path_factory) -> PreparedDataset:
     return PreparedDataset(folder / "out")
 
 
-def batches(dataset: PreparedDataset, count: int, **options) -> list[dict]:
-    drawn = training_loader(dataset, **{**VIEW, "batch_size": 3, "workers": 0, "seed": 5, **options})
-    return list(itertools.islice(drawn, count))
+def batches(dataset: PreparedDataset, count: int, *, seed: int = 5, **options) -> list[dict]:
+    view = TrainingViews(dataset, **VIEW, seed=seed)
+    options = {"batch_size": 3, "workers": 0, **options}
+    return list(
+        itertools.islice(batches_in_training(view, np.arange(len(dataset)), seed=seed, **options), count)
+    )
 
 
 def same(a: list[dict], b: list[dict]) -> bool:
@@ -93,13 +101,6 @@ def test_epochs_are_orders_of_their_own_without_the_short_batch(dataset):
     assert all(len(set(epoch)) == 6 for epoch in epochs) and epochs[0] != epochs[1] != epochs[2]
     assert epochs[1] == epoch_order(7, seed=5, epoch=1)[:6].tolist()
     assert not same(batches(dataset, 2), batches(dataset, 2, seed=6))
-
-
-def test_fewer_clips_than_a_batch_names_both_numbers(dataset):
-    with pytest.raises(DataError, match=r"7 clips of split train, a batch needs 8") as caught:
-        training_loader(dataset, **VIEW, batch_size=8, workers=0, seed=0)
-    assert "train.batch_size=7" in caught.value.hint and "data.split=all" in caught.value.hint
-    assert len(batches(dataset, 1, batch_size=7)) == 1
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index(dataset):
@@ -239,8 +240,7 @@ def test_workers_start_no_threads_of_their_own(dataset, tmp_path):
             path.write_text(f"{torch.get_num_threads()} {cv2.getNumThreads()}")
             return super().sample(epoch, index)
 
-    order = [[(0, 0)]]
-    list(loader._loader(loader._TrainingBatches(Spy(dataset, **VIEW, seed=0)), order, 1, False))
+    list(loader._loader(loader._Batches(Spy(dataset, **VIEW, seed=0)), iter([[(0, 0)]]), 1, False))
     assert path.read_text() == "1 1"
 
 

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training
-from avtool.data.mixing import PartnerViews
 from avtool.data.prepare import prepare
+from avtool.data.views import PartnerViews
 from avtool.engine.run import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence

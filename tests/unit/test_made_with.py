@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from avtool import media
-from avtool.data import job, ray_engine, staging
 from avtool.data import prepare as module
+from avtool.data import ray_engine, staging
 from avtool.data.convert import Settings
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
@@ -53,7 +53,7 @@ def run(table, tmp_path, monkeypatch) -> Run:
         monkeypatch.setattr(module, "_engine", lambda *given: partial(run_all, stop))
         return prepare("manifest", table, out=tmp_path / "out", **options)
 
-    monkeypatch.setattr(job, "Settings", partial(Settings, rows_per_shard=2))
+    monkeypatch.setattr(module, "Settings", partial(Settings, rows_per_shard=2))
     return prepared
 
 
@@ -118,7 +118,7 @@ def test_a_preparation_is_not_resumed_with_other_versions_unless_forced(run, tmp
 def test_other_rows_or_settings_are_dropped_with_their_versions(run, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(NEW, stop=3)
-    monkeypatch.setattr(job, "Settings", partial(Settings, rows_per_shard=2, short_side=32))
+    monkeypatch.setattr(module, "Settings", partial(Settings, rows_per_shard=2, short_side=32))
     with pytest.raises(UsageError, match="with another settings"):
         run(OLD)
     assert run(OLD, force=True).prepared == ROWS
@@ -199,7 +199,7 @@ def test_ray_workers_of_other_versions_are_refused_by_host_unless_forced(table, 
     """The worker has the versions that are installed, the driver pretends others."""
     there = media.tool_versions()
     here = there | {"av": "0.1"}
-    monkeypatch.setattr(job, "Settings", partial(Settings, rows_per_shard=2))
+    monkeypatch.setattr(module, "Settings", partial(Settings, rows_per_shard=2))
     monkeypatch.setattr(media, "tool_versions", lambda: dict(here))
     ray = {"out": tmp_path / "out", "engine": "ray", "jobs": 1}
     with pytest.raises(UsageError) as caught:

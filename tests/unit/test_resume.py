@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from avtool import media
-from avtool.data import checks, job, workers
+from avtool.data import checks, workers
 from avtool.data import prepare as module
 from avtool.data.convert import Settings
 from avtool.data.dataset import PreparedDataset
@@ -33,11 +33,11 @@ ROWS, ROWS_PER_SHARD = 90, 4
 MAIN = """
 import sys
 from functools import partial
-from avtool.data import job
+from avtool.data import prepare
 from avtool.data.convert import Settings
 from avtool.cli import main
 if __name__ == "__main__":
-    job.Settings = partial(Settings, rows_per_shard=int(sys.argv.pop(1)))
+    prepare.Settings = partial(Settings, rows_per_shard=int(sys.argv.pop(1)))
     main()
 """
 
@@ -64,7 +64,7 @@ def table(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch) -> None:
-    monkeypatch.setattr(job, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD))
+    monkeypatch.setattr(module, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -201,7 +201,7 @@ def test_a_part_that_comes_late_finds_it_finished(table, whole, tmp_path, monkey
     other = table.with_name("fewer.csv")
     other.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
     with monkeypatch.context() as patch:
-        patch.setattr(job, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD, short_side=32))
+        patch.setattr(module, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD, short_side=32))
         with pytest.raises(UsageError, match="exists"):
             prepare("manifest", table, out=out, part="2/3")
     for options in ({"source": other, "part": "2/3"}, {"source": table}):
@@ -318,7 +318,7 @@ def test_another_source_or_other_settings_are_refused_without_force(table, whole
     finally:
         table.write_text(text)
     with monkeypatch.context() as patch:
-        patch.setattr(job, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD, short_side=32))
+        patch.setattr(module, "Settings", partial(Settings, rows_per_shard=ROWS_PER_SHARD, short_side=32))
         with pytest.raises(UsageError, match=r"with another settings: .*'short_side': 256"):
             prepare("manifest", table, out=out)
         report = prepare("manifest", table, out=out, force=True)

@@ -12,15 +12,16 @@ import pytest
 import soundfile
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import (
+from avtool.data.prepare import prepare
+from avtool.data.views import (
+    MaskViews,
+    TrainingViews,
     class_names,
     frame_mask,
     masked_clips,
     masked_frames,
     resized_mask,
 )
-from avtool.data.prepare import prepare
-from avtool.data.views import MaskViews, TrainingViews
 from avtool.errors import DataError
 from avtool.inputs import window_with
 

@@ -40,7 +40,7 @@ def store(folder: Path, prepared: list[PreparedClip | None]) -> Path:
             for position in range(first, min(first + SETTINGS.rows_per_shard, len(prepared))):
                 if (clip := prepared[position]) is not None:
                     shard.add(position, shards.clip_bytes(position, clip, SETTINGS))
-        parts.append(shard.part.packed())
+        parts.append(shard.packed())
         facts.append(shard.facts())
     counts = {"prepared": sum(clip is not None for clip in prepared)}
     names = {"name": "test", "classes": classes, "splits": splits, "made_with": []}

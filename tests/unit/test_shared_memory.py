@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from avtool.cli import doctor
-from avtool.data import handover
-from avtool.data.handover import SLOTS, Sender
+from avtool.data import loader
+from avtool.data.loader import SLOTS, Sender
 from avtool.errors import DataError, explain
 from avtool.places import SHARED_MEMORY, shared_memory
 
@@ -23,11 +23,11 @@ LOADER = """
 import sys
 import numpy as np
 from avtool.commands import guarded
-from avtool.data import handover, loader
+from avtool.data import loader
 
 batch, workers, race = map(int, sys.argv[1:])
 if race:  # every worker finds room, and torch does not
-    handover.check_shared_memory = lambda *args: None
+    loader.check_shared_memory = lambda *args: None
 
 class Views:
     def sample(self, epoch, index):
@@ -52,7 +52,7 @@ def small(*arguments: int, size: str = "64m", before: str = "true") -> subproces
     inside = f"mount -t tmpfs -o size={size} tmpfs /dev/shm && {before} && shift 1"
     script = f'{inside}; "$@"; code=$?; ls -x /dev/shm; exit $code'
     command = ["unshare", "-m", "bash", "-c", script, "bash", "-", sys.executable, "-c", LOADER]
-    environment = {**os.environ, "PYTHONPATH": str(Path(handover.__file__).parents[2])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(loader.__file__).parents[2])}
     words = [*command, *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
@@ -100,7 +100,7 @@ def test_shared_memory_that_others_have_filled_is_named_before_a_loader_begins()
 @pytest.fixture
 def sender(monkeypatch: pytest.MonkeyPatch) -> Sender:
     """One that is in worker 3 of 4."""
-    monkeypatch.setattr(handover, "get_worker_info", lambda: SimpleNamespace(id=3, num_workers=4))
+    monkeypatch.setattr(loader, "get_worker_info", lambda: SimpleNamespace(id=3, num_workers=4))
     return Sender()
 
 
@@ -111,7 +111,7 @@ def views(count: int, size: int = 2**20) -> list[dict]:
 def test_a_worker_says_what_is_free_and_what_is_needed(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(handover, "shared_memory", lambda: (64 * 2**20, 3 * 2**20))
+    monkeypatch.setattr(loader, "shared_memory", lambda: (64 * 2**20, 3 * 2**20))
     with pytest.raises(DataError) as caught:
         sender.send(views(8))
     assert caught.value.message == (
@@ -121,8 +121,8 @@ def test_a_worker_says_what_is_free_and_what_is_needed(
     with pytest.raises(DataError) as caught:
         sender.send(views(200))
     assert f"--shm-size={-(-4 * SLOTS * 200 // 1024)}g" in caught.value.hint
-    monkeypatch.setattr(handover, "shared_memory", lambda: None)
-    receiver = handover.Receiver(sender)
+    monkeypatch.setattr(loader, "shared_memory", lambda: None)
+    receiver = loader.Receiver(sender)
     assert sender.send(views(8)).unpacked()["image"].shape == (8, 2**20) and receiver.slots
 
 

@@ -86,10 +86,8 @@ class Request:
 
 @dataclass(frozen=True)
 class DataSet:
-    """``words`` say what is in it; ``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has
-    several."""
+    """``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has several."""
 
-    words: str
     read: Callable[[Path, Request], Source]
     subsets: tuple[str, ...] = ()
 
@@ -113,11 +111,18 @@ BROKEN_BOX = "broken box left out"
 NO_BOX = "no box left, clip left out"
 
 
-def valid_box(box: object) -> Box | None:
-    """``box`` as four fractions of the frame; None where it is no such thing, outside 0..1 or empty."""
+def numbers_of(box: object) -> tuple[float, float, float, float] | None:
+    """The numbers of a list of four; None where ``box`` is no such thing."""
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
         return None
-    if not all(0 <= value <= 1 for value in box):
+    a, b, c, d = box
+    return a, b, c, d
+
+
+def valid_box(box: object) -> Box | None:
+    """``box`` as four fractions of the frame; None where it is no such thing, outside 0..1 or empty."""
+    numbers = numbers_of(box)
+    if numbers is None or not all(0 <= value <= 1 for value in numbers):
         return None
-    x1, y1, x2, y2 = (float(value) for value in box)
+    x1, y1, x2, y2 = map(float, numbers)
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None

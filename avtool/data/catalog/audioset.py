@@ -22,7 +22,11 @@ FILES = {
     "unbalanced": ("unbalanced_train_segments.csv", "train"),
     "eval": ("eval_segments.csv", "test"),
 }
-SIZES = "balanced 22,160 and eval 20,371 clips, some 15 GB each at 360 lines; unbalanced 2,041,789, over 1 TB"
+GET = (
+    f"get {{name}} from {PAGE} into {{source}}/annotations/ and the clips (balanced 22,160 and eval 20,371 clips, some"
+    " 15 GB each at 360 lines; unbalanced 2,041,789, over 1 TB; the annotations are CC BY 4.0, the videos belong to"
+    " their makers) into {source}/clips/ as ID_START_END.mp4, then: avtool prepare audioset {given}"
+)
 COLUMNS = ("id", "start", "end", "labels")
 CLASS_COLUMNS = ("index", "mid", "display_name")
 
@@ -32,16 +36,19 @@ def read(source: Path, request: Request) -> Source:
     annotations = source / "annotations"
     parts = [FILES[request.subset]] if request.subset else [FILES["balanced"], FILES["eval"]]
     for name in ("class_labels_indices.csv", *(name for name, _ in parts)):
-        get = _how_to_get_it(source, name, request.subset)
-        tables.check_there(annotations / name, source, title="AudioSet", get=get)
+        given = f"{source} --subset {request.subset}" if request.subset else source
+        get = GET.format(name=name, source=source, given=given)
+        tables.check_there(source, annotations / name, title="AudioSet", get=get)
     names = read_classes(annotations / "class_labels_indices.csv")
     clips = tables.media_under(source / "clips")
     missing = str(source / "clips") + os.sep
-    rows = [
-        _row(line, split, names, clips, missing)
-        for name, split in parts
-        for line in read_segments(annotations / name)
-    ]
+    hint = "use the file of the AudioSet page as it is: id, start, end and quoted labels"
+    rows = []
+    for name, split in parts:
+        for line in tables.read_rows(annotations / name, COLUMNS, hint=hint, comment="#"):
+            if not all(line[time].replace(".", "", 1).isdecimal() for time in ("start", "end")):
+                raise line.error("start and end are not seconds", hint=hint)
+            rows.append(_row(line, split, names, clips, missing))
     return Source(rows, list(names.values()))
 
 
@@ -53,15 +60,6 @@ def read_classes(path: Path) -> dict[str, str]:
             raise line.error(f"index is {line['index']}, {len(names)} is next")
         names[line["mid"]] = line["display_name"]
     return names
-
-
-def read_segments(path: Path) -> Iterator[tables.Line]:
-    """The lines of a list of segments."""
-    hint = "use the file of the AudioSet page as it is: id, start, end and quoted labels"
-    for line in tables.read_rows(path, COLUMNS, hint=hint, comment="#"):
-        if not all(line[name].replace(".", "", 1).isdecimal() for name in ("start", "end")):
-            raise line.error("start and end are not seconds", hint=hint)
-        yield line
 
 
 def _row(line: tables.Line, split: str, names: dict[str, str], clips: dict[str, str], missing: str) -> Row:
@@ -90,15 +88,4 @@ def file_names(video: str, start: float, end: float) -> Iterator[str]:
         yield name
 
 
-def _how_to_get_it(source: Path, name: str, subset: str | None) -> str:
-    option = f" --subset {subset}" if subset else ""
-    return (
-        f"get {name} from {PAGE} into {source}/annotations/ and the clips ({SIZES}; the annotations are CC BY 4.0,"
-        f" the videos belong to their makers) into {source}/clips/ as ID_START_END.mp4, then: avtool prepare"
-        f" audioset {source}{option}"
-    )
-
-
-DATASET = DataSet(
-    "10 s clips, each with several of 527 kinds of sound", read, subsets=("balanced", "unbalanced", "eval")
-)
+DATASET = DataSet(read, subsets=tuple(FILES))

@@ -12,6 +12,12 @@ from typing import Any
 from avtool.data.catalog import DataSet, Request, Row, Source, tables
 
 PAGE = "https://github.com/OpenNLPLab/AVSBench"
+GET = (
+    f"ask for the combined release (AVSBench-semantic) as {PAGE} says (12,356 clips, some 30 GB with frames and masks;"
+    " for the terms see there, the videos belong to their makers) and unpack it so that there are"
+    " {source}/metadata.csv, {source}/label2idx.json and {source}/{{v1s,v1m,v2}}/UID/{{audio.wav,frames,"
+    "labels_semantic}}, then: avtool prepare avsbench {source}"
+)
 COLUMNS = ("uid", "a_obj", "split", "label")
 SECONDS = {"v1s": 5, "v1m": 5, "v2": 10}
 LABELS = {"s4": ("v1s",), "ms3": ("v1m",), "avss": tuple(SECONDS)}
@@ -20,13 +26,11 @@ LABELS = {"s4": ("v1s",), "ms3": ("v1m",), "avss": tuple(SECONDS)}
 def read(source: Path, request: Request) -> Source:
     """The rows of ``metadata.csv`` that are of the subset asked for, else all, under the folder ``source``."""
     table, names = source / "metadata.csv", source / "label2idx.json"
-    for path in (table, names):
-        tables.check_there(path, source, title="AVSBench", get=_how_to_get_it(source))
+    tables.check_there(source, table, names, title="AVSBench", get=GET.format(source=source))
     classes = tables.read_json(names, "a map of the classes to their numbers, one after the other", _in_order)
     rows = []
-    for line in tables.read_headed(
-        table, COLUMNS, hint="use the metadata.csv of the combined release as it is"
-    ):
+    hint = "use the metadata.csv of the combined release as it is"
+    for line in tables.read_headed(table, COLUMNS, hint=hint):
         if line["label"] not in SECONDS:
             raise line.error(f"label is {line['label']}", hint=f"it is one of {', '.join(SECONDS)}")
         if line["label"] in LABELS[request.subset or "avss"]:
@@ -44,9 +48,7 @@ def _row(source: Path, line: tables.Line) -> Row:
         labels=tuple(dict.fromkeys(line["a_obj"].split("_"))),
         audio=folder / "audio.wav",
         frames=tuple(folder / "frames" / f"{k}.jpg" for k in seconds),
-        masks=tuple(
-            folder / "labels_semantic" / f"{k}.png" if k == 0 or not only_first else None for k in seconds
-        ),
+        masks=tuple(None if only_first and k else folder / "labels_semantic" / f"{k}.png" for k in seconds),
     )
 
 
@@ -58,15 +60,4 @@ def _in_order(numbers: dict[str, Any]) -> list[str]:
     return ordered
 
 
-def _how_to_get_it(source: Path) -> str:
-    return (
-        f"ask for the combined release (AVSBench-semantic) as {PAGE} says (12,356 clips, some 30 GB with frames and"
-        " masks; for the terms see there, the videos belong to their makers) and unpack it so that there are"
-        f" {source}/metadata.csv, {source}/label2idx.json and {source}/{{v1s,v1m,v2}}/UID/{{audio.wav,frames,"
-        f"labels_semantic}}, then: avtool prepare avsbench {source}"
-    )
-
-
-DATASET = DataSet(
-    "pictures one a second with the masks of what sounds, 70 classes", read, subsets=("s4", "ms3", "avss")
-)
+DATASET = DataSet(read, subsets=tuple(LABELS))

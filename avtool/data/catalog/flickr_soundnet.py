@@ -16,6 +16,12 @@ from avtool.errors import TableError
 
 PAGE = "https://github.com/ardasnck/learning_to_localize_sound_source"
 LIST_PAGE = "https://github.com/stoneMo/EZ-VSL"
+GET = (
+    f"get the annotated pairs from {PAGE} (of 5,000 pairs the 250 of the test set take about 1 GB; for research only,"
+    " pictures and sounds belong to their makers on Flickr) and flickr_test.csv from the metadata of"
+    f" {LIST_PAGE}: the list into {{source}}/annotations/, XML files into {{source}}/annotations/Annotations/, pictures"
+    " into {source}/frames/ID.jpg, sounds into {source}/audio/ID.wav, then: avtool prepare flickr-soundnet {source}"
+)
 UNITS = 256
 COLUMNS = ("id", "number")
 CONSENSUS = {"truth": "consensus"}
@@ -24,16 +30,14 @@ CONSENSUS = {"truth": "consensus"}
 def read(source: Path, request: Request) -> Source:
     """The rows of ``annotations/flickr_test.csv`` under the folder ``source``."""
     table, drawn = source / "annotations" / "flickr_test.csv", source / "annotations" / "Annotations"
-    for path in (table, drawn):
-        tables.check_there(path, source, title="Flickr-SoundNet", get=_how_to_get_it(source))
+    tables.check_there(source, table, drawn, title="Flickr-SoundNet", get=GET.format(source=source))
     rows = []
     notes: dict[str, list[str]] = {}
     for line in tables.read_rows(table, COLUMNS, hint="use the published list as it is: it has no header"):
         name = line["id"]
         if not (drawn / f"{name}.xml").is_file():
-            raise line.error(
-                f"there is no {drawn}/{name}.xml", hint="get the boxes again, one file is missing"
-            )
+            hint = "get the boxes again, one file is missing"
+            raise line.error(f"there is no {drawn}/{name}.xml", hint=hint)
         boxes = read_boxes(drawn / f"{name}.xml")
         valid = tuple(box for box in boxes if box is not None)
         if len(valid) < len(boxes):
@@ -63,14 +67,4 @@ def _box(node: ElementTree.Element) -> Box | None:
     return valid_box(corners)
 
 
-def _how_to_get_it(source: Path) -> str:
-    return (
-        f"get the annotated pairs from {PAGE} (of 5,000 pairs the 250 of the test set take about 1 GB; for research"
-        f" only, pictures and sounds belong to their makers on Flickr) and flickr_test.csv from the metadata of"
-        f" {LIST_PAGE}: the list into {source}/annotations/, XML files into {source}/annotations/Annotations/,"
-        f" pictures into {source}/frames/ID.jpg, sounds into {source}/audio/ID.wav, then: avtool prepare"
-        f" flickr-soundnet {source}"
-    )
-
-
-DATASET = DataSet("250 pictures with sound and the boxes of several annotators", read)
+DATASET = DataSet(read)

@@ -8,10 +8,11 @@ its own sound file), ``recording`` (clips that share one are not independent; el
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import Box, DataSet, Request, Row, Source, classes_of, tables, valid_box
+from avtool.data.catalog import Box, DataSet, Request, Row, Source, classes_of, numbers_of, tables, valid_box
 from avtool.errors import DataError, TableError
 
 NEEDED = ("id", "split", "label")
@@ -24,22 +25,15 @@ BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of
 def read(source: Path, request: Request) -> Source:
     """The rows of the csv ``source``. Raises TableError with the line, or the column, that is wrong."""
     if not source.is_file():
-        raise DataError(
-            f"{source} is {'a folder, a csv file is needed' if source.is_dir() else 'not there'}",
-            hint="avtool prepare manifest FILE.csv --out DIR",
-        )
+        what = "a folder, a csv file is needed" if source.is_dir() else "not there"
+        raise DataError(f"{source} is {what}", hint="avtool prepare manifest FILE.csv --out DIR")
     rows: list[Row] = []
     lines_of: dict[str, int] = {}
-
-    def check(names: list[str]) -> None:
-        _check_header(source, names)
-
-    for line in tables.read_headed(source, NEEDED, hint=EXAMPLE, check=check):
+    for line in tables.read_headed(source, NEEDED, hint=EXAMPLE, check=partial(_check_header, source)):
         row = _Reader(line).row()
         if row.id in lines_of:
-            raise line.error(
-                f"id {row.id} is on line {lines_of[row.id]} too", hint="give every row an id of its own"
-            )
+            hint = "give every row an id of its own"
+            raise line.error(f"id {row.id} is on line {lines_of[row.id]} too", hint=hint)
         lines_of[row.id] = line.number
         rows.append(row)
     if not rows:
@@ -48,20 +42,16 @@ def read(source: Path, request: Request) -> Source:
 
 
 def _check_header(source: Path, names: list[str]) -> None:
-    needed = [*NEEDED, *(("video",) if not {"image", "audio"} & set(names) else ())]
-    missing = [name for name in needed if name not in names]
-    if not missing and "video" not in names:
-        missing = [name for name in ("image", "audio") if name not in names]
-    if missing:
-        raise TableError(
-            f"{source}, line 1: no column {missing[0]} (there are: {', '.join(names)})", hint=EXAMPLE
-        )
     known = (*NEEDED, *MEDIA, *OPTIONAL)
+    with_video = "video" in names or not {"image", "audio"} & set(names)
+    for name in (*NEEDED, *(("video",) if with_video else ("image", "audio"))):
+        if name not in names:
+            there = ", ".join(names)
+            raise TableError(f"{source}, line 1: no column {name} (there are: {there})", hint=EXAMPLE)
     for name in names:
         if name not in known:
-            raise TableError(
-                f"{source}, line 1: unknown column {name}", hint=f"columns are {', '.join(known)}"
-            )
+            hint = f"columns are {', '.join(known)}"
+            raise TableError(f"{source}, line 1: unknown column {name}", hint=hint)
         if names.count(name) > 1:
             raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
 
@@ -132,9 +122,8 @@ class _Reader:
         try:
             found = tables.parse_json(value)
         except ValueError as error:
-            raise self.error(
-                f"{name} is not JSON: {error}", hint="quote the field and double the quotes in it"
-            ) from error
+            hint = "quote the field and double the quotes in it"
+            raise self.error(f"{name} is not JSON: {error}", hint=hint) from error
         return read(found)
 
     def _boxes(self, value: Any) -> tuple[Box, ...]:
@@ -145,25 +134,21 @@ class _Reader:
         return tuple(self._box(box) for box in value)
 
     def _box(self, value: Any) -> Box:
-        box = valid_box(value)
-        if box is not None:
+        if (box := valid_box(value)) is not None:
             return box
+        hint = BOXES
+        if (numbers := numbers_of(value)) is not None:
+            x1, y1, x2, y2 = numbers
+            turned = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
+            if max(numbers) > 1:
+                hint = "divide pixels by the frame's width and height"
+            elif valid_box(turned):
+                hint = (
+                    f"exchange them, {_short(turned)}, or where these are x, y, width and height add: [x, y, x + width,"
+                    " y + height]"
+                )
         what = f"boxes: {_short(value)} is not x1, y1, x2, y2 from 0 to 1 with x1 < x2 and y1 < y2"
-        if (
-            not isinstance(value, list)
-            or len(value) != 4
-            or any(type(part) not in (int, float) for part in value)
-        ):
-            raise self.error(what, hint=BOXES)
-        if max(value) > 1:
-            raise self.error(what, hint="divide pixels by the frame's width and height")
-        x1, y1, x2, y2 = value
-        turned = [min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)]
-        hint = (
-            f"exchange them, {_short(turned)}, or where these are x, y, width and height add: [x, y, x + width,"
-            " y + height]"
-        )
-        raise self.error(what, hint=hint if valid_box(turned) else BOXES)
+        raise self.error(what, hint=hint)
 
     def _stems(self, value: Any) -> dict[str, Path]:
         if isinstance(value, list):
@@ -171,10 +156,9 @@ class _Reader:
             named = len(labels) == len(set(labels)) == len(value)
             value = dict(zip(labels if named else map(str, range(len(value))), value, strict=True))
         if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
-            raise self.error(
-                "stems are neither a list nor a map of sound files", hint='write {"NAME": "FILE.wav", ...}'
-            )
+            hint = 'write {"NAME": "FILE.wav", ...}'
+            raise self.error("stems are neither a list nor a map of sound files", hint=hint)
         return {name: self.folder / path for name, path in value.items()}
 
 
-DATASET = DataSet("your own clips, listed in a csv", read)
+DATASET = DataSet(read)

@@ -13,26 +13,23 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from avtool.data.catalog import (
-    BROKEN_BOX,
-    NO_BOX,
-    Box,
-    DataSet,
-    Request,
-    Row,
-    Source,
-    classes_of,
-    tables,
-    valid_box,
-)
+from avtool.data import catalog
+from avtool.data.catalog import Box, DataSet, Request, Row, Source, tables
 
 PAGE = "https://github.com/roudimit/MUSIC_dataset"
 DUET_PAGE = "https://github.com/stoneMo/AVGN"
-FILES = {
-    "solo": "MUSIC_solo_videos.json",
-    "solo21": "MUSIC21_solo_videos.json",
-    "duet": "music_duet.json",
-}
+FILES = {"solo": "MUSIC_solo_videos.json", "solo21": "MUSIC21_solo_videos.json", "duet": "music_duet.json"}
+VIDEOS = (
+    f"get {{table}} from {PAGE} into {{source}}/annotations/, and the videos ({{size}} at 360 to 720 lines) into"
+    " {source}/videos/CLASS/ID.mp4"
+)
+FRAMES = (
+    f"get {{table}} (1,020 frames of 6 videos) from the metadata of {DUET_PAGE} into {{source}}/annotations/, and of"
+    " each entry the frame and the sound around it (under 1 GB) into {source}/frames/FILE.jpg and"
+    " {source}/audio/FILE.wav"
+)
+SIZES = {"solo": "536 videos, some 50 GB", "solo21": "1,164 videos, some 100 GB"}
+TERMS = "the videos belong to their makers, for the terms of the list see there"
 TEST_SHARE = 10
 ROUNDING = 1e-6
 
@@ -41,7 +38,10 @@ def read(source: Path, request: Request) -> Source:
     """The rows of the subset asked for, else of solo, under the folder ``source``."""
     subset = request.subset or "solo"
     table = source / "annotations" / FILES[subset]
-    tables.check_there(table, source, title=f"MUSIC {subset}", get=_how_to_get_it(source, subset))
+    what = FRAMES if subset == "duet" else VIDEOS
+    get = what.format(table=table.name, source=source, size=SIZES.get(subset))
+    get += f"; {TERMS}; then: avtool prepare music {source} --subset {subset}"
+    tables.check_there(source, table, title=f"MUSIC {subset}", get=get)
     return _duets(source, table) if subset == "duet" else _solos(source, table)
 
 
@@ -77,8 +77,8 @@ def _duets(source: Path, table: Path) -> Source:
             continue
         image, audio = source / "frames" / f"{name}.jpg", source / "audio" / f"{name}.wav"
         rows.append(Row(name, "test", labels, image=image, audio=audio, boxes=boxes))
-    notes = {BROKEN_BOX: left_out, NO_BOX: left_out} if left_out else {}
-    return Source(rows, classes_of(rows), notes)
+    notes = {catalog.BROKEN_BOX: left_out, catalog.NO_BOX: left_out} if left_out else {}
+    return Source(rows, catalog.classes_of(rows), notes)
 
 
 def _pairs(entries: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...], tuple[Box | None, ...]]]:
@@ -94,32 +94,11 @@ def _pairs(entries: list[dict[str, Any]]) -> list[tuple[str, tuple[str, ...], tu
 
 def corners(box: object) -> Box | None:
     """x, y, width, height as x1, y1, x2, y2; None where that is no box within the frame."""
-    if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
+    if (numbers := catalog.numbers_of(box)) is None:
         return None
-    x, y, width, height = box
+    x, y, width, height = numbers
     ends = [1.0 if 1 < end < 1 + ROUNDING else end for end in (x + width, y + height)]
-    return valid_box([x, y, *ends])
+    return catalog.valid_box([x, y, *ends])
 
 
-def _how_to_get_it(source: Path, subset: str) -> str:
-    if subset == "duet":
-        what = (
-            f"get music_duet.json (1,020 frames of 6 videos) from the metadata of {DUET_PAGE} into"
-            f" {source}/annotations/, and of each entry the frame and the sound around it (under 1 GB) into"
-            f" {source}/frames/FILE.jpg and {source}/audio/FILE.wav"
-        )
-    else:
-        size = "536 videos, some 50 GB" if subset == "solo" else "1,164 videos, some 100 GB"
-        what = (
-            f"get {FILES[subset]} from {PAGE} into {source}/annotations/, and the videos ({size} at 360 to 720"
-            f" lines) into {source}/videos/CLASS/ID.mp4"
-        )
-    terms = "the videos belong to their makers, for the terms of the list see there"
-    return f"{what}; {terms}; then: avtool prepare music {source} --subset {subset}"
-
-
-DATASET = DataSet(
-    "solos of 11 or 21 instruments, or duets with a box for each of the two",
-    read,
-    subsets=("solo", "solo21", "duet"),
-)
+DATASET = DataSet(read, subsets=tuple(FILES))

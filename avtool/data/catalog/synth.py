@@ -14,4 +14,4 @@ def read(source: Path, request: Request) -> Source:
     return manifest.read(table, request)
 
 
-DATASET = DataSet("sounding objects that avtool renders itself, with all truth known", read)
+DATASET = DataSet(read)

@@ -30,16 +30,21 @@ class Line:
         return self.values[column]
 
     def error(self, what: str, *, hint: str = "") -> TableError:
-        return TableError(f"{self.path}, line {self.number}: {what}", hint=hint)
+        return _error(self.path, self.number, what, hint)
 
 
-def check_there(path: Path, source: Path, *, title: str, get: str) -> None:
-    """Raise DataError, with ``get`` as the way out, where ``path`` within ``source`` is not there."""
-    if not path.exists():
-        why = f"there is no {path}" if source.is_dir() else "there is no such folder"
-        if source.is_file():
-            why = "that is a file, a folder is needed"
-        raise DataError(f"no {title} at {source}: {why}", hint=get)
+def _error(path: Path, number: int, what: str, hint: str) -> TableError:
+    return TableError(f"{path}, line {number}: {what}", hint=hint)
+
+
+def check_there(source: Path, *paths: Path, title: str, get: str) -> None:
+    """Raise DataError, with ``get`` as the way out, where one of ``paths`` within ``source`` is not there."""
+    for path in paths:
+        if not path.exists():
+            why = f"there is no {path}" if source.is_dir() else "there is no such folder"
+            if source.is_file():
+                why = "that is a file, a folder is needed"
+            raise DataError(f"no {title} at {source}: {why}", hint=get)
 
 
 def read_text(path: Path) -> str:
@@ -47,23 +52,20 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     if not data.strip():
         raise TableError(f"{path} is empty", hint="get or write the file again")
-    coding, line = "UTF-16" if _is_utf16(data) else "", 1
-    try:
-        if not coding:
+    coding, what, line = "UTF-16", "UTF-16", 1
+    if not _is_utf16(data):
+        try:
             text = data.decode("utf-8-sig")
-            if "\0" in text:
-                raise TableError(
-                    f"{path}, line {text.count(chr(10), 0, text.index(chr(0))) + 1}: a NUL byte",
-                    hint="get or write the file again: text has none",
-                )
-            return text
-    except UnicodeDecodeError as error:
-        coding, line = "LATIN1", data.count(b"\n", 0, error.start) + 1
-    what = "UTF-16" if coding == "UTF-16" else "another coding, Latin-1 perhaps"
-    raise TableError(
-        f"{path}, line {line}: not UTF-8 but {what}",
-        hint=f"iconv -f {coding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'",
-    )
+        except UnicodeDecodeError as error:
+            coding, what = "LATIN1", "another coding, Latin-1 perhaps"
+            line = data.count(b"\n", 0, error.start) + 1
+        else:
+            if "\0" not in text:
+                return text
+            line = text.count("\n", 0, text.index("\0")) + 1
+            raise _error(path, line, "a NUL byte", "get or write the file again: text has none")
+    hint = f"iconv -f {coding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'"
+    raise _error(path, line, f"not UTF-8 but {what}", hint)
 
 
 def _is_utf16(data: bytes) -> bool:
@@ -94,14 +96,11 @@ def read_json(path: Path, form: str, read: Callable[[Any], Any]) -> Any:
     try:
         return read(parse_json(text))
     except json.JSONDecodeError as error:
-        raise TableError(
-            f"{path}, line {error.lineno}: not JSON: {error.msg}",
-            hint="get the file again, it may be cut off",
-        ) from error
+        hint = "get the file again, it may be cut off"
+        raise _error(path, error.lineno, f"not JSON: {error.msg}", hint) from error
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise TableError(
-            f"{path} is not {form} ({type(error).__name__}: {error})", hint="use the published file as it is"
-        ) from error
+        what = f"{path} is not {form} ({type(error).__name__}: {error})"
+        raise TableError(what, hint="use the published file as it is") from error
 
 
 def read_rows(path: Path, columns: Sequence[str], *, hint: str, comment: str = "") -> Iterator[Line]:
@@ -112,7 +111,10 @@ def read_rows(path: Path, columns: Sequence[str], *, hint: str, comment: str = "
             continue
         values = _split(path, number, text)
         if len(values) != len(columns):
-            raise _wrong_count(path, number, text, columns, hint)
+            for separator, word in SEPARATORS.items():
+                if text.count(separator) >= len(columns) - 1:
+                    raise _error(path, number, f"{word} between the columns", COMMAS)
+            raise _error(path, number, f"not {','.join(columns)}", hint)
         yield Line(path, number, dict(zip(columns, values, strict=True)))
 
 
@@ -126,21 +128,17 @@ def read_headed(
     names = _split(path, number, text)
     for separator, word in SEPARATORS.items():
         if len(names) == 1 and separator in text:
-            raise TableError(f"{path}, line {number}: {word} between the columns", hint=COMMAS)
+            raise _error(path, number, f"{word} between the columns", COMMAS)
     if check:
         check(names)
     for name in columns:
         if name not in names:
-            raise TableError(
-                f"{path}, line {number}: no column {name} (there are: {', '.join(names)})", hint=hint
-            )
+            raise _error(path, number, f"no column {name} (there are: {', '.join(names)})", hint)
     for number, text in lines:
         values = _split(path, number, text)
         if len(values) != len(names):
-            raise TableError(
-                f"{path}, line {number}: not as many fields as the header has ({len(values)}, not {len(names)})",
-                hint="quote fields that hold a comma",
-            )
+            what = f"not as many fields as the header has ({len(values)}, not {len(names)})"
+            raise _error(path, number, what, "quote fields that hold a comma")
         yield Line(path, number, dict(zip(names, values, strict=True)))
 
 
@@ -156,30 +154,24 @@ def _split(path: Path, number: int, text: str) -> list[str]:
         (values,) = csv.reader([text], strict=True, skipinitialspace=True)
     except csv.Error as error:
         unclosed = "unexpected end" in str(error)
-        raise TableError(
-            f"{path}, line {number}: {'a quote is opened and not closed on this line' if unclosed else error}",
-            hint='a quoted field begins and ends with " on one line, and a " within it is doubled; a file with a line'
-            " break in its name has to be renamed",
-        ) from error
+        what = "a quote is opened and not closed on this line" if unclosed else str(error)
+        hint = (
+            'a quoted field begins and ends with " on one line, and a " within it is doubled; a file with a line'
+            " break in its name has to be renamed"
+        )
+        raise _error(path, number, what, hint) from error
     return [value.strip() for value in values]
-
-
-def _wrong_count(path: Path, number: int, text: str, columns: Sequence[str], hint: str) -> TableError:
-    for separator, word in SEPARATORS.items():
-        if text.count(separator) >= len(columns) - 1:
-            return TableError(f"{path}, line {number}: {word} between the columns", hint=COMMAS)
-    return TableError(f"{path}, line {number}: not {','.join(columns)}", hint=hint)
 
 
 def media_under(folder: Path) -> dict[str, str]:
     """The video files in ``folder`` and in the folders in it, by their name without the suffix; of two with one
     name the first in alphabetical order. Empty where there is no such folder."""
     found: dict[str, str] = {}
-    folders = [folder]
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            folders += sorted(Path(entry.path) for entry in entries if entry.is_dir())
-    for place in folders if folder.is_dir() else ():
+    if not folder.is_dir():
+        return found
+    with os.scandir(folder) as entries:
+        folders = [folder, *sorted(Path(entry.path) for entry in entries if entry.is_dir())]
+    for place in folders:
         with os.scandir(place) as entries:
             names = sorted(entry.name for entry in entries)
         for name in names:

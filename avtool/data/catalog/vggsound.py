@@ -14,6 +14,11 @@ from pathlib import Path
 from avtool.data.catalog import BROKEN_BOX, Box, DataSet, Request, Row, Source, classes_of, tables, valid_box
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
+GET = (
+    f"get vggsound.csv from {PAGE} into {{source}}/annotations/ and the clips (about 200,000 of 10 s: 130 GB at 360"
+    " lines, more at full size; the annotations are CC BY 4.0, the videos belong to their makers) into"
+    " {source}/clips/LABEL/ID_START_END.mp4, then: avtool prepare vggsound {source}"
+)
 SECONDS = 10
 BOXES_AT = 5.0
 COLUMNS = ("id", "start", "label", "split")
@@ -34,7 +39,7 @@ class Drawn:
 def read(source: Path, request: Request) -> Source:
     """The rows of ``annotations/vggsound.csv`` under the folder ``source``."""
     table = source / "annotations" / "vggsound.csv"
-    tables.check_there(table, source, title="VGGSound", get=_how_to_get_it(source))
+    tables.check_there(source, table, title="VGGSound", get=GET.format(source=source))
     boxes = source / "annotations" / "vggss.json"
     drawn = read_boxes(boxes) if boxes.is_file() else {}
     rows = []
@@ -56,18 +61,13 @@ def read_clips(source: Path) -> Iterator[Row]:
 
 def clip_row(source: Path, name: str, label: str, split: str) -> Row:
     """The row of clip ``name``, ID_START with the start as six digits."""
-    clip = f"{name}_{int(name[-6:]) + SECONDS:06d}.mp4"
-    return Row(name, split, (label,), video=source / "clips" / clip_folder(label) / clip)
+    folder, end = re.sub(r"[ ,()]", "_", label), int(name[-6:]) + SECONDS
+    return Row(name, split, (label,), video=source / "clips" / folder / f"{name}_{end:06d}.mp4")
 
 
 def is_clip_name(name: object) -> bool:
     """Whether it is ID_START with the start as six digits."""
     return isinstance(name, str) and re.fullmatch(r".+_[0-9]{6}", name) is not None
-
-
-def clip_folder(label: str) -> str:
-    """The folder of a label's clips: _ for every space, comma and bracket."""
-    return re.sub(r"[ ,()]", "_", label)
 
 
 def read_boxes(path: Path) -> dict[str, Drawn]:
@@ -90,12 +90,4 @@ def notes_of(drawn: dict[str, Drawn]) -> dict[str, list[str]]:
     return {BROKEN_BOX: broken} if broken else {}
 
 
-def _how_to_get_it(source: Path) -> str:
-    return (
-        f"get vggsound.csv from {PAGE} into {source}/annotations/ and the clips (about 200,000 of 10 s: 130"
-        " GB at 360 lines, more at full size; the annotations are CC BY 4.0, the videos belong to their"
-        f" makers) into {source}/clips/LABEL/ID_START_END.mp4, then: avtool prepare vggsound {source}"
-    )
-
-
-DATASET = DataSet("10 s clips of 309 kinds of sound, with the VGG-SS boxes where they are there", read)
+DATASET = DataSet(read)

@@ -12,12 +12,18 @@ from pathlib import Path
 from avtool.data.catalog import NO_BOX, DataSet, Request, Row, Source, tables, vggsound
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/research/lvs/"
+GET = (
+    f"get vggss.json from {PAGE} into {{source}}/annotations/ and its 5,158 clips of VGGSound (about 4 GB; the videos"
+    " belong to their makers) into {source}/clips/CLASS/ID_START_END.mp4; where VGGSound lies already, put vggss.json"
+    " into its annotations and give that folder: avtool prepare vggss {vggsound}"
+)
 
 
 def read(source: Path, request: Request) -> Source:
     """The rows of ``annotations/vggss.json`` under the folder ``source``."""
     table = source / "annotations" / "vggss.json"
-    tables.check_there(table, source, title="VGG-SS", get=_how_to_get_it(source))
+    get = GET.format(source=source, vggsound=source.with_name("vggsound"))
+    tables.check_there(source, table, title="VGG-SS", get=get)
     drawn = vggsound.read_boxes(table)
     stills = (source / "frames").is_dir()
     rows = [_row(source, name, known, stills) for name, known in drawn.items() if known.valid]
@@ -35,13 +41,4 @@ def _row(source: Path, name: str, known: vggsound.Drawn, stills: bool) -> Row:
     return replace(row, key_time=vggsound.BOXES_AT, boxes=known.valid)
 
 
-def _how_to_get_it(source: Path) -> str:
-    return (
-        f"get vggss.json from {PAGE} into {source}/annotations/ and its 5,158 clips of VGGSound (about 4 GB; the"
-        f" videos belong to their makers) into {source}/clips/CLASS/ID_START_END.mp4; where VGGSound lies"
-        " already, put vggss.json into its annotations and give that folder: avtool prepare vggss"
-        f" {source.with_name('vggsound')}"
-    )
-
-
-DATASET = DataSet("the 5,158 clips of VGGSound with boxes around what sounds", read)
+DATASET = DataSet(read)

@@ -10,8 +10,8 @@ from torch import Tensor
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
-from avtool.data.mixing import PartnerViews
 from avtool.data.parts import labelled
+from avtool.data.views import PartnerViews
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import blank_frames, inputs_of, silence

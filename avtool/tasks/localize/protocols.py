@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.mixing import MixtureViews
-from avtool.data.views import EvaluationViews
+from avtool.data.views import EvaluationViews, MixtureViews
 from avtool.errors import DataError
 from avtool.features import LogMel, inputs_of, other_sound, silence
 from avtool.metrics.localization import (

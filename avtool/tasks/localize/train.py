@@ -10,7 +10,7 @@ from torch import Tensor
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
-from avtool.data.mixing import MixtureViews, PartnerViews
+from avtool.data.views import MixtureViews, PartnerViews
 from avtool.distributed import World, of_all
 from avtool.errors import UsageError
 from avtool.features import inputs_of

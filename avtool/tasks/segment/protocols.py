@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.masks import class_names, masked_clips, masked_frames
-from avtool.data.mixing import MixtureViews
-from avtool.data.views import MaskViews
+from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips, masked_frames
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
 from avtool.metrics.localization import exchange_by_class

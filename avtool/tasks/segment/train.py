@@ -12,8 +12,7 @@ from torch import Tensor
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews, spread_over
-from avtool.data.masks import class_names, frame_mask, masked_clips, masked_frames
-from avtool.data.views import MaskViews
+from avtool.data.views import MaskViews, class_names, frame_mask, masked_clips, masked_frames
 from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import inputs_of

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
-from avtool.data.mixing import MixtureViews
 from avtool.data.parts import labelled
+from avtool.data.views import MixtureViews
 from avtool.errors import DataError
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent

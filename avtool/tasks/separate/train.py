@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
-from avtool.data.mixing import MixtureViews, PartnerViews, draw_others
 from avtool.data.parts import labelled
-from avtool.data.views import draws
+from avtool.data.views import MixtureViews, PartnerViews, draw_others, draws
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
@@ -163,7 +162,7 @@ class Separation(Training):
 
 
 def mix(log_mel: LogMel, batch: dict[str, Tensor]) -> Mixtures:
-    """The mixtures of a batch with partners (see ``avtool.data.mixing``)."""
+    """The mixtures of a batch with partners (see ``avtool.data.views``)."""
     images = torch.cat([batch["image"].unsqueeze(1), batch["other_image"]], dim=1)
     sounds = torch.cat([batch["waveform"].unsqueeze(1), batch["other_waveform"]], dim=1)
     count = sounds.shape[:2]

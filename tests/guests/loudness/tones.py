@@ -16,4 +16,4 @@ def read(source: Path, request: Request) -> Source:
     return Source(rows, [])
 
 
-DATASET = DataSet("tones of different loudness", read)
+DATASET = DataSet(read)
