@@ -22,9 +22,8 @@ from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.published import PUBLISHED_FUSION, from_published, to_published
-from avtool.model.segmentation import SegmentationModel
-from avtool.model.separation import SeparationModel
 from avtool.model.transformer import sincos_positions
+from avtool.model.unet import SegmentationModel, SeparationModel
 from avtool.optim import layer_id
 from tests.golden import reader
 

@@ -17,8 +17,7 @@ from avtool.model.attention import attend, attend_pairs, attention_weights
 from avtool.model.build import build_autoencoder, build_empty, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
-from avtool.model.mae import MaskedAutoencoder, mask_from_noise
-from avtool.model.noise import sample_noise
+from avtool.model.mae import MaskedAutoencoder, mask_from_noise, sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import backbone_warmup, cosine_schedule, parameter_groups
 

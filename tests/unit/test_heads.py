@@ -20,9 +20,7 @@ from avtool.losses import (
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import AudioVisualClassifier, LinearProbe, start_at_log_odds
 from avtool.model.published import from_published, to_published
-from avtool.model.segmentation import SegmentationModel, convolved_double
-from avtool.model.separation import SeparationModel
-from avtool.model.unet import DoubleConv, depth_ids
+from avtool.model.unet import DoubleConv, SegmentationModel, SeparationModel, convolved_double, depth_ids
 from avtool.optim import layer_id
 
 UNREAD = ("encoder.image.norm.", "encoder.audio.norm.", "encoder.fusion_norm.")

@@ -18,8 +18,7 @@ from avtool.metrics.neighbours import nearest_neighbour_accuracy
 from avtool.metrics.rank import effective_rank
 from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
-from avtool.model.mae import MaskedAutoencoder, Reconstruction
-from avtool.model.noise import sample_noise
+from avtool.model.mae import MaskedAutoencoder, Reconstruction, sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.reconstructions import Example, draw_reconstructions
 from avtool.tasks.settings import (
