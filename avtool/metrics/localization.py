@@ -48,8 +48,8 @@ def consensus_map(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
 
 
 def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Whether the highest cell of each map (B, rows, columns) lies inside its truth, bool (B, H, W): float64
-    (B,).
+    """Protocol ``pointing``, the mean of this: whether the highest cell of each map (B, rows, columns) lies inside its
+    truth, bool (B, H, W): float64 (B,).
 
     hit_b = mean over the cells c with P_b(c) = max P_b of G_b(centre of c): 1 or 0 where one cell is highest.
     Where several are, it is the chance that one drawn from them lies inside, so that a constant map gets its
@@ -74,17 +74,6 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     highest = maps == maps.max(axis=(1, 2), keepdims=True)
     hits = (inside & highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
     return np.where(truth.any(axis=(1, 2)), hits, np.nan)
-
-
-def pointing(maps: np.ndarray, truth: np.ndarray) -> float:
-    """Protocol ``pointing``: the mean of ``pointing_hits`` over the images whose truth is not empty, in 0 to
-    1.
-
-    NaN where there is no such image.
-    """
-    hits = pointing_hits(maps, truth)
-    known = hits[~np.isnan(hits)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def ciou_median(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -131,9 +120,6 @@ class Ciou(NamedTuple):
     left_out: int
 
 
-CIOU_THRESHOLDS = np.arange(21) / 20
-
-
 def ciou_summary(ciou: np.ndarray) -> Ciou:
     """Per-image ``ciou`` (N,) -> the numbers of the tables.
 
@@ -141,9 +127,9 @@ def ciou_summary(ciou: np.ndarray) -> Ciou:
     out. NaN where nothing is left.
     """
     known = ciou[~np.isnan(ciou)]
-    shares = [(known >= threshold).mean() if len(known) else np.nan for threshold in CIOU_THRESHOLDS]
-    auc = float(np.mean([(shares[i] + shares[i + 1]) / 2 for i in range(len(shares) - 1)]))
-    return Ciou(float(shares[10]), auc, len(known), len(ciou) - len(known))
+    shares = np.array([(known >= t).mean() if len(known) else np.nan for t in np.arange(21) / 20])
+    auc = ((shares[:-1] + shares[1:]) / 2).mean()
+    return Ciou(float(shares[10]), float(auc), len(known), len(ciou) - len(known))
 
 
 def slavc_confidence(maps: np.ndarray, size: tuple[int, int] = EVALUATION_SIZE) -> np.ndarray:
