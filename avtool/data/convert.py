@@ -259,7 +259,10 @@ def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:
         heard = row.audio or row.video
         assert heard is not None
         try:
-            length = media.probe(Path(heard)).duration
+            with media.MediaFile(Path(heard)) as file:
+                if file.video is not None:
+                    media.find_frame(file, 0.0)
+                length = file.duration()
         except MediaError:
             return reason, detail
         if row.start > length - checks.SECONDS_NEEDED:

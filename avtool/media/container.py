@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -58,8 +58,8 @@ class MediaFile:
         cover = Disposition.attached_pic
         self.videos = [stream for stream in self.container.streams.video if not stream.disposition & cover]
         self.sounds = list(self.container.streams.audio)
-        self.video = next(filter(_has_codec, self.videos), None)
-        self.sound = next(filter(_has_codec, self.sounds), None)
+        self.video = next((stream for stream in self.videos if stream.codec_context is not None), None)
+        self.sound = next((stream for stream in self.sounds if stream.codec_context is not None), None)
         for stream in (self.video, self.sound):
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
@@ -98,28 +98,22 @@ class MediaFile:
             (video, self.video, self.videos, NO_VIDEO),
             (sound, self.sound, self.sounds, NO_SOUND),
         ):
-            if needed and stream is None and streams:
-                raise UnusableMedia(
-                    f"{self.path} has {reason} of a known codec", reason=UNDECODABLE, hint=hint
-                )
             if needed and stream is None:
-                raise UnusableMedia(f"{self.path} has {reason}", reason=reason, hint=hint)
+                what = f"{reason} of a known codec" if streams else reason
+                raise UnusableMedia(
+                    f"{self.path} has {what}", reason=UNDECODABLE if streams else reason, hint=hint
+                )
 
     def duration(self) -> float:
         """Seconds, from the header; where it does not say, from the time stamps of all packets."""
         if self.container.duration:
             return self.container.duration / av.time_base
         if self.seconds is None:
-            with (
-                _blamed(self.path, "cannot be read", hint="it may be damaged"),
-                _opened(self.path) as container,
-            ):
-                ends = [
-                    float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-                    for packet in container.demux()
-                    if packet.pts is not None
-                ]
-            self.seconds = max(ends, default=self.origin) - self.origin
+            blamed = _blamed(self.path, "cannot be read", hint="it may be damaged")
+            with blamed, _opened(self.path) as container:
+                packets = (packet for packet in container.demux() if packet.pts is not None)
+                ends = (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in packets)
+                self.seconds = max(ends, default=self.origin) - self.origin
         return self.seconds
 
     def frame_rate(self) -> float:
@@ -129,16 +123,9 @@ class MediaFile:
     def time_of(self, frame: av.VideoFrame | av.AudioFrame, default: float) -> float:
         return default if frame.time is None else frame.time - self.origin
 
-    def decoded_video(self) -> Iterator[av.VideoFrame]:
-        """The frames of its picture, which it must have (``need``)."""
-        return cast(Iterator[av.VideoFrame], self.decoded(self.video))
-
-    def decoded_sound(self) -> Iterator[av.AudioFrame]:
-        """The blocks of its sound, which it must have (``need``)."""
-        return cast(Iterator[av.AudioFrame], self.decoded(self.sound))
-
-    def decoded(self, *streams: MediaStream | None) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        """The frames of ``streams`` in the file's order; what is damaged is counted and passed over."""
+    def decoded(self, *streams: Stream | None) -> Iterator[Any]:
+        """The frames of ``streams``, which it must have (``need``), in the file's order; what is damaged is counted and
+        passed over."""
         packets = self.container.demux(*streams)
         while True:
             try:
@@ -149,20 +136,14 @@ class MediaFile:
                 self.damaged += 1
                 break
             frames = self._frames(packet.decode)
-            if self.raw_floats and packet.stream is self.sound:
-                self._check_finite(frames)
+            checked = frames if self.raw_floats and packet.stream is self.sound else []
+            if not all(np.isfinite(frame.to_ndarray()).all() for frame in checked):
+                what = f"{self.path} has samples of sound that are no numbers (NaN, or infinite)"
+                raise UnusableMedia(what, hint="write the sound anew without them")
             yield from frames
         for stream in streams:  # reading broke off before the file's end: take what the decoders still hold
-            if stream is not None:
+            if isinstance(stream, VideoStream | AudioStream):
                 yield from self._frames(stream.decode)
-
-    def _check_finite(self, frames: list[av.AudioFrame]) -> None:
-        if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
-            raise UnusableMedia(
-                f"{self.path} has samples of sound that are no numbers (NaN, or infinite)",
-                reason=UNDECODABLE,
-                hint="write the sound anew without them",
-            )
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
@@ -179,21 +160,12 @@ def _blamed(path: Path, problem: str, *, hint: str) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        raise UnusableMedia(
-            f"{path} {problem}: {error.strerror or error}", reason=UNDECODABLE, hint=hint
-        ) from error
+        raise UnusableMedia(f"{path} {problem}: {error.strerror or error}", hint=hint) from error
 
 
 def _opened(path: Path) -> InputContainer:
     check_file(path)
     return av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT)
-
-
-MediaStream = VideoStream | AudioStream
-
-
-def _has_codec(stream: Stream) -> bool:
-    return stream.codec_context is not None
 
 
 def describe_container(path: Path) -> dict[str, Any]:

@@ -1,7 +1,11 @@
-"""Files that cannot be used, and why."""
+"""Files that cannot be used, and why; and what decodes and scales the others, in which versions."""
 
-import stat
+from collections.abc import Mapping
 from pathlib import Path
+
+import av
+import cv2
+import numpy as np
 
 from avtool.errors import MediaError
 from avtool.files import LFS_POINTER
@@ -16,17 +20,9 @@ TOO_SHORT = "less than 0.2 s of sound"
 class UnusableMedia(MediaError):
     """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
 
-    def __init__(self, message: str, *, reason: str, hint: str = "") -> None:
+    def __init__(self, message: str, *, reason: str = UNDECODABLE, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
-
-
-_SPECIAL = {
-    stat.S_IFIFO: "a pipe",
-    stat.S_IFSOCK: "a socket",
-    stat.S_IFCHR: "a device",
-    stat.S_IFBLK: "a device",
-}
 
 
 def check_file(path: Path) -> None:
@@ -35,32 +31,45 @@ def check_file(path: Path) -> None:
     Nothing but a regular file is opened: a pipe would be waited on for ever.
     """
     if not path.exists():
-        raise MediaError(
-            f"{path} does not exist", hint="check the path; a name that begins with - is written ./-name"
-        )
+        hint = "check the path; a name that begins with - is written ./-name"
+        raise MediaError(f"{path} does not exist", hint=hint)
     if path.is_dir():
         raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
     if not path.is_file():
-        kind = _SPECIAL.get(stat.S_IFMT(path.stat().st_mode), "something else")
-        raise UnusableMedia(
-            f"{path} is {kind}, a file is needed",
-            reason=UNDECODABLE,
-            hint="write what comes out of it to a file, and name that",
-        )
+        kind = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+        hint = "write what comes out of it to a file, and name that"
+        raise UnusableMedia(f"{path} is {kind}, a file is needed", hint=hint)
     try:
         with path.open("rb") as file:
             head = file.read(1024)
     except PermissionError as error:
-        raise UnusableMedia(f"no permission to read {path}", reason=UNDECODABLE) from error
+        raise UnusableMedia(f"no permission to read {path}") from error
     if not head:
-        raise UnusableMedia(f"{path} is empty", reason=UNDECODABLE, hint="download or copy it again")
+        raise UnusableMedia(f"{path} is empty", hint="download or copy it again")
     if head.startswith(LFS_POINTER):
-        raise UnusableMedia(
-            f"{path} is a Git LFS pointer, not the file itself", reason=UNDECODABLE, hint="run: git lfs pull"
-        )
+        raise UnusableMedia(f"{path} is a Git LFS pointer, not the file itself", hint="run: git lfs pull")
     if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
-        raise UnusableMedia(
-            f"{path} is a text file, not a clip",
-            reason=UNDECODABLE,
-            hint="name the clip itself; a csv of clips goes through avtool prepare manifest",
-        )
+        hint = "name the clip itself; a csv of clips goes through avtool prepare manifest"
+        raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)
+
+
+Tools = Mapping[str, str]
+"""Tool: its version; empty where nobody noted them."""
+_NAMES = {"av": "PyAV", "ffmpeg": "FFmpeg", "opencv": "OpenCV", "numpy": "numpy"}
+
+
+def tool_versions() -> dict[str, str]:
+    """Those of this process."""
+    return {
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def tools_in_words(tools: Tools, *, other_than: Tools | None = None) -> str:
+    """ "PyAV 18.1.0, OpenCV 5.0.0": all of them, or those that are not as in ``other_than``."""
+    shown = {name: version for name, version in tools.items() if (other_than or {}).get(name) != version}
+    words = [f"{_NAMES.get(name, name)} {version}" for name, version in shown.items()]
+    return ", ".join(words) or "unknown versions"
