@@ -1,6 +1,5 @@
 """Embeddings: does a clip's sound find its picture, and its picture its sound (protocol ``recall@1,5,10``), does the
-nearest other clip share the label (``knn``), and how many directions do features use?
-"""
+nearest other clip share the label (``knn``), and how many directions do features use?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

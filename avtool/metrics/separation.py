@@ -104,8 +104,7 @@ def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _frames(waveforms: Tensor) -> Tensor:
     """Waveforms (..., N) cut for overlap-save: (..., frames, FRAME), each frame with the L - 1 samples before it, up to
-    where the longest filter has rung out.
-    """
+    where the longest filter has rung out."""
     hop = FRAME - LENGTH + 1
     frames = -(-(waveforms.shape[-1] + LENGTH - 1) // hop)
     padded = F.pad(waveforms, (LENGTH - 1, frames * hop - waveforms.shape[-1]))
@@ -114,8 +113,7 @@ def _frames(waveforms: Tensor) -> Tensor:
 
 def _correlations(spectra: Tensor, frames: Tensor) -> Tensor:
     """sum over t of s(t - a) e(t) for 0 <= a < L: of references, as the spectra (B, S, frames, F) of their frames, and
-    other signals' frames (B, E, frames, FRAME), (B, S, E, L).
-    """
+    other signals' frames (B, E, frames, FRAME), (B, S, E, L)."""
     new = frames.clone()
     new[..., : LENGTH - 1] = 0
     others = torch.fft.rfft(new)
@@ -130,8 +128,7 @@ def _filtered(product: Tensor) -> Tensor:
 
 def _filters(lags: Tensor, right: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
     """The least-squares filters of each estimate onto its own reference (B, K, S, L) and onto all of them, R = S,
-    (B, K, S, R, L), from ``lags`` (B, S, S, L), correlations ``right`` (B, K, S, R, L) and ``energy`` (B, K, S).
-    """
+    (B, K, S, R, L), from ``lags`` (B, S, S, L), correlations ``right`` (B, K, S, R, L) and ``energy`` (B, K, S)."""
     blocks = invert_own(lags)
     of_own = right.diagonal(dim1=2, dim2=3).mT  # (B, K, S, L)
     own = solve_own(blocks, of_own)
@@ -227,8 +224,7 @@ def solve_all(
 
 def solve_densely(lags: Tensor, right: Tensor) -> Tensor:
     """G^-1 ``right`` of a single problem, lags (S, S, L) and right (E, S, L): by LU or, where G is singular, the
-    solution of least norm.
-    """
+    solution of least norm."""
     count, length = lags.shape[1:]
     both = torch.cat([lags.transpose(0, 1)[..., 1:].flip(-1), lags], dim=-1)  # lag 1 - L .. L - 1
     place = torch.arange(length, device=lags.device)
