@@ -71,15 +71,12 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
     heard = ~silent(sources).any(dim=1)
     left_out = silent(rivals) | ~heard[:, None, None]
     scores = rivals.new_full((3, *left_out.shape), torch.nan)
-    for some in heard.nonzero().flatten().split(_at_once(rivals)):
+    # one mixture at a time where a cache is to be kept, else as many as memory holds
+    at_once = 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
+    for some in heard.nonzero().flatten().split(at_once):
         scores[:, some] = torch.stack(_ratios(sources[some], rivals[some]))
     parts = (*scores.masked_fill(left_out, torch.nan), left_out)
     return BssEval(*(part.reshape(estimates.shape[:-1]) for part in parts))
-
-
-def _at_once(rivals: Tensor) -> int:
-    """How many mixtures go together: one where a cache is to be kept, else what memory holds."""
-    return 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
 
 
 def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,7 +201,9 @@ def solve_all(
     known whatever the method, cost nothing.
     It ends at ``ENOUGH`` of ``energy`` (B, E). Source: Golub and Van Loan, Matrix Computations, section 11.5.
     """
-    gains = _gains(lags)
+    negative = lags.transpose(1, 2)[..., 1:].flip(-1)
+    # the blocks of G as the spectra (B, S, S, L + 1) of the circulant matrices around them
+    gains = torch.fft.rfft(torch.cat([lags, torch.zeros_like(lags[..., :1]), negative], dim=-1))
     solution = start
     rest = right - _product(gains, start)
     near = solve_own(blocks, rest)
@@ -236,14 +235,8 @@ def solve_densely(lags: Tensor, right: Tensor) -> Tensor:
     return solution.mT.reshape(right.shape)
 
 
-def _gains(lags: Tensor) -> Tensor:
-    """The blocks of G as the spectra (B, S, S, L + 1) of the circulant matrices around them."""
-    negative = lags.transpose(1, 2)[..., 1:].flip(-1)
-    return torch.fft.rfft(torch.cat([lags, torch.zeros_like(lags[..., :1]), negative], dim=-1))
-
-
 def _product(gains: Tensor, vectors: Tensor) -> Tensor:
-    """G times ``vectors`` (B, E, S, L)."""
+    """G, by its ``gains``, times ``vectors`` (B, E, S, L)."""
     length = vectors.shape[-1]
     spectra = torch.fft.rfft(vectors, 2 * length)
     return torch.fft.irfft((gains[:, None] * spectra[:, :, None]).sum(dim=3), 2 * length)[..., :length]

@@ -20,12 +20,14 @@ from avtool.model.build import build_empty
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
-from avtool.model.published import PUBLISHED_FUSION, from_published, to_published
+from avtool.model.published import from_published, to_published
 from avtool.model.transformer import sincos_positions
 from avtool.model.unet import SegmentationModel, SeparationModel
 from avtool.optim import layer_id
 from tests.golden import reader
 
+PUBLISHED_FUSION = {"token": "token", "dense_mmi": "dense", "factorized_mmi": "factorized"}
+"""Published name of an interaction -> name here."""
 LARGE = 400
 """A case of at least this width is built only under the marker ``proof``."""
 
