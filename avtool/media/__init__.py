@@ -8,7 +8,20 @@ stream that starts later is placed where it belongs, so that picture and sound s
 import av
 import cv2
 
-from avtool.media.container import MediaFile, describe_container
+from avtool.media.container import (
+    NO_SOUND,
+    NO_VIDEO,
+    SILENT,
+    TOO_SHORT,
+    UNDECODABLE,
+    MediaFile,
+    Tools,
+    UnusableMedia,
+    check_file,
+    describe_container,
+    tool_versions,
+    tools_in_words,
+)
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
 from avtool.media.frames import (
@@ -24,18 +37,6 @@ from avtool.media.frames import (
     shown_frames,
 )
 from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hear, read_waveform, refusal
-from avtool.media.unusable import (
-    NO_SOUND,
-    NO_VIDEO,
-    SILENT,
-    TOO_SHORT,
-    UNDECODABLE,
-    Tools,
-    UnusableMedia,
-    check_file,
-    tool_versions,
-    tools_in_words,
-)
 
 __all__ = [
     "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",

@@ -1,15 +1,16 @@
-"""A clip's file, opened: its streams, its clock, the frames in them, and what its header says."""
+"""A clip's file, opened: its streams, its clock, the frames in them, and what its header says; or why it cannot be."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -17,8 +18,14 @@ from av.stream import Disposition, Stream
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
+from avtool.errors import MediaError
+from avtool.files import LFS_POINTER
 
+NO_SOUND = "no sound track"
+NO_VIDEO = "no video"
+UNDECODABLE = "undecodable"
+SILENT = "digital silence"
+TOO_SHORT = "less than 0.2 s of sound"
 PLAYLISTS = {"concat", "dash", "hls", "imf", "vobsub"}
 """FFmpeg's formats that lead to other files."""
 OPEN_OPTIONS = {
@@ -29,9 +36,48 @@ OPEN_OPTIONS = {
 """What is opened is the file named and nothing else: a playlist must not make us fetch from elsewhere."""
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
+Tools = Mapping[str, str]
+"""Tool: its version; empty where nobody noted them."""
+_NAMES = {"av": "PyAV", "ffmpeg": "FFmpeg", "opencv": "OpenCV", "numpy": "numpy"}
 CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
+
+
+class UnusableMedia(MediaError):
+    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
+
+    def __init__(self, message: str, *, reason: str = UNDECODABLE, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+def check_file(path: Path) -> None:
+    """Raise MediaError where ``path`` is missing, no regular file, empty, a Git LFS pointer or text.
+
+    Nothing but a regular file is opened: a pipe would be waited on for ever.
+    """
+    if not path.exists():
+        hint = "check the path; a name that begins with - is written ./-name"
+        raise MediaError(f"{path} does not exist", hint=hint)
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
+    if not path.is_file():
+        kind = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+        hint = "write what comes out of it to a file, and name that"
+        raise UnusableMedia(f"{path} is {kind}, a file is needed", hint=hint)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except PermissionError as error:
+        raise UnusableMedia(f"no permission to read {path}") from error
+    if not head:
+        raise UnusableMedia(f"{path} is empty", hint="download or copy it again")
+    if head.startswith(LFS_POINTER):
+        raise UnusableMedia(f"{path} is a Git LFS pointer, not the file itself", hint="run: git lfs pull")
+    if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
+        hint = "name the clip itself; a csv of clips goes through avtool prepare manifest"
+        raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)
 
 
 class MediaFile:
@@ -204,3 +250,20 @@ def _rotation(container: InputContainer, stream: VideoStream) -> int | None:
         return next((frame.rotation % 360 for frame in container.decode(stream)), None)
     except av.FFmpegError:
         return None
+
+
+def tool_versions() -> dict[str, str]:
+    """Those of this process."""
+    return {
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def tools_in_words(tools: Tools, *, other_than: Tools | None = None) -> str:
+    """ "PyAV 18.1.0, OpenCV 5.0.0": all of them, or those that are not as in ``other_than``."""
+    shown = {name: version for name, version in tools.items() if (other_than or {}).get(name) != version}
+    words = [f"{_NAMES.get(name, name)} {version}" for name, version in shown.items()]
+    return ", ".join(words) or "unknown versions"

@@ -15,8 +15,7 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from PIL import Image
 
 from avtool.errors import MediaError
-from avtool.media.container import CLOCK, FARTHER, MediaFile
-from avtool.media.unusable import UnusableMedia, check_file
+from avtool.media.container import CLOCK, FARTHER, MediaFile, UnusableMedia, check_file
 
 _PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")
 """Formats of 8 bits a sample, scaled plane by plane: FFmpeg's own way to RGB takes three times as long there."""

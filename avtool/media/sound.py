@@ -11,8 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from avtool.media.container import PREROLL, MediaFile
-from avtool.media.unusable import SILENT, TOO_SHORT, UnusableMedia
+from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
 SOUND_GAP = 0.1  # seconds: a longer hole between the time stamps of two blocks of sound is kept as silence
 CODEC_PADDING = 0.15  # seconds: codecs fill their last block with silence that is no part of the clip
