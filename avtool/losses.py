@@ -45,11 +45,6 @@ def published_ratio_mask(source: Tensor, mixture: Tensor) -> Tensor:
     return power / (power + mel_power(mixture) + 1e-5)
 
 
-def published_binary_mask(source: Tensor, mixture: Tensor) -> Tensor:
-    """1 where S > Mix, else 0. Shapes and source: see ``published_ratio_mask``; ``binary_masks`` are the ideal ones."""
-    return (mel_power(source) > mel_power(mixture)).float()
-
-
 def ratio_masks(sources: Tensor) -> Tensor:
     """S / sum of S over the sources: the ideal ratio masks, which sum to 1.
 

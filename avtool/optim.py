@@ -54,8 +54,7 @@ def adamw(groups: list[dict], *, betas: tuple[float, float]) -> torch.optim.Adam
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (arXiv 1708.03888), as linear probes use it: momentum 0.9 on the gradient plus
-    weight decay, both times ``trust`` |w| / |gradient| for matrices; gains and biases are stepped plainly.
-    """
+    weight decay, both times ``trust`` |w| / |gradient| for matrices; gains and biases are stepped plainly."""
 
     def __init__(self, groups: list[dict], *, momentum: float = 0.9, trust: float = 1e-3) -> None:
         super().__init__(groups, {"lr": 0.0, "weight_decay": 0.0, "momentum": momentum, "trust": trust})

@@ -92,14 +92,13 @@ class TimmViT:
             raise self._refused(f"it is a {type(model).__name__}, not a plain VisionTransformer")
         if faults := _faults(model, encoder):
             raise self._refused("; ".join(faults))
-        if settings := _other_settings(model, encoder):
-            sizes = [
-                f"{name} is {theirs:g}, the recipe's {ours:g}" for name, (theirs, ours) in settings.items()
-            ]
-            fit = " ".join(f"model.{name}={theirs:g}" for name, (theirs, _) in settings.items())
-            raise self._refused(
-                f"its {'; its '.join(sizes)}", hint=f"set {fit}, or name a ViT of the recipe's sizes"
+        theirs, ours = _settings(model), _settings(encoder)
+        if other := [name for name in theirs if theirs[name] != ours[name]]:
+            sizes = "; its ".join(
+                f"{name} is {theirs[name]:g}, the recipe's {ours[name]:g}" for name in other
             )
+            fit = " ".join(f"model.{name}={theirs[name]:g}" for name in other)
+            raise self._refused(f"its {sizes}", hint=f"set {fit}, or name a ViT of the recipe's sizes")
         if not _compute_the_same(model.blocks[0], encoder.blocks[0]):
             raise self._refused(f"its blocks ({type(model.blocks[0]).__name__}) compute something else")
         return model
@@ -115,15 +114,18 @@ class TimmViT:
         or changed. CheckpointError where they do not fit, or are neither in timm's cache nor to be had."""
         model = self.check(encoder)
         state = self._read(self.file) if self.file else self._fetch(model.pretrained_cfg)
-        left = [name for start, name in _LEFT_OUT.items() if _is_left_out(state, start)]
-        notes = [f"without its {', '.join(left)}"] if left else []
+        left = {
+            start: name for start, name in _LEFT_OUT.items() if any(key.startswith(start) for key in state)
+        }
+        if "pos_embed" in state and _is_fixed_table(state["pos_embed"]):
+            del left["pos_embed"]
+        notes = [f"without its {', '.join(left.values())}"] if left else []
         weights = {key: value for key, value in state.items() if not key.startswith(tuple(_LEFT_OUT))}
         if isinstance(model.norm, nn.Identity):
             weights |= {f"norm.{key}": value for key, value in encoder.norm.state_dict().items()}
             notes.append("with a new final norm")
-        check_fit(
-            weights, encoder, source=self.file or self.name, hint=f"name the architecture of {self.file}"
-        )
+        hint = f"name the architecture of {self.file}"
+        check_fit(weights, encoder, source=self.file or self.name, hint=hint)
         mean, std = (tuple(model.pretrained_cfg[key]) for key in ("mean", "std"))
         if (mean, std) != (IMAGE_MEAN, IMAGE_STD):
             weights |= _for_our_pixels(weights, mean, std)
@@ -192,19 +194,13 @@ def _faults(model: Any, encoder: VisionTransformer) -> list[str]:
     return faults
 
 
-def _other_settings(model: Any, encoder: VisionTransformer) -> dict[str, tuple[Any, Any]]:
-    """Settings of a recipe's ``model`` in which the two differ: name -> (theirs, ours)."""
-    pairs: dict[str, list[Any]] = {}
-    vit: Any
-    for vit in (model, encoder):
-        block = vit.blocks[0]
-        heads = getattr(block.attn, "num_heads", None) or block.attn.heads
-        width, dim = (block.mlp.fc1.out_features, block.norm1.weight.shape[0])
-        sizes = {"dim": dim, "depth": len(vit.blocks), "heads": heads, "mlp_ratio": width / dim}
-        sizes["patch_size"] = vit.patch_embed.proj.kernel_size[0]
-        for name, value in sizes.items():
-            pairs.setdefault(name, []).append(value)
-    return {name: (theirs, ours) for name, (theirs, ours) in pairs.items() if theirs != ours}
+def _settings(vit: Any) -> dict[str, float]:
+    """The settings of a recipe's ``model`` that fit a ViT."""
+    block = vit.blocks[0]
+    width, dim = block.mlp.fc1.out_features, block.norm1.weight.shape[0]
+    heads = getattr(block.attn, "num_heads", None) or block.attn.heads
+    sizes = {"dim": dim, "depth": len(vit.blocks), "heads": heads, "mlp_ratio": width / dim}
+    return {**sizes, "patch_size": vit.patch_embed.proj.kernel_size[0]}
 
 
 def _compute_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
@@ -225,13 +221,6 @@ def _compute_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
         return torch.allclose(theirs(tokens), ours(tokens), atol=1e-9, rtol=1e-6)
 
 
-def _is_left_out(state: dict[str, Tensor], start: str) -> bool:
-    """Whether the weights hold what begins with ``start``; not where they are positions that are the fixed table."""
-    if start == "pos_embed" and start in state:
-        return not _is_fixed_table(state[start])
-    return any(key.startswith(start) for key in state)
-
-
 def _is_fixed_table(positions: Tensor) -> bool:
     """Whether (1, prefix + N, D) positions, N those of a square of patches, are the ones that the encoder has."""
     if positions.ndim != 3:
@@ -242,14 +231,12 @@ def _is_fixed_table(positions: Tensor) -> bool:
     return width % 4 == 0 and torch.allclose(own, sincos_positions(width, (side, side)), atol=1e-5)
 
 
-def _for_our_pixels(
-    weights: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Tensor]:
-    """The patch embedding for pixels that are normalised as here, of one for pixels less ``mean`` over ``std``: exact,
-    for both are one linear map of a pixel's channel."""
+def _for_our_pixels(weights: dict[str, Tensor], *theirs: tuple[float, ...]) -> dict[str, Tensor]:
+    """The patch embedding for pixels that are normalised as here, of one for pixels less their mean over their
+    deviation: exact, for both are one linear map of a pixel's channel."""
     theirs_mean, theirs_std, ours_mean, ours_std = (
         torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1)
-        for values in (mean, std, IMAGE_MEAN, IMAGE_STD)
+        for values in (*theirs, IMAGE_MEAN, IMAGE_STD)
     )
     kernel, bias = (weights[f"patch_embed.proj.{part}"].double() for part in ("weight", "bias"))
     shift = (kernel * (ours_mean - theirs_mean) / theirs_std).sum((1, 2, 3))

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from avtool.media import write_clip
+from avtool.media import AS_IT_IS, MediaFile, Track, describe_container, hear, write_clip
 
 RATE = 16000
 TEST_DATA = Path(os.environ.get("AVTOOL_TEST_DATA", "/nonexistent"))
@@ -64,6 +64,17 @@ def clip(
     sound = tone(seconds, frequency=300 + 50 * seed)
     write_clip(path, frames, fps=fps, waveform=sound, sample_rate=RATE)
     return path
+
+
+def streams_of(path: Path) -> dict[str, dict]:
+    """What the header says of its streams, by ``video`` and ``audio``."""
+    return {stream["type"]: stream for stream in describe_container(path)["streams"]}
+
+
+def read_track(path: Path) -> Track:
+    """All channels of a sound."""
+    with MediaFile(path) as file:
+        return hear(file, [AS_IT_IS])[0].track(path)
 
 
 def tag_rotation(path: Path, matrix: tuple[int, int, int, int]) -> None:

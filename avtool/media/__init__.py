@@ -8,38 +8,41 @@ stream that starts later is placed where it belongs, so that picture and sound s
 import av
 import cv2
 
-from avtool.media.container import MediaFile, describe_container
-from avtool.media.decode import DecodedClip, decode_clip
-from avtool.media.encode import write_clip
-from avtool.media.frames import Picture, check_time, find_frame, probe, read_frame, scaled_size, shown_frames
-from avtool.media.pictures import is_picture, read_image, read_mask, resized
-from avtool.media.sound import (
-    AS_IT_IS,
-    SECONDS_NEEDED,
-    Form,
-    Sound,
-    Track,
-    hear,
-    read_track,
-    read_waveform,
-    refusal,
-)
-from avtool.media.tools import Tools, tool_versions, tools_in_words
-from avtool.media.unusable import (
+from avtool.media.container import (
     NO_SOUND,
     NO_VIDEO,
     SILENT,
     TOO_SHORT,
     UNDECODABLE,
+    MediaFile,
+    Tools,
     UnusableMedia,
     check_file,
+    describe_container,
+    tool_versions,
+    tools_in_words,
 )
+from avtool.media.decode import DecodedClip, decode_clip
+from avtool.media.encode import write_clip
+from avtool.media.frames import (
+    Picture,
+    check_time,
+    find_frame,
+    is_picture,
+    read_frame,
+    read_image,
+    read_mask,
+    resized,
+    scaled_size,
+    shown_frames,
+)
+from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hear, read_waveform, refusal
 
 __all__ = [
     "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
-    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture", "probe",
-    "read_frame", "read_image", "read_mask", "read_track", "read_waveform", "refusal", "resized",
+    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture",
+    "read_frame", "read_image", "read_mask", "read_waveform", "refusal", "resized",
     "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",
 ]  # fmt: skip
 

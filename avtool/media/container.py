@@ -1,15 +1,16 @@
-"""A clip's file, opened: its streams, its clock, the frames in them, and what its header says."""
+"""A clip's file, opened: its streams, its clock, the frames in them, and what its header says; or why it cannot be."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
+import cv2
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -17,8 +18,14 @@ from av.stream import Disposition, Stream
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from avtool.media.unusable import NO_SOUND, NO_VIDEO, UNDECODABLE, UnusableMedia, check_file
+from avtool.errors import MediaError
+from avtool.files import LFS_POINTER
 
+NO_SOUND = "no sound track"
+NO_VIDEO = "no video"
+UNDECODABLE = "undecodable"
+SILENT = "digital silence"
+TOO_SHORT = "less than 0.2 s of sound"
 PLAYLISTS = {"concat", "dash", "hls", "imf", "vobsub"}
 """FFmpeg's formats that lead to other files."""
 OPEN_OPTIONS = {
@@ -29,9 +36,48 @@ OPEN_OPTIONS = {
 """What is opened is the file named and nothing else: a playlist must not make us fetch from elsewhere."""
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
+Tools = Mapping[str, str]
+"""Tool: its version; empty where nobody noted them."""
+_NAMES = {"av": "PyAV", "ffmpeg": "FFmpeg", "opencv": "OpenCV", "numpy": "numpy"}
 CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
+
+
+class UnusableMedia(MediaError):
+    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
+
+    def __init__(self, message: str, *, reason: str = UNDECODABLE, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+def check_file(path: Path) -> None:
+    """Raise MediaError where ``path`` is missing, no regular file, empty, a Git LFS pointer or text.
+
+    Nothing but a regular file is opened: a pipe would be waited on for ever.
+    """
+    if not path.exists():
+        hint = "check the path; a name that begins with - is written ./-name"
+        raise MediaError(f"{path} does not exist", hint=hint)
+    if path.is_dir():
+        raise MediaError(f"{path} is a folder, a file is needed", hint="name a clip inside it")
+    if not path.is_file():
+        kind = "a pipe" if path.is_fifo() else "a socket" if path.is_socket() else "a device"
+        hint = "write what comes out of it to a file, and name that"
+        raise UnusableMedia(f"{path} is {kind}, a file is needed", hint=hint)
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except PermissionError as error:
+        raise UnusableMedia(f"no permission to read {path}") from error
+    if not head:
+        raise UnusableMedia(f"{path} is empty", hint="download or copy it again")
+    if head.startswith(LFS_POINTER):
+        raise UnusableMedia(f"{path} is a Git LFS pointer, not the file itself", hint="run: git lfs pull")
+    if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
+        hint = "name the clip itself; a csv of clips goes through avtool prepare manifest"
+        raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)
 
 
 class MediaFile:
@@ -58,8 +104,8 @@ class MediaFile:
         cover = Disposition.attached_pic
         self.videos = [stream for stream in self.container.streams.video if not stream.disposition & cover]
         self.sounds = list(self.container.streams.audio)
-        self.video = next(filter(_has_codec, self.videos), None)
-        self.sound = next(filter(_has_codec, self.sounds), None)
+        self.video = next((stream for stream in self.videos if stream.codec_context is not None), None)
+        self.sound = next((stream for stream in self.sounds if stream.codec_context is not None), None)
         for stream in (self.video, self.sound):
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
@@ -98,28 +144,22 @@ class MediaFile:
             (video, self.video, self.videos, NO_VIDEO),
             (sound, self.sound, self.sounds, NO_SOUND),
         ):
-            if needed and stream is None and streams:
-                raise UnusableMedia(
-                    f"{self.path} has {reason} of a known codec", reason=UNDECODABLE, hint=hint
-                )
             if needed and stream is None:
-                raise UnusableMedia(f"{self.path} has {reason}", reason=reason, hint=hint)
+                what = f"{reason} of a known codec" if streams else reason
+                raise UnusableMedia(
+                    f"{self.path} has {what}", reason=UNDECODABLE if streams else reason, hint=hint
+                )
 
     def duration(self) -> float:
         """Seconds, from the header; where it does not say, from the time stamps of all packets."""
         if self.container.duration:
             return self.container.duration / av.time_base
         if self.seconds is None:
-            with (
-                _blamed(self.path, "cannot be read", hint="it may be damaged"),
-                _opened(self.path) as container,
-            ):
-                ends = [
-                    float(((packet.pts or 0) + (packet.duration or 0)) * packet.time_base)
-                    for packet in container.demux()
-                    if packet.pts is not None
-                ]
-            self.seconds = max(ends, default=self.origin) - self.origin
+            blamed = _blamed(self.path, "cannot be read", hint="it may be damaged")
+            with blamed, _opened(self.path) as container:
+                packets = (packet for packet in container.demux() if packet.pts is not None)
+                ends = (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in packets)
+                self.seconds = max(ends, default=self.origin) - self.origin
         return self.seconds
 
     def frame_rate(self) -> float:
@@ -129,16 +169,9 @@ class MediaFile:
     def time_of(self, frame: av.VideoFrame | av.AudioFrame, default: float) -> float:
         return default if frame.time is None else frame.time - self.origin
 
-    def decoded_video(self) -> Iterator[av.VideoFrame]:
-        """The frames of its picture, which it must have (``need``)."""
-        return cast(Iterator[av.VideoFrame], self.decoded(self.video))
-
-    def decoded_sound(self) -> Iterator[av.AudioFrame]:
-        """The blocks of its sound, which it must have (``need``)."""
-        return cast(Iterator[av.AudioFrame], self.decoded(self.sound))
-
-    def decoded(self, *streams: MediaStream | None) -> Iterator[av.VideoFrame | av.AudioFrame]:
-        """The frames of ``streams`` in the file's order; what is damaged is counted and passed over."""
+    def decoded(self, *streams: Stream | None) -> Iterator[Any]:
+        """The frames of ``streams``, which it must have (``need``), in the file's order; what is damaged is counted and
+        passed over."""
         packets = self.container.demux(*streams)
         while True:
             try:
@@ -149,20 +182,14 @@ class MediaFile:
                 self.damaged += 1
                 break
             frames = self._frames(packet.decode)
-            if self.raw_floats and packet.stream is self.sound:
-                self._check_finite(frames)
+            checked = frames if self.raw_floats and packet.stream is self.sound else []
+            if not all(np.isfinite(frame.to_ndarray()).all() for frame in checked):
+                what = f"{self.path} has samples of sound that are no numbers (NaN, or infinite)"
+                raise UnusableMedia(what, hint="write the sound anew without them")
             yield from frames
         for stream in streams:  # reading broke off before the file's end: take what the decoders still hold
-            if stream is not None:
+            if isinstance(stream, VideoStream | AudioStream):
                 yield from self._frames(stream.decode)
-
-    def _check_finite(self, frames: list[av.AudioFrame]) -> None:
-        if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
-            raise UnusableMedia(
-                f"{self.path} has samples of sound that are no numbers (NaN, or infinite)",
-                reason=UNDECODABLE,
-                hint="write the sound anew without them",
-            )
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
@@ -179,21 +206,12 @@ def _blamed(path: Path, problem: str, *, hint: str) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        raise UnusableMedia(
-            f"{path} {problem}: {error.strerror or error}", reason=UNDECODABLE, hint=hint
-        ) from error
+        raise UnusableMedia(f"{path} {problem}: {error.strerror or error}", hint=hint) from error
 
 
 def _opened(path: Path) -> InputContainer:
     check_file(path)
     return av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT)
-
-
-MediaStream = VideoStream | AudioStream
-
-
-def _has_codec(stream: Stream) -> bool:
-    return stream.codec_context is not None
 
 
 def describe_container(path: Path) -> dict[str, Any]:
@@ -232,3 +250,20 @@ def _rotation(container: InputContainer, stream: VideoStream) -> int | None:
         return next((frame.rotation % 360 for frame in container.decode(stream)), None)
     except av.FFmpegError:
         return None
+
+
+def tool_versions() -> dict[str, str]:
+    """Those of this process."""
+    return {
+        "av": av.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+        "opencv": cv2.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def tools_in_words(tools: Tools, *, other_than: Tools | None = None) -> str:
+    """ "PyAV 18.1.0, OpenCV 5.0.0": all of them, or those that are not as in ``other_than``."""
+    shown = {name: version for name, version in tools.items() if (other_than or {}).get(name) != version}
+    words = [f"{_NAMES.get(name, name)} {version}" for name, version in shown.items()]
+    return ", ".join(words) or "unknown versions"

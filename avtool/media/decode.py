@@ -13,21 +13,18 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from avtool.media.container import CLOCK, PREROLL, MediaFile
-from avtool.media.frames import Moments, to_picture, upright_size
-from avtool.media.pictures import resized
+from avtool.media.frames import Moments, no_frame, resized, to_picture, upright_size
 from avtool.media.sound import SOUND_GAP, Form, Sound
-from avtool.media.unusable import UNDECODABLE, UnusableMedia
 
 
 @dataclass(frozen=True)
 class DecodedClip:
     """What was found between ``start`` and ``end`` of a clip; times count from ``start``.
 
-    ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice, or what ``keep``
-    made of them; ``times``
-    (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``: int16 (N,)
-    mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode. Seconds that each
-    stream goes on for as decoded, and the clip as its header says: ``picture_seconds``, ``sound_seconds``,
+    ``frames``: K frames uint8 (H, W, 3) RGB of one size, upright, in order of time, none twice, or what ``keep`` made
+    of them; ``times`` (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``:
+    int16 (N,) mono. ``size``: (width, height) before scaling. ``damaged``: packets that did not decode. Seconds that
+    each stream goes on for as decoded, and the clip as its header says: ``picture_seconds``, ``sound_seconds``,
     ``header_seconds``.
     """
 
@@ -58,10 +55,9 @@ def decode_clip(
 ) -> DecodedClip:
     """Picture and sound of a clip between ``start`` and ``end`` in one pass over both streams.
 
-    Frames are taken ``frame_rate`` times a second on a grid of which ``key_time`` (seconds from ``start``;
-    None: the middle) is a point, each frame once, and scaled down, never up, to a short side of
-    ``short_side`` pixels. Of each only what ``keep`` makes of it is held in memory. Raises MediaError where a stream is
-    missing or no frame can be decoded.
+    Frames are taken ``frame_rate`` times a second on a grid of which ``key_time`` (seconds from ``start``; None: the
+    middle) is a point, each frame once, and scaled down, never up, to a short side of ``short_side`` pixels. Of each
+    only what ``keep`` makes of it is held in memory. MediaError where a stream is missing or no frame can be decoded.
     """
     with MediaFile(path, threads) as file, file.reading():
         file.need(video=True, sound=True)
@@ -76,17 +72,17 @@ def decode_clip(
             if at_start or (grid.first <= start + CLOCK and sound.first <= start + SOUND_GAP):
                 break
     if not grid.frames:
-        raise UnusableMedia(f"{path}: no frame of its video can be decoded", reason=UNDECODABLE)
-    last = math.inf if end is None else end
+        raise no_frame(path)
+    last, picture_end = math.inf if end is None else end, grid.due + grid.interval
     return DecodedClip(
         frames=grid.frames,
         times=grid.times,
         waveform=waveform,
-        duration=min(stop, max(grid.due + grid.interval, sound.due)) - start,
+        duration=min(stop, max(picture_end, sound.due)) - start,
         size=grid.size,
         middle=key,
         key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
-        picture_seconds=min(last, grid.due + grid.interval) - start,
+        picture_seconds=min(last, picture_end) - start,
         sound_seconds=min(last, sound.due) - start,
         header_seconds=stop - start,
         damaged=file.damaged,
@@ -95,14 +91,15 @@ def decode_clip(
 
 def _gather(file: MediaFile, grid: _Grid, sound: Sound, end: float | None) -> None:
     """All that the file holds up to ``end``, into ``grid`` and ``sound``."""
+    last = math.inf if end is None else end
     for frame in file.decoded(file.video, file.sound):
         if isinstance(frame, av.VideoFrame):
-            grid.add(frame, file.time_of(frame, default=grid.due), end)
-        elif end is None or sound.due <= end:
+            grid.add(frame, file.time_of(frame, default=grid.due), last)
+        elif sound.due <= last:
             sound.add(frame, file.time_of(frame, default=sound.due))
-        if end is not None and grid.due > end and sound.due > end:
+        if grid.due > last and sound.due > last:
             break
-    grid.finish(end)
+    grid.finish(last)
 
 
 class _Grid:
@@ -114,37 +111,30 @@ class _Grid:
     def __init__(
         self, start: float, key: float, rate: float, short_side: int, keep: Callable[[np.ndarray], Any]
     ) -> None:
-        self.start, self.key, self.short_side = start, start + key, short_side
+        self.start, self.key, self.short_side, self.keep = start, start + key, short_side, keep
         self.moments = Moments(start + key, rate, step=-math.floor(key * rate + CLOCK))
         self.scaler = VideoReformatter()
-        self.keep = keep
-        self.kept_size = (0, 0)
         self.frames: list[Any] = []
         self.times: list[float] = []
-        self.size = (0, 0)
-        self.due = start
-        self.first = math.inf
+        self.size = self.kept_size = (0, 0)
+        self.due, self.first, self.interval = start, math.inf, 0.0
         self.last: tuple[av.VideoFrame, float] | None = None
         self.kept: av.VideoFrame | None = None
-        self.interval = 0.0
 
-    def add(self, frame: av.VideoFrame, time: float, end: float | None) -> None:
+    def add(self, frame: av.VideoFrame, time: float, end: float) -> None:
         """The next frame, which appears at ``time``."""
         self.first = min(self.first, time)
         if self.last is not None:
             self.interval = max(0.0, time - self.last[1])
-        for _ in self.moments.until(min(time - CLOCK, math.inf if end is None else end)):
+        for _ in self.moments.until(min(time - CLOCK, end)):
             self._keep(*(self.last or (frame, time)))
         self.last, self.due = (frame, time), time
 
-    def finish(self, end: float | None) -> None:
+    def finish(self, end: float) -> None:
         """The last frame lasts as long as the one before it, and to the key time however early it came."""
         if self.last is None:
             return
-        stop = max(self.last[1] + self.interval, self.key + CLOCK)
-        if end is not None:
-            stop = min(stop, end)
-        for _ in self.moments.until(stop):
+        for _ in self.moments.until(min(end, max(self.last[1] + self.interval, self.key + CLOCK))):
             self._keep(*self.last)
         if not self.frames:
             self._keep(*self.last)

@@ -11,6 +11,7 @@ from avtool.errors import MediaError
 from avtool.files import atomic_file
 
 AUDIO_CHUNK = 1024
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 X264 = {"preset": "veryfast", "x264-params": "mbtree=0"}
 """Without x264's macroblock tree, which reads memory nothing was written to: same frames, same bytes."""
 
@@ -36,14 +37,14 @@ def write_clip(
         video.codec_context.thread_count = 1
         chunks: Iterator[av.AudioFrame] = iter(())
         if waveform is not None:
-            planes = _planes(path, waveform)
+            planes, layout = _planes(path, waveform)
             coder = {"aac_coder": "fast"}  # half the time, and closer to the original here
-            audio = container.add_stream("aac", rate=sample_rate, layout=_layout(len(planes)), options=coder)
-            chunks = _audio_chunks(planes, sample_rate)
+            audio = container.add_stream("aac", rate=sample_rate, layout=layout, options=coder)
+            chunks = _audio_chunks(planes, layout, sample_rate)
         sounded = 0.0
         for number, frame in enumerate(frames):
             if number == 0:
-                video.height, video.width = _even_size(path, frame)
+                video.height, video.width = frame.shape[:2]
             _check_frame(path, frame, (video.height, video.width, 3))
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture.pts, picture.time_base = number, 1 / rate
@@ -58,24 +59,13 @@ def write_clip(
             container.mux(audio.encode(None))
 
 
-def _layout(channels: int) -> str:
-    layouts = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
-    if channels not in layouts:
-        raise MediaError(f"a clip is written with 1, 2, 6 or 8 channels of sound, not {channels}")
-    return layouts[channels]
-
-
-def _even_size(path: Path, frame: np.ndarray) -> tuple[int, int]:
-    height, width = frame.shape[:2]
+def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
+    height, width = shape[:2]
     if height % 2 or width % 2:
         raise MediaError(
             f"cannot write {path}: frames are {width} x {height}, H.264 needs even numbers",
             hint=f"crop or scale them to {max(2, width - width % 2)} x {max(2, height - height % 2)}",
         )
-    return height, width
-
-
-def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
     if frame.shape != shape or frame.dtype != np.uint8:
         raise MediaError(
             f"cannot write {path}: a frame is {frame.dtype} of shape {frame.shape}, not uint8 of {shape}",
@@ -83,18 +73,21 @@ def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
         )
 
 
-def _planes(path: Path, waveform: np.ndarray) -> np.ndarray:
-    """The sound as float32 (C, N)."""
-    if not np.issubdtype(waveform.dtype, np.floating) or not np.isfinite(waveform).all():
-        what = waveform.dtype if not np.issubdtype(waveform.dtype, np.floating) else "not finite"
+def _planes(path: Path, waveform: np.ndarray) -> tuple[np.ndarray, str]:
+    """The sound as float32 (C, N), and the name of such channels."""
+    floats = np.issubdtype(waveform.dtype, np.floating)
+    if not floats or not np.isfinite(waveform).all():
         raise MediaError(
-            f"cannot write {path}: its sound is {what}", hint="give finite floating point numbers in [-1, 1]"
+            f"cannot write {path}: its sound is {'not finite' if floats else waveform.dtype}",
+            hint="give finite floating point numbers in [-1, 1]",
         )
-    return np.atleast_2d(waveform.astype(np.float32).T)
+    planes = np.atleast_2d(waveform.astype(np.float32).T)
+    if (layout := LAYOUTS.get(len(planes))) is None:
+        raise MediaError(f"a clip is written with 1, 2, 6 or 8 channels of sound, not {len(planes)}")
+    return planes, layout
 
 
-def _audio_chunks(planes: np.ndarray, sample_rate: int) -> Iterator[av.AudioFrame]:
-    layout = _layout(len(planes))
+def _audio_chunks(planes: np.ndarray, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
     for start in range(0, planes.shape[1], AUDIO_CHUNK):
         block = np.ascontiguousarray(planes[:, start : start + AUDIO_CHUNK])
         chunk = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)

@@ -1,6 +1,7 @@
-"""What a clip is, and its frames: at a time, or the whole of it at even moments."""
+"""Pictures: those of a clip at a time, or at even moments of all of it, and image and mask files."""
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -11,11 +12,10 @@ import av
 import cv2
 import numpy as np
 from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from PIL import Image
 
 from avtool.errors import MediaError
-from avtool.media.container import CLOCK, FARTHER, MediaFile
-from avtool.media.pictures import resized
-from avtool.media.unusable import UNDECODABLE, UnusableMedia
+from avtool.media.container import CLOCK, FARTHER, MediaFile, UnusableMedia, check_file
 
 _PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")
 """Formats of 8 bits a sample, scaled plane by plane: FFmpeg's own way to RGB takes three times as long there."""
@@ -23,43 +23,12 @@ _BT601 = (0.299, 0.114)
 _BT2020 = (0.2627, 0.0593)
 _WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
 """Weights of red and blue in luma for the colour spaces of ITU-T H.273, table 4, that do not have BT.601's."""
-
-
-@dataclass(frozen=True)
-class ClipInfo:
-    """What a clip is: ``duration`` in seconds as its header says, sizes upright, zeros for a stream it lacks."""
-
-    duration: float
-    width: int
-    height: int
-    fps: float
-    sound_rate: int
-    channels: int
-    has_video: bool
-    has_sound: bool
-
-
-def probe(path: Path) -> ClipInfo:
-    """What a clip or sound file is, from its header and first frame. Raises MediaError where it is unusable."""
-    with MediaFile(path) as file:
-        video, sound = file.video, file.sound
-        width = height = 0
-        if video is not None:
-            with file.reading():
-                frame = next(file.decoded_video(), None)
-            if frame is None:
-                raise _no_frame(file)
-            width, height = upright_size(frame)
-        return ClipInfo(
-            duration=file.duration(),
-            width=width,
-            height=height,
-            fps=file.frame_rate(),
-            sound_rate=sound.sample_rate if sound is not None else 0,
-            channels=sound.channels if sound is not None else 0,
-            has_video=video is not None,
-            has_sound=sound is not None,
-        )
+_PICTURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftypavi[fs]"
+    rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-7Ff]\s|#\?R|\x59\xa6\x6a\x95",
+    re.DOTALL,
+)
+"""How files begin that OpenCV decodes: it is not asked itself, for it takes no path that is not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +49,8 @@ class Picture:
 
 
 def read_frame(path: Path, at: float | None = None) -> tuple[np.ndarray, float]:
-    """The frame uint8 (H, W, 3) RGB shown ``at`` seconds (None: the clip's middle) and the time it appears
-    at.
-
-    The frame shown at a time is the last one that appears at or before it. Raises MediaError where the clip
-    has no video, cannot be decoded or is shorter than ``at``.
-    """
+    """The frame uint8 (H, W, 3) RGB shown ``at`` seconds (None: the clip's middle), as by ``find_frame``, and the time
+    it appears at. Raises MediaError where the clip has no video, cannot be decoded or is shorter than ``at``."""
     with MediaFile(path) as file:
         file.need(video=True)
         picture = find_frame(file, check_time(path, file.duration(), at))
@@ -107,26 +72,23 @@ def find_frame(file: MediaFile, time: float) -> Picture:
     """The frame of ``file``, which has video, that is shown at ``time`` seconds: the last one to appear at or before
     it, the first one where there is none. One a little later than the one found before is come to without a seek."""
     run: _Run | None = file.run
+    last = None if run is None else run.last
     with file.reading():
-        if (
-            run is not None
-            and run.last is not None
-            and run.last.time <= time + CLOCK < run.last.time + FARTHER
-        ):
-            return run.until(time) or run.last
+        if run is not None and last is not None and last.time <= time + CLOCK < last.time + FARTHER:
+            return run.until(time) or last
         for at_start in file.positions(time):
             run = _Run(file)
             if found := run.until(time) or (run.next if at_start else None):
                 file.run = run
                 return found
-    raise _no_frame(file)
+    raise no_frame(file.path)
 
 
 class _Run:
     """Frames that are decoded one after the other: the ``last`` one passed, and the ``next`` where it is known."""
 
     def __init__(self, file: MediaFile) -> None:
-        self.file, self.frames = file, file.decoded_video()
+        self.file, self.frames = file, file.decoded(file.video)
         self.last: Picture | None = None
         self.next: Picture | None = None
 
@@ -164,31 +126,27 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
     """
     file.need(video=True)
     next(file.positions(0.0))
-    moments: Moments | None = None
-    last, interval = None, 1 / rate
+    last: Picture | None = None
+    moments, interval = Moments(0.0, rate), 1 / rate
     with file.reading():
-        for frame in file.decoded_video():
+        for frame in file.decoded(file.video):
             picture = Picture(frame, file.time_of(frame, default=last.time if last else 0.0), file)
-            if last is None or moments is None:
-                moments = Moments(picture.time, rate)
+            if last is None:
+                moments.origin = picture.time
             else:
                 for moment in moments.until(picture.time - CLOCK):
                     yield last, moment
                 interval = picture.time - last.time if picture.time > last.time else interval
             last = picture
-    if last is None or moments is None:
-        raise _no_frame(file)
+    if last is None:
+        raise no_frame(file.path)
     for moment in moments.until(last.time + interval - CLOCK):
         yield last, moment
 
 
-def _no_frame(file: MediaFile) -> UnusableMedia:
-    return UnusableMedia(f"{file.path}: no frame of its video can be decoded", reason=UNDECODABLE)
-
-
-def quarter_turns(frame: av.VideoFrame) -> int:
-    """Counter-clockwise quarter turns that bring the frame upright."""
-    return round(frame.rotation / 90) % 4
+def no_frame(path: Path) -> UnusableMedia:
+    """The error where there is none."""
+    return UnusableMedia(f"{path}: no frame of its video can be decoded")
 
 
 def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
@@ -200,9 +158,9 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height of a frame that is upright."""
+    """Width and height of the frame once it is upright."""
     size = frame.width, frame.height
-    return size[::-1] if quarter_turns(frame) % 2 else size
+    return size[::-1] if round(frame.rotation / 90) % 2 else size
 
 
 def to_picture(
@@ -216,20 +174,13 @@ def to_picture(
     # One thread: processes share the cores, and to start threads takes longer than to scale.
     scaled = scaler.reformat(frame, *size, format=target, interpolation=Interpolation.AREA, threads=1)
     if planar:
-        picture = cv2.transform(cv2.merge(_planes(scaled)), _to_rgb(frame.colorspace, full))
+        rows = [np.frombuffer(cast(bytes, one), np.uint8).reshape(-1, one.line_size) for one in scaled.planes]
+        planes = [row[: size[1], : size[0]] for row in rows]
+        picture = cv2.transform(cv2.merge(planes), _to_rgb(frame.colorspace, full))
     else:
         picture = scaled.to_ndarray()
-    turns = quarter_turns(frame)
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise
     return np.ascontiguousarray(np.rot90(picture, turns) if turns else picture)
-
-
-def _planes(frame: av.VideoFrame) -> list[np.ndarray]:
-    """The planes of a frame of 8 bits a sample, not copied: uint8 (H, W) each."""
-    planes = []
-    for plane in frame.planes:
-        rows = np.frombuffer(cast(bytes, plane), np.uint8).reshape(-1, plane.line_size)
-        planes.append(rows[: plane.height, : plane.width])
-    return planes
 
 
 @cache
@@ -243,3 +194,44 @@ def _to_rgb(colorspace: int, full: bool) -> np.ndarray:
         [[luma, 0, to_red], [luma, -to_blue * blue / green, -to_red * red / green], [luma, to_blue, 0]]
     )
     return np.column_stack([matrix, -matrix @ (black, 128, 128)]).astype(np.float32)
+
+
+def is_picture(path: Path) -> bool:
+    """Whether the file is a picture by what it begins with, whatever its name."""
+    with path.open("rb") as file:
+        return _PICTURE.match(file.read(16)) is not None
+
+
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height)."""
+    if picture.shape[1::-1] == size:
+        return picture
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
+    check_file(path)
+    try:
+        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:  # larger than OpenCV takes, or of a kind that it was built without
+        raise UnusableMedia(f"{path} cannot be decoded: {error.err}") from error
+    if picture is None:
+        raise UnusableMedia(f"{path} cannot be decoded as a picture")
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """A mask file as uint8 (H, W): grey values, the indices of a palette, 0 and 255 of a two-valued picture, or the
+    first channel of a colour one."""
+    check_file(path)
+    try:
+        with Image.open(path) as picture:
+            mode, mask = picture.mode, np.array(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UnusableMedia(f"{path} is not a picture: {error}") from error
+    if mode not in ("L", "P", "1", "RGB", "RGBA"):
+        raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}")
+    if mask.dtype == bool:
+        return mask.astype(np.uint8) * 255
+    return mask if mask.ndim == 2 else mask[..., 0]

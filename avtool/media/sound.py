@@ -11,8 +11,7 @@ from typing import NamedTuple
 import av
 import numpy as np
 
-from avtool.media.container import PREROLL, MediaFile
-from avtool.media.unusable import SILENT, TOO_SHORT, UNDECODABLE, UnusableMedia
+from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
 SOUND_GAP = 0.1  # seconds: a longer hole between the time stamps of two blocks of sound is kept as silence
 CODEC_PADDING = 0.15  # seconds: codecs fill their last block with silence that is no part of the clip
@@ -42,22 +41,10 @@ class Track:
 def read_waveform(
     path: Path, *, sample_rate: int = 16000, start: float = 0.0, end: float | None = None
 ) -> np.ndarray:
-    """The sound of a clip or sound file as int16 (N,): all channels mixed to mono, resampled to
-    ``sample_rate``.
-
-    From ``start`` to ``end`` (None: the end), in seconds of the clip. Sound that begins later than the
-    picture, and holes in it, are filled with silence.
-    """
+    """The sound of a clip or sound file from ``start`` to ``end`` seconds (None: the end): int16 (N,), all channels
+    mixed to mono, at ``sample_rate``. Sound that begins later than the picture, and holes in it, are silence."""
     with MediaFile(path) as file:
         return hear(file, [Form(sample_rate)], start, end)[0].waveform(start, end)[0]
-
-
-def read_track(path: Path, *, like: Track | None = None) -> Track:
-    """All channels of the sound of a clip or sound file, in time with ``read_waveform``: sound that begins late and
-    holes in it are filled with silence. With ``like``, at that one's rate and with its channels. MediaError where there
-    is no sound to be had."""
-    with MediaFile(path) as file:
-        return hear(file, [Form(like.rate, like.layout, "fltp") if like else AS_IT_IS])[0].track(path)
 
 
 def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float | None = None) -> list[Sound]:
@@ -67,7 +54,7 @@ def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float 
     with file.reading():
         for at_start in file.positions(start - PREROLL):
             sounds = [Sound(form, length=file.duration()) for form in forms]
-            for frame in file.decoded_sound():
+            for frame in file.decoded(file.sound):
                 time = file.time_of(frame, default=sounds[0].due)
                 for sound in sounds:
                     sound.add(frame, time)
@@ -156,5 +143,5 @@ class Sound:
     def track(self, path: Path) -> Track:
         """All of it; MediaError, of ``path``, where there is nothing."""
         if not self.stretches:
-            raise UnusableMedia(f"{path}: none of its sound can be decoded", reason=UNDECODABLE)
+            raise UnusableMedia(f"{path}: none of its sound can be decoded")
         return Track(self.waveform(), self.rate, self.layout)

@@ -53,7 +53,7 @@ def bootstrap_mean(
     means = np.empty(draws)
     rows = max(1, NUMBERS_AT_ONCE // len(sums))
     for start in range(0, draws, rows):
-        drawn = _draw(generator, len(sums), len(means[start : start + rows]))
+        drawn = generator.integers(len(sums), size=(len(means[start : start + rows]), len(sums)))
         means[start : start + rows] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
     return _interval(float(values.mean()), means, level, len(values), len(sums))
 
@@ -98,7 +98,8 @@ def bootstrap_statistic(
     every = np.arange(count)
     numbers = np.full(draws, np.nan)
     for draw in range(draws if drawn_together > 1 else 0):
-        times = np.bincount(_draw(generator, drawn_together, 1)[0], minlength=drawn_together)
+        drawn = generator.integers(drawn_together, size=drawn_together)
+        times = np.bincount(drawn, minlength=drawn_together)
         numbers[draw] = statistic(np.repeat(every, times[member]))
     value = float(statistic(every)) if count else np.nan
     return _interval(value, numbers[~np.isnan(numbers)], level, count, drawn_together)
@@ -112,11 +113,6 @@ def _members(count: int, groups: np.ndarray | None, kept: np.ndarray) -> tuple[n
     if groups.shape != (count,):
         raise ValueError(f"groups {groups.shape} are not one for each of {count} samples")
     return np.unique(groups[kept], return_inverse=True)[1], kept
-
-
-def _draw(generator: np.random.Generator, groups: int, draws: int) -> np.ndarray:
-    """As many groups as there are, drawn with replacement: int64 (draws, groups)."""
-    return generator.integers(groups, size=(draws, groups))
 
 
 def _interval(value: float, drawn: np.ndarray, level: float, samples: int, groups: int) -> Interval:

@@ -48,18 +48,16 @@ def consensus_map(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
 
 
 def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Whether the highest cell of each map (B, rows, columns) lies inside its truth, bool (B, H, W): float64
-    (B,).
+    """Protocol ``pointing``, the mean of this: whether the highest cell of each map (B, rows, columns) lies inside its
+    truth, bool (B, H, W): float64 (B,).
 
-    hit_b = mean over the cells c with P_b(c) = max P_b of G_b(centre of c): 1 or 0 where one cell is highest.
-    Where several are, it is the chance that one drawn from them lies inside, so that a constant map gets its
-    truth's share of the cells and no hit by luck. The maps may be of any resolution: bilinear upsampling leaves
-    the highest place at a cell's centre (at the frame's edge it spreads it out to there). NaN where the truth is
-    empty: leave such images out, and count them. ValueError for maps that are not finite or do not go with
-    ``truth``.
+    hit_b = mean over the cells c with P_b(c) = max P_b of G_b(centre of c): 1 or 0 where one cell is highest. Where
+    several are, it is the chance that one drawn from them lies inside, so that a constant map gets its truth's share of
+    the cells and no hit by luck. The maps may be of any resolution: bilinear upsampling leaves the highest place at a
+    cell's centre (at the frame's edge it spreads it out to there). NaN where the truth is empty: leave such images out,
+    and count them. ValueError for maps that are not finite or do not go with ``truth``.
 
-    Source: the pointing game (Zhang et al., arXiv 1608.00507, section 4.2), without its tolerance of 15
-    pixels.
+    Source: the pointing game (Zhang et al., arXiv 1608.00507, section 4.2), without its tolerance of 15 pixels.
     """
     maps, truth = np.asarray(maps), np.asarray(truth, bool)
     if maps.ndim != 3 or truth.ndim != 3 or len(maps) != len(truth):
@@ -74,17 +72,6 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     highest = maps == maps.max(axis=(1, 2), keepdims=True)
     hits = (inside & highest).sum(axis=(1, 2)) / highest.sum(axis=(1, 2))
     return np.where(truth.any(axis=(1, 2)), hits, np.nan)
-
-
-def pointing(maps: np.ndarray, truth: np.ndarray) -> float:
-    """Protocol ``pointing``: the mean of ``pointing_hits`` over the images whose truth is not empty, in 0 to
-    1.
-
-    NaN where there is no such image.
-    """
-    hits = pointing_hits(maps, truth)
-    known = hits[~np.isnan(hits)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def ciou_median(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -131,9 +118,6 @@ class Ciou(NamedTuple):
     left_out: int
 
 
-CIOU_THRESHOLDS = np.arange(21) / 20
-
-
 def ciou_summary(ciou: np.ndarray) -> Ciou:
     """Per-image ``ciou`` (N,) -> the numbers of the tables.
 
@@ -141,9 +125,9 @@ def ciou_summary(ciou: np.ndarray) -> Ciou:
     out. NaN where nothing is left.
     """
     known = ciou[~np.isnan(ciou)]
-    shares = [(known >= threshold).mean() if len(known) else np.nan for threshold in CIOU_THRESHOLDS]
-    auc = float(np.mean([(shares[i] + shares[i + 1]) / 2 for i in range(len(shares) - 1)]))
-    return Ciou(float(shares[10]), auc, len(known), len(ciou) - len(known))
+    shares = np.array([(known >= t).mean() if len(known) else np.nan for t in np.arange(21) / 20])
+    auc = ((shares[:-1] + shares[1:]) / 2).mean()
+    return Ciou(float(shares[10]), float(auc), len(known), len(ciou) - len(known))
 
 
 def slavc_confidence(maps: np.ndarray, size: tuple[int, int] = EVALUATION_SIZE) -> np.ndarray:
@@ -248,10 +232,9 @@ def centred_disc(size: tuple[int, int]) -> np.ndarray:
 def exchange_by_class(labels: Sequence[Collection[int]], *, seed: int) -> np.ndarray:
     """A fixed exchange of sounds: clip i gets the sound of clip ``result[i]``, which shares no label with it.
 
-    ``labels`` holds each clip's class ids. The result is a permutation int64 (N,) without fixed points, a
-    function of labels and seed: random, then repaired by swaps. DataError where a clip has no label or no
-    such exchange is found (surely so where one class has more than half of the clips; with one label a clip,
-    only then).
+    ``labels`` holds each clip's class ids. The result is a permutation int64 (N,) without fixed points, a function of
+    labels and seed: random, then repaired by swaps. DataError where a clip has no label or no such exchange is found
+    (surely so where one class has more than half of the clips; with one label a clip, only then).
     """
     if unlabelled := sum(not own for own in labels):
         raise DataError(

@@ -71,8 +71,7 @@ def _f_curve(level: Tensor, inside: Tensor) -> Tensor:
 
 class Segmentation(NamedTuple):
     """A set's scores, 0 to 1, over ``frames``; ``left_out`` of them hold no object and count in ``f`` not at all, in
-    ``miou`` as the protocol says.
-    """
+    ``miou`` as the protocol says."""
 
     miou: float
     f: float

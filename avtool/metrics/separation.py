@@ -1,4 +1,4 @@
-"""Separation: protocol ``bss-eval`` on the waveforms' own device, and the ideal masks that bound it.
+"""Separation: protocol ``bss-eval`` on the waveforms' own device.
 
 Letters: B mixtures, S sources of each, N samples, K rival estimates of the same sources, L taps, F frequencies.
 """
@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from avtool.metrics import toeplitz
-
 LENGTH = 512
 """Taps of the distortion that is forgiven: a source may arrive filtered by as many."""
 FRAME = 4096
@@ -19,6 +17,9 @@ NUMBERS_AT_ONCE = 2**24
 """Samples of estimates that go together where memory is the bound."""
 SILENCE = 1e-5
 """Energy (sum of squares of samples in -1 to 1) below which a waveform counts as silent."""
+ENOUGH = 1e-18
+"""Of a right-hand side's energy, the squared distance to the solution at which the search for it ends."""
+STEPS = 100
 
 
 class BssEval(NamedTuple):
@@ -70,15 +71,12 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
     heard = ~silent(sources).any(dim=1)
     left_out = silent(rivals) | ~heard[:, None, None]
     scores = rivals.new_full((3, *left_out.shape), torch.nan)
-    for some in heard.nonzero().flatten().split(_at_once(rivals)):
+    # one mixture at a time where a cache is to be kept, else as many as memory holds
+    at_once = 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
+    for some in heard.nonzero().flatten().split(at_once):
         scores[:, some] = torch.stack(_ratios(sources[some], rivals[some]))
     parts = (*scores.masked_fill(left_out, torch.nan), left_out)
     return BssEval(*(part.reshape(estimates.shape[:-1]) for part in parts))
-
-
-def _at_once(rivals: Tensor) -> int:
-    """How many mixtures go together: one where a cache is to be kept, else what memory holds."""
-    return 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
 
 
 def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,8 +101,7 @@ def _ratios(sources: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _frames(waveforms: Tensor) -> Tensor:
     """Waveforms (..., N) cut for overlap-save: (..., frames, FRAME), each frame with the L - 1 samples before it, up to
-    where the longest filter has rung out.
-    """
+    where the longest filter has rung out."""
     hop = FRAME - LENGTH + 1
     frames = -(-(waveforms.shape[-1] + LENGTH - 1) // hop)
     padded = F.pad(waveforms, (LENGTH - 1, frames * hop - waveforms.shape[-1]))
@@ -113,8 +110,7 @@ def _frames(waveforms: Tensor) -> Tensor:
 
 def _correlations(spectra: Tensor, frames: Tensor) -> Tensor:
     """sum over t of s(t - a) e(t) for 0 <= a < L: of references, as the spectra (B, S, frames, F) of their frames, and
-    other signals' frames (B, E, frames, FRAME), (B, S, E, L).
-    """
+    other signals' frames (B, E, frames, FRAME), (B, S, E, L)."""
     new = frames.clone()
     new[..., : LENGTH - 1] = 0
     others = torch.fft.rfft(new)
@@ -129,19 +125,18 @@ def _filtered(product: Tensor) -> Tensor:
 
 def _filters(lags: Tensor, right: Tensor, energy: Tensor) -> tuple[Tensor, Tensor]:
     """The least-squares filters of each estimate onto its own reference (B, K, S, L) and onto all of them, R = S,
-    (B, K, S, R, L), from ``lags`` (B, S, S, L), correlations ``right`` (B, K, S, R, L) and ``energy`` (B, K, S).
-    """
-    blocks = toeplitz.invert_own(lags)
+    (B, K, S, R, L), from ``lags`` (B, S, S, L), correlations ``right`` (B, K, S, R, L) and ``energy`` (B, K, S)."""
+    blocks = invert_own(lags)
     of_own = right.diagonal(dim1=2, dim2=3).mT  # (B, K, S, L)
-    own = toeplitz.solve_own(blocks, of_own)
+    own = solve_own(blocks, of_own)
     start = torch.diag_embed(own.mT, dim1=2, dim2=3)  # (B, K, S, R, L)
     sides = right.flatten(1, 2)
-    everyone, found = toeplitz.solve_all(lags, blocks, sides, start.flatten(1, 2), energy.flatten(1))
+    everyone, found = solve_all(lags, blocks, sides, start.flatten(1, 2), energy.flatten(1))
     for item in (~found).nonzero().flatten().tolist():  # signals too short or too much alike
-        everyone[item] = toeplitz.solve_densely(lags[item], sides[item])
+        everyone[item] = solve_densely(lags[item], sides[item])
         for source in range(len(lags[item])):
             one = slice(source, source + 1)
-            own[item, :, one] = toeplitz.solve_densely(lags[item, one, one], of_own[item, :, one])
+            own[item, :, one] = solve_densely(lags[item, one, one], of_own[item, :, one])
     return own, everyone.view_as(right)
 
 
@@ -153,20 +148,99 @@ def _decibel(numerator: Tensor, denominator: Tensor) -> Tensor:
     return 10 * (numerator / denominator).log10()
 
 
-def ideal_ratio_mask(sources: Tensor) -> Tensor:
-    """S / sum of S: what a ratio mask can at best be.
+# Least squares onto the delays of several signals: normal equations whose matrix is made of Toeplitz blocks.
+#
+# E right-hand sides, L even. ``lags`` (B, S, S, L) are the correlations lags[i, j, a] = sum over t of
+# s_i(t - a) s_j(t), which say all of the Gram matrix G (S L by S L) of the delays: G[(i, a), (j, b)] =
+# lags[i, j, a - b], or lags[j, i, b - a] where b > a. Everything is float64.
 
-    ``sources`` (B, S, ...), magnitudes or powers, none below 0 -> masks (B, S, ...) that sum to 1 over the sources;
-    where all are 0, each gets 1 / S. Source: Wang, Narayanan and Wang 2014 (theirs has a free exponent).
+
+class Blocks(NamedTuple):
+    """The inverse of each signal's own Toeplitz block, as Cholesky factors of its even and odd half."""
+
+    factors: Tensor
+    """(B, S, 2, L / 2, L / 2)"""
+    fit: Tensor
+    """(B,) bool: there is one for all signals of the problem"""
+
+
+def invert_own(lags: Tensor) -> Blocks:
+    """The diagonal blocks of G, inverted.
+
+    A symmetric Toeplitz matrix commutes with reversal, so that vectors which reversal leaves as they are, and those
+    whose sign it turns, are two systems of half the size: a quarter of the work.
     """
-    total = sources.sum(dim=1, keepdim=True)
-    return torch.where(total > 0, sources / total, 1 / sources.shape[1])
+    first = lags.diagonal(dim1=1, dim2=2).mT  # (B, S, L)
+    half = first.shape[-1] // 2
+    both_ways = torch.cat([first[..., 1:half].flip(-1), first[..., :half]], dim=-1)
+    block = both_ways.unfold(-1, half, 1).flip(-2)  # row a, column b: lag |a - b|
+    mirrored = first.flip(-1).unfold(-1, half, 1)[..., :half, :]  # lag L - 1 - a - b
+    halves = torch.stack([block + mirrored, block - mirrored], dim=2)
+    factors, failed = torch.linalg.cholesky_ex(halves)
+    return Blocks(factors, (failed == 0).flatten(1).all(dim=1))
 
 
-def ideal_binary_mask(sources: Tensor) -> Tensor:
-    """1 where S > each of the others, else 0; where the loudest two are equal, no source has it.
+def solve_own(blocks: Blocks, right: Tensor) -> Tensor:
+    """Each signal's own block alone, solved for ``right`` (B, E, S, L): (B, E, S, L)."""
+    upper, lower = right.chunk(2, dim=-1)
+    lower = lower.flip(-1)
+    parts = torch.stack([upper + lower, upper - lower], dim=-2).movedim(1, -1) / 2  # (B, S, 2, L / 2, E)
+    forward = torch.linalg.solve_triangular(blocks.factors, parts, upper=False)
+    solved = torch.linalg.solve_triangular(blocks.factors.mT, forward, upper=True)
+    even, odd = solved.movedim(-1, 1).unbind(-2)
+    return torch.cat([even + odd, (even - odd).flip(-1)], dim=-1)
 
-    ``sources`` (B, S, ...), magnitudes or powers, S at least 2 -> masks (B, S, ...) of its dtype. Source: Wang 2005.
+
+def solve_all(
+    lags: Tensor, blocks: Blocks, right: Tensor, start: Tensor, energy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """G^-1 ``right`` (B, E, S, L) from ``start`` of the same shape, and which problems are solved, bool (B,).
+
+    Conjugate gradients, preconditioned by the signals' own blocks: the more alike the signals, the more steps, about
+    ten for two of different origin. What shrinks is the distance between projections, so that weak directions, badly
+    known whatever the method, cost nothing.
+    It ends at ``ENOUGH`` of ``energy`` (B, E). Source: Golub and Van Loan, Matrix Computations, section 11.5.
     """
-    first, second = sources.topk(2, dim=1).values.split(1, dim=1)
-    return ((sources == first) & (first > second)).to(sources.dtype)
+    negative = lags.transpose(1, 2)[..., 1:].flip(-1)
+    # the blocks of G as the spectra (B, S, S, L + 1) of the circulant matrices around them
+    gains = torch.fft.rfft(torch.cat([lags, torch.zeros_like(lags[..., :1]), negative], dim=-1))
+    solution = start
+    rest = right - _product(gains, start)
+    near = solve_own(blocks, rest)
+    direction, left = near, _dot(rest, near)
+    for _ in range(STEPS):
+        active = (left > ENOUGH * energy) & blocks.fit[:, None]
+        if not active.any():
+            break
+        ahead = _product(gains, direction)
+        step = torch.where(active, left / _dot(direction, ahead), 0.0)[..., None, None]
+        solution, rest = solution + step * direction, rest - step * ahead
+        near = solve_own(blocks, rest)
+        before, left = left, _dot(rest, near)
+        direction = near + torch.where(active, left / before, 0.0)[..., None, None] * direction
+    return solution, (left <= ENOUGH * energy).all(dim=1) & blocks.fit
+
+
+def solve_densely(lags: Tensor, right: Tensor) -> Tensor:
+    """G^-1 ``right`` of a single problem, lags (S, S, L) and right (E, S, L): by LU or, where G is singular, the
+    solution of least norm."""
+    count, length = lags.shape[1:]
+    both = torch.cat([lags.transpose(0, 1)[..., 1:].flip(-1), lags], dim=-1)  # lag 1 - L .. L - 1
+    place = torch.arange(length, device=lags.device)
+    gram = both[..., place[:, None] - place + length - 1].transpose(1, 2).reshape(count * length, -1)
+    wanted = right.flatten(1).mT
+    solution, singular = torch.linalg.solve_ex(gram, wanted)
+    if singular or not solution.isfinite().all():
+        solution = torch.linalg.pinv(gram, hermitian=True) @ wanted
+    return solution.mT.reshape(right.shape)
+
+
+def _product(gains: Tensor, vectors: Tensor) -> Tensor:
+    """G, by its ``gains``, times ``vectors`` (B, E, S, L)."""
+    length = vectors.shape[-1]
+    spectra = torch.fft.rfft(vectors, 2 * length)
+    return torch.fft.irfft((gains[:, None] * spectra[:, :, None]).sum(dim=3), 2 * length)[..., :length]
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    return (one * other).sum(dim=(-2, -1))

@@ -1,7 +1,8 @@
 """The early-fusion encoder: an image ViT, an audio ViT and the fusion tokens between them, from the first layer on."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,16 +129,9 @@ class AudioVisualEncoder(nn.Module):
         self.audio_grid = grid_of(*audio_size, patch_size)
         self.activation_checkpointing = activation_checkpointing
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
-        vit: dict[str, Any] = {
-            "patch_size": patch_size,
-            "dim": dim,
-            "depth": depth,
-            "heads": heads,
-            "mlp_ratio": mlp_ratio,
-            "drop_path": rates,
-        }
-        self.image = VisionTransformer(channels=3, **vit)
-        self.audio = VisionTransformer(channels=1, **vit)
+        shape = {"patch_size": patch_size, "dim": dim, "depth": depth, "heads": heads}
+        vit = partial(VisionTransformer, **shape, mlp_ratio=mlp_ratio, drop_path=rates)
+        self.image, self.audio = vit(channels=3), vit(channels=1)
         self.fusion_tokens = nn.Parameter(torch.empty(1, sum(fusion_tokens), dim))
         # Keyed by layer number, also where some layers have none.
         self.fusion_blocks = nn.ModuleDict(
@@ -202,9 +196,7 @@ class AudioVisualEncoder(nn.Module):
         tokens = Tokens(
             self.image.embed(image, image_keep),
             self.audio.embed(audio, audio_keep),
-            self.fusion_tokens.repeat(
-                image.shape[0], 1, 1
-            ),  # laid out as any layer's, so that one kernel fits all
+            self.fusion_tokens.repeat(image.shape[0], 1, 1),  # laid out as any layer's: one kernel fits all
         )
         yield tokens
         for layer in range(self.depth):

@@ -18,60 +18,45 @@ from avtool.registry import FUSIONS
 
 
 class CrossAttention(nn.Module):
-    """Queries of one sequence read another, at full width."""
+    """Queries of one sequence read another, with queries, keys and values of ``width``."""
 
-    def __init__(self, dim: int, *, heads: int, scale: float) -> None:
+    def __init__(self, dim: int, *, heads: int, width: int, scale: float) -> None:
         super().__init__()
         self.heads, self.scale = heads, scale
-        self.q = nn.Linear(dim, dim)
-        self.kv = nn.Linear(dim, 2 * dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def _heads(self, x: Tensor, source: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        key, value = self.kv(source).chunk(2, dim=-1)
-        return (
-            split_heads(self.q(x), self.heads),
-            split_heads(key, self.heads),
-            split_heads(value, self.heads),
-        )
-
-    def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """(B, T, D) queries, (B, N, D) read -> (B, T, D)."""
-        return self.proj(merge_heads(attend(*self._heads(x, source), scale=self.scale)))
-
-    def weights(self, x: Tensor, source: Tensor) -> Tensor:
-        """What each query attends to: (B, H, T, N), summing to 1 over N."""
-        query, key, _ = self._heads(x, source)
-        return attention_weights(query, key, scale=self.scale)
-
-
-class TokenAttention(nn.Module):
-    """Fusion tokens attend to the image and audio tokens in one sequence."""
-
-    def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
-        super().__init__()
-        width = int(dim * attn_ratio)
-        self.heads, self.scale = heads, (width / heads) ** -0.5
         self.q = nn.Linear(dim, width)
         self.kv = nn.Linear(dim, 2 * width)
         self.proj = nn.Linear(width, dim)
 
-    def _heads(self, x: Tensor, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        key, value = self.kv(torch.cat([image, audio], dim=1)).chunk(2, dim=-1)
-        return (
-            split_heads(self.q(x), self.heads),
-            split_heads(key, self.heads),
-            split_heads(value, self.heads),
-        )
+    def _heads(self, x: Tensor, source: Tensor) -> list[Tensor]:
+        key, value = self.kv(source).chunk(2, dim=-1)
+        return [split_heads(part, self.heads) for part in (self.q(x), key, value)]
 
-    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+    def forward(self, x: Tensor, source: Tensor) -> Tensor:
+        """(B, T, D) queries, (B, N, D) read -> (B, T, D)."""
+        query, key, value = self._heads(x, source)
+        return self.proj(merge_heads(attend(query, key, value, scale=self.scale)))
+
+    def weights(self, x: Tensor, source: Tensor, first: int | None = None) -> Tensor:
+        """What each query attends to, of all or the ``first`` tokens of the source: (B, H, T, N), summing to 1 over
+        N."""
+        query, key, _ = self._heads(x, source)
+        return attention_weights(query, key[:, :, :first], scale=self.scale)
+
+
+class TokenAttention(CrossAttention):
+    """Fusion tokens attend to the image and audio tokens in one sequence."""
+
+    def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
+        width = int(dim * attn_ratio)
+        super().__init__(dim, heads=heads, width=width, scale=(width / heads) ** -0.5)
+
+    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:  # type: ignore[override]
         """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
-        return self.proj(merge_heads(attend(*self._heads(x, image, audio), scale=self.scale)))
+        return super().forward(x, torch.cat([image, audio], dim=1))
 
     def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """Attention over the image tokens, renormalised without the audio's share: (B, H, T, Ni)."""
-        query, key, _ = self._heads(x, image, audio)
-        return attention_weights(query, key[:, :, : image.shape[1]], scale=self.scale)
+        return self.weights(x, torch.cat([image, audio], dim=1), first=image.shape[1])
 
 
 class PairProjection(nn.Linear):
@@ -106,10 +91,8 @@ class PairAttention(nn.Module):
 
     def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """The image half of the factored softmax: (B, H, T, Ni), summing to 1 over Ni."""
-        image_key, _ = self.k(image, audio)
-        return attention_weights(
-            split_heads(self.q(x), self.heads), split_heads(image_key, self.heads), scale=self.scale
-        )
+        query, image_key = (split_heads(part, self.heads) for part in (self.q(x), self.k(image, audio)[0]))
+        return attention_weights(query, image_key, scale=self.scale)
 
 
 class DenseAttention(PairAttention):
@@ -126,8 +109,8 @@ class FactorizedAttention(nn.Module):
         super().__init__()
         self.tokens = tuple(tokens)
         scale = (dim / heads) ** -0.5
-        self.aggregate_image = CrossAttention(dim, heads=heads, scale=scale)
-        self.aggregate_audio = CrossAttention(dim, heads=heads, scale=scale)
+        self.aggregate_image = CrossAttention(dim, heads=heads, width=dim, scale=scale)
+        self.aggregate_audio = CrossAttention(dim, heads=heads, width=dim, scale=scale)
         self.pairs = PairAttention(dim, heads=heads, attn_ratio=attn_ratio, value_width=dim)
 
     def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
@@ -135,17 +118,14 @@ class FactorizedAttention(nn.Module):
         fusion, image_query, audio_query = x.split(self.tokens, dim=1)
         gathered_image = self.aggregate_image(image_query, image)
         gathered_audio = self.aggregate_audio(audio_query, audio)
-        return torch.cat(
-            [self.pairs(fusion, gathered_image, gathered_audio), gathered_image, gathered_audio], dim=1
-        )
+        fusion = self.pairs(fusion, gathered_image, gathered_audio)
+        return torch.cat([fusion, gathered_image, gathered_audio], dim=1)
 
     def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """What fusion tokens see of the image through the aggregating ones: (B, H, F, Ni), summing to 1 over Ni."""
         fusion, image_query, audio_query = x.split(self.tokens, dim=1)
-        use = self.pairs.image_weights(
-            fusion, self.aggregate_image(image_query, image), self.aggregate_audio(audio_query, audio)
-        )
-        return use @ self.aggregate_image.weights(image_query, image)
+        gathered = self.aggregate_image(image_query, image), self.aggregate_audio(audio_query, audio)
+        return self.pairs.image_weights(fusion, *gathered) @ self.aggregate_image.weights(image_query, image)
 
 
 class FusionBlock(nn.Module):

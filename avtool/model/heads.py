@@ -24,23 +24,6 @@ def pool(tokens: Tokens) -> Tokens:
     return Tokens(*(stream.mean(dim=1) for stream in tokens))
 
 
-def join_logits(image: Tensor, audio: Tensor, fusion: Tensor) -> ClassLogits:
-    """The three heads' logits (B, C) and their mean."""
-    return ClassLogits(image, audio, fusion, (image + audio + fusion) / 3)
-
-
-def reset_linear(*heads: nn.Linear) -> None:
-    """Small normal weights (0.01) and zero biases: all classes begin nearly alike."""
-    for head in heads:
-        nn.init.normal_(head.weight, std=0.01)
-        nn.init.zeros_(head.bias)
-
-
-def _check_fusion_tokens(encoder: AudioVisualEncoder) -> None:
-    if encoder.fusion_tokens.shape[1] == 0:
-        raise ValueError("the fusion head reads fusion tokens, and this encoder has none")
-
-
 class AudioVisualClassifier(nn.Module):
     """The encoder and one linear head a stream (DeepAVFusion, arXiv 2312.01017, section 4).
 
@@ -49,43 +32,46 @@ class AudioVisualClassifier(nn.Module):
 
     def __init__(self, encoder: AudioVisualEncoder, *, classes: int) -> None:
         super().__init__()
-        _check_fusion_tokens(encoder)
+        if encoder.fusion_tokens.shape[1] == 0:
+            raise ValueError("the fusion head reads fusion tokens, and this encoder has none")
         self.encoder = encoder
         self.image_head = nn.Linear(encoder.dim, classes)
         self.audio_head = nn.Linear(encoder.dim, classes)
         self.fusion_head = nn.Linear(encoder.dim, classes)
 
     def reset_head(self) -> None:
-        """Starting weights of everything but the encoder."""
-        reset_linear(self.image_head, self.audio_head, self.fusion_head)
+        """Starting weights of everything but the encoder: small normal ones (0.01) and zero biases, so that all classes
+        begin nearly alike."""
+        for head in (self.image_head, self.audio_head, self.fusion_head):
+            nn.init.normal_(head.weight, std=0.01)
+            nn.init.zeros_(head.bias)
 
     def forward(self, image: Tensor, audio: Tensor, path_noise: Tensor | None = None) -> ClassLogits:
         """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C). ``path_noise`` is
         the encoder's."""
-        image, audio, fusion = pool(self.encoder(image, audio, path_noise=path_noise))
-        return join_logits(self.image_head(image), self.audio_head(audio), self.fusion_head(fusion))
+        return self.logits(*pool(self.encoder(image, audio, path_noise=path_noise)))
+
+    def logits(self, image: Tensor, audio: Tensor, fusion: Tensor) -> ClassLogits:
+        """What the heads say of the pooled streams (B, D): logits (B, C) and their mean."""
+        image, audio, fusion = self.image_head(image), self.audio_head(audio), self.fusion_head(fusion)
+        return ClassLogits(image, audio, fusion, (image + audio + fusion) / 3)
 
 
-class LinearProbe(nn.Module):
+class LinearProbe(AudioVisualClassifier):
     """A linear head a stream on a frozen encoder, each behind a BatchNorm without gain and bias (as MAE's probe).
 
     The encoder gets no gradient and stays in eval mode: only the heads and the BatchNorms' statistics are trained.
     """
 
     def __init__(self, encoder: AudioVisualEncoder, *, classes: int) -> None:
-        super().__init__()
-        _check_fusion_tokens(encoder)
-        self.encoder = encoder.requires_grad_(False).eval()
+        super().__init__(encoder.requires_grad_(False).eval(), classes=classes)
         self.image_norm, self.audio_norm, self.fusion_norm = (
             nn.BatchNorm1d(encoder.dim, affine=False, eps=1e-6) for _ in range(3)
         )
-        self.image_head = nn.Linear(encoder.dim, classes)
-        self.audio_head = nn.Linear(encoder.dim, classes)
-        self.fusion_head = nn.Linear(encoder.dim, classes)
 
     def reset_head(self) -> None:
-        """Starting weights of everything but the encoder."""
-        reset_linear(self.image_head, self.audio_head, self.fusion_head)
+        """The same, and no statistics yet."""
+        super().reset_head()
         for norm in (self.image_norm, self.audio_norm, self.fusion_norm):
             norm.reset_parameters()
 
@@ -95,19 +81,15 @@ class LinearProbe(nn.Module):
         self.encoder.eval()
         return self
 
-    def forward(self, image: Tensor, audio: Tensor) -> ClassLogits:
-        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C)."""
+    def forward(self, image: Tensor, audio: Tensor, path_noise: Tensor | None = None) -> ClassLogits:
+        """The same; ``path_noise`` means nothing to an encoder that does not train."""
         with torch.no_grad():
             image, audio, fusion = pool(self.encoder(image, audio))
-        return join_logits(
-            self.image_head(self.image_norm(image)),
-            self.audio_head(self.audio_norm(audio)),
-            self.fusion_head(self.fusion_norm(fusion)),
-        )
+        return self.logits(self.image_norm(image), self.audio_norm(audio), self.fusion_norm(fusion))
 
 
 @torch.no_grad()
-def start_at_log_odds(model: AudioVisualClassifier | LinearProbe, share: Tensor) -> None:
+def start_at_log_odds(model: AudioVisualClassifier, share: Tensor) -> None:
     """Set the biases of all three heads to log(p / (1 - p)), so that training begins at the classes' frequencies.
 
     ``share`` (C,) is each class's share p of the training clips. ValueError where one is not within (0, 1), or where

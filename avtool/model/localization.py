@@ -56,12 +56,12 @@ class LocalizationModel(nn.Module):
         return cells.unflatten(1, grid_of(image.shape[2], image.shape[3], self.encoder.patch_size))
 
     def patches(self, image: Tensor, audio: Tensor) -> Tensor:
-        """Two-pass: unit vectors (B, N, width) of the patches, seen with silence in place of ``audio``."""
+        """Unimodal: unit vectors (B, N, width) of the patches, seen with silence in place of ``audio``."""
         tokens = self.encoder(image, silence(audio), audio_keep=self._standing_for_all(audio)).image
         return F.normalize(self.image_projection(tokens), dim=-1)
 
     def sounds(self, image: Tensor, audio: Tensor) -> Tensor:
-        """Two-pass: unit vectors (B, width) of the sounds, heard with a blank frame in place of ``image``."""
+        """Unimodal: unit vectors (B, width) of the sounds, heard with a blank frame in place of ``image``."""
         tokens = self.encoder(blank_frames(image), audio, image_keep=self._standing_for_all(image)).audio
         return F.normalize(self.audio_projection(tokens.mean(dim=1)), dim=-1)
 

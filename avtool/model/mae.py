@@ -1,6 +1,7 @@
 """The masked autoencoder that pretrains the encoder: random masks, two decoders, predictions of removed patches."""
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,30 @@ from torch import Tensor, nn
 
 from avtool.model.encoder import AudioVisualEncoder, Tokens, gather_tokens
 from avtool.model.transformer import Block, init_like_mae, patchify, recomputed, sincos_positions
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser on int64, with the wrap-around of 64-bit arithmetic."""
+
+    def shifted(x: Tensor, bits: int) -> Tensor:
+        return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+    x = (x ^ shifted(x, 30)) * -0x40A7B892E31B1A47
+    x = (x ^ shifted(x, 27)) * -0x6B2FB644ECCEEE15
+    return x ^ shifted(x, 31)
+
+
+def sample_noise(index: Tensor, *, seed: int, epoch: int | Tensor, count: int) -> Tensor:
+    """Uniform noise (B, count) in [0, 1) for the samples ``index`` (B,) of a data set, on their device; ``epoch``
+    is one number or (B,). Masks and dropped paths are made of it.
+
+    A function of (seed, epoch, index) alone: the same on any device, for any batch and any number of processes.
+    """
+    step = -0x61C8864680B583EB  # 2**64 divided by the golden ratio
+    key = _mixed(_mixed(index + (seed + 1) * 1_000_003) + (epoch + 1) * 998_244_353)
+    counter = torch.arange(1, count + 1, device=index.device) * step
+    bits = _mixed(key.unsqueeze(1) + counter) >> 40 & 0xFFFFFF
+    return bits.float() / (1 << 24)
 
 
 class Mask(NamedTuple):
@@ -108,16 +133,17 @@ class MaskedAutoencoder(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.image_mask_ratio, self.audio_mask_ratio = image_mask_ratio, audio_mask_ratio
-        shape: dict[str, Any] = {
-            "encoder_dim": encoder.dim,
-            "dim": decoder_dim,
-            "depth": decoder_depth,
-            "heads": decoder_heads,
-            "activation_checkpointing": encoder.activation_checkpointing,
-        }
         area = encoder.patch_size**2
-        self.image_decoder = Decoder(grid=encoder.image_grid, patch_values=3 * area, **shape)
-        self.audio_decoder = Decoder(grid=encoder.audio_grid, patch_values=area, **shape)
+        decoder = partial(
+            Decoder,
+            encoder_dim=encoder.dim,
+            dim=decoder_dim,
+            depth=decoder_depth,
+            heads=decoder_heads,
+            activation_checkpointing=encoder.activation_checkpointing,
+        )
+        self.image_decoder = decoder(grid=encoder.image_grid, patch_values=3 * area)
+        self.audio_decoder = decoder(grid=encoder.audio_grid, patch_values=area)
 
     def reset_parameters(self) -> None:
         """Random starting weights, drawn from torch's global generator."""
@@ -145,16 +171,13 @@ class MaskedAutoencoder(nn.Module):
         """
         image_mask, audio_mask = self.masks(image_noise, audio_noise)
         tokens = self.encode_visible(image, audio, image_mask, audio_mask)
-        size = self.encoder.patch_size
+
+        def rebuilt(decoder: Decoder, x: Tensor, visible: Tensor, mask: Mask) -> Reconstruction:
+            patches = patchify(x, self.encoder.patch_size)
+            prediction = decoder(visible, tokens.fusion, mask)
+            return Reconstruction(prediction, gather_tokens(patches, mask.removed), mask)
+
         return (
-            Reconstruction(
-                self.image_decoder(tokens.image, tokens.fusion, image_mask),
-                gather_tokens(patchify(image, size), image_mask.removed),
-                image_mask,
-            ),
-            Reconstruction(
-                self.audio_decoder(tokens.audio, tokens.fusion, audio_mask),
-                gather_tokens(patchify(audio, size), audio_mask.removed),
-                audio_mask,
-            ),
+            rebuilt(self.image_decoder, image, tokens.image, image_mask),
+            rebuilt(self.audio_decoder, audio, tokens.audio, audio_mask),
         )

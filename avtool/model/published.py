@@ -12,9 +12,6 @@ import re
 import torch
 from torch import Tensor
 
-PUBLISHED_FUSION = {"token": "token", "dense_mmi": "dense", "factorized_mmi": "factorized"}
-"""Published name of an interaction -> name here."""
-
 FIXED_POSITIONS = re.compile(r"encoder\.(image|audio)\.pos_embed$")
 _DECODER = re.compile(r"^(image|audio)_decoder_")
 _FUSION = re.compile(r"(.*\bfusion_blocks\.\d+\.)(.*)")
@@ -42,33 +39,30 @@ def _rename(key: str, names: dict[str, str]) -> str:
     return match[1] + _replace_prefix(match[2], names) if match else key
 
 
-_ENLARGERS = {"lat": "laterals", "up": "ups"}
 _DOUBLE_CONV = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
 
 
-def _separation_names() -> dict[str, str]:
-    names = {"xv_norm": "image_norm", "top": "top", "pred": "predict"}
+def _task_names() -> dict[str, str]:
+    enlargers = {"lat": "laterals", "up": "ups"}
+    separation = {"xv_norm": "image_norm", "top": "top", "pred": "predict"}
     for level in range(5):
-        names[f"xa_norm.{4 - level}"] = f"audio_norms.{level}"
-        names[f"cond{5 - level}"] = f"conditions.{level}"
+        separation[f"xa_norm.{4 - level}"] = f"audio_norms.{level}"
+        separation[f"cond{5 - level}"] = f"conditions.{level}"
     for step in range(4):
-        names |= {f"{old}{4 - step}": f"{new}.{step}" for old, new in _ENLARGERS.items()}
-    return {f"avss_decoder.{old}": f"separation_decoder.{new}" for old, new in names.items()}
+        separation |= {f"{old}{4 - step}": f"{new}.{step}" for old, new in enlargers.items()}
+    segmentation = {
+        "normv": "image_norms",
+        "proja": "audio_projections",
+        "norma": "audio_norms",
+        "top": "top",
+    }
+    segmentation |= {"predictor.0": "hidden", "predictor.2": "predict", **enlargers}
+    names = {f"avss_decoder.{old}": f"separation_decoder.{new}" for old, new in separation.items()}
+    return names | {old: f"segmentation_decoder.{new}" for old, new in segmentation.items()}
 
 
-def _segmentation_names() -> dict[str, str]:
-    names = {"normv": "image_norms", "proja": "audio_projections", "norma": "audio_norms", "top": "top"}
-    names |= {"predictor.0": "hidden", "predictor.2": "predict", **_ENLARGERS}
-    return {old: f"segmentation_decoder.{new}" for old, new in names.items()}
-
-
-_TASK_DECODERS = _separation_names() | _segmentation_names()
+_TASK_DECODERS = _task_names()
 """Prefixes in the separation and segmentation decoders, published -> ours."""
-
-
-def _task_decoder_from(key: str) -> str:
-    name = _replace_prefix(key, _TASK_DECODERS)
-    return re.sub(r"\.double_conv\.(\d)\.", lambda match: f".{_DOUBLE_CONV[match[1]]}.", name)
 
 
 def _task_decoder_to(name: str) -> str:
@@ -90,7 +84,9 @@ def from_published(state: dict[str, Tensor], *, fusion: str) -> dict[str, Tensor
     for key, tensor in state.items():
         if FIXED_POSITIONS.search(key):
             continue
-        name = _rename(_task_decoder_from(_DECODER.sub(r"\1_decoder.", key)), names)
+        name = _replace_prefix(_DECODER.sub(r"\1_decoder.", key), _TASK_DECODERS)
+        name = re.sub(r"\.double_conv\.(\d)\.", lambda match: f".{_DOUBLE_CONV[match[1]]}.", name)
+        name = _rename(name, names)
         if fusion == "dense" and (
             match := re.fullmatch(r"(.*fusion_blocks\.\d+\.attn\.)kv\.(weight|bias)", name)
         ):

@@ -1,13 +1,26 @@
-"""What the separation and segmentation decoders share: token maps of several depths and the parts of a U-Net."""
+"""Separation and segmentation of what sounds: U-Nets over the tokens of several depths of the encoder.
+
+Level 0 is the coarsest: it has the tokens' grid and reads the shallowest block. Each next level is twice as large and
+reads a deeper block. Norms, projections and conditions are numbered by level, ``laterals`` and ``ups`` by the level
+that they lead to, less 1.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.model.encoder import AudioVisualEncoder, Tokens
+from avtool.model.transformer import grid_of
 
 PATCH_SIZE = 16
 """Both decoders enlarge a map of tokens by this factor, so it has to be the encoder's patch size."""
+SEPARATION_LEVELS, SEGMENTATION_LEVELS = 5, 4
+NARROWEST = 128
+"""Width below which no level of the segmentation decoder goes, and of its last hidden map."""
 
 
 def check_patch_size(encoder: AudioVisualEncoder, task: str) -> None:
@@ -25,15 +38,27 @@ def depth_ids(depth: int, count: int) -> list[int]:
     return [level * (depth - 1) // (count - 1) for level in range(count)]
 
 
-def block_outputs(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor, ids: list[int]) -> list[Tokens]:
-    """The tokens that blocks ``ids`` put out, without the encoder's final norms."""
+def block_outputs(encoder: AudioVisualEncoder, image: Tensor, audio: Tensor, *, count: int) -> list[Tokens]:
+    """The tokens that the blocks ``depth_ids`` put out, without the encoder's final norms."""
     layers = list(encoder.layers(image, audio))
-    return [layers[block + 1] for block in ids]
+    return [layers[block + 1] for block in depth_ids(encoder.depth, count)]
 
 
-def token_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(B, N, D) in row-major order of ``grid`` -> (B, D, rows, columns)."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+def token_maps(norms: nn.ModuleList, depths: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+    """Normalised tokens (B, N, D) of each depth, in row-major order of ``grid`` -> (B, D, rows, columns) each."""
+    pairs = zip(norms, depths, strict=True)
+    return [norm(tokens).transpose(1, 2).unflatten(2, grid) for norm, tokens in pairs]
+
+
+def enlarged(decoder: Any, maps: Sequence[Tensor], told: Sequence[Tensor]) -> Tensor:
+    """The finest level of a ``decoder``: from the top up, each level reads its one of the ``maps`` and what it is
+    ``told``, (B, C)."""
+    x = decoder.top(maps[0], everywhere=told[0])
+    for lateral, up, everywhere, source in zip(
+        decoder.laterals, decoder.ups, told[1:], maps[1:], strict=True
+    ):
+        x = up(x, lateral(source), everywhere=everywhere)
+    return x
 
 
 def convolved(vector: Tensor, weight: Tensor, size: tuple[int, int]) -> Tensor:
@@ -95,3 +120,141 @@ class Enlarge(nn.Module):
         """(B, inputs, rows, columns), maps of the enlarged size and what is the same ``everywhere``, (B, C), with
         ``beside`` channels in all -> (B, outputs, factor * rows, factor * columns)."""
         return self.conv(self.up(x), *beside, everywhere=everywhere)
+
+
+class SeparationDecoder(nn.Module):
+    """Mask logits from audio maps of five depths and a visual condition (DeepAVFusion, arXiv 2312.01017, section 4).
+
+    Each next level is half as wide. ValueError for a width below 16.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        widths = [dim // 2**level for level in range(SEPARATION_LEVELS)]
+        if not widths[-1]:
+            raise ValueError(
+                f"the separation decoder halves its width 4 times and so needs 16 or more, not {dim}"
+            )
+        self.image_norm = nn.LayerNorm(dim)
+        self.audio_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
+        self.conditions = nn.ModuleList(nn.Linear(dim, width) for width in widths)
+        self.top = DoubleConv(2 * dim, dim)
+        self.laterals = nn.ModuleList(
+            Enlarge(dim, width, width, factor=2**level) for level, width in enumerate(widths[1:], start=1)
+        )
+        self.ups = nn.ModuleList(
+            Enlarge(below, width, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
+        )
+        self.predict = nn.Conv2d(widths[-1], 1, 3, padding=1)
+
+    def forward(self, image: Tensor, audio: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """``image`` (B, Ni, D) of the last block, ``audio`` five times (B, Na, D), shallowest first, on a ``grid`` of
+        mel x time -> logits (B, 1, 16 * rows, 16 * columns)."""
+        seen = self.image_norm(image).mean(dim=1)
+        told = [condition(seen) for condition in self.conditions]
+        return self.predict(enlarged(self, token_maps(self.audio_norms, audio, grid), told))
+
+
+class SeparationModel(nn.Module):
+    """The encoder, which hears the mixture and sees one source's picture, and the decoder of that source's mask.
+
+    ValueError for patches other than 16x16 and for widths below 16.
+    """
+
+    def __init__(self, encoder: AudioVisualEncoder) -> None:
+        super().__init__()
+        check_patch_size(encoder, "separation")
+        self.encoder = encoder
+        self.separation_decoder = SeparationDecoder(encoder.dim)
+
+    def reset_head(self) -> None:
+        """Starting weights of everything but the encoder."""
+        reset_leaves(self.separation_decoder)
+
+    def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+        """``image`` (B, 3, H, W) of the source, ``audio`` (B, 1, mel, frames) of the mixture, log10 mel power
+        -> logits (B, 1, mel, frames) of the mask on the mixture's mel power."""
+        encoder = self.encoder
+        depths = block_outputs(encoder, image, audio, count=SEPARATION_LEVELS)
+        grid = grid_of(audio.shape[2], audio.shape[3], encoder.patch_size)
+        return self.separation_decoder(depths[-1].image, [tokens.audio for tokens in depths], grid)
+
+
+class SegmentationDecoder(nn.Module):
+    """Class logits a pixel from image maps of four depths and the sound (DeepAVFusion, arXiv 2312.01017, section 4).
+
+    ValueError for a width below 128.
+    """
+
+    def __init__(self, dim: int, *, classes: int) -> None:
+        super().__init__()
+        if dim < NARROWEST:
+            raise ValueError(f"the segmentation decoder needs an encoder of width 128 or more, not {dim}")
+        widths = [max(NARROWEST, dim // 2**level) for level in range(SEGMENTATION_LEVELS)]
+        self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
+        self.audio_projections = nn.ModuleList(nn.Linear(dim, width) for width in widths)
+        self.audio_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
+        self.top = DoubleConv(2 * dim, dim)
+        self.laterals = nn.ModuleList(
+            Enlarge(dim, dim // 2**level, width, factor=2**level)
+            for level, width in enumerate(widths[1:], start=1)
+        )
+        self.ups = nn.ModuleList(
+            Enlarge(below, below // 2, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
+        )
+        self.hidden = nn.Conv2d(widths[-1], NARROWEST, 3, padding=1)
+        self.predict = nn.Conv2d(NARROWEST, classes, 3, padding=1)
+
+    def forward(self, image: Sequence[Tensor], audio: Tensor, grid: tuple[int, int]) -> Tensor:
+        """``image`` four times (B, Ni, D), shallowest first, on a ``grid`` of rows x columns, ``audio`` (B, Na, D) of
+        the last block -> logits (B, classes, 16 * rows, 16 * columns)."""
+        pairs = zip(self.audio_norms, self.audio_projections, strict=True)
+        heard = [norm(project(audio)).mean(dim=1) for norm, project in pairs]
+        x = enlarged(self, token_maps(self.image_norms, image, grid), heard)
+        return convolved_double(self.hidden(x), self.predict)
+
+
+def convolved_double(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """The 3x3 convolution ``conv``, padding 1, of ``x`` (B, C, H, W) enlarged twofold, bilinearly
+    -> (B, outputs, 2 H, 2 W).
+
+    Enlarging treats all channels alike, so where the nine taps of all outputs are fewer than the channels, each is
+    taken from the small map and enlarged then: the same sums, of 9 maps instead of 128 for one class.
+    """
+    taps = 9 * conv.out_channels
+    if taps >= conv.in_channels:
+        return conv(_doubled(x))
+    x = _doubled(F.conv2d(x, conv.weight.permute(0, 2, 3, 1).reshape(taps, -1, 1, 1)))
+    height, width = x.shape[2:]
+    x = F.pad(x, (1, 1, 1, 1)).unflatten(1, (-1, 3, 3))
+    taken = sum(x[:, :, i, j, i : i + height, j : j + width] for i in range(3) for j in range(3))
+    assert conv.bias is not None
+    return taken + conv.bias[:, None, None]
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class SegmentationModel(nn.Module):
+    """The encoder and the decoder of a mask: ``classes`` 1 for what sounds, 71 for what it is as well (AVSS).
+
+    ValueError for patches other than 16x16 and for widths below 128.
+    """
+
+    def __init__(self, encoder: AudioVisualEncoder, *, classes: int) -> None:
+        super().__init__()
+        check_patch_size(encoder, "segmentation")
+        self.encoder = encoder
+        self.segmentation_decoder = SegmentationDecoder(encoder.dim, classes=classes)
+
+    def reset_head(self) -> None:
+        """Starting weights of everything but the encoder."""
+        reset_leaves(self.segmentation_decoder)
+
+    def forward(self, image: Tensor, audio: Tensor) -> Tensor:
+        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, classes, H, W)."""
+        encoder = self.encoder
+        depths = block_outputs(encoder, image, audio, count=SEGMENTATION_LEVELS)
+        grid = grid_of(image.shape[2], image.shape[3], encoder.patch_size)
+        return self.segmentation_decoder([tokens.image for tokens in depths], depths[-1].audio, grid)

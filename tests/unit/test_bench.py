@@ -35,7 +35,7 @@ from avtool.cli import app
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, RecipeError
-from avtool.media import probe, write_clip
+from avtool.media import describe_container, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
 from avtool.registry import FUSIONS
@@ -432,7 +432,7 @@ def test_the_same_clips_are_on_both_sides_in_one_order(folder: Path, tmp_path: P
     dataset, videos = bench_data._both(folder, tmp_path, clips=10, seed=0)
     assert [path.name for path in videos] == ["two.mp4", "-x, y.mp4"]  # the mute one is refused
     for i, path in enumerate(videos):
-        assert dataset.facts(i)["duration"] == pytest.approx(probe(path).duration, abs=0.2)
+        assert dataset.facts(i)["duration"] == pytest.approx(describe_container(path)["duration"], abs=0.2)
     bench_data._list_clips(folder, tmp_path / "two.csv", 2)
     assert len((tmp_path / "two.csv").read_text().splitlines()) == 1 + 2
     (tmp_path / "mute").mkdir()

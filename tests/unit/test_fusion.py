@@ -12,13 +12,12 @@ from avtool.bench.measure import peak_bytes
 from avtool.bench.pairs import BuiltPairs
 from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
-from avtool.metrics.neighbours import nearest_neighbour_accuracy
+from avtool.metrics.embeddings import nearest_neighbour_hits
 from avtool.model.attention import attend, attend_pairs, attention_weights
 from avtool.model.build import build_autoencoder, build_empty, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
-from avtool.model.mae import MaskedAutoencoder, mask_from_noise
-from avtool.model.noise import sample_noise
+from avtool.model.mae import MaskedAutoencoder, mask_from_noise, sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import backbone_warmup, cosine_schedule, parameter_groups
 
@@ -285,16 +284,17 @@ def test_reconstruction_loss_on_a_case_by_hand() -> None:
 
 def test_what_is_no_number_has_no_neighbour() -> None:
     queries, broken = torch.ones(2, 3), torch.full((2, 3), torch.nan)
-    for given in ((broken, torch.zeros(2)), (queries, torch.zeros(2), broken, torch.zeros(2))):
+    for query, reference in ((broken, queries), (queries, broken)):
         with pytest.raises(ValueError, match="not finite"):
-            nearest_neighbour_accuracy(*given)
+            nearest_neighbour_hits(query, torch.zeros(2), reference, torch.zeros(2))
 
 
-def test_nearest_neighbour_accuracy_by_hand() -> None:
-    points = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0], [0.1, 2.0], [1.0, 1.1]])
-    labels = torch.tensor([0, 0, 1, 1, 0])
-    assert nearest_neighbour_accuracy(points, labels) == pytest.approx(0.8)  # the last is nearest to label 1
-    assert nearest_neighbour_accuracy(points[:1] * 5, labels[2:3], points, labels) == 0
+def test_nearest_neighbours_by_hand() -> None:
+    points = torch.tensor([[1.0, 0.0], [10.0, 1.0], [0.0, 1.0], [0.1, 2.0]])
+    queries, labels = torch.tensor([[9.0, 1.0], [0.2, 7.0], [1.0, 1.1]]), torch.tensor([0, 0, 1, 1])
+    hits = nearest_neighbour_hits(queries, torch.tensor([0, 1, 0]), points, labels)
+    assert hits.tolist() == [True, True, False]  # the last is nearest to label 1
+    assert nearest_neighbour_hits(points[:1] * 5, labels[2:3], points, labels).tolist() == [False]
 
 
 def test_log_mel_of_a_tone_and_of_silence() -> None:

@@ -22,7 +22,6 @@ from PIL import Image
 
 from avtool import media
 from avtool.errors import MediaError
-from avtool.media import read_track
 from avtool.media.frames import to_picture
 from tests import clips
 
@@ -43,11 +42,11 @@ def levels(tmp_path_factory) -> Path:
     return path
 
 
-def test_probe(levels):
-    info = media.probe(levels)
-    assert (info.width, info.height, info.fps, info.sound_rate, info.channels) == (64, 48, 10, 44100, 1)
-    assert info.duration == pytest.approx(4, abs=0.03)
-    assert info.has_video and info.has_sound
+def test_what_a_header_says(levels):
+    video, sound = clips.streams_of(levels).values()
+    assert (video["width"], video["height"], video["fps"], video["rotation"]) == (64, 48, 10, 0)
+    assert (sound["rate"], sound["channels"]) == (44100, 1)
+    assert media.describe_container(levels)["duration"] == pytest.approx(4, abs=0.03)
 
 
 @pytest.mark.parametrize(("at", "frame"), [(0.0, 0), (0.1, 1), (1.26, 12), (None, 20), (3.95, 39), (4.0, 39)])
@@ -150,7 +149,7 @@ def test_all_channels_are_mixed_down(tmp_path):
         sound[:, channel] = clips.tone(1)
         path = tmp_path / f"{channel}.mp4"
         media.write_clip(path, clips.moving_frames(5), fps=5, waveform=sound, sample_rate=RATE)
-        assert media.probe(path).channels == 6
+        assert clips.streams_of(path)["audio"]["channels"] == 6
         assert np.abs(media.read_waveform(path).astype(int)).max() > 1000, f"channel {channel} is not heard"
 
 
@@ -160,8 +159,7 @@ def test_a_rotated_clip_comes_upright(tmp_path):
     frame[:, :64] = (200, 0, 0)  # red on the left goes to the top
     media.write_clip(path, [frame] * 5, fps=5, waveform=clips.tone(1), sample_rate=RATE)
     clips.tag_rotation(path, clips.CLOCKWISE)
-    info = media.probe(path)
-    assert (info.width, info.height) == (96, 128)
+    assert clips.streams_of(path)["video"]["rotation"] == 270
     shown, clip = media.read_frame(path)[0], decode(path, short_side=48)
     assert shown.shape == (128, 96, 3) and clip.frames[0].shape == (64, 48, 3) and clip.size == (96, 128)
     for picture in (shown, clip.frames[0]):
@@ -218,7 +216,7 @@ NOT_UTF_8 = pytest.param(
 def test_awkward_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     clips.clip(Path(name), 1.0)
-    assert media.probe(Path(name)).has_video
+    assert list(clips.streams_of(Path(name))) == ["video", "audio"]
     assert len(media.read_waveform(Path(name))) > 15000 and not media.is_picture(Path(name))
 
 
@@ -229,7 +227,7 @@ def test_sound_that_is_no_number_is_refused(tmp_path: Path, value: float) -> Non
     assert len(media.read_waveform(tmp_path / "a.wav")) == RATE
     sound[RATE // 2] = value
     soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
-    for read in (media.read_waveform, read_track):
+    for read in (media.read_waveform, clips.read_track):
         error = _error_of(read, tmp_path / "a.wav")
         assert "no numbers" in str(error) and error.reason == media.UNDECODABLE
 
@@ -267,7 +265,7 @@ def broken_files(folder: Path) -> dict[str, Path]:
     return {name: folder / f"{name}.mp4" for name in contents}
 
 
-@pytest.mark.parametrize("read", [media.probe, media.read_frame, media.read_waveform, decode])
+@pytest.mark.parametrize("read", [media.describe_container, media.read_frame, media.read_waveform, decode])
 def test_unusable_files_say_so_in_one_clean_error(tmp_path, capfd, read):
     for name, path in broken_files(tmp_path).items():
         with pytest.raises(media.UnusableMedia) as caught:
@@ -309,12 +307,10 @@ def asked() -> Iterator[list[str]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(
-    "read", [media.probe, media.describe_container, media.read_frame, media.read_waveform, decode]
-)
+@pytest.mark.parametrize("read", [media.describe_container, media.read_frame, media.read_waveform, decode])
 def test_playlists_are_refused_and_not_followed(tmp_path, asked, read):
     clips.remux(clips.clip(tmp_path / "whole.mp4", 1.0), tmp_path / "part.ts")
-    assert media.probe(tmp_path / "part.ts").has_video
+    assert "video" in clips.streams_of(tmp_path / "part.ts")
     for target in ("part.ts", f"{asked[0]}/part.ts"):
         for name, content in playlists_of(target).items():
             (tmp_path / name).write_bytes(content)
@@ -325,11 +321,11 @@ def test_playlists_are_refused_and_not_followed(tmp_path, asked, read):
 def test_a_picture_named_like_a_row_of_pictures_is_read_alone(tmp_path):
     for name, width in (("%d", 64), ("0", 32), ("1", 32)):
         assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((48, width, 3), np.uint8))
-    assert media.probe(tmp_path / "%d.png").width == 64
+    assert clips.streams_of(tmp_path / "%d.png")["video"]["width"] == 64
 
 
 @pytest.mark.parametrize(
-    "read", [media.probe, media.read_frame, media.read_waveform, media.read_image, decode]
+    "read", [media.describe_container, media.read_frame, media.read_waveform, media.read_image, decode]
 )
 def test_only_regular_files_are_opened(tmp_path, read):
     os.mkfifo(tmp_path / "fifo.mp4")
@@ -374,8 +370,8 @@ def test_a_missing_stream_is_named(tmp_path):
         assert (error.reason, error.message) == (media.NO_SOUND, f"{mute} has no sound track")
     for read in (media.read_frame, decode):
         assert _error_of(read, tmp_path / "sound.wav").reason == media.NO_VIDEO
-    info = media.probe(tmp_path / "sound.wav")
-    assert not info.has_video and info.has_sound and info.duration == pytest.approx(1)
+    assert list(clips.streams_of(tmp_path / "sound.wav")) == ["audio"]
+    assert media.describe_container(tmp_path / "sound.wav")["duration"] == pytest.approx(1)
 
 
 def test_a_clip_cut_short_gives_what_is_left(levels, tmp_path, capfd):
@@ -433,18 +429,30 @@ def test_a_mask_keeps_its_values(tmp_path):
 def test_odd_clips():
     odd = clips.TEST_DATA / "odd_clips"
     assert decode(odd / "portrait.mp4").frames[0].shape == (320, 256, 3)
-    assert media.probe(odd / "surround_5_1.mp4").channels == 6
+    assert clips.streams_of(odd / "surround_5_1.mp4")["audio"]["channels"] == 6
     assert np.abs(media.read_waveform(odd / "surround_5_1.mp4").astype(int)).max() > 500
     assert len(decode(odd / "one_video_frame.mp4").frames) == 1
-    assert media.probe(odd / "seven_fps.mp4").fps == pytest.approx(7.29, abs=0.01)
+    assert clips.streams_of(odd / "seven_fps.mp4")["video"]["fps"] == pytest.approx(7.29, abs=0.01)
     with pytest.raises(MediaError, match="no sound track"):
         decode(odd / "no_audio_track.mp4")
 
 
-@pytest.mark.parametrize("short_side", [None, 64])
-@pytest.mark.parametrize("levels", [ColorRange.MPEG, ColorRange.JPEG])
-@pytest.mark.parametrize("space", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
-@pytest.mark.parametrize("form", ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12", "yuv420p10le", "gbrp"])
+C601, C709, C2020 = Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020
+LIMITED, FULL = ColorRange.MPEG, ColorRange.JPEG
+
+
+@pytest.mark.parametrize(
+    ("form", "space", "levels", "short_side"),
+    [  # every pair of two of these values together
+        ("yuv420p", C601, LIMITED, None), ("yuv420p", C709, FULL, 64), ("yuv420p", C2020, LIMITED, 64),
+        ("yuvj420p", C601, FULL, 64), ("yuvj420p", C709, LIMITED, None), ("yuvj420p", C2020, FULL, None),
+        ("yuv422p", C601, FULL, None), ("yuv422p", C709, LIMITED, 64), ("yuv422p", C2020, LIMITED, None),
+        ("yuv444p", C601, LIMITED, 64), ("yuv444p", C709, FULL, None), ("yuv444p", C2020, FULL, 64),
+        ("nv12", C601, LIMITED, None), ("nv12", C709, FULL, 64), ("nv12", C2020, LIMITED, 64),
+        ("yuv420p10le", C601, FULL, 64), ("yuv420p10le", C709, LIMITED, None), ("yuv420p10le", C2020, FULL, None),
+        ("gbrp", C601, FULL, None), ("gbrp", C709, LIMITED, 64), ("gbrp", C2020, LIMITED, None),
+    ],
+)  # fmt: skip
 def test_colours_come_out_as_they_went_in(form: str, space: int, levels: int, short_side: int | None):
     colours = np.array([[200, 30, 60], [20, 180, 90], [40, 50, 220], [250, 250, 250]], np.uint8)
     picture = np.repeat(np.repeat(colours.reshape(2, 2, 3), 64, axis=0), 67, axis=1)

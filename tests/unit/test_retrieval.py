@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from avtool.metrics.rank import effective_rank
-from avtool.metrics.retrieval import ROWS_AT_ONCE, recall
+from avtool.metrics.embeddings import ROWS_AT_ONCE, effective_rank, recall
 
 
 def naive(queries: np.ndarray, gallery: np.ndarray, k: int) -> list[float]:
@@ -51,7 +50,7 @@ def test_embeddings_that_say_nothing_get_the_floor() -> None:
 def test_it_is_what_a_loop_finds_over_more_rows_than_are_taken_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("avtool.metrics.retrieval.ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("avtool.metrics.embeddings.ROWS_AT_ONCE", 7)
     assert ROWS_AT_ONCE > 7
     generator = np.random.default_rng(0)
     first = generator.standard_normal((30, 6))

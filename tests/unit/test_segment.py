@@ -257,9 +257,9 @@ def test_a_whole_clip_under_its_masks(
 ) -> None:
     found = segment(clip, out=tmp_path / "o.mp4", model=run)
     assert "warning" not in capsys.readouterr().err
-    info = media.probe(tmp_path / "o.mp4")
-    assert (info.width, info.height, info.fps, found.frames) == (96, 64, 15, 60)
-    assert info.duration == pytest.approx(4, abs=0.15)
+    video = clips.streams_of(tmp_path / "o.mp4")["video"]
+    assert (video["width"], video["height"], video["fps"], found.frames) == (96, 64, 15, 60)
+    assert media.describe_container(tmp_path / "o.mp4")["duration"] == pytest.approx(4, abs=0.15)
     own, written = (
         media.read_waveform(path, sample_rate=RATE)[2000:60000] for path in (clip, tmp_path / "o.mp4")
     )

@@ -26,7 +26,7 @@ from avtool.evaluate import evaluate
 from avtool.features import LogMel, at_frames
 from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
-from avtool.media import read_frame, read_track, write_clip
+from avtool.media import read_frame, write_clip
 from avtool.model.build import random_model
 from avtool.model.config import Config
 from avtool.report.pictures import Panel, render_masks
@@ -35,7 +35,7 @@ from avtool.tasks.separate import protocols as evaluation
 from avtool.tasks.separate import train as task_module
 from avtool.tasks.separate.predict import separate
 from avtool.tasks.separate.train import Mixtures, Separation, fixed_mixtures, mask_logits, mix
-from tests.clips import moving_frames, tone
+from tests.clips import moving_frames, read_track, tone
 
 RATE = 16000
 SMALL = (

@@ -12,7 +12,7 @@ from avtool.data.parts import labelled
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
-from avtool.metrics.neighbours import nearest_neighbour_hits
+from avtool.metrics.embeddings import nearest_neighbour_hits
 from avtool.model.config import Config
 from avtool.model.encoder import encoder_of
 from avtool.tasks import Evaluation

@@ -18,7 +18,7 @@ from avtool.features import blank_frames, inputs_of, silence
 from avtool.losses import inverse_frequency, multi_label_loss, single_label_loss, smoothed
 from avtool.metrics.classification import average_precision, macro, top_k_correct
 from avtool.model.heads import AudioVisualClassifier, ClassLogits, LinearProbe, start_at_log_odds
-from avtool.model.noise import sample_noise
+from avtool.model.mae import sample_noise
 from avtool.tasks.classify.recipe import Classify
 from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import (

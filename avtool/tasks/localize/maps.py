@@ -17,8 +17,8 @@ from avtool.features import silence
 from avtool.model.encoder import AudioVisualEncoder, encoder_of
 from avtool.model.fusion import FusionBlock
 from avtool.model.localization import LocalizationModel
-from avtool.model.segmentation import SegmentationModel
 from avtool.model.transformer import grid_of
+from avtool.model.unet import SegmentationModel
 
 ATTENTION_SHARE = 1 / 3
 """Of the layers with a fusion block, the share, from the last one back, whose attention makes the map."""

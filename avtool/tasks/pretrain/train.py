@@ -14,12 +14,10 @@ from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
-from avtool.metrics.neighbours import nearest_neighbour_accuracy
-from avtool.metrics.rank import effective_rank
+from avtool.metrics.embeddings import effective_rank, nearest_neighbour_hits
 from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
-from avtool.model.mae import MaskedAutoencoder, Reconstruction
-from avtool.model.noise import sample_noise
+from avtool.model.mae import MaskedAutoencoder, Reconstruction, sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.pictures import Example, draw_reconstructions
 from avtool.tasks.settings import (
@@ -143,9 +141,10 @@ class Pretraining(Training):
         known, usable = labels >= 0, reference_labels >= 0
         if known.any() and usable.any():
             for name, query in queries.items():
-                result[f"knn_{name}"] = nearest_neighbour_accuracy(
+                hits = nearest_neighbour_hits(
                     query[known], labels[known], references[name][usable], reference_labels[usable]
                 )
+                result[f"knn_{name}"] = hits.float().mean().item()
             result["knn_floor"] = labels[known].bincount().max().item() / known.sum().item()
         return {**result, "clips": clips}
 

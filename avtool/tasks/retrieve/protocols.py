@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
-from avtool.metrics.retrieval import RANKS, recall
+from avtool.metrics.embeddings import RANKS, recall
 from avtool.model.encoder import encoder_of
 from avtool.model.heads import pool
 from avtool.model.localization import UNIMODAL, LocalizationModel

@@ -6,7 +6,7 @@ TASK = Task(
     name="segment",
     section="avtool.tasks.segment.recipe:Segment",
     training="avtool.tasks.segment.train:Segmentation",
-    kinds={"segmentation": "avtool.model.segmentation:SegmentationModel"},
+    kinds={"segmentation": "avtool.model.unet:SegmentationModel"},
     evaluation="avtool.tasks.segment.protocols:EVALUATION",
     command="avtool.tasks.segment.command:segment",
 )

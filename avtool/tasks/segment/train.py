@@ -26,8 +26,7 @@ from avtool.metrics.segmentation import (
     class_scores,
     frame_scores,
 )
-from avtool.model.segmentation import NARROWEST
-from avtool.model.unet import PATCH_SIZE
+from avtool.model.unet import NARROWEST, PATCH_SIZE
 from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import drawn_views, encoder_settings, view_size
 from avtool.tasks.training import ALONE, Batches, Training

@@ -6,7 +6,7 @@ TASK = Task(
     name="separate",
     section="avtool.tasks.separate.recipe:Separate",
     training="avtool.tasks.separate.train:Separation",
-    kinds={"separation": "avtool.model.separation:SeparationModel"},
+    kinds={"separation": "avtool.model.unet:SeparationModel"},
     evaluation="avtool.tasks.separate.protocols:EVALUATION",
     command="avtool.tasks.separate.command:separate",
 )

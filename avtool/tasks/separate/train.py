@@ -22,8 +22,7 @@ from avtool.losses import (
     separation_loss,
 )
 from avtool.metrics.separation import bss_eval
-from avtool.model.separation import LEVELS
-from avtool.model.unet import PATCH_SIZE
+from avtool.model.unet import PATCH_SIZE, SEPARATION_LEVELS
 from avtool.tasks.separate.recipe import Separate
 from avtool.tasks.settings import (
     drawn_views,
@@ -74,10 +73,10 @@ class Separation(Training):
                 f"{recipe.model.patch_size}x{recipe.model.patch_size}",
                 hint=f"start from a model with model.patch_size={PATCH_SIZE}",
             )
-        if recipe.model.dim < 2 ** (LEVELS - 1):
+        if recipe.model.dim < 2 ** (SEPARATION_LEVELS - 1):
             raise TrainingError(
-                f"the separation decoder halves its width {LEVELS - 1} times and so needs 16 or more, this encoder has "
-                f"{recipe.model.dim}",
+                f"the separation decoder halves its width {SEPARATION_LEVELS - 1} times and so needs 16 or "
+                f"more, this encoder has {recipe.model.dim}",
                 hint="start from a wider model",
             )
         if 2 * recipe.spectrogram.hop > recipe.spectrogram.n_fft:
