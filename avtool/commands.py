@@ -7,9 +7,10 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -18,7 +19,6 @@ from typer.exceptions import TyperException
 from avtool.errors import AvtoolError, in_words
 from avtool.files import json_text
 
-P = ParamSpec("P")
 INTERRUPTED = 130
 DASH_NOTE = "Clip names that begin with - go after -- or are written ./-x.mp4."
 
@@ -201,31 +201,65 @@ class ClipCommand(TyperCommand):
             raise
 
 
-def guarded(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what ``command`` raises into one line on stderr, the way out and the exit code.
+SHARED: dict[str, tuple[Any, Any]] = {
+    "audio": (Audio, None),
+    "model": (Model, None),
+    "at": (At, None),
+    "seed": (Seed, 0),
+    "device": (Device, "auto"),
+    "threads": (Threads, None),
+    "json": (Json, False),
+    "force": (Force, False),
+    "debug": (Debug, False),
+}
+"""Options by name, with their defaults, that a command need not repeat."""
 
-    The command takes ``debug`` as a keyword; with it the traceback is shown as well.
-    """
 
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("interrupted" if first_process() else "", "", INTERRUPTED)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
-            raise
-        except Exception as error:  # noqa: BLE001 - nothing may reach the user as a traceback
-            if kwargs.get("debug"):
-                import traceback
+def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options ``shared`` of ``SHARED`` beside its own. It gets them as keywords, except ``threads``,
+    which are set before it runs. What it raises becomes one line on stderr, the way out and the exit code; with
+    ``--debug`` the traceback is shown as well. The help of a command on clips says how to write names like -x.mp4."""
 
-                traceback.print_exc()
-            report(error)
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        added = [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, (kind, default) in SHARED.items()
+            if name in (*shared, "debug")
+        ]
+        own = [
+            parameter
+            for name, parameter in signature(run, eval_str=True).parameters.items()
+            if parameter.kind is not Parameter.VAR_KEYWORD and name not in (*shared, "debug")
+        ]
 
-    return run
+        @functools.wraps(run)
+        def guarded(*args: Any, debug: bool = False, threads: int | None = None, **kwargs: Any) -> None:
+            before = signal.signal(signal.SIGTERM, _interrupt)
+            try:
+                set_threads(threads)
+                run(*args, **kwargs)
+            except KeyboardInterrupt:
+                _fail("interrupted" if first_process() else "", "", INTERRUPTED)
+            except (typer.Exit, typer.Abort, typer.BadParameter):
+                raise
+            except Exception as error:  # noqa: BLE001 - nothing may reach the user as a traceback
+                if debug:
+                    import traceback
+
+                    traceback.print_exc()
+                report(error)
+            finally:
+                signal.signal(signal.SIGTERM, before)
+
+        guarded.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
+        if {"clip", "clips"} & {parameter.name for parameter in own}:
+            guarded.__doc__ = f"{getdoc(run)}\n\n{DASH_NOTE}"
+        return guarded
+
+    return decorate
+
+
+guarded = command()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    Debug,
-    Device,
-    Force,
-    Json,
-    Seed,
-    Threads,
-    examples,
-    first_process,
-    guarded,
-    print_json,
-    set_threads,
-)
+from avtool.commands import command, examples, first_process, print_json
 from avtool.registry import TASKS
 
 if TYPE_CHECKING:
     from avtool.evaluate import Table
+    from avtool.tasks.table import Measure
 
 EPILOG = examples(
     "avtool evaluate runs/MY_RUN --data data/prepared/synth",
@@ -48,7 +37,7 @@ def _fold(value: str | None) -> str | None:
     return value
 
 
-@guarded
+@command("seed", "device", "threads", "json", "force")
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or converted folder.")],
     *,
@@ -100,15 +89,10 @@ def evaluate(
     save_predictions: Annotated[
         Path | None, typer.Option(metavar="NPZ", help="Save per-sample predictions.")
     ] = None,
-    seed: Seed = 0,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    force: Force = False,
-    debug: Debug = False,
+    json: bool,
+    **options: Any,
 ) -> None:
     """Measure a model by named protocols, beside floors, ceilings and controls."""
-    set_threads(threads)
     from avtool.evaluate import evaluate as run
 
     chosen = None if fold is None else (int(fold.split("/")[0]), int(fold.split("/")[1]))
@@ -116,19 +100,17 @@ def evaluate(
         model,
         data,
         task=task,
-        protocols=[name.strip() for name in protocol.split(",")] if protocol is not None else (),
+        protocols=_names(protocol),
         split=split,
         fold=chosen,
         windows=windows,
-        maps=[name.strip() for name in maps.split(",")] if maps is not None else (),
+        maps=_names(maps),
         object_prior=object_prior,
         batch_size=batch_size,
         workers=workers,
-        seed=seed,
-        device=device,
         out=out,
         save_predictions=save_predictions,
-        force=force,
+        **options,
     )
     if not first_process():
         return
@@ -142,6 +124,10 @@ def evaluate(
         return
     for table in tables:
         _print(table)
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in text.split(",")] if text is not None else []
 
 
 def _print(table: Table) -> None:
@@ -169,7 +155,7 @@ def _print(table: Table) -> None:
     Console().print(grid)
 
 
-def _cell(measure, unit: str, *, stacked: bool) -> str:  # type: ignore[no-untyped-def]
+def _cell(measure: Measure | None, unit: str, *, stacked: bool) -> str:
     if measure is None:
         return ""
     digits = 1 if unit == "%" else 2

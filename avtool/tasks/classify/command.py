@@ -6,22 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    DASH_NOTE,
-    Audio,
-    Clips,
-    Debug,
-    Device,
-    Failures,
-    Json,
-    Model,
-    Threads,
-    every,
-    examples,
-    guarded,
-    print_json,
-    set_threads,
-)
+from avtool.commands import Clips, Failures, command, every, examples, print_json
 
 if TYPE_CHECKING:
     from avtool.tasks.classify.predict import Classified
@@ -34,24 +19,23 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("audio", "model", "device", "threads", "json")
 def classify(
     clips: Clips,
     *,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Classes to show.")] = 5,
-    audio: Audio = None,
-    model: Model = None,
     every: Annotated[float | None, every("Seconds between windows of a long clip.", "half a window")] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    debug: Debug = False,
+    json: bool,
+    **options: Any,
 ) -> None:
-    set_threads(threads)
+    """Say what clips are of.
+
+    A clip that is longer than the model's window is heard in several: first their mean, then one line each.
+    """
     from avtool.tasks.classify.predict import classify as run
 
     failures = Failures(clips)
-    found = run(clips, audio=audio, model=model, every=every, device=device, failed=failures.tell)
+    found = run(clips, every=every, failed=failures.tell, **options)
     if json:
         print_json({"clips": [_as_dict(one, top) for one in found], "failed": failures.found})
     else:
@@ -79,10 +63,3 @@ def _print(found: Classified, top: int) -> None:
     for window, (start, end) in enumerate(found.times if windows > 1 else ()):
         (name, value), *_ = found.top(1, window)
         typer.echo(f"  {start:7.2f} to {end:7.2f} s  {value:7.1%}  {name}")
-
-
-classify.__doc__ = f"""Say what clips are of.
-
-    A clip that is longer than the model's window is heard in several: first their mean, then one line each.
-    {DASH_NOTE}
-    """

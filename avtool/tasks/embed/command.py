@@ -1,25 +1,11 @@
 """``avtool embed``: clips in, the encoder's tokens out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    DASH_NOTE,
-    Audio,
-    Clips,
-    Debug,
-    Device,
-    Failures,
-    Force,
-    Model,
-    Threads,
-    every,
-    examples,
-    guarded,
-    set_threads,
-)
+from avtool.commands import Clips, Failures, command, every, examples
 
 EPILOG = examples(
     "avtool embed *.mp4 --out tokens.npz --model deepavfusion-vggsound",
@@ -29,41 +15,23 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("audio", "model", "device", "threads", "force")
 def embed(
     clips: Clips,
     *,
     out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
-    audio: Audio = None,
-    model: Model = None,
     every: Annotated[float | None, every("Seconds between windows.", "one in the middle")] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    force: Force = False,
-    debug: Debug = False,
+    **options: Any,
 ) -> None:
-    set_threads(threads)
-    from avtool.tasks.embed.predict import embed as run
-
-    failures = Failures(clips)
-    run(
-        clips,
-        out=out,
-        audio=audio,
-        model=model,
-        every=every,
-        device=device,
-        force=force,
-        failed=failures.tell,
-    )
-    typer.echo(out)
-    failures.leave()
-
-
-embed.__doc__ = f"""Write the tokens of clips to an .npz, as float32.
+    """Write the tokens of clips to an .npz, as float32.
 
     Of N windows it holds: image_tokens (N, Ni, D), audio_tokens (N, Na, D) and fusion_tokens (N, T, D); their means
     image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of; and
     files, their names.
-    {DASH_NOTE}
     """
+    from avtool.tasks.embed.predict import embed as run
+
+    failures = Failures(clips)
+    run(clips, out=out, every=every, failed=failures.tell, **options)
+    typer.echo(out)
+    failures.leave()

@@ -1,24 +1,11 @@
 """``avtool localize``: a clip in, a heat map of where its sound comes from out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    DASH_NOTE,
-    At,
-    Audio,
-    Clip,
-    Debug,
-    Device,
-    Force,
-    Model,
-    Threads,
-    examples,
-    guarded,
-    set_threads,
-)
+from avtool.commands import Clip, command, examples
 
 EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
@@ -28,18 +15,14 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("audio", "model", "at", "device", "threads", "force")
 def localize(
     clip: Clip,
     *,
     out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("heatmap.png"),
-    audio: Audio = None,
-    model: Model = None,
-    at: At = None,
-    kind: Annotated[
+    map: Annotated[
         str | None,
         typer.Option(
-            "--map",
             metavar="KIND",
             help="attention, difference, cosine; trained or decoder if fine-tuned.",
             show_default="the model's own",
@@ -48,35 +31,16 @@ def localize(
     raw: Annotated[
         Path | None, typer.Option(help="Also write the map as float32 (height, width).", metavar="NPY")
     ] = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    force: Force = False,
-    debug: Debug = False,
+    **options: Any,
 ) -> None:
-    set_threads(threads)
+    """Show where in the frame a clip's sound comes from."""
     from avtool.errors import check_choice
     from avtool.tasks.localize.maps import EVERY
     from avtool.tasks.localize.predict import localize as run
 
-    if kind is not None:
-        check_choice("--map", kind, EVERY)
-    run(
-        clip,
-        out=out,
-        audio=audio,
-        model=model,
-        at=at,
-        map=kind,
-        raw=raw,
-        device=device,
-        force=force,
-    )
+    if map is not None:
+        check_choice("--map", map, EVERY)
+    run(clip, out=out, map=map, raw=raw, **options)
     for path in (out, raw):
         if path is not None:
             typer.echo(path)
-
-
-localize.__doc__ = f"""Show where in the frame a clip's sound comes from.
-
-    {DASH_NOTE}
-    """

@@ -1,26 +1,11 @@
 """``avtool segment``: a clip in, a mask of what sounds out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    DASH_NOTE,
-    At,
-    Audio,
-    Clip,
-    Debug,
-    Device,
-    Force,
-    Json,
-    Model,
-    Threads,
-    examples,
-    guarded,
-    print_json,
-    set_threads,
-)
+from avtool.commands import Clip, command, examples, print_json
 
 EPILOG = examples(
     "avtool segment clip.mp4 --out mask.png --overlay overlay.png",
@@ -30,7 +15,7 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("audio", "model", "at", "device", "threads", "json", "force")
 def segment(
     clip: Clip,
     *,
@@ -44,19 +29,16 @@ def segment(
     overlay: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Also write the frame under its mask.")
     ] = None,
-    audio: Audio = None,
-    model: Model = None,
-    at: At = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    force: Force = False,
-    debug: Debug = False,
+    json: bool,
+    **options: Any,
 ) -> None:
-    set_threads(threads)
+    """Mark the pixels of a clip that sound.
+
+    Prints what was written, and the share of the picture that each thing found has.
+    """
     from avtool.tasks.segment.predict import segment as run
 
-    found = run(clip, out=out, overlay=overlay, audio=audio, model=model, at=at, device=device, force=force)
+    found = run(clip, out=out, overlay=overlay, **options)
     written = [path for path in (out, overlay) if path is not None]
     if json:
         shares = {name: round(share, 6) for name, share in found.shares.items()}
@@ -74,10 +56,3 @@ def segment(
         typer.echo(f"  {share:7.1%}  {name}")
     if not found.shares:
         typer.echo("nothing is marked: the model finds nothing in view that sounds", err=True)
-
-
-segment.__doc__ = f"""Mark the pixels of a clip that sound.
-
-    Prints what was written, and the share of the picture that each thing found has.
-    {DASH_NOTE}
-    """

@@ -1,25 +1,11 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import (
-    DASH_NOTE,
-    Audio,
-    Clip,
-    Debug,
-    Device,
-    Force,
-    Json,
-    Model,
-    Threads,
-    examples,
-    guarded,
-    print_json,
-    set_threads,
-)
+from avtool.commands import Clip, command, examples, print_json
 
 EPILOG = examples(
     "avtool separate clip.mp4 --out sounds",
@@ -43,7 +29,7 @@ def _numbers(value: str) -> tuple[float, float, float, float]:
     return x1, y1, x2, y2
 
 
-@guarded
+@command("audio", "model", "device", "threads", "json", "force")
 def separate(
     clip: Clip,
     *,
@@ -65,7 +51,6 @@ def separate(
             help="Mix in as much of this clip's sound as CLIP is long; find both again.",
         ),
     ] = None,
-    audio: Audio = None,
     at: Annotated[
         float | None,
         typer.Option(
@@ -75,27 +60,18 @@ def separate(
             show_default="each window's own, with --box the middle one",
         ),
     ] = None,
-    model: Model = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    json: Json = False,
-    force: Force = False,
-    debug: Debug = False,
+    json: bool,
+    **options: Any,
 ) -> None:
-    set_threads(threads)
+    """Separate the sound of what is visible from the rest.
+
+    Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
+    separation.json; with --with also other.wav and mixture.wav.
+    """
     from avtool.tasks.separate.predict import separate as run
 
-    found = run(
-        clip,
-        out=out,
-        box=None if box is None else _numbers(box),
-        other=other,
-        audio=audio,
-        at=at,
-        model=model,
-        device=device,
-        force=force,
-    )
+    corners = None if box is None else _numbers(box)
+    found = run(clip, out=out, box=corners, other=other, at=at, **options)
     if json:
         sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
         print_json({"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr})
@@ -104,10 +80,3 @@ def separate(
         typer.echo(path)
     for name, (one, floor) in found.sdr.items():
         typer.echo(f"{name}: SDR {one:.2f} dB, the mixture itself {floor:.2f} dB", err=True)
-
-
-separate.__doc__ = f"""Separate the sound of what is visible from the rest.
-
-    Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
-    separation.json; with --with also other.wav and mixture.wav. {DASH_NOTE}
-    """

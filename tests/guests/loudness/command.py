@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from avtool.commands import Clips, Debug, Device, Failures, Model, examples, guarded
+from avtool.commands import Clips, Failures, command, examples
 
 EPILOG = examples("avtool loudness clip.mp4")
 
 
-@guarded
-def loudness(clips: Clips, *, model: Model = None, device: Device = "auto", debug: Debug = False) -> None:
+@command("model", "device")
+def loudness(clips: Clips, *, model: Path | None, device: str) -> None:
     """Say how loud clips are."""
     from avtool.devices import resolve_device
     from avtool.predict import Clips as Chosen
