@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.schema import Recipe
-from avtool.devices import autocast, keep_freed_memory
+from avtool.devices import keep_freed_memory
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.model.build import build_empty, compile_blocks
 from avtool.model.encoder import AudioVisualEncoder
@@ -19,6 +19,7 @@ from avtool.model.fusion import FusionBlock
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.transformer import grid_of
 from avtool.optim import adamw, parameter_groups, set_learning_rate
+from avtool.replicas import autocast
 from avtool.tasks.pretrain.train import model_settings
 
 BUILT = ", pairs built"
