@@ -202,6 +202,12 @@ class ClipCommand(TyperCommand):
 
 
 SHARED: dict[str, tuple[Any, Any]] = {
+    "recipe": (RecipeName, None),
+    "data": (PreparedData, None),
+    "out": (Out, None),
+    "resume": (Resume, False),
+    "stop_after": (StopAfter, None),
+    "dry_run": (DryRun, False),
     "audio": (Audio, None),
     "model": (Model, None),
     "at": (At, None),

@@ -85,7 +85,7 @@ def demo(
     UsageError where ``out`` is no demo's, or holds what one made and ``force`` is not given; AvtoolError where a
     command fails.
     """
-    out, size = out or places.demo_folder(), SMALL if small else FULL
+    out, size = out or places.DEMO, SMALL if small else FULL
     there = _check(out, force=force)
     facts = {"command": [*command], "avtool": __version__, "seed": seed, **asdict(size), "finished": False}
     note = _Note(out / DEMO_JSON, facts, there)

@@ -51,12 +51,6 @@ def precision_name(precision: torch.dtype) -> str:
     return next(name for name, dtype in PRECISIONS.items() if dtype == precision)
 
 
-def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
-    """Forward passes on ``device`` in ``precision``: float32 weights, cast where they are used."""
-    half = precision != torch.float32
-    return torch.autocast(device.type, precision if half else None, enabled=half)
-
-
 def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

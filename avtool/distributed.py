@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -56,13 +56,6 @@ class World:
         """This process's share of ``count`` samples: in order of rank they are all of them, each once, and no share is
         larger than another by more than one."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
-
-    def mean(self, values: Tensor) -> Tensor:
-        """The mean over all processes of ``values``, of any shape, which are overwritten."""
-        if self.size > 1:
-            dist.all_reduce(values)
-            values /= self.size
-        return values
 
     def gather(self, value: Any) -> list[Any]:
         """The ``value`` of every process, in order of rank, in every process. It is pickled. ProcessError where one is
@@ -129,33 +122,24 @@ class World:
             dist.barrier()
 
 
-class Peers(Protocol):
-    """Those that share a batch with this process or thread, each with as many samples of it, in order of ``rank``."""
+class Peers:
+    """Those that share a batch with this process, each with as many samples of it, in order of ``rank``: the processes
+    of the job. Threads that do (``avtool.replicas``) say how themselves."""
 
-    rank: int
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows (n, ...) of each, in order of rank: (N, ...)."""
-
-    def sum_of_own(self, rows: Tensor) -> Tensor:
-        """Of the sum of everyone's ``rows`` (N, ...) those that this one gave: (n, ...)."""
-
-
-class _Processes:
-    """The processes of a job."""
-
-    def __init__(self) -> None:
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-
-    def gather(self, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, rows)
         return torch.cat(parts)
 
     def sum_of_own(self, rows: Tensor) -> Tensor:
+        """Of the sum of everyone's ``rows`` (N, ...) those that this one gave: (n, ...)."""
         whole = rows.clone()
         dist.all_reduce(whole)
-        return whole.chunk(self.size)[self.rank]
+        return whole.chunk(dist.get_world_size())[self.rank]
 
 
 _OF_THREAD = threading.local()
@@ -190,7 +174,7 @@ def of_all(rows: Tensor) -> tuple[Tensor, int]:
     All of them have as many. Each computes the loss of its own rows, whose mean over all is that of the batch."""
     among: Peers | None = getattr(_OF_THREAD, "peers", None)
     if among is None and dist.is_available() and dist.is_initialized():
-        among = _Processes()
+        among = Peers(dist.get_rank())
     return (rows, 0) if among is None else (_OfAll.apply(rows, among), among.rank * len(rows))
 
 

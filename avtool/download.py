@@ -71,30 +71,30 @@ def download(url: str, target: Path, *, size: int | None, what: str, by_hand: st
         )
     part = target.with_name(target.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
-    reason = ""
     for _ in range(ATTEMPTS):
-        before = part.stat().st_size if part.exists() else 0
+        before = _size(part)
         try:
             _fetch(url, part, size=size, what=what)
             part.replace(target)
             return
         except _BrokenOff as broken:
             reason = str(broken)
-        now = part.stat().st_size if part.exists() else 0
-        if now <= before:
+        if _size(part) <= before:
             break
-        say(f"{what}: broken off after {now:,} bytes ({reason})")
+        say(f"{what}: broken off after {_size(part):,} bytes ({reason})")
     kept = (
-        f"; {part.stat().st_size:,} bytes are kept and the same command goes on from there"
-        if part.exists()
-        else ""
+        f"; {_size(part):,} bytes are kept and the same command goes on from there" if part.exists() else ""
     )
     raise CheckpointError(f"cannot fetch {url}: {reason}{kept}", hint=f"try again, or {by_hand}")
 
 
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
 def _fetch(url: str, part: Path, *, size: int | None, what: str) -> None:
     """One connection: the rest of ``part``, or all of it where the server sends no parts."""
-    have = part.stat().st_size if part.exists() else 0
+    have = _size(part)
     if have and have == size:
         return
     request = urllib.request.Request(url, headers={"User-Agent": "avtool", "Accept-Encoding": "identity"})
@@ -163,8 +163,7 @@ def _copy(
     start: int,
     total: int | None,
 ) -> None:
-    whole = None if total is None else _blocks(total)
-    done = start
+    done, whole = start, None if total is None else _blocks(total)
     with progress_bar(what, total=whole, unit="MiB", start=_blocks(start)) as bar:
         while block:
             file.write(block)

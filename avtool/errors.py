@@ -77,15 +77,26 @@ def explain(error: BaseException) -> AvtoolError | None:
         return error
     if isinstance(error, OSError):
         return _explain_os_error(error)
+    text = str(error)
+    first = text.partition("\n")[0]
     if (
         isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, without importing it
+    ):  # torch's, not imported for it
         return AvtoolError(
-            f"out of memory: {str(error).splitlines()[0] if str(error) else 'the machine has no more'}",
+            f"out of memory: {first or 'the machine has no more'}",
             hint="lower train.batch_size and raise train.accumulate by as much",
         )
-    if isinstance(error, RuntimeError):
-        return _explain_lost_process(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        # where torch sees a death while it waits for a batch, only the cause of its error says which signal it was
+        cause = str(error.__cause__).partition("\n")[0]
+        first = cause if cause.startswith("DataLoader worker") else first
+        way = more_shared_memory() if "Bus error" in first else "was there memory enough, in /dev/shm too?"
+        return AvtoolError(
+            f"a process that loads data has died: {first.rstrip(' .')}",
+            hint=f"{way}; fewer data.workers take less; a run goes on with --resume",
+        )
+    if isinstance(error, RuntimeError) and any(words in text for words in _SAID_OF_LOST):
+        return AvtoolError(LOST, hint=LOST_HINT)
     return None
 
 
@@ -96,23 +107,6 @@ def in_words(error: BaseException) -> AvtoolError:
         f"{type(error).__name__}: {text}",
         hint="this is a defect of avtool; add --debug for the traceback",
     )
-
-
-def _explain_lost_process(error: RuntimeError) -> AvtoolError | None:
-    """A loader's worker that died, or another process of a job, in torch's own words."""
-    text = str(error)
-    if text.startswith("DataLoader worker"):
-        # where torch sees a death while it waits for a batch, only the cause of its error says which signal it was
-        cause = str(error.__cause__)
-        first = cause if cause.startswith("DataLoader worker") else text
-        way = more_shared_memory() if "Bus error" in first else "was there memory enough, in /dev/shm too?"
-        return AvtoolError(
-            f"a process that loads data has died: {first.splitlines()[0].rstrip(' .')}",
-            hint=f"{way}; fewer data.workers take less; a run goes on with --resume",
-        )
-    if any(words in text for words in _SAID_OF_LOST):
-        return AvtoolError(LOST, hint=LOST_HINT)
-    return None
 
 
 def more_shared_memory(needed: int = 0) -> str:
@@ -129,23 +123,38 @@ _SAID_OF_LOST = (
     "NCCL communicator was aborted",
 )
 """What gloo and nccl say of a process that they wait for."""
-
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of an OSError: the disk takes no more."""
 FULL_HINT = (
     "free some space and give the same command again (a training run: with --resume), or choose another --out"
 )
+_OS_ERRORS = {
+    errno.ENOSPC: ("no space left on the disk while writing {name}", FULL_HINT),
+    errno.EDQUOT: ("disk quota exceeded while writing {name}", FULL_HINT),
+    errno.EACCES: ("no permission for {name}", "choose another place, or change its permissions"),
+    errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),
+    errno.ENOENT: ("{name} does not exist", "check the path"),
+    errno.EISDIR: ("{name} is a folder, a file is needed", "check the path"),
+    errno.ENAMETOOLONG: ("the name {name} is longer than the file system takes", "choose a shorter one"),
+    errno.ENOTDIR: ("a part of the path {name} is a file, not a folder", "check the path"),
+}
+"""What went wrong with the file ``name``, and the way out."""
 
 
-def _free(path: str | bytes | int | None) -> str:
-    """How much the disk of a file has left, in words; nothing where that is not known."""
-    if not isinstance(path, str):
-        return ""
-    folder = next(
-        parent for parent in (Path(path).absolute(), *Path(path).absolute().parents) if parent.exists()
-    )
-    return f" ({in_bytes(shutil.disk_usage(folder).free)} are free)"
+def _explain_os_error(error: OSError) -> AvtoolError | None:
+    if error.errno not in _OS_ERRORS:
+        return None
+    message, hint = _OS_ERRORS[error.errno]
+    message = message.format(name=error.filename if error.filename is not None else "the output")
+    if error.errno == errno.ENOSPC and isinstance(error.filename, str):
+        message += f" ({in_bytes(free_bytes(Path(error.filename)))} are free)"
+    return AvtoolError(message, hint=hint)
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the disk that ``path`` is on, or will be."""
+    path = path.absolute()
+    return shutil.disk_usage(next(place for place in (path, *path.parents) if place.exists())).free
 
 
 def in_bytes(size: float) -> str:
@@ -160,22 +169,3 @@ def in_bytes(size: float) -> str:
 def in_mebibytes(size: float) -> str:
     """A number of bytes as memory is counted, as 64 MiB."""
     return f"{size / 2**20:,.0f} MiB"
-
-
-def _explain_os_error(error: OSError) -> AvtoolError | None:
-    name = error.filename if error.filename is not None else "the output"
-    table = {
-        errno.ENOSPC: ("no space left on the disk while writing {name}", FULL_HINT),
-        errno.EDQUOT: ("disk quota exceeded while writing {name}", FULL_HINT),
-        errno.EACCES: ("no permission for {name}", "choose another place, or change its permissions"),
-        errno.EROFS: ("{name} is on a read-only file system", "choose another --out"),
-        errno.ENOENT: ("{name} does not exist", "check the path"),
-        errno.EISDIR: ("{name} is a folder, a file is needed", "check the path"),
-        errno.ENAMETOOLONG: ("the name {name} is longer than the file system takes", "choose a shorter one"),
-        errno.ENOTDIR: ("a part of the path {name} is a file, not a folder", "check the path"),
-    }
-    if error.errno not in table:
-        return None
-    message, hint = table[error.errno]
-    free = _free(error.filename) if error.errno == errno.ENOSPC else ""
-    return AvtoolError(message.format(name=name) + free, hint=hint)

@@ -40,43 +40,32 @@ def check_output(
     With ``markers``, ``force`` may replace only an empty folder, or one in which a file of such a name says that avtool
     wrote it: never a folder of the user's own. Without, the output is a file, and a folder in its place is refused.
     """
+    another = f"choose another {option}"
     if suffix and path.suffix.lower() != suffix:
         raise UsageError(
             f"{option} {path} is not named {suffix}", hint=f"{option} {path.with_suffix(suffix)}"
         )
     if path.is_dir() and not markers:
-        raise UsageError(f"{option} {path} is a folder, a file is needed", hint=f"choose another {option}")
+        raise UsageError(f"{option} {path} is a folder, a file is needed", hint=another)
     if markers and path.exists():
-        ours = path.is_dir() and (
-            any((path / marker).is_file() for marker in markers) or not any(path.iterdir())
-        )
+        empty = path.is_dir() and not any(path.iterdir())
+        ours = empty or any((path / marker).is_file() for marker in markers)
         here = path.resolve() in (Path.cwd(), *Path.cwd().parents)
         if not ours or here:
             why = "you are in it" if here else f"without {' or '.join(markers)} it is not what avtool wrote"
-            raise UsageError(
-                f"{path} exists and is not replaced, not even with --force: {why}",
-                hint=f"choose another {option}",
-            )
+            raise UsageError(f"{path} exists and is not replaced, not even with --force: {why}", hint=another)
     if (path.exists() or path.is_symlink()) and not force:
-        raise UsageError(f"{path} exists", hint=f"choose another {option}, or add --force to replace it")
+        raise UsageError(f"{path} exists", hint=f"{another}, or add --force to replace it")
     if any(other is not None and _same(path, other) for other in others):
         raise UsageError(
-            f"{option} {path} would replace the clip or another file of this command",
-            hint=f"choose another {option}",
+            f"{option} {path} would replace the clip or another file of this command", hint=another
         )
-    for parent in path.absolute().parents:
-        if parent.is_dir():
-            closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
-            if closed and not path.exists():
-                raise UsageError(
-                    f"cannot write {path}: nothing can be written in {parent}",
-                    hint=f"choose another {option}",
-                )
-            break
-        if parent.exists():
-            raise UsageError(
-                f"cannot write {path}: {parent} is a file, not a folder", hint=f"choose another {option}"
-            )
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        raise UsageError(f"cannot write {path}: {parent} is a file, not a folder", hint=another)
+    closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
+    if closed and not path.exists():
+        raise UsageError(f"cannot write {path}: nothing can be written in {parent}", hint=another)
 
 
 def _same(first: Path, second: Path) -> bool:
@@ -85,18 +74,14 @@ def _same(first: Path, second: Path) -> bool:
     return first.absolute() == second.absolute()
 
 
-def is_unicode(path: Path) -> bool:
-    """Whether the path is text: names are bytes, and libraries that want text take no others."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def printable(path: Path | str) -> str:
     """The path as text that can be drawn and printed anywhere, with ? for what is none."""
     return str(path).encode(errors="replace").decode()
+
+
+def is_unicode(path: Path) -> bool:
+    """Whether the path is text: names are bytes, and libraries that want text take no others."""
+    return printable(path) == str(path)
 
 
 def json_text(value: Any, **options: Any) -> str:
@@ -121,11 +106,6 @@ def sha256_of(path: Path) -> str:
     """The file's sha256, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def partial_name(path: Path) -> Path:
-    """The temporary name beside ``path`` under which it is written."""
-    return path.with_name(f".{path.name}.partial-{os.getpid()}")
 
 
 def _remove_remains(path: Path, kind: str = "partial") -> None:
@@ -180,7 +160,7 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; renamed to it on success, removed on any exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path).with_suffix(path.suffix)
+    partial = path.with_name(f".{path.name}{path.suffix}")
     try:
         with naming(path):
             yield partial
@@ -193,7 +173,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder beside ``path``; it takes ``path``'s place on success (what was there before is
     removed only then) and is removed on any exception."""
-    partial = partial_name(path)
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     _remove_remains(path)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -3,11 +3,18 @@
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
 from avtool.errors import CheckpointError, UsageError
 
+RUNS = Path("runs")
+"""Where new runs are written, and the newest is looked for."""
+DEMO = Path("avtool-demo")
+"""What ``avtool demo`` makes where it is not told another place."""
+DEMO_LOCALIZER = DEMO / "localizer"
+"""The run that the demo ends with: a model that localizes."""
 CHECKPOINTS = "checkpoints"
 BEST = "best"
 """Of a fine-tuned run, the weights with the best validation measure."""
@@ -44,29 +51,9 @@ def data_root() -> Path:
     return _folder_in_environment("AVTOOL_DATA") or Path("data")
 
 
-def source_folder(name: str) -> Path:
-    """Where the raw files of data set ``name`` are looked for."""
-    return data_root() / name
-
-
 def prepared_folder(name: str) -> Path:
     """Where the prepared data set ``name`` is written and read."""
     return data_root() / "prepared" / name
-
-
-def runs_root() -> Path:
-    """./runs."""
-    return Path("runs")
-
-
-def demo_folder() -> Path:
-    """./avtool-demo: what ``avtool demo`` makes where it is not told another place."""
-    return Path("avtool-demo")
-
-
-def demo_localizer(demo: Path) -> Path:
-    """The run that a demo ends with: a model that localizes."""
-    return demo / "localizer"
 
 
 def cache_root() -> Path:
@@ -81,19 +68,6 @@ def pulled_models() -> Path:
     return cache_root() / "models"
 
 
-def newest_pulled() -> Path | None:
-    """The published model that was pulled last."""
-    root = pulled_models()
-    if not root.is_dir():
-        return None
-    dated = [(path.stat().st_mtime_ns, path) for path in root.iterdir() if _is_pulled(path)]
-    return max(dated)[1] if dated else None
-
-
-def _is_pulled(path: Path) -> bool:
-    return not path.name.startswith(".") and is_checkpoint(path)
-
-
 def shared_memory() -> tuple[int, int] | None:
     """Bytes of /dev/shm in all, and free; None where there is no such place, or it has no limit of its own."""
     if not SHARED_MEMORY.is_dir():
@@ -104,11 +78,11 @@ def shared_memory() -> tuple[int, int] | None:
 
 def new_run_folder(recipe: str) -> Path:
     """./runs/RECIPE-DATE, with a counter where several runs start within one second."""
-    base = runs_root() / f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder, count = base, 1
+    name = f"{recipe}-{datetime.now():%Y%m%d-%H%M%S}"
+    folder, count = RUNS / name, 1
     while folder.exists():
         count += 1
-        folder = base.with_name(f"{base.name}-{count}")
+        folder = RUNS / f"{name}-{count}"
     return folder
 
 
@@ -142,12 +116,19 @@ def run_of(checkpoint: Path) -> Path | None:
     return checkpoint.parent if checkpoint.name == BEST else None
 
 
-def newest_run() -> Path | None:
-    """The run with the most recently written checkpoint, of those under ./runs and the demo's localizer."""
-    root = runs_root()
-    runs = [*(root.iterdir() if root.is_dir() else ()), demo_localizer(demo_folder())]
+def newest_of(runs: Iterable[Path]) -> Path | None:
+    """Of ``runs`` the one with the most recently written checkpoint; None where none has any."""
     dated = [(done[-1].stat().st_mtime_ns, run) for run in runs if (done := checkpoints_of(run))]
     return max(dated)[1] if dated else None
+
+
+def newest_run() -> Path | None:
+    """The newest of the runs under ./runs and the demo's localizer."""
+    return newest_of([*(RUNS.iterdir() if RUNS.is_dir() else ()), DEMO_LOCALIZER])
+
+
+def _is_pulled(path: Path) -> bool:
+    return not path.name.startswith(".") and is_checkpoint(path)
 
 
 def resolve_checkpoint(path: Path) -> Path:
@@ -191,7 +172,7 @@ def find_model(explicit: Path | None) -> tuple[Path, str]:
     if usual := usual_model():
         return usual
     raise UsageError(
-        f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{runs_root()} and none was pulled",
+        f"no model given, $AVTOOL_MODEL is not set, there is no run under ./{RUNS} and none was pulled",
         hint="avtool demo, avtool pretrain --recipe tiny, or avtool pull deepavfusion-vggsound",
     )
 
@@ -208,9 +189,9 @@ def usual_model() -> tuple[Path, str] | None:
                 hint="set AVTOOL_MODEL to a run, a checkpoint folder or a pulled name, or give --model",
             ) from error
     if run := newest_run():
-        demo = run == demo_localizer(demo_folder())
-        words = f"the demo in ./{demo_folder()}" if demo else f"the newest run under ./{runs_root()}"
+        words = f"the demo in ./{DEMO}" if run == DEMO_LOCALIZER else f"the newest run under ./{RUNS}"
         return resolve_checkpoint(run), words
-    if pulled := newest_pulled():
-        return pulled, "avtool pull"
-    return None
+    root = pulled_models()
+    pulled = filter(_is_pulled, root.iterdir() if root.is_dir() else ())
+    newest = max(pulled, key=lambda path: path.stat().st_mtime_ns, default=None)
+    return (newest, "avtool pull") if newest else None

@@ -7,15 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, ProgressColumn
+from dataclasses import dataclass, field
 
 PLAIN_SECONDS = 10.0
 """Where stderr is not a terminal, a bar prints at most one line in this many seconds."""
-
-
 _quiet = False
 
 
@@ -41,19 +36,19 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
+@dataclass
 class Bar:
     """Progress through ``total`` units (None: the end is not known), of which ``start`` were done before."""
 
-    def __init__(
-        self, description: str, total: int | None, unit: str, start: int = 0, *, brief: bool = False
-    ) -> None:
-        self.description = description
-        self.brief = brief
-        self.total = total
-        self.unit = unit
-        self.done = self._done_then = start
-        self.start = start
-        self.fields: dict[str, str] = {}
+    description: str
+    total: int | None
+    unit: str
+    start: int = 0
+    brief: bool = False
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.done = self._done_then = self.start
         self._began = self._then = time.monotonic()
 
     def advance(self, n: int = 1, **fields: str) -> None:
@@ -75,7 +70,7 @@ class Bar:
         now = time.monotonic()
         rate = (self.done - done_since) / max(now - since, 1e-9)
         count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        parts = [f"{count} {self.unit}", f"{rate:.1f} {self.unit}/s", *_shown(self.fields)]
+        parts = [f"{count} {self.unit}", f"{rate:.1f} {self.unit}/s", *self._shown()]
         if at_end:
             parts.append(f"{_clock(now - self._began)} in all")
         elif self.total is not None and rate > 0:
@@ -83,66 +78,54 @@ class Bar:
         say(f"{self.description}: {', '.join(parts)}")
         self._then, self._done_then = now, self.done
 
+    def _shown(self) -> list[str]:
+        return [f"{name} {value}" for name, value in self.fields.items()]
+
 
 class _LiveBar(Bar):
-    """The same on a terminal, drawn by Rich."""
+    """The same on a terminal, drawn by Rich in one line: description, bar (which takes what the rest leaves), count,
+    rate, fields, time left."""
 
-    def __init__(
-        self, description: str, total: int | None, unit: str, start: int = 0, *, brief: bool = False
-    ) -> None:
+    def __post_init__(self) -> None:
         from rich.console import Console
-        from rich.progress import Progress
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        super().__init__(description, total, unit, start, brief=brief)
-        self._progress: Progress = Progress(
-            *_columns(),
+        super().__post_init__()
+        whole = Column(no_wrap=True)
+        description, *texts = (
+            TextColumn(f"{{task.{name}}}", markup=False, table_column=whole)
+            for name in ("description", "fields[count]", "fields[rate]", "fields[shown]")
+        )
+        left = TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=whole)
+        self._progress = Progress(
+            description,
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+            *(*texts, left),
             console=Console(stderr=True),
             refresh_per_second=4,
             expand=True,
-            transient=brief,
+            transient=self.brief,
         )
+        shown = dict.fromkeys(("count", "rate", "shown"), "")
         self._task = self._progress.add_task(
-            description, total=total, completed=start, rate="", count=self._count(), shown=""
+            self.description, total=self.total, completed=self.start, **shown
         )
+        self._show()
         self._progress.start()
-
-    def _count(self) -> str:
-        return f"{self.done}/{'?' if self.total is None else self.total}"
 
     def _show(self) -> None:
         speed = self._progress.tasks[0].speed
         self._progress.update(
             self._task,
             completed=self.done,
-            count=self._count(),
+            count=f"{self.done}/{'?' if self.total is None else self.total}",
             rate="" if speed is None else f"{speed:.1f} {self.unit}/s",
-            shown=" ".join(_shown(self.fields)),
+            shown=" ".join(self._shown()),
         )
 
     def close(self) -> None:
         self._progress.stop()
-
-
-def _columns() -> list[ProgressColumn]:
-    """Description, bar (which takes what the rest leaves of the line), count, rate, fields, time left."""
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
-    def text(template: str) -> TextColumn:
-        return TextColumn(template, markup=False, table_column=Column(no_wrap=True))
-
-    return [
-        text("{task.description}"),
-        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
-        text("{task.fields[count]}"),
-        text("{task.fields[rate]}"),
-        text("{task.fields[shown]}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
-    ]
-
-
-def _shown(fields: dict[str, str]) -> list[str]:
-    return [f"{name} {value}" for name, value in fields.items()]
 
 
 def _clock(seconds: float) -> str:
@@ -163,7 +146,7 @@ def progress_bar(
     ``brief`` one leaves nothing behind: no live bar, and no last line where there was none before.
     """
     live = not _quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-    bar = (_LiveBar if live else Bar)(description, total, unit, start, brief=brief)
+    bar = (_LiveBar if live else Bar)(description, total, unit, start, brief)
     try:
         yield bar
     finally:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from avtool.distributed import World, peers
+from avtool.distributed import Peers, World, peers
 
 # Those of the patch embeddings: their weights are stored as convolutions and used as matrices.
 warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -31,12 +31,29 @@ CLIPS_PER_REPLICA = 8
 """With fewer, operations are split over threads as usual."""
 
 
-def replicas_for(device: torch.device, batch_size: int) -> int:
-    """As many replicas as torch has threads, on a CPU, where they divide the batch into parts that are large enough."""
+def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
+    """Forward passes on ``device`` in ``precision``: float32 weights, cast where they are used."""
+    half = precision != torch.float32
+    return torch.autocast(device.type, precision if half else None, enabled=half)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether its samples see each other in training."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def replicas_for(
+    task: nn.Module, batch_size: int, device: torch.device, *, compiled: bool = False, processes: int = 1
+) -> int:
+    """As many replicas as torch has threads, on a CPU, where they divide the batch into parts that are large enough.
+
+    Several processes share the cores already, compiled blocks do not run in several threads, and BatchNorm is to see
+    the whole batch."""
     threads = torch.get_num_threads()
-    if device.type == "cpu" and batch_size % threads == 0 and batch_size >= threads * CLIPS_PER_REPLICA:
-        return threads
-    return 1
+    enough = batch_size % threads == 0 and batch_size >= threads * CLIPS_PER_REPLICA
+    if device.type != "cpu" or not enough or processes > 1 or compiled or has_batch_norm(task):
+        return 1
+    return threads
 
 
 def in_parallel(task: nn.Module, world: World, device: torch.device, *, replicas: int) -> nn.Module:
@@ -139,8 +156,8 @@ class _Meeting:
     """Where the replicas of one pass hand each other tensors."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.barrier = size, threading.Barrier(size)
-        self.brought: list[Tensor] = [torch.empty(0)] * size
+        self.barrier = threading.Barrier(size)
+        self.brought = [torch.empty(0)] * size
 
     def exchange(self, rank: int, tensor: Tensor) -> list[Tensor]:
         """What each replica brought, by rank."""
@@ -151,11 +168,12 @@ class _Meeting:
         return found
 
 
-class _Peer:
-    """A replica among its peers (``avtool.distributed.Peers``)."""
+class _Peer(Peers):
+    """A replica among those of its pass."""
 
     def __init__(self, meeting: _Meeting, rank: int) -> None:
-        self.meeting, self.rank = meeting, rank
+        super().__init__(rank)
+        self.meeting = meeting
 
     def gather(self, rows: Tensor) -> Tensor:
         return torch.cat(self.meeting.exchange(self.rank, rows))

@@ -48,19 +48,15 @@ class MetricsLog:
         except OSError:
             os.truncate(self.path, before)
             raise
-        self._say_without(values)
+        new = [name for name, value in values.items() if finite(value) is None and name not in self._without]
+        if new:  # each is named once
+            self._without.update(new)
+            say(f"no finite value for {', '.join(new)} at step {values['step']}: null in {METRICS}")
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
                     self._board.add_scalar(name, value, values["step"])
             self._board.flush()
-
-    def _say_without(self, values: dict[str, Any]) -> None:
-        """Name the numbers that are null, each the first time."""
-        new = [name for name, value in values.items() if finite(value) is None and name not in self._without]
-        if new:
-            self._without.update(new)
-            say(f"no finite value for {', '.join(new)} at step {values['step']}: null in {METRICS}")
 
 
 def check_tensorboard() -> None:
@@ -108,9 +104,8 @@ def _rows_of(run: Path) -> list[dict[str, Any]]:
         raise AvtoolError(f"{run} is not a run: there is no {METRICS} in it", hint="name the folder of a run")
     rows = read_metrics(run)
     if not any("seconds" in row or "loss" in row for row in rows):
-        raise AvtoolError(
-            f"{run / METRICS} holds no step of training yet", hint="wait for the first train.log_every steps"
-        )
+        hint = "wait for the first train.log_every steps"
+        raise AvtoolError(f"{run / METRICS} holds no step of training yet", hint=hint)
     return rows
 
 
@@ -126,20 +121,18 @@ def run_names(runs: Sequence[Path]) -> list[str]:
 def read_run_facts(run: Path) -> dict[str, Any]:
     """A run's run.json; nothing where there is none. CheckpointError where it is damaged."""
     path = run / RUN_JSON
+    if not path.is_file():
+        return {}
     try:
-        facts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise _damaged(path) from error
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        facts = None
     if not isinstance(facts, dict):
-        raise _damaged(path)
+        raise CheckpointError(
+            f"{path} is damaged: it is no JSON object",
+            hint=f"begin it anew, it is only the run's history: echo '{{}}' > {shlex.quote(str(path))}",
+        )
     return facts
-
-
-def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{path} is damaged: it is no JSON object",
-        hint=f"begin it anew, it is only the run's history: echo '{{}}' > {shlex.quote(str(path))}",
-    )
 
 
 def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts: Any) -> None:

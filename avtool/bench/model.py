@@ -22,7 +22,7 @@ from avtool.bench.measure import (
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
-from avtool.devices import PRECISIONS, autocast, check_compiler, keep_freed_memory
+from avtool.devices import PRECISIONS, check_compiler, keep_freed_memory
 from avtool.errors import AvtoolError, check_choice
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
 from avtool.model.build import build_empty, build_encoder, compile_blocks
@@ -31,6 +31,7 @@ from avtool.model.mae import MaskedAutoencoder
 from avtool.optim import adamw, parameter_groups, set_learning_rate
 from avtool.progress import say
 from avtool.registry import FUSIONS
+from avtool.replicas import autocast
 from avtool.tasks.pretrain.train import model_settings
 
 CPU = torch.device("cpu")

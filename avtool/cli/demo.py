@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from avtool.commands import Debug, Device, Seed, Threads, command_line, examples, guarded, set_threads
-from avtool.places import demo_folder
+from avtool.places import DEMO
 
 EPILOG = examples(
     "avtool demo",
@@ -19,7 +19,7 @@ EPILOG = examples(
 @guarded
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = demo_folder(),
+    out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = DEMO,
     small: Annotated[
         bool,
         typer.Option("--small", help="Few clips and steps: shows that all runs; its map means nothing."),

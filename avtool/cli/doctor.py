@@ -134,7 +134,7 @@ def _places(warnings: list[str]) -> dict[str, str]:
     look: dict[str, Callable[[], Path | None]] = {
         "data ($AVTOOL_DATA)": places.data_root,
         "prepared data": lambda: places.prepared_folder("NAME"),
-        "runs": places.runs_root,
+        "runs": lambda: places.RUNS,
         "model ($AVTOOL_MODEL, newest run)": lambda: model[0] if (model := places.usual_model()) else None,
         "downloads ($AVTOOL_CACHE)": places.cache_root,
         "recipes": recipes_folder,

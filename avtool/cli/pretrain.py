@@ -1,25 +1,9 @@
 """``avtool pretrain``: a recipe and prepared data in, a run folder with checkpoints out."""
 
-from avtool.cli.runs import Training
-from avtool.commands import (
-    Debug,
-    Device,
-    DryRun,
-    Force,
-    Out,
-    PreparedData,
-    RecipeName,
-    Resume,
-    RunSeed,
-    Settings,
-    StopAfter,
-    Threads,
-    command_line,
-    examples,
-    guarded,
-    print_once,
-    set_threads,
-)
+from typing import Any
+
+from avtool.cli.runs import TRAINING, start_training
+from avtool.commands import RunSeed, Settings, command, examples
 
 EPILOG = examples(
     "avtool pretrain --recipe tiny",
@@ -30,43 +14,10 @@ EPILOG = examples(
 )
 
 
-@guarded
-def pretrain(
-    settings: Settings = None,
-    *,
-    recipe: RecipeName = None,
-    data: PreparedData = None,
-    out: Out = None,
-    resume: Resume = False,
-    stop_after: StopAfter = None,
-    dry_run: DryRun = False,
-    seed: RunSeed = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    force: Force = False,
-    debug: Debug = False,
-) -> None:
+@command(*TRAINING)
+def pretrain(settings: Settings = None, *, seed: RunSeed = None, **options: Any) -> None:
     """Pretrain by masked reconstruction of image and sound.
 
     Settings are keys of the recipe, as optim.base_lr=1e-4 or model.fusion.tokens=[8,4,4].
     """
-    training = Training.of(
-        recipe, settings or (), data=data, out=out, resume=resume, seed=seed, task="pretrain"
-    )
-    set_threads(threads)
-    if dry_run:
-        training.describe(training.recipe, device)
-        return
-    from avtool.engine import train
-
-    run = train(
-        training.recipe,
-        data=training.data,
-        out=training.out,
-        device=device,
-        resume=resume,
-        stop_after=stop_after,
-        force=force,
-        command=command_line(),
-    )
-    print_once(run)
+    start_training("pretrain", settings or (), seed=seed, **options)

@@ -4,65 +4,91 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from avtool.commands import command_line, print_once
+
 if TYPE_CHECKING:
     from avtool.config.schema import Recipe
 
 
-@dataclass(frozen=True)
-class Training:
-    """A resolved recipe, its prepared data and its run folder."""
+TRAINING = ("recipe", "data", "out", "resume", "stop_after", "dry_run", "device", "threads", "force")
+"""Options of the commands that train, of those that are shared."""
 
-    recipe: Recipe
-    data: Path
-    out: Path
 
-    @classmethod
-    def of(
-        cls,
-        name: str | None,
-        settings: Sequence[str],
-        *,
-        data: Path | None,
-        out: Path | None,
-        resume: bool,
-        seed: int | None,
-        task: str,
-    ) -> Training:
-        """From what the command line says; UsageError where that is not enough, or is of another task."""
-        from avtool.config.recipes import load_recipe
-        from avtool.errors import RecipeError, UsageError
+def start_training(
+    task: str,
+    settings: Sequence[str],
+    *,
+    recipe: str | None,
+    data: Path | None,
+    out: Path | None,
+    resume: bool,
+    stop_after: int | None,
+    dry_run: bool,
+    seed: int | None,
+    device: str,
+    force: bool,
+    allow_random: bool = False,
+) -> None:
+    """Train by ``recipe`` with ``settings`` over it, and print the run folder; with ``dry_run`` print the recipe and
+    what a run of it would be. UsageError where that is not enough, or is of another task than ``task``."""
+    if seed is not None:
+        settings = [*settings, f"seed={seed}"]
+    chosen, name = _recipe(task, recipe, settings, out if resume else None)
+    out = out or _default_out(Path(name).stem, resume=resume)
+    data = data or (_data_of(out) if resume else None) or _default_data(chosen)
+    if not dry_run:
+        from avtool.engine import train
 
-        if name is None:
-            name = _recipe_of(out) if resume and out is not None else None
-        if name is None and resume and out is not None:
-            raise UsageError(f"there is no run at {out} to go on with", hint="begin one with --recipe")
-        if name is None:
+        run = train(
+            chosen,
+            data=data,
+            out=out,
+            allow_random=allow_random,
+            device=device,
+            resume=resume,
+            stop_after=stop_after,
+            force=force,
+            command=command_line(),
+        )
+        print_once(run)
+        return
+    from avtool.config.recipes import dump_recipe
+    from avtool.engine import dry_run as what_it_would_be
+
+    if task != "pretrain":
+        from avtool.engine import starting_model
+
+        chosen, _ = starting_model(chosen, allow_random=allow_random)
+    typer.echo(dump_recipe(chosen))
+    typer.echo(what_it_would_be(chosen, data=data, device=device))
+
+
+def _recipe(task: str, name: str | None, settings: Sequence[str], resumed: Path | None) -> tuple[Recipe, str]:
+    """The recipe and its name, without one that of the run that is ``resumed``."""
+    from avtool.config.recipes import load_recipe
+    from avtool.errors import RecipeError, UsageError
+
+    if name is None:
+        if resumed is None:
             raise UsageError(
                 "no --recipe is given",
                 hint="avtool recipes ls lists them; with --resume --out RUN it is the run's",
             )
-        try:
-            recipe = load_recipe(name, [*settings, *(() if seed is None else (f"seed={seed}",))])
-        except RecipeError:
-            _check_task(load_recipe(name), name, task)  # then that is why they do not fit
-            raise
-        _check_task(recipe, name, task)
-        out = out or _default_out(Path(name).stem, resume=resume)
-        return cls(recipe, data or (_data_of(out) if resume else None) or _default_data(recipe), out)
-
-    def describe(self, recipe: Recipe, device: str) -> None:
-        """Print ``recipe`` and what a run of it would be."""
-        from avtool.config.recipes import dump_recipe
-        from avtool.engine import dry_run
-
-        typer.echo(dump_recipe(recipe))
-        typer.echo(dry_run(recipe, data=self.data, device=device))
+        if not (resumed / "recipe.yaml").is_file():
+            raise UsageError(f"there is no run at {resumed} to go on with", hint="begin one with --recipe")
+        name = str(resumed / "recipe.yaml")
+    try:
+        recipe = load_recipe(name, settings)
+    except RecipeError:
+        _check_task(load_recipe(name), name, task)  # then that is why they do not fit
+        raise
+    _check_task(recipe, name, task)
+    return recipe, name
 
 
 def _check_task(recipe: Recipe, name: str, task: str) -> None:
@@ -70,19 +96,10 @@ def _check_task(recipe: Recipe, name: str, task: str) -> None:
 
     if recipe.task != task:
         verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
-        of_run = f"avtool {verb} --resume --out {Path(name).parent}"
-        raise UsageError(
-            f"recipe {name} is of task {recipe.task}, not {task}",
-            hint=of_run
-            if Path(name).name == "recipe.yaml"
-            else f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls",
-        )
-
-
-def _recipe_of(run: Path) -> str | None:
-    """The recipe that a run was made by, if it is one."""
-    path = run / "recipe.yaml"
-    return str(path) if path.is_file() else None
+        hint = f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls"
+        if Path(name).name == "recipe.yaml":
+            hint = f"avtool {verb} --resume --out {Path(name).parent}"
+        raise UsageError(f"recipe {name} is of task {recipe.task}, not {task}", hint=hint)
 
 
 def _data_of(run: Path) -> Path | None:
@@ -110,10 +127,8 @@ def _default_out(name: str, *, resume: bool) -> Path:
     """A new run folder; with ``resume`` the newest run of this recipe that has a checkpoint, if any."""
     from avtool import places
 
-    if resume and places.runs_root().is_dir():
+    if resume and places.RUNS.is_dir():
         dated = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
-        runs = [run for run in places.runs_root().iterdir() if dated.fullmatch(run.name)]
-        done = [(found[-1].stat().st_mtime_ns, run) for run in runs if (found := places.checkpoints_of(run))]
-        if done:
-            return max(done)[1]
+        if newest := places.newest_of(run for run in places.RUNS.iterdir() if dated.fullmatch(run.name)):
+            return newest
     return places.new_run_folder(name)

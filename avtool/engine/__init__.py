@@ -9,7 +9,7 @@ import torch
 from avtool.config.recipes import dump_recipe
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.devices import check_compiler, keep_freed_memory, resolve_device, resolve_precision
+from avtool.devices import check_compiler, keep_freed_memory, precision_name, resolve_device
 from avtool.distributed import World, joined, local_device
 from avtool.engine import loop
 from avtool.engine.dry import dry_run
@@ -21,7 +21,7 @@ from avtool.places import BEST
 from avtool.progress import quiet, say
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 
-__all__ = ["Run", "dry_run", "plan_finetuning", "train"]
+__all__ = ["Run", "dry_run", "starting_model", "train"]
 
 
 def train(
@@ -52,86 +52,68 @@ def train(
     target = local_device(resolve_device(device))
     with joined(target) as world, quiet(not world.main):
         with world.as_one() as failed:
-            run = _prepared(
-                recipe, data, out, target, world, allow_random=allow_random, resume=resume, force=force
+            recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
+            check_output(out, force=force or resume, markers=(RUN_JSON,))
+            dataset = PreparedDataset(data, recipe.data.split)
+            _check(recipe, dataset, target, world)
+            keep_freed_memory(target)
+            saved = newest_checkpoint(recipe, out, force=force, world=world) if resume else None
+            if saved and not force:
+                check_same_data(out, dataset)
+            if saved and (before := saved.trainer.get("processes", 1)) != world.size:
+                say(
+                    f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same"
+                )
+            run = Run(
+                recipe, dataset, folder=out, device=target, saved=saved, checkpoint=checkpoint, world=world
             )
+            run.check_room()
         if not failed:  # else it was another process, and rank 0 says so
             with suppress(OthersFailed):
                 _train(run, data, stop_after=stop_after, command=command or [])
         return out
 
 
+def _check(recipe: Recipe, dataset: PreparedDataset, device: torch.device, world: World) -> None:
+    """AvtoolError where recipe, data, machine and the number of processes do not fit together."""
+    if recipe.spectrogram.sample_rate != dataset.sample_rate:
+        raise TrainingError(
+            f"spectrogram.sample_rate is {recipe.spectrogram.sample_rate}, but {dataset.folder} holds sound of "
+            f"{dataset.sample_rate} samples a second",
+            hint=f"spectrogram.sample_rate={dataset.sample_rate}",
+        )
+    if recipe.train.batch_size % world.size:
+        raise UsageError(
+            f"{world.size} processes cannot share a batch of {recipe.train.batch_size} clips evenly",
+            hint=f"set train.batch_size to a multiple of {world.size}",
+        )
+    if recipe.train.compile:
+        check_compiler(device)
+    if recipe.train.tensorboard:
+        check_tensorboard()
+
+
 def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) -> None:
     out, steps = run.folder, run.schedule.max_steps
     stop = min(steps, stop_after or steps)
-    if run.step >= stop:
-        if run.owes_measures():
-            run.evaluate()
-        done = "finished" if stop == steps else f"already past --stop-after {stop}"
-        say(f"{out} is {done}: {run.step} of {steps} steps are done")
-        return
-    if run.world.main:
+    finished = run.step >= stop
+    if run.world.main and not finished:
         _begin(run, data, command)
     if run.owes_measures():
         run.evaluate()
+    if finished:
+        done = "finished" if stop == steps else f"already past --stop-after {stop}"
+        say(f"{out} is {done}: {run.step} of {steps} steps are done")
+        return
     loop.train(run, run.batches(), stop=stop)
     run.evaluate()
     if run.best is not None:
         say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
 
 
-def _prepared(
-    recipe: Recipe,
-    data: Path,
-    out: Path,
-    device: torch.device,
-    world: World,
-    *,
-    allow_random: bool,
-    resume: bool,
-    force: bool,
-) -> Run:
-    """The run, as new or from its newest checkpoint, once everything was seen to fit together."""
-    checkpoint = None
-    if recipe.task != PRETRAIN:
-        recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
-    check_output(out, force=force or resume, markers=(RUN_JSON,))
-    precision = resolve_precision(recipe.train.precision, device)
-    dataset = PreparedDataset(data, recipe.data.split)
-    _check_sample_rate(recipe, dataset)
-    _check_shares(recipe, world)
-    if recipe.train.compile:
-        check_compiler(device)
-    if recipe.train.tensorboard:
-        check_tensorboard()
-    keep_freed_memory(device)
-    saved = newest_checkpoint(recipe, out, force=force, world=world) if resume else None
-    if saved and not force:
-        check_same_data(out, dataset)
-    if saved and (before := saved.trainer.get("processes", 1)) != world.size:
-        say(f"begun by {before} processes, goes on with {world.size}: batches and steps stay the same")
-    run = Run(
-        recipe,
-        dataset,
-        folder=out,
-        device=device,
-        precision=precision,
-        saved=saved,
-        checkpoint=checkpoint,
-        world=world,
-    )
-    run.check_room()
-    return run
-
-
-def plan_finetuning(recipe: Recipe, *, allow_random: bool = False) -> Recipe:
-    """The recipe that ``train`` would fine-tune by: with the sizes of the encoder that it starts from."""
-    return starting_model(recipe, allow_random=allow_random)[0]
-
-
 def _begin(run: Run, data: Path, command: list[str]) -> None:
     """Say what starts, and write what a run folder begins with."""
-    recipe, clips, dataset = run.recipe, run.clips, run.dataset
+    recipe, clips, dataset, precision = run.recipe, run.clips, run.dataset, precision_name(run.precision)
     if run.folder.exists() and run.resumed_from is None:
         shutil.rmtree(run.folder)
     write_run_facts(
@@ -150,7 +132,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         },
         init=recipe.init.model_dump(exclude_none=True),
         device=str(run.device),
-        precision=run.precision_name,
+        precision=precision,
         threads=torch.get_num_threads(),
         processes=run.world.size,
     )
@@ -158,8 +140,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
     verb = "pretraining" if recipe.task == PRETRAIN else f"fine-tuning ({recipe.task})"
     say(
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
-        f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {run.precision_name}), "
-        f"into {run.folder}"
+        f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {precision}), into {run.folder}"
     )
     if run.task.best and not len(clips.held_out):
         share = recipe.data.validation
@@ -167,21 +148,4 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         say(
             f"no recording is held out to choose the best checkpoint on{why}; the last one is kept alone "
             f"(a larger data.validation holds some out)"
-        )
-
-
-def _check_sample_rate(recipe: Recipe, dataset: PreparedDataset) -> None:
-    if recipe.spectrogram.sample_rate != dataset.sample_rate:
-        raise TrainingError(
-            f"spectrogram.sample_rate is {recipe.spectrogram.sample_rate}, but {dataset.folder} holds sound of "
-            f"{dataset.sample_rate} samples a second",
-            hint=f"spectrogram.sample_rate={dataset.sample_rate}",
-        )
-
-
-def _check_shares(recipe: Recipe, world: World) -> None:
-    if recipe.train.batch_size % world.size:
-        raise UsageError(
-            f"{world.size} processes cannot share a batch of {recipe.train.batch_size} clips evenly",
-            hint=f"set train.batch_size to a multiple of {world.size}",
         )

@@ -1,33 +1,46 @@
 """What a run would be and cost, said before it starts."""
 
 import math
+import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate, spread_over
 from avtool.devices import resolve_device, resolve_precision
-from avtool.engine.memory import Memory, ShapeUnknown, memory_of_step
-from avtool.engine.run import Clips, has_batch_norm, replicas_of
-from avtool.engine.schedule import Schedule
-from avtool.engine.start import check_timm
+from avtool.engine.run import Schedule
+from avtool.engine.start import Clips
 from avtool.errors import in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
+from avtool.published import TIMM
 from avtool.registry import TASKS
+from avtool.replicas import autocast, replicas_for
 from avtool.tasks.training import Training
+from avtool.timm_vit import TimmViT
+from avtool.weights import NONE
 
 MOMENTS = {"adamw": 2, "lars": 1}
 """Numbers that the optimizer keeps for each trained weight."""
 SAMPLES_READ = 32
 """Training samples that are read to see how many bytes one takes."""
+SHAPE_UNKNOWN = DataDependentOutputException, DynamicOutputShapeException
+"""A task whose shapes depend on what is in its tensors raises one of these."""
 
 
 class CountingDataset(PreparedDataset):
@@ -48,23 +61,17 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Training = TASKS[recipe.task].trainer()(recipe, dataset, clips.training)
-    check_timm(task, recipe)
-    schedule = Schedule.of(recipe, len(clips.training), target, merge_batches=not has_batch_norm(task))
-    sample, read = _read_some(task, recipe, dataset, clips.training)
+    image = recipe.init.image or NONE
+    if recipe.init.model in (None, NONE) and image.startswith(TIMM):  # whether it fits; nothing is fetched
+        TimmViT.find("init.image", image).check(encoder_of(task.model).image)
+    schedule = Schedule.of(task, recipe, len(clips.training), target)
+    views = task.training_views(recipe, dataset, clips.training)
+    dataset.bytes_read = 0
+    samples = [views.sample(0, index) for index in spread_over(clips.training, SAMPLES_READ)]
+    read, sample = dataset.bytes_read / len(samples), collate(samples[:1])
     lines = [*_parameters(task.model), *_shapes(recipe, sample)]
     lines += _schedule(recipe, dataset, clips, schedule, read)
     return "\n".join([*lines, *_memory(task, recipe, sample, schedule, target)])
-
-
-def _read_some(
-    task: Training, recipe: Recipe, dataset: CountingDataset, training: np.ndarray
-) -> tuple[dict[str, Tensor], float]:
-    """A batch of one sample, and the mean number of bytes that a sample reads."""
-    views = task.training_views(recipe, dataset, training)
-    chosen = spread_over(training, SAMPLES_READ)
-    dataset.bytes_read = 0
-    samples = [views.sample(0, index) for index in chosen]
-    return collate(samples[:1]), dataset.bytes_read / len(samples)
 
 
 def _parameters(model: nn.Module) -> list[str]:
@@ -73,14 +80,12 @@ def _parameters(model: nn.Module) -> list[str]:
         "image encoder": encoder.image,
         "audio encoder": encoder.audio,
         "fusion blocks": encoder.fusion_blocks,
-        **{
-            name.replace("_", " "): part
-            for name, part in model.named_children()
-            if name != "encoder" and count_parameters(part)
-        },
     }
-    rows = [f"  {name:<20}{count_parameters(part):>14,}" for name, part in parts.items()]
-    return ["parameters", *rows, f"  {'all':<20}{count_parameters(model):>14,}"]
+    for name, part in model.named_children():
+        if name != "encoder" and count_parameters(part):
+            parts[name.replace("_", " ")] = part
+    parts["all"] = model
+    return ["parameters", *(f"  {name:<20}{count_parameters(part):>14,}" for name, part in parts.items())]
 
 
 def _shapes(recipe: Recipe, sample: Mapping[str, Tensor]) -> list[str]:
@@ -92,10 +97,8 @@ def _shapes(recipe: Recipe, sample: Mapping[str, Tensor]) -> list[str]:
         "image patches": (batch, math.prod(grid_of(*size.image_size, size.patch_size))),
         "audio patches": (batch, math.prod(grid_of(*size.audio_size, size.patch_size))),
     }
-    return [
-        "shapes of a batch",
-        *(f"  {name:<20}{' x '.join(map(str, shape))}" for name, shape in shapes.items()),
-    ]
+    lines = (f"  {name:<20}{' x '.join(map(str, shape))}" for name, shape in shapes.items())
+    return ["shapes of a batch", *lines]
 
 
 def _schedule(
@@ -113,7 +116,7 @@ def _schedule(
 
 
 def _memory(
-    task: Any, recipe: Recipe, sample: Mapping[str, Tensor], schedule: Schedule, device: torch.device
+    task: Training, recipe: Recipe, sample: Mapping[str, Tensor], schedule: Schedule, device: torch.device
 ) -> list[str]:
     clips = recipe.train.batch_size * schedule.merged
     precision = resolve_precision(recipe.train.precision, device)
@@ -122,17 +125,13 @@ def _memory(
             task,
             sample,
             clips=clips,
-            replicas=replicas_of(task, recipe, schedule, device),
+            replicas=replicas_for(task, clips, device, compiled=recipe.train.compile),
             micro_steps=schedule.micro_steps,
             device=device,
             precision=precision,
         )
-    except ShapeUnknown as error:
+    except SHAPE_UNKNOWN as error:
         return [f"memory of a step: shapes alone do not tell ({str(error).splitlines()[0]})"]
-    return _memory_in_words(memory, recipe, f"{device}, {str(precision).removeprefix('torch.')}")
-
-
-def _memory_in_words(memory: Memory, recipe: Recipe, where: str) -> list[str]:
     moments = MOMENTS[recipe.optim.name] * memory.gradients
     rows = {
         "weights": memory.weights,
@@ -141,6 +140,94 @@ def _memory_in_words(memory: Memory, recipe: Recipe, where: str) -> list[str]:
         "activations": memory.kept,
         "at most, all in all": memory.weights + moments + memory.peak,
     }
+    where = f"{device}, {str(precision).removeprefix('torch.')}, one process"
     less = "; torch.compile takes less" if recipe.train.compile else ""
-    title = f"memory of a step ({where}, one process{less})"
-    return [title, *(f"  {name:<20}{in_bytes(size):>14}" for name, size in rows.items())]
+    lines = (f"  {name:<20}{in_bytes(size):>14}" for name, size in rows.items())
+    return [f"memory of a step ({where}{less})", *lines]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes: of ``weights`` and buffers, of the ``gradients``, of the activations that the forward pass keeps for the
+    backward pass (``kept``, inputs included), and ``peak``, the most there is at once in a step above the weights and
+    the optimizer's moments."""
+
+    weights: int
+    gradients: int
+    kept: int
+    peak: int
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that operations make while it is open, each storage once, until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = self.peak = 0
+        self._seen: set[int] = set()
+
+    def note(self, made: Any) -> None:
+        """Count what is new among the tensors in ``made``."""
+        for tensor in tree_leaves(made):
+            if not isinstance(tensor, Tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if storage._cdata in self._seen:
+                continue
+            self._seen.add(storage._cdata)
+            self.alive += storage.nbytes()
+            weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
+        self.peak = max(self.peak, self.alive)
+
+    def _forget(self, storage: int, size: int) -> None:
+        self._seen.discard(storage)
+        self.alive -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        self.note(made)
+        return made
+
+
+def memory_of_step(
+    task: nn.Module,
+    sample: Mapping[str, Tensor],
+    *,
+    clips: int,
+    replicas: int,
+    micro_steps: int,
+    device: torch.device,
+    precision: torch.dtype,
+) -> Memory:
+    """What one step of ``task`` takes on ``device``: ``micro_steps`` over ``clips`` clips each, which ``replicas``
+    share.
+
+    ``sample`` is a batch of one clip. The task's own tensors are replaced by ones that have a size and no content: it
+    is of no use afterwards. Forward and backward run operation by operation with the shapes, types and lifetimes of a
+    real step, recomputation and autocast included; what a kernel takes for itself inside an operation is not seen, nor
+    what torch.compile saves. One of ``SHAPE_UNKNOWN`` where a shape depends on values.
+    """
+    task.train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        task.to_empty(device=device)
+        size = clips // replicas
+        batch = {
+            name: torch.empty((size, *value.shape[1:]), dtype=value.dtype, device=device)
+            for name, value in sample.items()
+        }
+        with LiveBytes() as live:
+            live.note([*task.parameters(), *task.buffers()])
+            before, live.peak = live.alive, 0
+            live.note(batch)
+            for _ in range(1 if replicas > 1 else min(micro_steps, 2)):  # more than two are like the second
+                already = live.alive
+                with autocast(device, precision):
+                    loss = task(batch)["loss"]
+                kept = live.alive - already
+                loss.backward()
+                del loss
+            peak = live.peak - before
+    gradients = sum(p.numel() * p.element_size() for p in task.parameters() if p.requires_grad)
+    # Each replica has gradients of its own beside the sum.
+    summed = gradients if replicas > 1 and micro_steps > 1 else 0
+    return Memory(before, gradients, replicas * kept, replicas * peak + summed)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from avtool.engine.finite import FiniteCheck
-from avtool.engine.meter import Meter, interruptible
+from avtool.data.loader import STOP_SIGNALS
+from avtool.errors import TrainingError
 from avtool.optim import set_learning_rate
+from avtool.places import checkpoints_of
 from avtool.progress import progress_bar, say
-from avtool.replicas import Batch, without_sync
+from avtool.replicas import Batch, autocast, in_parallel, without_sync
 
 if TYPE_CHECKING:
     from avtool.engine.run import Run
@@ -23,7 +30,7 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
     settings = run.recipe.train
     log = run.log if run.world.main else None  # opened here: rows behind this step go before the next one
     meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
-    model, check = run.in_parallel(), FiniteCheck(run)
+    model, check = in_parallel(run.task, run.world, run.device, replicas=run.replicas), FiniteCheck(run)
     with (
         progress_bar(run.recipe.task, total=run.schedule.max_steps, unit="steps", start=run.step) as bar,
         interruptible() as interrupted,
@@ -50,14 +57,13 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
                 bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
             bar.advance()
             if measures and not ends:
-                with meter.paused():
+                with meter.timing("paused"):
                     run.evaluate()
             if saves:
                 run.save()
             if ends and run.step < stop:
-                say(
-                    f"stopped after step {run.step}; the same command with --resume --out {run.folder} goes on"
-                )
+                again = f"the same command with --resume --out {run.folder} goes on"
+                say(f"stopped after step {run.step}; {again}")
                 raise KeyboardInterrupt
 
 
@@ -72,28 +78,34 @@ def train_step(
 ) -> dict[str, Tensor]:
     """One optimizer step over ``accumulate`` batches; the mean of each loss over them and over the processes.
 
-    ``model`` is the task as ``run.in_parallel`` gives it. ``check`` then knows whether any process was ``interrupted``.
+    ``model`` is the run's task as ``in_parallel`` gives it. ``check`` then knows whether a process was ``interrupted``.
     """
     micro_steps = run.schedule.micro_steps
     sums: dict[str, Tensor] = {}
     indices = []
     for number in range(1, micro_steps + 1):
-        with meter.waiting():
+        with meter.timing("waiting"):
             batch = next(batches)
         indices.append(batch["index"])
         batch = {name: value.to(run.device, non_blocking=True) for name, value in batch.items()}
-        with meter.working(), without_sync(model, last=number == micro_steps):
-            with run.autocast():
+        with meter.timing("working"), without_sync(model, last=number == micro_steps):
+            with autocast(run.device, run.precision):
                 losses = model(batch)
             loss = losses["loss"] / micro_steps
             run.scaler.scale(loss).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / micro_steps
-    with meter.working():
-        means = check.mean_of(sums, bool(interrupted))
+    with meter.timing("working"):
+        asked = torch.tensor(float(bool(interrupted))).to(run.device, non_blocking=True)
+        values = torch.stack([*sums.values(), asked]).float()
+        if run.world.size > 1:
+            dist.all_reduce(values)
+            values /= run.world.size
+        *averages, asked = values
+        means = dict(zip(sums, averages, strict=True))
         run.scaler.unscale_(run.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in run.parameters if p.grad is not None])
-        check.note(means, norm, torch.cat(indices))
+        check.note(means, norm, torch.cat(indices), asked)
         if run.recipe.optim.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(run.parameters, run.recipe.optim.clip_grad, norm)
         run.scaler.step(run.optimizer)
@@ -102,3 +114,110 @@ def train_step(
     if run.scaler.is_enabled():
         means["loss_scale"] = run.scaler.scale(torch.ones((), device=run.device))
     return means
+
+
+class FiniteCheck:
+    """That a step which is not finite changes no weight and ends the run, on every process, without waiting for it.
+
+    Reading losses and gradient would make the host wait for everything it asked a GPU for, after every step. Instead
+    the optimizer itself passes over such a step (``found_inf``), and what was found is copied aside and read while the
+    next step is computed, or before anything is logged, measured or saved (``settle``).
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.interrupted = False
+        self._noted: tuple[int, list[str], Tensor, torch.cuda.Event | None, Tensor] | None = None
+
+    def note(self, losses: dict[str, Tensor], norm: Tensor, indices: Tensor, asked: Tensor) -> None:
+        """Before the step after ``run.step``: its ``losses`` and the ``norm`` of its gradient are to be finite.
+        ``indices`` are its clips; ``asked`` is above 0 where a process was interrupted.
+
+        In fp16 a gradient that overflowed is the scaler's: it skips the step and scales less, down to not at all.
+        """
+        self.settle()
+        scale = self.run.scaler.scale(torch.ones((), device=self.run.device))
+        fine = [value.isfinite() for value in losses.values()]
+        flags = torch.stack([*fine, norm.isfinite() | (scale > 1), asked > 0]).float()
+        arrived = None
+        if not self.run.scaler.is_enabled():
+            bad = ~(losses["loss"].isfinite() & norm.isfinite())
+            self.run.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+        if self.run.device.type == "cuda":
+            flags = torch.empty_like(flags, device="cpu", pin_memory=True).copy_(flags, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self._noted = (self.run.step + 1, [*losses, "gradient"], flags, arrived, indices)
+
+    def settle(self) -> None:
+        """TrainingError where what was noted last is not finite: the loss, or the gradient."""
+        if self._noted is None:
+            return
+        (step, names, flags, arrived, indices), self._noted = self._noted, None
+        if arrived is not None:
+            arrived.synchronize()
+        *fine, asked = flags.tolist()
+        self.interrupted = bool(asked)
+        finite = dict(zip(names, fine, strict=True))
+        gradient = finite.pop("gradient")
+        if finite["loss"] and gradient:
+            return
+        bad = [name if name == "loss" else f"{name} loss" for name, value in finite.items() if not value]
+        own = [self.run.dataset.record(int(index)).id for index in indices]
+        ids = [id for of_one in self.run.world.gather(own) for id in of_one]
+        raise TrainingError(
+            f"step {step}: {' and '.join(bad or ['the gradient'])} {'are' if bad[1:] else 'is'} not finite; "
+            f"the batch's clips: {', '.join(ids)}",
+            hint=("earlier checkpoints are good; " if checkpoints_of(self.run.folder) else "")
+            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
+        )
+
+
+class Meter:
+    """Speed, and the shares of time that went by waiting for data and beside the work, since it was last read."""
+
+    def __init__(self, *, clips_per_step: int) -> None:
+        self.clips_per_step = clips_per_step
+        self.steps, self.since = 0, time.perf_counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def timing(self, what: str) -> Iterator[None]:
+        """The block is ``waiting`` for data, or ``working``: the task's and the optimizer's passes, averaging, the
+        check of gradients, the step; or it is no part of the training that is timed (``paused``). An accelerator's time
+        is seen where the host waits for it, at that check."""
+        began = time.perf_counter()
+        yield
+        self.seconds[what] += time.perf_counter() - began
+
+    def read(self) -> dict[str, float]:
+        """``elapsed`` seconds, ``samples_per_second``, and as shares of the time ``waiting`` and ``overhead``, what was
+        neither waiting nor working: transfers, logs, display, checkpoints; then begin anew."""
+        now, spent = time.perf_counter(), self.seconds
+        elapsed = now - self.since - spent["paused"]
+        result = {
+            "elapsed": elapsed,
+            "samples_per_second": self.steps * self.clips_per_step / elapsed,
+            "waiting": spent["waiting"] / elapsed,
+            "overhead": max(0.0, 1 - (spent["waiting"] + spent["working"]) / elapsed),
+        }
+        self.steps, self.since, self.seconds = 0, now, defaultdict(float)
+        return result
+
+
+@contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Collect the first of STOP_SIGNALS instead of dying of it in the middle of a step; the second one kills."""
+    received: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+        say("stopping after this step, with a checkpoint; once more ends at once and loses what is not saved")
+
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

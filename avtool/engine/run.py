@@ -17,80 +17,83 @@ from torch.amp import GradScaler
 
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
-from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import batches_in_order, batches_in_training, spread_over
-from avtool.devices import autocast, precision_name
+from avtool.data.loader import batches_in_order, batches_in_training, spread_over, steps_per_epoch
+from avtool.devices import resolve_precision
 from avtool.distributed import World, share_batch_norm
-from avtool.engine.schedule import Schedule
-from avtool.engine.start import Saved, load_start
-from avtool.errors import CheckpointError, DataError, in_bytes
+from avtool.engine.start import Clips, Saved, load_start
+from avtool.errors import CheckpointError, free_bytes, in_bytes
 from avtool.model.build import compile_blocks
 from avtool.model.config import Config
-from avtool.optim import LARS, adamw, parameter_groups
+from avtool.optim import LARS, adamw, backbone_warmup, cosine_schedule, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import TASKS
-from avtool.replicas import Batch, in_parallel, replicas_for
+from avtool.replicas import Batch, autocast, has_batch_norm, replicas_for
 from avtool.report.heatmap import write_png
 from avtool.tasks.settings import spectrogram_settings
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
-VALIDATION = "validation"
 RECONSTRUCTIONS, RECONSTRUCTED = "reconstructions.png", 6
 """Picture in a pretraining run's folder, and how many held-out clips are in it."""
+MERGED_WORK = 64 * 192 * 6
+"""Clips x width x depth up to which small batches of a step are merged on a CPU."""
 
 
 @dataclass(frozen=True)
-class Clips:
-    """Which clips a run uses: ``training`` of its split, and ``held_out`` of ``held_out_of``, called ``part``.
+class Schedule:
+    """How long a recipe trains on so many clips, and how fast it learns at each step.
 
-    ``left_out``: how many cannot be trained on, by reason. Pretraining is measured on another split, fine-tuning on a
-    part of its own, by recording: the split that results are reported on chooses nothing.
+    A step is ``accumulate`` batches, of which ``merged`` go through the model as one.
     """
 
-    training: np.ndarray
-    held_out: np.ndarray
-    held_out_of: PreparedDataset
-    part: str
-    left_out: dict[str, int]
+    batches_per_epoch: int
+    accumulate: int
+    merged: int
+    max_steps: int
+    warmup_steps: int
+    ramp_steps: int
+    peak_rate: float
 
     @classmethod
-    def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
-        """DataError where fewer than a batch are left to train on."""
-        usable, left_out = TASKS[recipe.task].trainer().usable(recipe, dataset)
-        if recipe.data.fold:
-            usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
-        if recipe.task == PRETRAIN:
-            other = _other_split(recipe, dataset)
-            held_out = np.arange(len(other) if other else 0)
-            clips = cls(usable, held_out, other or dataset, other.split if other else "", left_out)
-        else:
-            chosen = parts.held_out(*_recordings(dataset, usable), recipe.data.validation)
-            clips = cls(usable[~chosen], usable[chosen], dataset, VALIDATION, left_out)
-        clips._check(recipe, dataset)
-        return clips
-
-    def _check(self, recipe: Recipe, dataset: PreparedDataset) -> None:
-        count = len(self.training)
-        if count >= recipe.train.batch_size:
-            return
-        reasons = "".join(f", {number} {reason}" for reason, number in self.left_out.items())
-        if self.part == VALIDATION and len(self.held_out) > count:
-            raise DataError(
-                f"{dataset.folder} has {count} clips of split {dataset.split} to train on, for {len(self.held_out)} "
-                f"are held out; a batch needs {recipe.train.batch_size}",
-                hint=f"data.validation=0.1, less than {recipe.data.validation:g}",
-            )
-        ways = [f"set train.batch_size={count}" + (" or less" if count > 1 else "")] if count else []
-        if len(dataset) < sum(dataset.splits.values()):
-            ways.append("take every split: data.split=all")
-        raise DataError(
-            f"{dataset.folder} has {count} clips of split {dataset.split} to train on{reasons}; a batch needs "
-            f"{recipe.train.batch_size}",
-            hint=", or ".join(ways) or "use more data",
+    def of(cls, task: nn.Module, recipe: Recipe, clips: int, device: torch.device) -> Schedule:
+        """Batches of a step are merged on a CPU alone: as many small ones as keep its cores busy, and none where
+        BatchNorm tells a merged batch from the batches in it."""
+        batches = max(1, steps_per_epoch(clips, recipe.train.batch_size))
+        accumulate = recipe.train.accumulate
+        steps = recipe.max_steps or math.ceil((recipe.epochs or 0) * batches / accumulate)
+        work = recipe.train.batch_size * recipe.model.dim * recipe.model.depth
+        most = 1 if device.type != "cpu" or has_batch_norm(task) else max(1, MERGED_WORK // work)
+        return cls(
+            batches_per_epoch=batches,
+            accumulate=accumulate,
+            merged=max(
+                count for count in range(1, accumulate + 1) if accumulate % count == 0 and count <= most
+            ),
+            max_steps=steps,
+            warmup_steps=round(recipe.optim.warmup * steps),
+            ramp_steps=round(recipe.optim.backbone_warmup * steps),
+            peak_rate=recipe.optim.base_lr * recipe.train.batch_size * accumulate / 256,
         )
+
+    @property
+    def micro_steps(self) -> int:
+        """Forward and backward passes in a step."""
+        return self.accumulate // self.merged
+
+    def rate(self, step: int) -> float:
+        """Learning rate of step ``step``, counted from 0."""
+        share = cosine_schedule(step, max_steps=self.max_steps, warmup_steps=self.warmup_steps)
+        return self.peak_rate * share
+
+    def ramp(self, step: int) -> float:
+        """Multiplier of it for parts that start from weights."""
+        return backbone_warmup(step, ramp_steps=self.ramp_steps)
+
+    def epochs(self, steps: int) -> float:
+        """How often the data were gone through after ``steps`` steps."""
+        return steps * self.accumulate / self.batches_per_epoch
 
 
 def _beats(value: float, best: dict[str, float] | None) -> bool:
@@ -99,18 +102,6 @@ def _beats(value: float, best: dict[str, float] | None) -> bool:
     if not math.isfinite(value):
         return False
     return best is None or value > best["value"] or (value == best["value"] and best["step"] == 0)
-
-
-def _recordings(dataset: PreparedDataset, clips: np.ndarray) -> tuple[list[str], list[int]]:
-    """What each of ``clips`` was recorded in, read from its own entry in a shard, and its first label."""
-    return [dataset.recording(int(i)) for i in clips], [dataset.label_id(int(i)) for i in clips]
-
-
-def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | None:
-    others = [name for name, clips in dataset.splits.items() if clips and name != recipe.data.split]
-    if not others or recipe.data.split == "all":
-        return None
-    return PreparedDataset(dataset.folder, "test" if "test" in others else others[0])
 
 
 class OthersFailed(Exception):
@@ -127,18 +118,23 @@ class Run:
         *,
         folder: Path,
         device: torch.device,
-        precision: torch.dtype,
-        saved: Saved | None,
+        saved: Saved | None = None,
         checkpoint: Path | None = None,
         world: World | None = None,
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
         self.resumed_from = saved.folder.name if saved else None
-        self.device, self.precision, self.world = device, precision, world or World()
+        self.device, self.world = device, world or World()
+        self.precision = resolve_precision(recipe.train.precision, device)
         self.clips = Clips.of(recipe, dataset)
         self.task: Training = TASKS[recipe.task].trainer()(recipe, dataset, self.clips.training)
-        self.schedule = Schedule.of(
-            recipe, len(self.clips.training), device, merge_batches=not has_batch_norm(self.task)
+        self.schedule = Schedule.of(self.task, recipe, len(self.clips.training), device)
+        self.replicas = replicas_for(
+            self.task,
+            recipe.train.batch_size * self.schedule.merged,
+            device,
+            compiled=recipe.train.compile,
+            processes=self.world.size,
         )
         if saved:
             hint = "resume with the data and the settings it was started with"
@@ -155,7 +151,7 @@ class Run:
             compile_blocks(self.task.model)
         self.optimizer = self._optimizer()
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.scaler = GradScaler(device.type, enabled=precision == torch.float16)
+        self.scaler = GradScaler(device.type, enabled=self.precision == torch.float16)
         self.scaler.scale(torch.zeros((), device=device))  # it has a scale from its first use on
         if saved:
             self.optimizer.load_state_dict(saved.trainer["optimizer"])
@@ -164,13 +160,9 @@ class Run:
     def check_room(self) -> None:
         """CheckpointError where the disk has no room for a checkpoint of this run."""
         trained = sum(parameter.nbytes for parameter in self.parameters)
-        needed = (
-            size_of(self.task.model.state_dict()) + (1 if isinstance(self.optimizer, LARS) else 2) * trained
-        )
-        existing = next(
-            folder for folder in (self.folder, *self.folder.absolute().parents) if folder.exists()
-        )
-        if (free := shutil.disk_usage(existing).free) < needed:
+        moments = (1 if isinstance(self.optimizer, LARS) else 2) * trained
+        needed = size_of(self.task.model.state_dict()) + moments
+        if (free := free_bytes(self.folder)) < needed:
             raise CheckpointError(
                 f"{self.folder}: a checkpoint takes {in_bytes(needed)}, {in_bytes(free)} are free",
                 hint="free some space or choose another --out",
@@ -201,14 +193,6 @@ class Run:
         )
         return LARS(groups) if settings.name == "lars" else adamw(groups, betas=settings.betas)
 
-    @property
-    def precision_name(self) -> str:
-        return precision_name(self.precision)
-
-    def autocast(self) -> torch.autocast:
-        """The run's precision for a forward pass."""
-        return autocast(self.device, self.precision)
-
     def batches(self) -> Iterator[Batch]:
         """Endless training batches, this process's share of each, from where the run is."""
         return batches_in_training(
@@ -230,10 +214,9 @@ class Run:
 
     def position(self) -> dict[str, float]:
         """Where the run is, as every row of the log says it."""
-        step, train = self.step, self.recipe.train
-        samples = step * train.batch_size * train.accumulate
-        epoch = self.schedule.epochs(step)
-        return {"step": step, "epoch": epoch, "samples": samples, "seconds": self.seconds}
+        samples = self.step * self.recipe.train.batch_size * self.recipe.train.accumulate
+        epoch = self.schedule.epochs(self.step)
+        return {"step": self.step, "epoch": epoch, "samples": samples, "seconds": self.seconds}
 
     def owes_measures(self) -> bool:
         """Whether this step is one of those that are measured, and has not been: it was just begun, or broken off."""
@@ -242,14 +225,6 @@ class Run:
             return False
         missing = self.world.main and not any(row["step"] == self.step for row in self._measured())
         return self.world.gather(missing)[0]  # what rank 0 sees of the log: all measure, or none
-
-    def replicas(self) -> int:
-        """Parts of a batch that are computed side by side in this process."""
-        return replicas_of(self.task, self.recipe, self.schedule, self.device, self.world.size)
-
-    def in_parallel(self) -> nn.Module:
-        """The task as the loop calls it."""
-        return in_parallel(self.task, self.world, self.device, replicas=self.replicas())
 
     def save(self) -> None:
         """Write a checkpoint, then let go of all but the newest ``keep`` and every ``keep_every``-th step's."""
@@ -295,76 +270,53 @@ class Run:
         limit = self.recipe.train.eval_clips
         if not limit or not len(self.clips.held_out):
             return
-        with self.world.as_one() as failed:
+        # Passes over other sizes are not worth compiling for.
+        eager = torch.compiler.set_stance("force_eager")
+        with self.world.as_one() as failed, autocast(self.device, self.precision), eager:
             values = self._measure(limit)
             if self.world.main:
                 self._keep_measures(values)
         if failed:
             raise OthersFailed
 
+    def _measure(self, limit: int) -> dict[str, float]:
+        def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:
+            views, chosen = self.task.evaluation_views(self.recipe, dataset, clips)
+            shown, group = spread_over(chosen, limit), self.task.group
+            share = self.world.share(math.ceil(len(shown) / group))
+            for batch in batches_in_order(
+                views,
+                shown[share.start * group : share.stop * group],
+                batch_size=self.recipe.train.batch_size,
+                workers=self.recipe.data.workers,
+                pin_memory=self.device.type == "cuda",
+            ):
+                yield {name: value.to(self.device) for name, value in batch.items()}
+
+        return self.task.validate(
+            lambda: batches(self.clips.held_out_of, self.clips.held_out),
+            lambda: batches(self.dataset, self.clips.training),
+            self.world,
+        )
+
     def _keep_measures(self, values: dict[str, float]) -> None:
         if self.task.best and _beats(values[self.task.best], self.best):
             self.best = {"value": values[self.task.best], "step": self.step}
             self._write(self.folder / BEST)  # before the log says that this was measured
-        self.log.write(
-            **self.position(),
-            held_out=self.clips.part,
-            **{f"held_out_{name}": value for name, value in values.items()},
-        )
-        say(
-            f"held out after step {self.step} ({self.clips.part}, {values['clips']:.0f} samples): "
-            f"{self.task.in_words(values)}"
-        )
+        measures = {f"held_out_{name}": value for name, value in values.items()}
+        self.log.write(**self.position(), held_out=self.clips.part, **measures)
+        part = f"{self.clips.part}, {values['clips']:.0f} samples"
+        say(f"held out after step {self.step} ({part}): {self.task.in_words(values)}")
         if self.recipe.task == PRETRAIN:
-            self.draw()
+            self._draw()
 
-    def draw(self) -> None:
+    def _draw(self) -> None:
         """Show what is predicted of a few held-out clips, the same ones every time."""
         dataset = self.clips.held_out_of
         views, chosen = self.task.evaluation_views(self.recipe, dataset, self.clips.held_out)
         few = spread_over(chosen, RECONSTRUCTED)
         (batch,) = batches_in_order(views, few, batch_size=len(few))
-        with self.task.judged(), self.autocast(), torch.compiler.set_stance("force_eager"):
-            picture = self.task.draw(
-                {name: value.to(self.device) for name, value in batch.items()},
-                [dataset.record(clip).id for clip in few],
-            )
+        on_device = {name: value.to(self.device) for name, value in batch.items()}
+        with self.task.judged():
+            picture = self.task.draw(on_device, [dataset.record(clip).id for clip in few])
         write_png(self.folder / RECONSTRUCTIONS, picture)
-
-    def _measure(self, limit: int) -> dict[str, float]:
-        def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:
-            views, chosen = self.task.evaluation_views(self.recipe, dataset, clips)
-            settings = self.recipe
-            shown = spread_over(chosen, limit)
-            share = self.world.share(math.ceil(len(shown) / self.task.group))
-            for batch in batches_in_order(
-                views,
-                shown[share.start * self.task.group : share.stop * self.task.group],
-                batch_size=settings.train.batch_size,
-                workers=settings.data.workers,
-                pin_memory=self.device.type == "cuda",
-            ):
-                yield {name: value.to(self.device) for name, value in batch.items()}
-
-        # Two passes over other sizes are not worth compiling for.
-        with self.autocast(), torch.compiler.set_stance("force_eager"):
-            return self.task.validate(
-                lambda: batches(self.clips.held_out_of, self.clips.held_out),
-                lambda: batches(self.dataset, self.clips.training),
-                self.world,
-            )
-
-
-def replicas_of(
-    task: Training, recipe: Recipe, schedule: Schedule, device: torch.device, processes: int = 1
-) -> int:
-    """Parts of a batch that are computed side by side in one process. Several processes share the cores already,
-    compiled blocks do not run in several threads, and BatchNorm is to see the whole batch."""
-    if processes > 1 or recipe.train.compile or has_batch_norm(task):
-        return 1
-    return replicas_for(device, recipe.train.batch_size * schedule.merged)
-
-
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether its samples see each other in training."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())

@@ -1,30 +1,93 @@
-"""Where a run starts: from random weights, from a pretrained encoder, or from its own newest checkpoint."""
+"""What a run starts from: its clips; random weights, a pretrained encoder, or its own newest checkpoint."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
 from avtool.config.recipes import load_recipe
-from avtool.config.schema import Recipe
+from avtool.config.schema import PRETRAIN, Recipe
+from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
-from avtool.errors import CheckpointError, UsageError
+from avtool.errors import CheckpointError, DataError, UsageError
 from avtool.model.config import read_model_config
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
-from avtool.published import TIMM
+from avtool.registry import TASKS
 from avtool.tasks.settings import recipe_like
 from avtool.tasks.training import Training
-from avtool.timm_vit import TimmViT
 from avtool.tracking import read_run_facts
 from avtool.weights import NONE, find_starting_weights, load_vit
 
 ENCODER = "encoder."
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Which clips a run uses: ``training`` of its split, and ``held_out`` of ``held_out_of``, called ``part``.
+
+    ``left_out``: how many cannot be trained on, by reason. Pretraining is measured on another split, fine-tuning on a
+    part of its own, by recording: the split that results are reported on chooses nothing.
+    """
+
+    training: np.ndarray
+    held_out: np.ndarray
+    held_out_of: PreparedDataset
+    part: str
+    left_out: dict[str, int]
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
+        """DataError where fewer than a batch are left to train on."""
+        usable, left_out = TASKS[recipe.task].trainer().usable(recipe, dataset)
+        if recipe.data.fold:
+            usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
+        if recipe.task == PRETRAIN:
+            other = _other_split(recipe, dataset)
+            held_out = np.arange(len(other) if other else 0)
+            clips = cls(usable, held_out, other or dataset, other.split if other else "", left_out)
+        else:
+            chosen = parts.held_out(*_recordings(dataset, usable), recipe.data.validation)
+            clips = cls(usable[~chosen], usable[chosen], dataset, VALIDATION, left_out)
+        clips._check(recipe, dataset)
+        return clips
+
+    def _check(self, recipe: Recipe, dataset: PreparedDataset) -> None:
+        count, needed = len(self.training), f"a batch needs {recipe.train.batch_size}"
+        if count >= recipe.train.batch_size:
+            return
+        found = f"{dataset.folder} has {count} clips of split {dataset.split} to train on"
+        if self.part == VALIDATION and len(self.held_out) > count:
+            raise DataError(
+                f"{found}, for {len(self.held_out)} are held out; {needed}",
+                hint=f"data.validation=0.1, less than {recipe.data.validation:g}",
+            )
+        reasons = "".join(f", {number} {reason}" for reason, number in self.left_out.items())
+        ways = [f"set train.batch_size={count}" + (" or less" if count > 1 else "")] if count else []
+        if len(dataset) < sum(dataset.splits.values()):
+            ways.append("take every split: data.split=all")
+        raise DataError(f"{found}{reasons}; {needed}", hint=", or ".join(ways) or "use more data")
+
+
+def _recordings(dataset: PreparedDataset, clips: np.ndarray) -> tuple[list[str], list[int]]:
+    """What each of ``clips`` was recorded in, read from its own entry in a shard, and its first label."""
+    return [dataset.recording(int(i)) for i in clips], [dataset.label_id(int(i)) for i in clips]
+
+
+def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | None:
+    others = [name for name, clips in dataset.splits.items() if clips and name != recipe.data.split]
+    if not others or recipe.data.split == "all":
+        return None
+    return PreparedDataset(dataset.folder, "test" if "test" in others else others[0])
 
 
 @dataclass(frozen=True)
@@ -43,16 +106,16 @@ def newest_checkpoint(recipe: Recipe, out: Path, *, force: bool, world: World) -
     there = [folder.name for folder in checkpoints_of(out)]
     seen, chosen = world.gather((there, saved and saved.folder.name))[0]
     if there != seen:
+        here, first = (names[-1] if names else "no checkpoint" for names in (there, seen))
         raise CheckpointError(
-            f"process {world.rank} sees {_newest_of(there)} in {out}, process 0 sees {_newest_of(seen)}",
+            f"process {world.rank} sees {here} in {out}, process 0 sees {first}",
             hint="every host needs the same --out, in a file system that they share; where it lags, start again",
         )
     if chosen is None:
         say(f"no whole checkpoint in {out}: starting afresh")
         return None
     saved = saved or _read(checkpoints_of(out)[there.index(chosen)])
-    before = load_recipe(str(out / "recipe.yaml")).model_dump()
-    differences = _differences(before, recipe.model_dump())
+    differences = _differences(load_recipe(str(out / "recipe.yaml")).model_dump(), recipe.model_dump())
     if differences and not force:
         raise UsageError(
             f"{out} was made by another recipe: {'; '.join(differences)}",
@@ -73,10 +136,6 @@ def _newest_whole(out: Path) -> Saved | None:
 
 def _read(folder: Path) -> Saved:
     return Saved(folder, read_safetensors(folder / "model.safetensors"), load_trainer(folder))
-
-
-def _newest_of(checkpoints: list[str]) -> str:
-    return checkpoints[-1] if checkpoints else "no checkpoint"
 
 
 def check_same_data(out: Path, dataset: PreparedDataset) -> None:
@@ -101,9 +160,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
-    """The recipe with the encoder of the checkpoint that ``init.model`` names, and that checkpoint; None for random
-    weights, which have to be allowed. Nothing but config.json is read."""
+    """The recipe with the encoder of the checkpoint that ``init.model`` names, and that checkpoint; None in pretraining
+    and for random weights, which have to be allowed. Nothing but config.json is read."""
     named = recipe.init.model
+    if recipe.task == PRETRAIN:
+        return recipe, None
     if named is None:
         raise UsageError(
             "nothing says which pretrained model to fine-tune",
@@ -138,13 +199,6 @@ def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[
     encoder.load_state_dict(weights)
     say(f"the encoder starts from {checkpoint}")
     return [ENCODER.rstrip(".")]
-
-
-def check_timm(task: Training, recipe: Recipe) -> None:
-    """CheckpointError where the image encoder would start from a timm ViT that does not fit. Nothing is fetched."""
-    image = recipe.init.image or NONE
-    if recipe.init.model in (None, NONE) and image.startswith(TIMM):
-        TimmViT.find("init.image", image).check(encoder_of(task.model).image)
 
 
 def _load_vits(task: Training, recipe: Recipe) -> list[str]:

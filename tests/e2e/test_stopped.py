@@ -15,7 +15,7 @@ from avtool import engine
 from avtool.checkpoint import load_trainer, read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN
-from avtool.engine import schedule
+from avtool.engine import run as engine_run
 from avtool.places import BEST, checkpoints_of
 from avtool.tasks.classify.train import Classification
 from avtool.tracking import read_metrics
@@ -111,7 +111,7 @@ def same(one: Any, other: Any) -> bool:
 def prepared(accumulated: str, workers: int, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     accumulate, apart = ACCUMULATED[accumulated]
     if apart:
-        monkeypatch.setattr(schedule, "MERGED_WORK", 0)
+        monkeypatch.setattr(engine_run, "MERGED_WORK", 0)
     return f"train.accumulate={accumulate}", f"data.workers={workers}"
 
 

@@ -36,7 +36,7 @@ def new_run(name: str, data: Path, world: World, *settings: str) -> Run:
         recipe = recipe.model_copy(update={"init": recipe.init.model_copy(update={"model": "none"})})
     dataset = PreparedDataset(data, recipe.data.split)
     folder = data / "none"
-    return Run(recipe, dataset, folder=folder, device=CPU, precision=torch.float32, saved=None, world=world)
+    return Run(recipe, dataset, folder=folder, device=CPU, world=world)
 
 
 def gradients(run: Run) -> dict[str, torch.Tensor]:
@@ -70,7 +70,7 @@ def apart_from_halves(name: str, data: Path, world: World, *settings: str) -> fl
 def messages_in_backward(data: Path, world: World) -> dict[str, int]:
     """All-reduces of a pretraining step: how many, and how many began before the last gradient was computed."""
     run = new_run("tiny", data, world, "train.batch_size=4", "train.accumulate=1")
-    model = run.in_parallel()
+    model = in_parallel(run.task, world, CPU, replicas=run.replicas)
     for traced in (False, True):  # the first backward pass orders the buckets
         loss = model(next(run.batches()))["loss"]
         if not traced:

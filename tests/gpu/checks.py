@@ -16,21 +16,21 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from avtool.bench.passes import Setup, matrix_product, step_suite
+from avtool.bench.run import machine
+from avtool.engine.finite import FiniteCheck
+from avtool.engine.meter import Meter
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm as NormalizedOverProcesses
 
 from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
-from avtool.bench.passes import Setup, matrix_product, step_suite
-from avtool.bench.run import machine
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import training_loader
 from avtool.devices import PRECISIONS, check_compiler
 from avtool.distributed import World, of_all, share_batch_norm
-from avtool.engine.finite import FiniteCheck
 from avtool.engine.loop import train_step
-from avtool.engine.meter import Meter
 from avtool.engine.run import Run
 from avtool.errors import TrainingError, in_bytes
 from avtool.model.build import compile_blocks

@@ -24,7 +24,7 @@ from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
-from avtool.engine.run import Clips
+from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.features import blank_frames, silence
 from avtool.model.config import Config
@@ -333,8 +333,6 @@ def test_a_probe_trains_nothing_of_the_encoder(data: Path, tmp_path: Path) -> No
         PreparedDataset(data, "train"),
         folder=tmp_path / "x",
         device=torch.device("cpu"),
-        precision=torch.float32,
-        saved=None,
         checkpoint=resolve_checkpoint(start),
     )
     heads = {f"{name}_head.{kind}" for name in ("image", "audio", "fusion") for kind in ("weight", "bias")}

@@ -19,13 +19,10 @@ from avtool.config.schema import Recipe
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
-from avtool.engine.dry import CountingDataset
-from avtool.engine.finite import FiniteCheck
-from avtool.engine.loop import train_step
-from avtool.engine.memory import Memory, memory_of_step
-from avtool.engine.meter import Meter
+from avtool.engine.dry import CountingDataset, Memory, memory_of_step
+from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.errors import in_bytes
-from avtool.replicas import Batch
+from avtool.replicas import Batch, in_parallel
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -59,9 +56,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def new_run(recipe: Recipe, data: Path) -> engine.Run:
-    precision = torch.bfloat16 if recipe.train.precision == "bf16" else torch.float32
     dataset = engine.PreparedDataset(data, "train")
-    return engine.Run(recipe, dataset, folder=data / "none", device=CPU, precision=precision, saved=None)
+    return engine.Run(recipe, dataset, folder=data / "none", device=CPU)
 
 
 def predicted(recipe: Recipe, data: Path) -> Memory:
@@ -71,7 +67,7 @@ def predicted(recipe: Recipe, data: Path) -> Memory:
         run.task,
         collate([views.sample(0, 0)]),
         clips=recipe.train.batch_size * run.schedule.merged,
-        replicas=run.replicas(),
+        replicas=run.replicas,
         micro_steps=run.schedule.micro_steps,
         device=CPU,
         precision=run.precision,
@@ -85,7 +81,8 @@ def measured(recipe: Recipe, data: Path) -> int:
     batches: Iterator[Batch] = run.batches()
     ready = [next(batches) for _ in range(2 * run.schedule.micro_steps)]
     meter = Meter(clips_per_step=recipe.train.batch_size)
-    batches, model, check = iter(ready), run.in_parallel(), FiniteCheck(run)
+    batches, check = iter(ready), FiniteCheck(run)
+    model = in_parallel(run.task, run.world, CPU, replicas=run.replicas)
     train_step(run, model, batches, check=check, meter=meter)
     peak = peak_bytes(lambda: train_step(run, model, batches, check=check, meter=meter), CPU)
     assert peak is not None
@@ -108,7 +105,7 @@ def measured(recipe: Recipe, data: Path) -> int:
 def test_memory_from_shapes_is_what_a_step_takes(
     name: str, settings: list[str], again: bool, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("avtool.engine.schedule.MERGED_WORK", 0)  # accumulated batches are not merged
+    monkeypatch.setattr("avtool.engine.run.MERGED_WORK", 0)  # accumulated batches are not merged
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     recipe = load_recipe(name, [*SMALL, *settings, f"train.activation_checkpointing={again}".lower()])
     memory = predicted(recipe, data)

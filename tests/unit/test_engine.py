@@ -6,7 +6,6 @@ import csv
 import json
 import shutil
 import signal
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,9 +18,8 @@ from avtool import engine
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
-from avtool.engine import loop, schedule
+from avtool.engine import loop
 from avtool.engine import run as engine_run
-from avtool.engine.finite import FiniteCheck
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.places import checkpoints_of
 from avtool.replicas import replicas_for
@@ -118,17 +116,16 @@ def test_small_batches_of_a_step_are_merged_on_a_cpu(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     merged = run(data, tmp_path / "merged", "train.accumulate=4")
-    monkeypatch.setattr(schedule, "MERGED_WORK", 0)
+    monkeypatch.setattr(engine_run, "MERGED_WORK", 0)
     alone = run(data, tmp_path / "alone", "train.accumulate=4")
     losses = [[row["loss"] for row in read_metrics(out)[1:7]] for out in (merged, alone)]
     # Later steps part: AdamW makes full steps of gradients that are nothing but rounding.
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5)
     assert losses[0][1] == pytest.approx(losses[1][1], rel=1e-3)
     recipe = load_recipe("tiny", [*SMALL, "train.accumulate=6"])
-    facts = {"folder": tmp_path, "precision": torch.float32, "saved": None}
     dataset = engine.PreparedDataset(data, "train")
-    monkeypatch.setattr(schedule, "MERGED_WORK", 4 * 24 * 2 * 5)
-    assert engine.Run(recipe, dataset, device=torch.device("cpu"), **facts).schedule.merged == 3
+    monkeypatch.setattr(engine_run, "MERGED_WORK", 4 * 24 * 2 * 5)
+    assert engine.Run(recipe, dataset, folder=tmp_path, device=torch.device("cpu")).schedule.merged == 3
 
 
 @pytest.mark.proof
@@ -157,9 +154,9 @@ def test_the_two_switches_of_a_recipe_reach_the_model(
     compiled = []
     monkeypatch.setattr(engine_run, "compile_blocks", compiled.append)
     recipe = load_recipe("tiny", [*SMALL, "train.activation_checkpointing=true", "train.compile=true"])
-    facts = {"folder": tmp_path, "precision": torch.float32, "saved": None, "device": torch.device("cpu")}
-    made = engine.Run(recipe, engine.PreparedDataset(data, "train"), **facts)
-    assert compiled == [made.task.model] and made.replicas() == 1
+    dataset = engine.PreparedDataset(data, "train")
+    made = engine.Run(recipe, dataset, folder=tmp_path, device=torch.device("cpu"))
+    assert compiled == [made.task.model] and made.replicas == 1
     assert made.task.model.encoder.activation_checkpointing
     assert "activation_checkpointing" not in made.task.settings
 
@@ -167,8 +164,11 @@ def test_the_two_switches_of_a_recipe_reach_the_model(
 def test_replicas_need_clips_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     cpu = torch.device("cpu")
-    assert [replicas_for(cpu, size) for size in (2, 15, 16, 17, 64)] == [1, 1, 2, 1, 2]
-    assert replicas_for(torch.device("cuda"), 64) == 1
+    plain = torch.nn.Linear(2, 2)
+    assert [replicas_for(plain, size, cpu) for size in (2, 15, 16, 17, 64)] == [1, 1, 2, 1, 2]
+    assert replicas_for(plain, 64, torch.device("cuda")) == 1
+    assert replicas_for(torch.nn.BatchNorm1d(2), 64, cpu) == 1
+    assert [replicas_for(plain, 64, cpu, **one) for one in ({"compiled": True}, {"processes": 2})] == [1, 1]
 
 
 def test_seeds_and_resumes_draw_what_they_should(data: Path, tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
 def test_where_reading_waits_a_step_that_is_not_finite_moves_no_weight_and_is_told_before_anything_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
-    """As on a GPU: steps 3 and 4 are begun before step 3 is looked at, by the checkpoint of step 4 at the latest."""
+    """Steps 3 and 4 are begun before step 3 is looked at, by the checkpoint of step 4 at the latest."""
     forward, plain = Pretraining.forward, loop.train_step
     weights_after = []
 
@@ -372,7 +372,6 @@ def test_where_reading_waits_a_step_that_is_not_finite_moves_no_weight_and_is_to
 
     monkeypatch.setattr(Pretraining, "forward", poisoned)
     monkeypatch.setattr(loop, "train_step", noted)
-    monkeypatch.setattr(loop, "FiniteCheck", partial(FiniteCheck, late=True))
     options = ("train.save_every=4", "train.log_every=100", f"optim.name={optimizer}", "max_steps=5")
     with pytest.raises(TrainingError, match=r"step 3: loss is not finite; the batch's clips: clip\d"):
         run(data, tmp_path / "run", *options)

@@ -14,7 +14,7 @@ import pytest
 
 from avtool import engine, tracking
 from avtool.config.recipes import load_recipe
-from avtool.engine.meter import Meter
+from avtool.engine.loop import Meter
 from avtool.errors import UsageError
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
@@ -155,12 +155,12 @@ def test_a_resumed_run_has_the_rows_of_an_undisturbed_one(data: Path, tmp_path: 
 
 def test_time_is_work_waiting_or_overhead() -> None:
     meter = Meter(clips_per_step=8)
-    with meter.waiting():
+    with meter.timing("waiting"):
         time.sleep(0.05)
-    with meter.working():
+    with meter.timing("working"):
         time.sleep(0.1)
     time.sleep(0.05)
-    with meter.paused():
+    with meter.timing("paused"):
         time.sleep(0.2)
     meter.steps = 1
     values = meter.read()
