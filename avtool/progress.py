@@ -107,9 +107,8 @@ class _LiveBar(Bar):
             expand=True,
             transient=self.brief,
         )
-        shown = dict.fromkeys(("count", "rate", "shown"), "")
         self._task = self._progress.add_task(
-            self.description, total=self.total, completed=self.start, **shown
+            self.description, total=self.total, completed=self.start, count="", rate="", shown=""
         )
         self._show()
         self._progress.start()

@@ -209,7 +209,7 @@ def memory_of_step(
     """
     task.train()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        task.to_empty(device=device)
+        _without_content(task, device)
         size = clips // replicas
         batch = {
             name: torch.empty((size, *value.shape[1:]), dtype=value.dtype, device=device)
@@ -231,3 +231,13 @@ def memory_of_step(
     # Each replica has gradients of its own beside the sum.
     summed = gradients if replicas > 1 and micro_steps > 1 else 0
     return Memory(before, gradients, replicas * kept, replicas * peak + summed)
+
+
+def _without_content(task: nn.Module, device: torch.device) -> None:
+    """Put tensors without content on ``device`` in place of the parameters and buffers."""
+    for module in task.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=device))
