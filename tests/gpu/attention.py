@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from avtool.devices import autocast
 from avtool.engine.run import Run
 from avtool.model.attention import attention_weights, merge_heads, split_heads
 from avtool.model.fusion import FusionBlock
@@ -98,7 +99,7 @@ not finite; -1: it does not take this attention."""
 def check_attention(kind: str, precision: str, lab: Lab) -> Iterator[Found]:
     """A row for each place and shape, which fails where the backend is wrong that torch chooses. Encoders and decoders
     are alike in all kinds of fusion: they are looked at with the first."""
-    run = lab.run(kind, precision, lab.device)
+    run = lab.run(kind, precision, lab.device, *lab.size.fewer)
     chosen: dict[str, str] = {}
     worst: dict[str, dict[str, Verdict]] = defaultdict(dict)
     for weights in ("new weights", "trained", "scaled up", "low logits"):
@@ -127,7 +128,7 @@ def check_attention(kind: str, precision: str, lab: Lab) -> Iterator[Found]:
 def attentions(run: Run, lab: Lab) -> Iterator[tuple[str, Attended]]:
     """Each attention of every layer, by place and shape: of a masked pass, and of the encoder on all patches."""
     clips = moved(lab.clips, lab.device)
-    with torch.no_grad(), run.autocast(), AttentionCalls(run.task.model) as noted:
+    with torch.no_grad(), autocast(lab.device, run.precision), AttentionCalls(run.task.model) as noted:
         run.task(clips)
         run.task.model.encoder(*run.task.inputs(clips))
     for (place, _, shape), attended in noted.calls.items():

@@ -5,39 +5,34 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import statistics
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from avtool.bench.passes import Setup, matrix_product, step_suite
-from avtool.bench.run import machine
-from avtool.engine.finite import FiniteCheck
-from avtool.engine.meter import Meter
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm as NormalizedOverProcesses
 
-from avtool.bench.measure import count_flops, interleave, peak_bytes, spread
+from avtool.bench.measure import count_flops, peak_bytes
 from avtool.config.recipes import load_recipe
-from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import training_loader
 from avtool.devices import PRECISIONS, check_compiler
 from avtool.distributed import World, of_all, share_batch_norm
-from avtool.engine.loop import train_step
+from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.engine.run import Run
 from avtool.errors import TrainingError, in_bytes
 from avtool.model.build import compile_blocks
 from avtool.optim import set_learning_rate
 from avtool.registry import FUSIONS
-from avtool.replicas import in_parallel
-from avtool.tasks.settings import view_size
+from avtool.replicas import autocast, in_parallel
 
 CPU, FIRST = torch.device("cpu"), next(iter(FUSIONS))
 CLIPS, STEPS, RATE = 32, 4, 3e-4
@@ -56,23 +51,25 @@ TINY = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=64", 
 
 class Size(NamedTuple):
     """What is run: a recipe with ``settings``, with ``fewer`` layers where it is only to be right, ``batch`` clips a
-    step, through torch.compile with ``compiler``; and which ``batches`` are measured, which of them ``compiled``."""
+    step; which precisions go through torch.compile, by ``compiler``; which ``batches`` are measured, plain and
+    ``compiled``; and the side of the largest matrix product."""
 
     recipe: str
     settings: tuple[str, ...]
     fewer: tuple[str, ...]
     batch: int
     compiler: str
+    precisions: tuple[str, ...]
     batches: tuple[int, ...]
     compiled: tuple[int, ...]
-    product: int
+    side: int
 
 
+LAYERS = ("model.depth=2", "model.decoder.depth=2")  # two layers have all shapes of twelve
 SIZES = {
-    # Two layers have all shapes of twelve.
-    "full": Size("dense", (), ("model.depth=2", "model.decoder.depth=2"), 8, "inductor", (64, 128, 256), (128,), 8192),
-    "tiny": Size("tiny", TINY, (), 2, "aot_eager", (2,), (), 512),
-}  # fmt: skip
+    "full": Size("dense", (), LAYERS, 8, "inductor", tuple(PRECISIONS), (64, 128, 256), (128,), side=8192),
+    "tiny": Size("tiny", TINY, (), 2, "eager", ("bf16",), (2,), (2,), side=512),
+}
 
 
 class Found(NamedTuple):
@@ -97,21 +94,28 @@ class Lab:
     def cuda(self) -> bool:
         return self.device.type == "cuda"
 
-    def recipe(self, kind: str, *settings: str) -> Recipe:
-        """The size's recipe with fusion of this kind."""
-        return load_recipe(self.size.recipe, [f"model.fusion.kind={kind}", *self.size.settings, *settings])
-
     @cached_property
     def dataset(self) -> PreparedDataset:
         return PreparedDataset(self.folder, "all")
 
-    def run(self, kind: str, precision: str, device: torch.device) -> Run:
-        """A new pretraining run with the same random weights on every device."""
-        plain = ("init={image: none, audio: none}", "data.split=all", "train.accumulate=1")
-        recipe = self.recipe(kind, *plain, f"train.batch_size={self.size.batch}", *self.size.fewer)
-        how = {"folder": self.folder / "none", "device": device, "precision": PRECISIONS[precision]}
-        run = Run(recipe, self.dataset, saved=None, **how)
+    def run(
+        self, kind: str, precision: str, device: torch.device, *settings: str, compiled: bool = False
+    ) -> Run:
+        """A new pretraining run, with the same random weights on every device."""
+        changed = {
+            "model.fusion.kind": kind, "init": "{image: none, audio: none}", "data.split": "all", "data.workers": 0,
+            "train.batch_size": self.size.batch, "train.accumulate": 1, "train.precision": precision,
+        }  # fmt: skip
+        given = [*(f"{key}={value}" for key, value in changed.items()), *self.size.settings, *settings]
+        run = Run(
+            load_recipe(self.size.recipe, given), self.dataset, folder=self.folder / "none", device=device,
+            precision=PRECISIONS[precision], saved=None,
+        )  # fmt: skip
         set_learning_rate(run.optimizer, RATE)
+        if compiled:
+            check_compiler(device)
+            torch.compiler.reset()
+            compile_blocks(run.task.model, backend=self.size.compiler)
         return run
 
     def steps(self, run: Run, model: nn.Module, batch: dict[str, Tensor], count: int = STEPS) -> list[float]:
@@ -122,14 +126,11 @@ class Lab:
         check.settle()
         return [loss.item() for loss in losses]
 
-    def loader(self, size: int, **how: Any) -> Iterator[dict[str, Tensor]]:
-        """Training batches of so many clips."""
-        return training_loader(self.dataset, batch_size=size, seed=0, **view_size(self.recipe(FIRST)), **how)
-
     @cached_property
     def clips(self) -> dict[str, Tensor]:
         """All clips as one batch, on the CPU."""
-        return next(self.loader(CLIPS, workers=0))
+        run = self.run(FIRST, "float32", CPU, *self.size.fewer, f"train.batch_size={CLIPS}")
+        return next(run.batches())
 
     @cached_property
     def batch(self) -> dict[str, Tensor]:
@@ -149,9 +150,27 @@ def distance(found: Tensor, wanted: Tensor) -> float:
     return ((found - wanted).norm() / wanted.norm()).item()
 
 
+def by_turns(lab: Lab, *works: Callable[[], object]) -> list[float]:
+    """Median seconds of each of ``works``, which take turns; the first turn warms up."""
+    rounds: list[list[float]] = []
+    for _ in range(4):
+        rounds.append([])
+        for work in works:
+            began = time.perf_counter()
+            work()
+            if lab.cuda:
+                torch.cuda.synchronize()
+            rounds[-1].append(time.perf_counter() - began)
+    return [statistics.median(taken) for taken in zip(*rounds[1:], strict=True)]
+
+
 def describe_machine(lab: Lab) -> Iterator[Found]:
     """GPU, torch, CUDA, cuDNN and, where nvidia-smi is there, the driver."""
-    facts = {**machine(lab.device), "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    facts = {
+        "device": torch.cuda.get_device_name(lab.device) if lab.cuda else "CPU",
+        "torch": torch.__version__, "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
+        "float32 products": torch.get_float32_matmul_precision(),
+    }  # fmt: skip
     if lab.cuda and shutil.which("nvidia-smi"):
         asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
         said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
@@ -161,19 +180,20 @@ def describe_machine(lab: Lab) -> Iterator[Found]:
 
 def measure_product(lab: Lab) -> Iterator[Found]:
     """What the card does of its peak where there is nothing but a matrix product."""
-    rate, peak = product_rate(lab), peak_of(lab)
+    (seconds,), peak = by_turns(lab, matrix_product(lab)), peak_of(lab)
+    rate = 2 * lab.size.side**3 / seconds
     of_peak = (
-        f", {rate / peak:.1%} of the card's peak" if peak else "; it stands for the peak, which is not known"
+        f", {rate / peak:.1%} of the card's peak"
+        if peak
+        else "; the card's peak is not known: it stands for it"
     )
     yield Found(None, f"bf16, {rate / 1e12:.3g} TFLOP/s{of_peak}", {"flop_per_second": rate, "peak": peak})
 
 
-@lru_cache(maxsize=1)
-def product_rate(lab: Lab) -> float:
-    """Operations a second of a large bf16 matrix product."""
-    run = matrix_product(lab.size.product, Setup(1, lab.device, torch.bfloat16, compile=False))
-    seconds = interleave({"product": run}, rounds=3, device=lab.device)["product"]
-    return 2 * lab.size.product**3 / spread(seconds)["median"]
+def matrix_product(lab: Lab) -> Callable[[], Tensor]:
+    """A large bf16 product."""
+    matrix = torch.randn(lab.size.side, lab.size.side, device=lab.device, dtype=torch.bfloat16)
+    return lambda: matrix @ matrix
 
 
 def peak_of(lab: Lab) -> float | None:
@@ -185,23 +205,19 @@ def peak_of(lab: Lab) -> float | None:
 def check_handover(lab: Lab) -> Iterator[Found]:
     """The device is kept busy: each copy waits in its queue, while the memory that it will read is let go and the
     loader goes on."""
-    busy = torch.randn(lab.size.product, lab.size.product, device=lab.device)
-    count, held, unpinned = 24, [], 0
+    half = (*lab.size.fewer, f"train.batch_size={CLIPS // 2}")
+    sent, made = (
+        lab.run(FIRST, "float32", lab.device, *half, f"data.workers={count}").batches() for count in (2, 0)
+    )
+    keep_busy, held, unpinned = matrix_product(lab), [], 0
     places: set[int] = set()
-    for batch in itertools.islice(lab.loader(CLIPS // 2, workers=2, pin_memory=lab.cuda), count):
-        busy @ busy
+    for batch in itertools.islice(sent, 24):
+        keep_busy()
         unpinned += sum(lab.cuda and not value.is_pinned() for value in batch.values())
         places.add(batch["image"].data_ptr())
         held.append(moved(batch, lab.device))
-    made = itertools.islice(lab.loader(CLIPS // 2, workers=0), count)
-    same = [
-        torch.equal(found[name].cpu(), value)
-        for found, batch in zip(held, made, strict=True)
-        for name, value in batch.items()
-    ]
-    figure = (
-        f"{same.count(False)} of {len(same)} tensors wrong, {unpinned} not pinned, {count} batches through "
-    )
+    same = [torch.equal(found[name].cpu(), value) for found in held for name, value in next(made).items()]
+    figure = f"{same.count(False)} of {len(same)} tensors wrong, {unpinned} not pinned, {len(held)} batches through "
     yield Found(all(same) and not unpinned, f"{figure}{len(places)} places in memory")
 
 
@@ -278,20 +294,15 @@ class Learned(NamedTuple):
 def learn(
     lab: Lab, kind: str, precision: str, device: torch.device, *, compiled: bool = False, world: World | None = None
 ) -> Learned:  # fmt: skip
-    """A few steps of training on one batch. An error where torch.compile would give up and run plainly."""
-    run = lab.run(kind, precision, device)
-    if compiled:
-        check_compiler(device)
-        torch.compiler.reset()
-        compile_blocks(run.task.model, backend=lab.size.compiler)
+    """A few steps of training on one batch."""
+    run = lab.run(kind, precision, device, *lab.size.fewer, compiled=compiled)
     model = in_parallel(run.task, world or World(), device, replicas=1)
-    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        with run.autocast():
-            loss = model(moved(lab.batch, device))["loss"]
-        run.scaler.scale(loss).backward()
-        gradient = torch.cat([weight.grad.flatten().cpu() for weight in run.parameters])
-        run.optimizer.zero_grad()
-        return Learned(gradient / run.scaler.get_scale(), lab.steps(run, model, lab.batch))
+    with autocast(device, run.precision):
+        loss = model(moved(lab.batch, device))["loss"]
+    run.scaler.scale(loss).backward()
+    gradient = torch.cat([weight.grad.flatten().cpu() for weight in run.parameters])
+    run.optimizer.zero_grad()
+    return Learned(gradient / run.scaler.get_scale(), lab.steps(run, model, lab.batch))
 
 
 @lru_cache(maxsize=1)
@@ -306,7 +317,7 @@ def check_steps(kind: str, precision: str, lab: Lab, *, compiled: bool = False) 
     torch._dynamo.utils.counters.clear()
     found = learn(lab, kind, precision, lab.device, compiled=compiled)
     error, apart = distance(found.gradient, wanted.gradient), found.apart(wanted)
-    cosine = F.cosine_similarity(found.gradient, wanted.gradient, dim=0).item()
+    cosine = F.cosine_similarity(found.gradient.double(), wanted.gradient.double(), dim=0).item()
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     falls = found.losses[-1] < found.losses[0]
     figure = (
@@ -321,7 +332,7 @@ def check_steps(kind: str, precision: str, lab: Lab, *, compiled: bool = False) 
 
 def check_not_finite(precision: str, lab: Lab) -> Iterator[Found]:
     """A step that is not finite moves no weight and is told of. On a GPU the optimizer itself passes over it."""
-    run = lab.run(FIRST, precision, lab.device)
+    run = lab.run(FIRST, precision, lab.device, *lab.size.fewer)
     before = [weight.clone() for weight in run.parameters]
     loud = torch.full_like(lab.batch["gain_db"], torch.inf)
     said = "nothing was said"
@@ -334,29 +345,26 @@ def check_not_finite(precision: str, lab: Lab) -> Iterator[Found]:
 
 
 def measure_step(kind: str, batch: int, lab: Lab, *, compiled: bool = False) -> Iterator[Found]:
-    """A share of the peak above 1 is no speed: the clock or the arithmetic is wrong."""
-    torch.compiler.reset()
-    setup = Setup(batch, lab.device, torch.bfloat16, compile=compiled)
+    """A whole step of training at full size, from pinned memory on. A share of the peak above 1 is no speed: the clock
+    or the arithmetic is wrong."""
+    several, known = 4, peak_of(lab)
     try:
-        step = step_suite({kind: lab.recipe(kind)}, setup).passes[f"{kind}, masked step"]
-        seconds = spread(interleave({"step": step}, rounds=3, device=lab.device)["step"])["median"]
-        flop, memory = count_flops(step), peak_bytes(step, lab.device)
+        run = lab.run(kind, "bf16", lab.device, compiled=compiled)
+        clips = {name: torch.cat([value] * -(-batch // CLIPS))[:batch] for name, value in lab.clips.items()}
+        clips = {name: value.pin_memory() if lab.cuda else value for name, value in clips.items()}
+        steps, one = (partial(lab.steps, run, run.task, clips, count=count) for count in (several, 1))
+        seconds, of_product = by_turns(lab, steps, matrix_product(lab))
+        flop, memory = count_flops(one), peak_bytes(one, lab.device)
     except torch.OutOfMemoryError:
         yield Found(None, "out of memory")
         return
     if lab.cuda:
         memory = torch.cuda.max_memory_allocated(lab.device)  # weights and moments as well
-    known = peak_of(lab)
-    share = flop / seconds / (known or product_rate(lab))
+    rate = several * batch / seconds
+    share = flop / batch * rate / (known or 2 * lab.size.side**3 / of_product)
     figure = (
-        f"{batch / seconds:,.1f} samples/s, {in_bytes(memory)}, {flop / batch / 1e9:,.1f} GFLOP a sample, {share:.1%} "
-        f"of {'the peak' if known else 'the product'}"
+        f"{rate:,.1f} samples/s, {in_bytes(memory)}, {flop / batch / 1e9:,.2f} GFLOP a sample, {share:.1%} of "
+        f"{'the peak' if known else 'a product'}"
     )
-    values = {
-        "seconds": seconds,
-        "samples_per_second": batch / seconds,
-        "bytes": memory,
-        "flop": flop,
-        "share": share,
-    }
+    values = {"samples_per_second": rate, "bytes": memory, "flop_per_sample": flop / batch, "share": share}
     yield Found(0 < share <= 1, figure, values)
