@@ -1,6 +1,5 @@
 """Models as programs that need torch alone: ``torch.export`` of an encoder or classifier."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -83,5 +82,5 @@ def _describe(
         "outputs": {name: shape(value) for name, value in outputs.items()},
         "image_mean": IMAGE_MEAN,
         "image_std": IMAGE_STD,
-        "config": asdict(model.config),
+        "config": model.config.model_dump(),
     }

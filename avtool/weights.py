@@ -6,16 +6,16 @@ from pathlib import Path
 from torch import Tensor
 
 from avtool.checkpoint import check_finite, check_fit, read_safetensors
+from avtool.config.checkpoint import read_config
 from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
 from avtool.download import download, only_one
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import sha256_of
-from avtool.model.build import VIT
-from avtool.model.config import Config
 from avtool.model.encoder import VisionTransformer
 from avtool.places import is_checkpoint
 from avtool.progress import say
 from avtool.published import PUBLISHED, TIMM, cached_file, pulled_folder
+from avtool.registry import VIT
 from avtool.timm_vit import TimmViT
 
 NONE = "none"
@@ -125,7 +125,7 @@ def find_starting_weights(key: str, value: str) -> Path | TimmViT | None:
 def read_vit(path: Path) -> dict[str, Tensor]:
     """The encoder of a MAE or AudioMAE file or converted folder, without class token, positions and decoder."""
     if path.is_dir():
-        if (kind := Config.read(path).kind) != VIT:
+        if (kind := read_config(path).kind) != VIT:
             raise CheckpointError(
                 f"{path} holds a model of kind {kind}, not the encoder of one modality",
                 hint="name weights of a plain MAE or AudioMAE ViT",

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.schema import Recipe
+from avtool.config.types import flat
 from avtool.devices import autocast, keep_freed_memory
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
-from avtool.model.build import build_empty, compile_blocks
+from avtool.model.build import AUTOENCODER, build_empty_model, compile_blocks
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import FusionBlock
 from avtool.model.mae import MaskedAutoencoder
 from avtool.model.transformer import grid_of
 from avtool.optim import adamw, parameter_groups, set_learning_rate
-from avtool.tasks.pretrain.train import model_settings
 
 BUILT = ", pairs built"
 ATTENTION = "dense attention alone"
@@ -77,7 +77,7 @@ def fusion_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     passes: dict[str, Pass] = {}
     comparisons = [(name, "token") for name in recipes if name != "token" and "token" in recipes]
     for kind, recipe in recipes.items():
-        settings = model_settings(recipe)
+        settings = flat(recipe.model)
         block = _fusion_block(settings).to(setup.device)
         counts = (sum(settings["fusion_tokens"]), *patch_counts(settings))
         inputs = [setup.random(count, settings["dim"]).requires_grad_() for count in counts]
@@ -108,13 +108,13 @@ def step_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     """Of each kind of fusion: a masked pretraining step (forward, loss, backward, AdamW), and forward and backward of
     the encoder on all patches. Log-mels and frames are there already; freed memory is kept, as in training."""
     keep_freed_memory(setup.device)
-    models = shared_models({kind: model_settings(recipe) for kind, recipe in recipes.items()}, setup.device)
+    models = shared_models({kind: flat(recipe.model) for kind, recipe in recipes.items()}, setup.device)
     recipe = next(iter(recipes.values()))
     groups = parameter_groups(nn.ModuleDict(models), weight_decay=recipe.optim.weight_decay)
     optimizer = adamw(groups, betas=recipe.optim.betas)  # skips the weights of the models that did not run
     set_learning_rate(optimizer, recipe.optim.base_lr)
     image, audio = setup.random(3, *recipe.model.image_size), setup.random(1, *recipe.model.audio_size)
-    counts = patch_counts(model_settings(recipe))
+    counts = patch_counts(flat(recipe.model))
     noise = [torch.rand(setup.batch, count, device=setup.device) for count in counts]
     kinds = {
         "masked step": lambda model: _masked_step(model, [image, audio, *noise], optimizer, setup),
@@ -133,8 +133,9 @@ def shared_models(
     """Autoencoders with random weights, which have everything but their fusion blocks in common: a few of them take
     little more memory than one, and they can run by turns in one process."""
     models: dict[str, MaskedAutoencoder] = {}
-    for name, flat in settings.items():
-        models[name] = model = build_empty(flat).to_empty(device=device)
+    for name, arguments in settings.items():
+        model: Any = build_empty_model(AUTOENCODER, arguments).to_empty(device=device)
+        models[name] = model
         for path in (
             "encoder.image",
             "encoder.audio",

@@ -1,6 +1,7 @@
-"""Types of values in recipes, and what every section of a recipe is."""
+"""Types of values in recipes, and what every section of a recipe or of a model's config.json is."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -53,3 +54,63 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def of(cls, section: BaseModel) -> Self:
+        """This section out of one that has its keys, and others."""
+        return cls.model_validate({name: getattr(section, name) for name in cls.model_fields})
+
+
+class Classes(Section):
+    """What config.json says of a head for classes."""
+
+    classes: Whole
+    """how many there are"""
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a key holds, also where it may be absent; None where its value is a plain one."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+
+
+def keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key that ``section`` may have, dotted, with what it means."""
+    for name, field in section.model_fields.items():
+        yield prefix + name, field.description or ""
+        if inner := section_in(field.annotation):
+            yield from keys(inner, f"{prefix}{name}.")
+
+
+def flat(section: Section) -> dict[str, Any]:
+    """A section as keyword arguments: a section in it puts its name before those of its keys, as ``decoder_dim``, and
+    its ``kind`` is called by its name alone, as ``fusion``."""
+    return _flat(section.model_dump(), "")
+
+
+def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}_")
+        else:
+            found[argument(prefix, name)] = value
+    return found
+
+
+def argument(prefix: str, name: str) -> str:
+    """The keyword argument of key ``name`` in the section that puts ``prefix`` before its keys."""
+    return prefix.rstrip("_") if prefix and name == "kind" else prefix + name
+
+
+def nested(section: type[Section], arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The inverse of ``flat``: what ``section`` has of the ``arguments``, which are taken out of them."""
+    found = {}
+    for name, field in section.model_fields.items():
+        if inner := section_in(field.annotation):
+            found[name] = nested(inner, arguments, f"{prefix}{name}_")
+        elif (key := argument(prefix, name)) in arguments:
+            found[name] = arguments.pop(key)
+    return found

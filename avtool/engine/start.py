@@ -8,17 +8,16 @@ from typing import Any
 from torch import Tensor
 
 from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
+from avtool.config.checkpoint import read_model_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.errors import CheckpointError, UsageError
-from avtool.model.config import read_model_config
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.published import TIMM
-from avtool.tasks.settings import recipe_like
 from avtool.tasks.training import Training
 from avtool.timm_vit import TimmViT
 from avtool.tracking import read_run_facts
@@ -101,8 +100,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
-    """The recipe with the encoder of the checkpoint that ``init.model`` names, and that checkpoint; None for random
-    weights, which have to be allowed. Nothing but config.json is read."""
+    """The recipe with the encoder and the spectrogram of the checkpoint that ``init.model`` names, and that checkpoint;
+    None for random weights, which have to be allowed. Nothing but config.json is read."""
     named = recipe.init.model
     if named is None:
         raise UsageError(
@@ -118,7 +117,9 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
             )
         return recipe, None
     checkpoint = resolve_checkpoint(Path(named))
-    return recipe_like(recipe, read_model_config(checkpoint)), checkpoint
+    config = read_model_config(checkpoint)
+    model = recipe.model.model_copy(update=dict(config.model))
+    return recipe.model_copy(update={"model": model, "spectrogram": config.spectrogram}), checkpoint
 
 
 def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[str]:

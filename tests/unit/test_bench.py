@@ -27,13 +27,13 @@ from avtool.bench.run import (
 )
 from avtool.cli import app
 from avtool.config.recipes import load_recipe
+from avtool.config.types import flat
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, RecipeError, UsageError
 from avtool.media import probe, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
 from avtool.registry import FUSIONS
-from avtool.tasks.pretrain.train import model_settings
 from tests.clips import click, clip, level_frames, level_of, moving_frames, where_is_click
 
 CPU = torch.device("cpu")
@@ -177,7 +177,7 @@ def test_built_pairs_cost_what_arithmetic_says() -> None:
     setup = Setup(batch=2, device=CPU, precision=torch.float32, compile=False)
     recipe = load_recipe("tiny", ["model.fusion.kind=dense"])
     suite = fusion_suite({"dense": recipe}, setup)
-    settings = model_settings(recipe)
+    settings = flat(recipe.model)
     dim, width, tokens, (image, audio) = 192, 48, sum(settings["fusion_tokens"]), (64, 48)
     pairs = 2 * image * audio
     attention = 2 * tokens * width * image * audio * 2  # logits and output, for a batch of 2
@@ -189,7 +189,7 @@ def test_built_pairs_cost_what_arithmetic_says() -> None:
 
 def test_models_share_everything_but_fusion_blocks() -> None:
     recipes = {kind: load_recipe("tiny", [f"model.fusion.kind={kind}"]) for kind in ("token", "dense")}
-    models = shared_models({kind: model_settings(recipe) for kind, recipe in recipes.items()}, CPU)
+    models = shared_models({kind: flat(recipe.model) for kind, recipe in recipes.items()}, CPU)
     token, dense = (dict(model.named_parameters()) for model in models.values())
     assert {name for name in token if name in dense and token[name] is dense[name]} == {
         name for name in token if "fusion_blocks" not in name

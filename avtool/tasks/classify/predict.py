@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avtool.config.checkpoint import Config
 from avtool.devices import resolve_device
-from avtool.model.config import Config
 from avtool.predict import Clips, Failed, choose_model
 from avtool.progress import say
 from avtool.tasks.names import ClassNames
@@ -59,10 +59,10 @@ def classify(
 
 
 def _classified(clips: Clips, checkpoint: Path, config: Config, device: torch.device) -> Iterator[Classified]:
-    names = ClassNames.read(checkpoint, count=config.model["classes"])
+    names = ClassNames.read(checkpoint, count=config.head.classes)
     if names is None:
         say(f"{checkpoint} was saved without the names of its classes: they are numbered")
-        names = ClassNames(tuple(map(str, range(config.model["classes"]))))
+        names = ClassNames(tuple(map(str, range(config.head.classes))))
     share = _sigmoid if names.several else _softmax
     for clip, times, results in clips.compute(checkpoint, config, device, _logits):
         logits = results["logits"].astype(np.float64)

@@ -12,13 +12,13 @@ import torch
 
 from avtool.checkpoint import load_model
 from avtool.clip import Clip
+from avtool.config.checkpoint import Config
 from avtool.devices import resolve_device
 from avtool.errors import CheckpointError, UsageError
 from avtool.features import as_batch, inputs_of
 from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
 from avtool.media import Form, Picture, resized, write_clip
-from avtool.model.config import Config
 from avtool.predict import batched, choose_model
 from avtool.progress import progress_bar, say, warn
 from avtool.report.heatmap import write_png
@@ -88,7 +88,7 @@ def segment(
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), chosen.view(picture)
     mask = chosen.load(target)([seen], [sound], frame.shape[:2])[0]
-    write_mask(out, mask, classes=chosen.config.model["classes"])
+    write_mask(out, mask, classes=chosen.config.head.classes)
     if overlay is not None:
         write_png(overlay, lay_over(frame, mask, names=chosen.labels))
     counts = np.bincount(mask.reshape(-1), minlength=len(chosen.names))
@@ -166,7 +166,7 @@ def _check_outputs(
 
 def _names(config: Config, checkpoint: Path) -> tuple[str, ...]:
     """What each number of a mask means."""
-    classes = config.model["classes"]
+    classes = config.head.classes
     if classes == 1:
         return "background", "sounding"
     names = ClassNames.read(checkpoint, count=classes)
