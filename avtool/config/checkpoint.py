@@ -1,8 +1,7 @@
 """config.json: what a checkpoint says of its model, in the sections that recipes have too (format 2)."""
 
-import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,6 @@ from pydantic import Field, ValidationError, create_model
 from avtool.config.model import Encoder, Spectrogram, Vit
 from avtool.config.types import Section, flat, keys, nested, section_in
 from avtool.errors import CheckpointError
-from avtool.features import window_samples
 from avtool.registry import VIT, kinds
 
 FORMAT = 2
@@ -63,7 +61,7 @@ class Config(Section):
     @property
     def window(self) -> int:
         """Samples that it hears at once."""
-        return window_samples(self.model.audio_size[1], self.spectrogram.hop)
+        return self.spectrogram.window(self.model.audio_size[1])
 
 
 @cache
@@ -117,41 +115,30 @@ def read_config(folder: Path) -> Config:
 
         content = upgraded(content, path)
     wanted = config_of(kind)
-    if faults := _key_faults(wanted, content, called):
-        raise CheckpointError(
-            f"{path} does not fit this version: {faults}",
-            hint="take the folder of an avtool run, or install the version that wrote it",
-        )
+    missing = ", ".join(map(called, _missing(wanted, content)))
     try:
-        return wanted.model_validate(content)
+        config = wanted.model_validate(content)
     except ValidationError as error:
         from avtool.config.values import explain
 
         wrong = explain(error, content, dict(keys(wanted)), called=called)
-        raise CheckpointError(f"{path}: {wrong.message}", hint=f"{MEND} ({wrong.hint})") from error
+        if wrong.unknown or not missing:  # a default in the place of what is missing may be what does not fit
+            raise CheckpointError(f"{path}: {wrong.message}", hint=f"{wrong.hint}; {MEND}") from error
+    if missing:
+        raise CheckpointError(f"{path} lacks {missing}", hint=MEND)
+    return config
 
 
-MEND = "take an undamaged copy, or correct that file"
+MEND = "take an undamaged copy, install the avtool version that wrote it, or correct that file"
 
 
-def _key_faults(wanted: type[Section], content: Mapping[str, Any], called: Callable[[str], str]) -> str:
-    """Unknown and missing keys in words, or nothing."""
-    unknown, missing = [], []
-
-    def compare(section: type[Section], values: Mapping[str, Any], prefix: str) -> None:
-        fields = section.model_fields
-        for name in values.keys() - fields.keys():
-            near = difflib.get_close_matches(name, fields, n=1)
-            unknown.append(called(prefix + name) + "".join(f" (did you mean {key}?)" for key in near))
-        for name, field in fields.items():
-            if name not in values and not field.exclude:
-                missing.append(called(prefix + name))
-            elif isinstance(values.get(name), dict) and (inner := section_in(field.annotation)):
-                compare(inner, values[name], f"{prefix}{name}.")
-
-    compare(wanted, content, "")
-    parts = (("unknown keys ", unknown), ("missing keys ", missing))
-    return "; ".join(what + ", ".join(names) for what, names in parts if names)
+def _missing(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of ``section`` that have no value."""
+    for name, field in section.model_fields.items():
+        if name not in values and not field.exclude:
+            yield prefix + name
+        elif (inner := section_in(field.annotation)) and isinstance(values.get(name), dict):
+            yield from _missing(inner, values[name], f"{prefix}{name}.")
 
 
 def read_model_config(folder: Path) -> Config:

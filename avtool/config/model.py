@@ -51,6 +51,10 @@ class Spectrogram(Section):
             )
         return self
 
+    def window(self, frames: int) -> int:
+        """Samples of the window whose spectrogram has ``frames`` frames."""
+        return frames * self.hop
+
 
 class Fusion(Section):
     kind: Annotated[str, one_of(FUSIONS)]

@@ -1,7 +1,9 @@
 """Values as they are typed: ``key=value`` arguments, and what is wrong with a value, in words."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import reduce
+from operator import getitem
 from typing import Any, NamedTuple
 
 import yaml
@@ -14,11 +16,12 @@ Key = tuple[str, ...]
 
 
 class Wrong(NamedTuple):
-    """What is wrong with a key: in words, and what it should be."""
+    """What is wrong with a key: in words, and what it should be; and whether there is no such key."""
 
     key: Key
     message: str
     hint: str
+    unknown: bool = False
 
 
 def parse_setting(argument: str) -> tuple[str, Any]:
@@ -49,11 +52,11 @@ def explain(
     ``known``: every key with its meaning; ``called``: what a key is called where it was given.
     """
     errors = error.errors(include_url=False)
-    first = errors[0]
+    first = next((other for other in errors if other["type"] == "extra_forbidden"), errors[0])
     key: Key = tuple(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        dotted = ".".join(key)
-        return Wrong(key, f"unknown key {called(dotted)}", nearest(dotted, known))
+        name = called(".".join(key))
+        return Wrong(key, f"unknown key {name}", nearest(name, dict.fromkeys(map(called, known))), True)
     if first["type"] == "fault":
         key += tuple(first["ctx"]["key"].split("."))
     key = _known_part(key, known)
@@ -63,9 +66,7 @@ def explain(
         return Wrong(key, f"{name} is missing", hint)
     if first["type"] == "fault":
         return Wrong(key, f"{name}: {first['ctx']['message']}", hint)
-    value: Any = values
-    for part in key:
-        value = value[part]
+    value = reduce(getitem, key, values)
     branches = [other for other in errors if _known_part(tuple(map(str, other["loc"])), known) == key]
     if isinstance(value, list | tuple):  # the words that would do as well are not what was meant
         branches = [other for other in branches if other["type"] != "literal_error"] or branches
@@ -113,7 +114,7 @@ FAR = 0.6
 """Names less alike than this are no slip of the fingers."""
 
 
-def nearest(dotted: str, known: Mapping[str, str]) -> str:
+def nearest(dotted: str, known: Collection[str]) -> str:
     """The key most like ``dotted``, in whatever section it is; where none is much like it, what its section has."""
     section, _, name = dotted.rpartition(".")
 
@@ -127,7 +128,7 @@ def nearest(dotted: str, known: Mapping[str, str]) -> str:
     if near:
         return f"did you mean {found}?"
     names = ", ".join(key.rpartition(".")[2] for key in siblings)
-    return f"did you mean {found}? {section} has {names}" if section else f"a recipe has {names}"
+    return f"did you mean {found}? {section} has {names}" if section else f"there are {names}"
 
 
 def _ratio(a: str, b: str) -> float:

@@ -8,16 +8,12 @@ from avtool.config.checkpoint import Config
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
-from avtool.features import window_samples
 
 
 def view_size(described: Recipe | Config) -> dict[str, Any]:
     """The frame's size and the length of sound of a view, which a recipe or a checkpoint's config.json says."""
-    model = described.model
-    return {
-        "image_size": model.image_size,
-        "window_samples": window_samples(model.audio_size[1], described.spectrogram.hop),
-    }
+    model, spectrogram = described.model, described.spectrogram
+    return {"image_size": model.image_size, "window_samples": spectrogram.window(model.audio_size[1])}
 
 
 def drawn_views(

@@ -138,7 +138,7 @@ def test_a_key_that_is_near_to_none_is_answered_with_its_section() -> None:
     assert re.match(r"did you mean train\.\w+\? train has batch_size, accumulate, precision, ", hint)
     assert error_of("tiny", "train.steps=1").hint == "did you mean max_steps?"
     assert error_of("tiny", "init.nope=1").hint == "did you mean init.model? init has model, image, audio"
-    assert error_of("tiny", "xyz=1").hint.startswith("a recipe has task, seed, epochs, ")
+    assert error_of("tiny", "xyz=1").hint.startswith("there are task, seed, epochs, ")
 
 
 def test_an_unknown_key_beside_a_section_of_the_wrong_type_is_named_too() -> None:

@@ -233,14 +233,10 @@ def test_folders_that_do_not_fit_are_named(folder: Path, tmp_path: Path) -> None
     config = json.loads((broken / "config.json").read_text())
     del config["model"]["heads"]
     (broken / "config.json").write_text(json.dumps({**config, "model": {**config["model"], "haeds": 2}}))
-    with pytest.raises(
-        CheckpointError, match=r"unknown keys model.haeds .did you mean heads.*; missing keys model.heads"
-    ):
+    with pytest.raises(CheckpointError, match=r"unknown key model\.haeds\n.*did you mean model\.heads\?"):
         avtool.load(broken)
     (broken / "config.json").write_text(json.dumps({**config, "spectrogram": {"mels": 16}}))
-    with pytest.raises(
-        CheckpointError, match=r"unknown keys spectrogram\.mels; missing keys model\.heads, spec"
-    ):
+    with pytest.raises(CheckpointError, match=r"unknown key spectrogram\.mels"):
         avtool.load(broken)
 
 
