@@ -312,10 +312,8 @@ _TELLING = (
 
 def _suspect(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
     """The key of config.json that the weights contradict, where one tensor tells."""
-    for name, dimension, setting in _TELLING:
-        pair = weights.get(name), wanted.get(name)
-        if all(tensor is not None and tensor.ndim > dimension for tensor in pair):
-            have, want = (tensor.shape[dimension] for tensor in pair if tensor is not None)
-            if have != want:
-                return setting
+    for name, dimension, key in _TELLING:
+        have, want = (getattr(tensors.get(name), "shape", ())[dimension:] for tensors in (weights, wanted))
+        if have and want and have[0] != want[0]:
+            return key
     return None

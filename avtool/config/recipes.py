@@ -7,7 +7,6 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from avtool.config.renamed import current_key, current_value, rename
 from avtool.config.schema import Recipe
 from avtool.config.shipped import find_recipe, recipe_names
 from avtool.config.types import keys
@@ -17,6 +16,15 @@ from avtool.errors import RecipeError
 Origins = dict[Key, str]
 """Where each key was given: "file:line", or the argument itself."""
 DEEPEST = 8
+RENAMED: dict[Key, tuple[str, dict[str, str]]] = {
+    ("classify", "blank"): ("modality_dropout", {}),
+    ("classify", "smoothing"): ("label_smoothing", {}),
+    ("classify", "odds_bias"): ("prior_bias", {}),
+    ("localize", "way"): ("encoding", {"two-pass": "unimodal"}),
+    ("localize", "score"): ("pooling", {"soft": "logsumexp"}),
+    ("optim", "pretrained_ramp"): ("backbone_warmup", {}),
+}
+"""What keys, and values of them, are called now: read in a run's own recipe, and an error elsewhere."""
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -27,10 +35,10 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_path)
     values, origins = _read_with_parent(path)
     if (path.parent / "run.json").is_file():  # what a run was made with, maybe by an earlier version
-        rename(values)
+        _rename(values)
     for argument in overrides:
         _override(values, origins, argument)
-    _check_names(values, origins)
+    _rename(values, origins)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -39,16 +47,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{where}: {wrong.message}", hint=wrong.hint) from None
 
 
-def _check_names(values: dict[str, Any], origins: Origins) -> None:
-    """RecipeError with the new name where a key has its old one."""
-    for key in _paths(values):
-        if (new := current_key(key)) is not None:
-            value = current_value(new, values[key[0]][key[1]])
-            dotted = ".".join(new)
-            shown = yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+def _rename(values: dict[str, Any], origins: Origins | None = None) -> None:
+    """Give old keys and values their new names, in place; RecipeError with the new name where there are ``origins``."""
+    for (section, old), (new, other_values) in RENAMED.items():
+        inside = values.get(section)
+        if not isinstance(inside, dict) or old not in inside:
+            continue
+        value = inside.pop(old)
+        inside[new] = other_values.get(value, value) if isinstance(value, str) else value
+        if origins is not None:
+            shown = yaml.safe_dump(inside[new], default_flow_style=True).splitlines()[0]
             raise RecipeError(
-                f"{origins.get(key, 'recipe')}: {'.'.join(key)} is called {dotted} now",
-                hint=f"{dotted}={shown}",
+                f"{origins.get((section, old), 'recipe')}: {section}.{old} is called {section}.{new} now",
+                hint=f"{section}.{new}={shown}",
             )
 
 
@@ -122,27 +133,22 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Origins]:
+    """The YAML mapping in a file and the line of each of its keys."""
     try:
-        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not text in UTF-8", hint="a recipe is a YAML file") from None
-    return _parse(text, str(path))
-
-
-def _parse(text: str, file: str) -> tuple[dict[str, Any], Origins]:
-    """The YAML mapping in ``text`` and the line of each of its keys."""
-    loader = yaml.SafeLoader(text)
     origins: Origins = {}
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise RecipeError(
-                f"{file}: a recipe is a mapping of keys to values", hint="avtool recipes show tiny"
+                f"{path}: a recipe is a mapping of keys to values", hint="avtool recipes show tiny"
             )
-        return _mapping(loader, node, file, (), origins), origins
+        return _mapping(loader, node, str(path), (), origins), origins
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = file if mark is None else f"{file}:{mark.line + 1}"
+        where = path if mark is None else f"{path}:{mark.line + 1}"
         raise RecipeError(
             f"{where}: {yaml_problem(error)}", hint="check indentation, colons and quotes there"
         ) from None
