@@ -101,7 +101,10 @@ def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    if not content or not all(_is_weight(key, value) for key, value in content.items()):
+    if not content or not all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
+        for key, value in content.items()
+    ):
         shown = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise CheckpointError(
             f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
@@ -110,10 +113,6 @@ def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")
     if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
         content = {key.removeprefix("module."): value for key, value in content.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
-
-
-def _is_weight(key: object, value: object) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
 
 
 def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, origin: str) -> Config:

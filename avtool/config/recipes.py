@@ -37,13 +37,18 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     if (path.parent / "run.json").is_file():  # what a run was made with, maybe by an earlier version
         _rename(values)
     for argument in overrides:
-        _override(values, origins, argument)
+        dotted, value = parse_setting(argument)
+        for name in reversed(dotted.split(".")):
+            value = {name: value}
+        _merge(values, value)
+        origins.update((key, f"argument {argument!r}") for key in _paths(value))
     _rename(values, origins)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         wrong = explain(error, values, recipe_keys())
-        where = _where(wrong.key, origins, path)
+        above = (wrong.key[:length] for length in range(len(wrong.key), 0, -1))
+        where = next((origins[key] for key in above if key in origins), path)
         raise RecipeError(f"{where}: {wrong.message}", hint=wrong.hint) from None
 
 
@@ -180,25 +185,8 @@ def _mapping(
     return values
 
 
-def _override(values: dict[str, Any], origins: Origins, argument: str) -> None:
-    """Lay one ``a.b=value`` over ``values``."""
-    dotted, value = parse_setting(argument)
-    for name in reversed(dotted.split(".")):
-        value = {name: value}
-    _merge(values, value)
-    origins.update((key, f"argument {argument!r}") for key in _paths(value))
-
-
 def _paths(values: dict[str, Any], at: Key = ()) -> Iterator[Key]:
     for name, value in values.items():
         yield (*at, str(name))
         if isinstance(value, dict):
             yield from _paths(value, (*at, str(name)))
-
-
-def _where(key: Key, origins: Origins, path: Path) -> str:
-    """Where ``key`` was given, or the section that should have it, or the file."""
-    for length in range(len(key), 0, -1):
-        if key[:length] in origins:
-            return origins[key[:length]]
-    return str(path)

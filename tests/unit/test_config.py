@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,7 @@ def test_shipped_recipes_are_valid_short_and_say_what_they_are_for(name: str) ->
     assert recipe.model.audio_size[1] * recipe.spectrogram.hop == 3 * recipe.spectrogram.sample_rate
     assert len((ROOT / "recipes" / f"{name}.yaml").read_text().splitlines()) <= 40
     head = shipped.read_head(ROOT / "recipes" / f"{name}.yaml")
-    assert all(head.as_dict().values())
+    assert all(asdict(head).values())
     task = load_recipe(name).task
     verb = "pretrain" if task == "pretrain" else f"finetune {task}"
     assert f"avtool {verb} --recipe {name}" in head.command
