@@ -13,7 +13,7 @@ from torch import Tensor
 from avtool.checkpoint import misfits, read_pickled_weights, read_safetensors, save_checkpoint
 from avtool.config.checkpoint import Config, config_of, divided
 from avtool.config.model import Decoders, Fusion, Spectrogram
-from avtool.config.types import flat, keys
+from avtool.config.types import argument, flat, keys
 from avtool.config.values import explain
 from avtool.errors import CheckpointError, UsageError, did_you_mean
 from avtool.files import check_output
@@ -77,7 +77,7 @@ def convert(
     return config
 
 
-_HINT = "set heads, decoder_heads, fusion_tokens, sample_rate, n_fft or hop to fit, as heads=12"
+_HINT = "set what no tensor tells to fit, as heads=12 (avtool convert --help)"
 
 
 def read_published(path: Path) -> dict[str, Tensor]:
@@ -137,29 +137,17 @@ def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, 
             "there are",
             hint="add heads=N",
         )
-    config = _described(kind, told | assume, origin=origin, source=source)
+    wanted, content = config_of(kind), {"kind": kind, "origin": origin, **divided(kind, told | assume)}
+    try:
+        config = wanted.model_validate(content)
+    except ValidationError as error:
+        wrong = explain(error, content, dict(keys(wanted)), called=lambda key: argument(*key.split(".")[1:]))
+        raise UsageError(
+            f"{source} cannot be converted: {wrong.message}", hint=f"{wrong.hint}; {_HINT}"
+        ) from error
     if kind != VIT:
         file.check(config)
     return config
-
-
-def _described(kind: str, settings: Mapping[str, Any], *, origin: str, source: Path) -> Config:
-    """config.json of a model of ``kind`` with these keyword arguments, the spectrogram's among them. UsageError where
-    one cannot be."""
-    heard = {key: settings[key] for key in Spectrogram.model_fields if key in settings}
-    arguments = {key: value for key, value in settings.items() if key not in heard}
-    content = {
-        "kind": kind,
-        "origin": origin,
-        "spectrogram": None if kind == VIT else heard,
-        **divided(kind, arguments),
-    }
-    wanted = config_of(kind)
-    try:
-        return wanted.model_validate(content)
-    except ValidationError as error:
-        wrong = explain(error, content, dict(keys(wanted)))
-        raise UsageError(f"{source} cannot be converted: {wrong.message}", hint=_HINT) from error
 
 
 def _ratio(width: int, dim: int) -> float:

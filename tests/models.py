@@ -17,11 +17,5 @@ def described(
 ) -> Config:
     """config.json of a model of ``kind`` with these keyword arguments, every default filled in."""
     usual = {} if kind == VIT else {"fusion": "factorized"}
-    return config_of(kind).model_validate(
-        {
-            "kind": kind,
-            "origin": origin,
-            "spectrogram": None if kind == VIT else dict(spectrogram or {}),
-            **divided(kind, usual | dict(settings)),
-        }
-    )
+    content = divided(kind, {**usual, **settings, **(spectrogram or {})})
+    return config_of(kind).model_validate({"kind": kind, "origin": origin, **content})

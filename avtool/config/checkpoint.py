@@ -79,11 +79,13 @@ def config_of(kind: str) -> type[Config]:
 
 
 def divided(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``model`` and ``head`` of config.json that ``Config.settings`` makes ``arguments`` of; what is of neither
-    stays in ``model``."""
-    left = dict(arguments)
-    parts = {name: nested(config_of(kind).model_fields[name].annotation, left) for name in ("head", "model")}
-    return {**parts, "model": parts["model"] | left}
+    """The sections of config.json that hold the keyword ``arguments`` of a model of ``kind`` and of its ``LogMel``; what
+    is of none of them stays in ``model``."""
+    left, found = dict(arguments), {}
+    for name in ("spectrogram", "head", "model"):
+        section = section_in(config_of(kind).model_fields[name].annotation)
+        found[name] = section and nested(section, left)
+    return {**found, "model": {**found["model"], **left}}
 
 
 def read_config(folder: Path) -> Config:

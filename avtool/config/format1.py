@@ -48,6 +48,5 @@ def called(dotted: str) -> str:
     section, *names = dotted.split(".")
     if section not in ("model", "head") or not names:
         return dotted
-    *prefix, last = names
-    key = argument("".join(f"{name}_" for name in prefix), last)
+    key = argument(*names)
     return f"model.{next((old for old, new in RENAMED.items() if new == key), key)}"

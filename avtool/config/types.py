@@ -84,33 +84,30 @@ def keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from keys(inner, f"{prefix}{name}.")
 
 
+def argument(*names: str) -> str:
+    """The keyword argument that a key in sections is: decoder, dim is ``decoder_dim``, and fusion, kind ``fusion``."""
+    return "_".join(names[:-1] if len(names) > 1 and names[-1] == "kind" else names)
+
+
 def flat(section: Section) -> dict[str, Any]:
-    """A section as keyword arguments: a section in it puts its name before those of its keys, as ``decoder_dim``, and
-    its ``kind`` is called by its name alone, as ``fusion``."""
-    return _flat(section.model_dump(), "")
+    """A section as keyword arguments."""
+    return _flat(section.model_dump())
 
 
-def _flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], *above: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{name}_")
-        else:
-            found[argument(prefix, name)] = value
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, *above, name) if inner else {argument(*above, name): value}
     return found
 
 
-def argument(prefix: str, name: str) -> str:
-    """The keyword argument of key ``name`` in the section that puts ``prefix`` before its keys."""
-    return prefix.rstrip("_") if prefix and name == "kind" else prefix + name
-
-
-def nested(section: type[Section], arguments: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def nested(section: type[Section], arguments: dict[str, Any], *above: str) -> dict[str, Any]:
     """The inverse of ``flat``: what ``section`` has of the ``arguments``, which are taken out of them."""
     found = {}
     for name, field in section.model_fields.items():
         if inner := section_in(field.annotation):
-            found[name] = nested(inner, arguments, f"{prefix}{name}_")
-        elif (key := argument(prefix, name)) in arguments:
+            found[name] = nested(inner, arguments, *above, name)
+        elif (key := argument(*above, name)) in arguments:
             found[name] = arguments.pop(key)
     return found
