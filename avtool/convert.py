@@ -131,13 +131,13 @@ def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, 
             raise UsageError(f"{key} is no setting of this {kind}", hint=did_you_mean(key, told))
         if key not in ASSUMED and value != told[key]:
             raise UsageError(f"{key} is {value}, {source} has {told[key]}", hint=f"leave {key}= out")
-    if (told | assume)["heads"] is None:
+    if (settings := {**told, **assume})["heads"] is None:
         raise UsageError(
             f"{source} is {told['dim']} wide, which heads of {HEAD_WIDTH} do not divide, and no tensor tells how many "
             "there are",
             hint="add heads=N",
         )
-    wanted, content = config_of(kind), {"kind": kind, "origin": origin, **divided(kind, told | assume)}
+    wanted, content = config_of(kind), {"kind": kind, "origin": origin, **divided(kind, settings)}
     try:
         config = wanted.model_validate(content)
     except ValidationError as error:

@@ -79,8 +79,8 @@ def config_of(kind: str) -> type[Config]:
 
 
 def divided(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of config.json that hold the keyword ``arguments`` of a model of ``kind`` and of its ``LogMel``; what
-    is of none of them stays in ``model``."""
+    """The sections of config.json that hold the keyword ``arguments`` of a ``kind`` of model and of its ``LogMel``;
+    what is of none of them stays in ``model``."""
     left, found = dict(arguments), {}
     for name in ("spectrogram", "head", "model"):
         section = section_in(config_of(kind).model_fields[name].annotation)
