@@ -57,7 +57,7 @@ class Training(nn.Module):
         except ValueError as error:
             raise TrainingError(
                 str(error), hint="start from another model, or change model.* of the recipe"
-            ) from None
+            ) from error
         self.log_mel = LogMel(**self.config.log_mel)
 
     @classmethod
