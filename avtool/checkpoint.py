@@ -13,7 +13,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,30 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict"
         )
     return content
+
+
+def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
+    """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
+    are none."""
+    content: dict[str, Any] = (
+        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
+    )
+    for key in keys:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not content or not all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
+        for key, value in content.items()
+    ):
+        shown = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise CheckpointError(
+            f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
+            hint="save the model's state dict with torch.save",
+        )
+    if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
 
 
 def _refused(path: Path, reason: str) -> CheckpointError:

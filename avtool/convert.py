@@ -2,15 +2,14 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from avtool.checkpoint import misfits, read_pickled_weights, read_safetensors, save_checkpoint
+from avtool.checkpoint import misfits, read_state_dict, save_checkpoint
 from avtool.config.checkpoint import Config, config_of, divided
 from avtool.config.model import Decoders, Fusion, Spectrogram
 from avtool.config.types import argument, flat, keys
@@ -89,30 +88,6 @@ def read_published(path: Path) -> dict[str, Tensor]:
     if "blocks.0.norm1.weight" in content:
         content = {key: value for key, value in content.items() if not key.startswith(LEFT_OUT_OF_VITS)}
     return content
-
-
-def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
-    """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
-    are none."""
-    content: dict[str, Any] = (
-        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
-    )
-    for key in keys:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not content or not all(
-        isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
-        for key, value in content.items()
-    ):
-        shown = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise CheckpointError(
-            f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
-            hint="save the model's state dict with torch.save",
-        )
-    if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
 
 
 def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, origin: str) -> Config:

@@ -1,13 +1,17 @@
 """What a recipe says of views, as the flat arguments that these take."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avtool.config.checkpoint import Config
-from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
+
+if TYPE_CHECKING:
+    from avtool.config.checkpoint import Config
+    from avtool.config.schema import Recipe
 
 
 def view_size(described: Recipe | Config) -> dict[str, Any]:
