@@ -13,9 +13,8 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from safetensors.torch import load, load_file, save, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from avtool.config.checkpoint import Config, read_config, read_model_config
 from avtool.errors import FULL, CheckpointError, explain, in_bytes
 from avtool.features import LogMel
 from avtool.files import LFS_POINTER, atomic_folder, is_unicode, json_text
 from avtool.model.build import build_empty_model
-from avtool.model.config import Config, read_model_config
 
 _MODEL_SUM = "model_crc32"
 """The key of trainer.pt that holds the sum of the weights beside it; its own records have theirs, as in any zip."""
@@ -75,6 +74,30 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict"
         )
     return content
+
+
+def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
+    """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
+    are none."""
+    content: dict[str, Any] = (
+        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
+    )
+    for key in keys:
+        if isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not content or not all(
+        isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
+        for key, value in content.items()
+    ):
+        shown = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise CheckpointError(
+            f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
+            hint="save the model's state dict with torch.save",
+        )
+    if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
 
 
 def _refused(path: Path, reason: str) -> CheckpointError:
@@ -208,7 +231,7 @@ def _write_checkpoint(
     folder: Path, model: nn.Module, config: Config, trainer: Mapping[str, Any] | None
 ) -> None:
     weights = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    content = json_text(asdict(config.complete()), indent=2)
+    content = json_text(config.model_dump(), indent=2)
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
     file = folder / "model.safetensors"
     if is_unicode(file):
@@ -229,7 +252,7 @@ def size_of(content: Any) -> int:
 def load_trainer(folder: Path) -> dict[str, Any]:
     """The trainer's state of a run's checkpoint, to go on from. CheckpointError where config.json, the weights or
     trainer.pt are not as they were written."""
-    Config.read(folder)
+    read_config(folder)
     file, model = folder / "trainer.pt", folder / "model.safetensors"
     _check_weight_file(file)
     try:
@@ -267,7 +290,7 @@ def load_model(folder: Path, *, device: str | torch.device = "cpu") -> tuple[nn.
     config = read_model_config(folder)
     model, weights = empty_model_and_weights(folder, config)
     with _described(folder):
-        log_mel = LogMel(**config.spectrogram)
+        log_mel = LogMel(**config.log_mel)
     model.load_state_dict(weights, assign=True)
     return model.to(device).eval(), log_mel.to(device), config
 
@@ -278,10 +301,10 @@ def empty_model_and_weights(folder: Path, config: Config) -> tuple[nn.Module, di
     file = folder / "model.safetensors"
     weights = read_safetensors(file)
     with _described(folder):
-        model = build_empty_model(config.kind, config.model)
+        model = build_empty_model(config.kind, config.settings)
     hint = "take model.safetensors and config.json from the same folder"
     if suspect := _suspect(weights, model.state_dict()):
-        hint += f", or correct model.{suspect} in {folder / 'config.json'}"
+        hint += f", or correct {suspect} in {folder / 'config.json'}"
     check_fit(weights, model, source=file, hint=hint)
     return model, weights
 
@@ -299,24 +322,22 @@ def _described(folder: Path) -> Iterator[None]:
 
 
 _TELLING = (
-    ("encoder.image.patch_embed.proj.weight", 0, "dim"),
-    ("encoder.image.patch_embed.proj.weight", 2, "patch_size"),
-    ("encoder.image.blocks.0.mlp.fc1.weight", 0, "mlp_ratio"),
-    ("encoder.fusion_tokens", 1, "fusion_tokens"),
-    ("image_decoder.embed.weight", 0, "decoder_dim"),
-    ("image_decoder.pos_embed", 1, "image_size"),
-    ("audio_decoder.pos_embed", 1, "audio_size"),
-    ("image_head.weight", 0, "classes"),
+    ("encoder.image.patch_embed.proj.weight", 0, "model.dim"),
+    ("encoder.image.patch_embed.proj.weight", 2, "model.patch_size"),
+    ("encoder.image.blocks.0.mlp.fc1.weight", 0, "model.mlp_ratio"),
+    ("encoder.fusion_tokens", 1, "model.fusion.tokens"),
+    ("image_decoder.embed.weight", 0, "head.decoder.dim"),
+    ("image_decoder.pos_embed", 1, "model.image_size"),
+    ("audio_decoder.pos_embed", 1, "model.audio_size"),
+    ("image_head.weight", 0, "head.classes"),
 )
-"""A tensor, a dimension of it, and the setting that it follows from; settings that others follow from stand first."""
+"""A tensor, a dimension of it, and the key that it follows from; keys that others follow from stand first."""
 
 
 def _suspect(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str | None:
-    """The setting that the weights contradict, where one tensor tells."""
-    for name, dimension, setting in _TELLING:
-        pair = weights.get(name), wanted.get(name)
-        if all(tensor is not None and tensor.ndim > dimension for tensor in pair):
-            have, want = (tensor.shape[dimension] for tensor in pair if tensor is not None)
-            if have != want:
-                return setting
+    """The key of config.json that the weights contradict, where one tensor tells."""
+    for name, dimension, key in _TELLING:
+        have, want = (getattr(tensors.get(name), "shape", ())[dimension:] for tensors in (weights, wanted))
+        if have and want and have[0] != want[0]:
+            return key
     return None

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from avtool.config.checkpoint import Config, read_model_config
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.distributed import joined, local_device
 from avtool.errors import DataError, UsageError
 from avtool.files import atomic_file, check_output, json_text
-from avtool.model.build import task_of
-from avtool.model.config import Config, read_model_config
 from avtool.places import resolve_checkpoint
 from avtool.progress import quiet
-from avtool.registry import TASKS, resolve
+from avtool.registry import TASKS, kinds, resolve
 from avtool.tasks import Evaluation, Task
 from avtool.tasks.context import Context
 from avtool.tasks.table import Table
@@ -69,7 +68,7 @@ def evaluate(
             )
         checkpoint = resolve_checkpoint(model)
         config = read_model_config(checkpoint)
-        judged, evaluation = _evaluation(task or task_of(config.kind))
+        judged, evaluation = _evaluation(task or _usual_task(config.kind))
         chosen_protocols = _protocols(judged, evaluation, protocols, config, checkpoint)
         for option, given, means in (
             ("--windows", windows > 1, lambda other: other.windows),
@@ -134,6 +133,12 @@ def metrics(
 
 EVALUATED = tuple(name for name, task in TASKS.items() if task.evaluation)
 """The tasks that have protocols."""
+
+
+def _usual_task(kind: str) -> str:
+    """The task that models of a ``kind`` are evaluated for where nothing else is said."""
+    task = kinds()[kind]
+    return task.evaluated_by or task.name
 
 
 def _evaluation(name: str) -> tuple[Task, Evaluation]:

@@ -1,6 +1,5 @@
 """Models as programs that need torch alone: ``torch.export`` of an encoder or classifier."""
 
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from avtool.errors import UsageError, check_choice
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.files import atomic_file, check_output, json_text
-from avtool.loading import Model, load
+from avtool.loading import load
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 
 ENCODER, CLASSIFIER = "encoder", "classifier"
@@ -49,39 +48,24 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
             hint="use --kind encoder",
         )
     module = _Named(loaded.module if kind == CLASSIFIER else loaded.encoder).eval().requires_grad_(False)
-    inputs = _example(loaded)
+    made_for = loaded.config.model
+    # Two samples: one could be taken for a constant.
+    inputs = torch.zeros(2, 3, *made_for.image_size), torch.zeros(2, 1, *made_for.audio_size)
     with torch.no_grad():
         outputs = module(*inputs)  # makes the tables of positions, so that the program finds them made
         batch = torch.export.Dim("batch", min=1)
         program = torch.export.export(
             module, inputs, dynamic_shapes={"image": {0: batch}, "audio": {0: batch}}
         )
-    described = _describe(loaded, kind, inputs, outputs)
+    named = zip(("image", "audio"), inputs, strict=True)
+    described = {
+        "kind": kind,
+        "inputs": {name: ["batch", *value.shape[1:]] for name, value in named},
+        "outputs": {name: ["batch", *value.shape[1:]] for name, value in outputs.items()},
+        "image_mean": IMAGE_MEAN,
+        "image_std": IMAGE_STD,
+        "config": loaded.config.model_dump(),
+    }
     with atomic_file(out) as partial:
         torch.export.save(program, partial, extra_files={DESCRIPTION: json_text(described, indent=2)})
     return described
-
-
-def _example(model: Model) -> tuple[Tensor, Tensor]:
-    """Two samples of the sizes that the model was made for: one could be taken for a constant."""
-    size = model.encoder.patch_size
-    image, audio = (
-        [side * size for side in grid] for grid in (model.encoder.image_grid, model.encoder.audio_grid)
-    )
-    return torch.zeros(2, 3, *image), torch.zeros(2, 1, *audio)
-
-
-def _describe(
-    model: Model, kind: str, inputs: tuple[Tensor, Tensor], outputs: dict[str, Tensor]
-) -> dict[str, object]:
-    def shape(value: Tensor) -> list[object]:
-        return ["batch", *value.shape[1:]]
-
-    return {
-        "kind": kind,
-        "inputs": {name: shape(value) for name, value in zip(("image", "audio"), inputs, strict=True)},
-        "outputs": {name: shape(value) for name, value in outputs.items()},
-        "image_mean": IMAGE_MEAN,
-        "image_std": IMAGE_STD,
-        "config": asdict(model.config),
-    }

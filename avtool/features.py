@@ -41,11 +41,6 @@ def silence(audio: Tensor) -> Tensor:
     return torch.full_like(audio, math.log10(LOG_FLOOR))
 
 
-def window_samples(frames: int, hop: int) -> int:
-    """Samples of the window whose spectrogram has ``frames`` frames."""
-    return frames * hop
-
-
 def mel_filters(bins: int, mels: int, sample_rate: int) -> Tensor:
     """The filter bank (bins, mels) of HTK-scaled triangles from 0 Hz to half of ``sample_rate``, each 1 at its centre:
     torchaudio's, and where that does not load beside this build of torch the same by ``triangles``."""

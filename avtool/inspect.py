@@ -250,10 +250,10 @@ def describe_model(path: Path) -> dict[str, Any]:
     run step, recipe and the last metrics up to that step. Raises CheckpointError where weights and config.json do not
     fit each other."""
     from avtool.checkpoint import empty_model_and_weights
-    from avtool.model.config import Config
+    from avtool.config.checkpoint import read_config
 
     folder = places.resolve_checkpoint(path)
-    config = Config.read(folder)
+    config = read_config(folder)
     module, weights = empty_model_and_weights(folder, config)
     parts: dict[str, int] = {}
     for name, parameter in module.named_parameters():
@@ -264,11 +264,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         "what": "model",
         "path": str(path),
         "checkpoint": str(folder),
-        "kind": config.kind,
-        "origin": config.origin,
-        "format": config.format,
-        "model": config.model,
-        "spectrogram": config.spectrogram,
+        **config.model_dump(mode="json"),
         "parameters": {"all": sum(parts.values()), **parts},
         "precisions": sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()}),
         "bytes": (folder / "model.safetensors").stat().st_size,

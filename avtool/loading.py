@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
+from avtool.config.checkpoint import Config
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
-from avtool.model.config import Config
 from avtool.model.encoder import AudioVisualEncoder, Tokens
 from avtool.places import resolve_checkpoint
 

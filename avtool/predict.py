@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
 from avtool.clip import Clip, Window
+from avtool.config.checkpoint import Config, read_model_config
 from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, as_batch, inputs_of
-from avtool.model.config import Config, read_model_config
 from avtool.places import find_model, run_of
 from avtool.progress import say, warn
 from avtool.registry import TASKS
@@ -170,12 +170,12 @@ def batched(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
 
 def check_size(config: Config, checkpoint: Path) -> None:
     """CheckpointError where config.json asks for an input that no model takes, before memory is asked for it."""
-    sizes = {"image_size": config.model["image_size"], "audio_size": config.model["audio_size"]}
+    sizes = {"image_size": config.image_size, "audio_size": config.model.audio_size}
     largest = max(config.window, *(math.prod(size) for size in sizes.values()))
     if largest > LARGEST_INPUT:
         asked = ", ".join(f"model.{key} = {list(size)}" for key, size in sizes.items())
         raise CheckpointError(
             f"{checkpoint / 'config.json'} asks for an input of {largest:,} numbers: {asked}, "
-            f"spectrogram.hop = {config.spectrogram['hop']}",
+            f"spectrogram.hop = {config.spectrogram.hop}",
             hint="take an undamaged copy, or correct that file",
         )

@@ -79,6 +79,15 @@ TASKS: Table[Task] = Table(
         for name in ("pretrain", "classify", "localize", "separate", "segment", "retrieve", "embed")
     },
 )
+VIT = "vit"
+"""The kind of model that no task trains: the encoder of one modality, a starting point."""
+
+
+def kinds() -> dict[str, Task]:
+    """The kinds of models, as config.json names them, and the task that trains each."""
+    return {kind: task for task in TASKS.values() for kind in task.kinds}
+
+
 FUSIONS: Table[type[nn.Module]] = Table(
     "kind of fusion",
     "avtool.fusions",

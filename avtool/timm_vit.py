@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from avtool.checkpoint import NAMED, check_fit
-from avtool.convert import read_state_dict
+from avtool.checkpoint import NAMED, check_fit, read_state_dict
 from avtool.errors import CheckpointError, explain
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.libraries import need

@@ -3,19 +3,17 @@
 import difflib
 from pathlib import Path
 
-from torch import Tensor
-
 from avtool.checkpoint import check_finite, check_fit, read_safetensors
-from avtool.convert import LEFT_OUT_OF_VITS, convert, read_published
+from avtool.config.checkpoint import read_config
+from avtool.convert import convert, read_published
 from avtool.download import download, only_one
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import sha256_of
-from avtool.model.build import VIT
-from avtool.model.config import Config
 from avtool.model.encoder import VisionTransformer
 from avtool.places import is_checkpoint
 from avtool.progress import say
 from avtool.published import PUBLISHED, TIMM, cached_file, pulled_folder
+from avtool.registry import VIT
 from avtool.timm_vit import TimmViT
 
 NONE = "none"
@@ -35,35 +33,31 @@ def pull(name: str, *, base_url: str | None = None, offline: bool = False, force
         raise UsageError(
             f"there are no published weights {name!r}", hint=f"{hint}there are: {', '.join(PUBLISHED)}"
         )
-    with only_one(cached_file(name), what=name):
-        if is_checkpoint(pulled_folder(name)) and not force:
-            return pulled_folder(name)
-        return _pull(name, base_url=base_url, offline=offline)
-
-
-def _pull(name: str, *, base_url: str | None, offline: bool) -> Path:
     published, folder, file = PUBLISHED[name], pulled_folder(name), cached_file(name)
-    say(f"{name}: {published.content}")
-    say(f"licence: {published.licence}")
-    url = published.url(base_url)
-    by_hand = f"fetch it on another machine, put it at {file}, then: avtool pull {name} --offline"
-    fetched = not file.is_file()
-    if fetched and offline:
-        raise CheckpointError(
-            f"{name} is not in the cache, and --offline fetches nothing ({url})", hint=by_hand
-        )
-    if fetched:
-        download(url, file, size=published.size, what=name, by_hand=by_hand)
-    try:
-        _check_sum(name, file, url)
-    except CheckpointError:
+    with only_one(file, what=name):
+        if is_checkpoint(folder) and not force:
+            return folder
+        say(f"{name}: {published.content}")
+        say(f"licence: {published.licence}")
+        url = published.url(base_url)
+        by_hand = f"fetch it on another machine, put it at {file}, then: avtool pull {name} --offline"
+        fetched = not file.is_file()
+        if fetched and offline:
+            raise CheckpointError(
+                f"{name} is not in the cache, and --offline fetches nothing ({url})", hint=by_hand
+            )
+        if fetched:
+            download(url, file, size=published.size, what=name, by_hand=by_hand)
+        try:
+            _check_sum(name, file, url)
+        except CheckpointError:
+            if fetched:
+                file.unlink()
+            raise
+        convert(file, folder, origin=f"{name}, {published.licence}, {url}", force=True)
         if fetched:
             file.unlink()
-        raise
-    convert(file, folder, origin=f"{name}, {published.licence}, {url}", force=True)
-    if fetched:
-        file.unlink()
-    return folder
+        return folder
 
 
 def _check_sum(name: str, file: Path, url: str) -> None:
@@ -122,26 +116,23 @@ def find_starting_weights(key: str, value: str) -> Path | TimmViT | None:
     )
 
 
-def read_vit(path: Path) -> dict[str, Tensor]:
-    """The encoder of a MAE or AudioMAE file or converted folder, without class token, positions and decoder."""
-    if path.is_dir():
-        if (kind := Config.read(path).kind) != VIT:
-            raise CheckpointError(
-                f"{path} holds a model of kind {kind}, not the encoder of one modality",
-                hint="name weights of a plain MAE or AudioMAE ViT",
-            )
-        return read_safetensors(path / "model.safetensors")
-    return {key: value for key, value in read_published(path).items() if not key.startswith(LEFT_OUT_OF_VITS)}
-
-
 def load_vit(encoder: VisionTransformer, start: Path | TimmViT) -> str:
-    """Start one modality's encoder from ``start``; returns in words what of a ViT of timm's was left out or changed.
-    CheckpointError names what does not fit, or is not finite."""
+    """Start one modality's encoder from ``start``, a MAE or AudioMAE file or converted folder (class token, positions
+    and decoder are left out) or a ViT of timm's; returns in words what of that was left out or changed. CheckpointError
+    names what does not fit, or is not finite."""
     note = ""
     if isinstance(start, TimmViT):
         note = start.load(encoder)
     else:
-        weights = read_vit(start)
+        if not start.is_dir():
+            weights = read_published(start)
+        elif (kind := read_config(start).kind) == VIT:
+            weights = read_safetensors(start / "model.safetensors")
+        else:
+            raise CheckpointError(
+                f"{start} holds a model of kind {kind}, not the encoder of one modality",
+                hint="name weights of a plain MAE or AudioMAE ViT",
+            )
         hint = "use weights of the recipe's model.dim, model.depth and model.patch_size, or change those"
         check_fit(weights, encoder, source=start, hint=hint)
         encoder.load_state_dict(weights)

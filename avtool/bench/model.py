@@ -22,17 +22,17 @@ from avtool.bench.measure import (
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
+from avtool.config.types import flat
 from avtool.devices import PRECISIONS, check_compiler, keep_freed_memory
 from avtool.errors import AvtoolError, check_choice
 from avtool.losses import masked_autoencoding_loss, reconstruction_loss
-from avtool.model.build import build_empty, build_encoder, compile_blocks
+from avtool.model.build import AUTOENCODER, build_empty_model, compile_blocks
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.mae import MaskedAutoencoder
 from avtool.optim import adamw, parameter_groups, set_learning_rate
 from avtool.progress import say
 from avtool.registry import FUSIONS
 from avtool.replicas import autocast
-from avtool.tasks.pretrain.train import model_settings
 
 CPU = torch.device("cpu")
 SIZES = {"full": "dense", "tiny": "tiny"}
@@ -173,8 +173,8 @@ def fusion_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     passes: dict[str, Pass] = {}
     comparisons = [(kind, "token") for kind in recipes if kind != "token" and "token" in recipes]
     for kind, recipe in recipes.items():
-        with setup.device:
-            encoder = build_encoder(model_settings(recipe) | {"depth": 1})
+        model: Any = build_empty_model(AUTOENCODER, flat(recipe.model) | {"depth": 1})
+        encoder = model.encoder.to_empty(device=setup.device)
         block: Any = encoder.fusion_blocks["0"]
         grids = (encoder.fusion_tokens.shape[1:2], encoder.image_grid, encoder.audio_grid)
         inputs = [setup.random(math.prod(grid), encoder.dim).requires_grad_() for grid in grids]
@@ -220,7 +220,8 @@ def shared_models(recipes: Mapping[str, Recipe], device: torch.device) -> dict[s
     models: dict[str, MaskedAutoencoder] = {}
     shared = ("encoder.image", "encoder.audio", "encoder.fusion_norm", "image_decoder", "audio_decoder")
     for kind, recipe in recipes.items():
-        models[kind] = model = build_empty(model_settings(recipe)).to_empty(device=device)
+        model: Any = build_empty_model(AUTOENCODER, flat(recipe.model)).to_empty(device=device)
+        models[kind] = model
         first = next(iter(models.values()))
         for path in shared:
             model.set_submodule(path, first.get_submodule(path))

@@ -69,7 +69,7 @@ for task in TASKS.values():
         module = import_module(task.command.partition(":")[0])
         app.command(cls=ClipCommand, epilog=module.EPILOG)(resolve(task.command))
 app.command(epilog=pull.EPILOG)(pull.pull)
-app.command(epilog=convert.EPILOG)(convert.convert)
+app.command(cls=convert.ConvertCommand, epilog=convert.EPILOG)(convert.convert)
 app.command(epilog=export.EPILOG)(export.export)
 app.add_typer(recipes.app, name="recipes")
 app.command(epilog=demo.EPILOG)(demo.demo)

@@ -1,6 +1,7 @@
 """``avtool recipes``: list, show, copy and validate recipes."""
 
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +32,7 @@ def ls(as_json: Json = False, debug: Debug = False) -> None:
     """List the shipped recipes and what each is for."""
     heads = list_recipes()
     if as_json:
-        print_json({"recipes": [head.as_dict() for head in heads]})
+        print_json({"recipes": [asdict(head) for head in heads]})
         return
     width = max(len(head.name) for head in heads) + 2
     for head in heads:

@@ -1,23 +1,30 @@
 """Load recipes: extend, override, validate, print. What is wrong is named with file, line and nearest key."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
 
-from avtool.config.renamed import current_key, current_value, rename
 from avtool.config.schema import Recipe
 from avtool.config.shipped import find_recipe, recipe_names
+from avtool.config.types import keys
+from avtool.config.values import Key, explain, parse_setting, yaml_problem
 from avtool.errors import RecipeError
 
-Key = tuple[str, ...]
 Origins = dict[Key, str]
 """Where each key was given: "file:line", or the argument itself."""
 DEEPEST = 8
+RENAMED: dict[Key, tuple[str, dict[str, str]]] = {
+    ("classify", "blank"): ("modality_dropout", {}),
+    ("classify", "smoothing"): ("label_smoothing", {}),
+    ("classify", "odds_bias"): ("prior_bias", {}),
+    ("localize", "way"): ("encoding", {"two-pass": "unimodal"}),
+    ("localize", "score"): ("pooling", {"soft": "logsumexp"}),
+    ("optim", "pretrained_ramp"): ("backbone_warmup", {}),
+}
+"""What keys, and values of them, are called now: read in a run's own recipe, and an error elsewhere."""
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -28,26 +35,36 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     path = find_recipe(name_or_path)
     values, origins = _read_with_parent(path)
     if (path.parent / "run.json").is_file():  # what a run was made with, maybe by an earlier version
-        rename(values)
+        _rename(values)
     for argument in overrides:
-        _override(values, origins, argument)
-    _check_names(values, origins)
+        dotted, value = parse_setting(argument)
+        for name in reversed(dotted.split(".")):
+            value = {name: value}
+        _merge(values, value)
+        origins.update((key, f"argument {argument!r}") for key in _paths(value))
+    _rename(values, origins)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise _explain(error.errors(include_url=False), values, origins, path) from None
+        wrong = explain(error, values, recipe_keys())
+        above = (wrong.key[:length] for length in range(len(wrong.key), 0, -1))
+        where = next((origins[key] for key in above if key in origins), path)
+        raise RecipeError(f"{where}: {wrong.message}", hint=wrong.hint) from None
 
 
-def _check_names(values: dict[str, Any], origins: Origins) -> None:
-    """RecipeError with the new name where a key has its old one."""
-    for key in _paths(values):
-        if (new := current_key(key)) is not None:
-            value = current_value(new, values[key[0]][key[1]])
-            dotted = ".".join(new)
-            shown = yaml.safe_dump(value, default_flow_style=True).splitlines()[0]
+def _rename(values: dict[str, Any], origins: Origins | None = None) -> None:
+    """Give old keys and values their new names, in place; RecipeError with the new name where there are ``origins``."""
+    for (section, old), (new, other_values) in RENAMED.items():
+        inside = values.get(section)
+        if not isinstance(inside, dict) or old not in inside:
+            continue
+        value = inside.pop(old)
+        inside[new] = other_values.get(value, value) if isinstance(value, str) else value
+        if origins is not None:
+            shown = yaml.safe_dump(inside[new], default_flow_style=True).splitlines()[0]
             raise RecipeError(
-                f"{origins.get(key, 'recipe')}: {'.'.join(key)} is called {dotted} now",
-                hint=f"{dotted}={shown}",
+                f"{origins.get((section, old), 'recipe')}: {section}.{old} is called {section}.{new} now",
+                hint=f"{section}.{new}={shown}",
             )
 
 
@@ -65,17 +82,9 @@ _Dumper.add_representer(
 )
 
 
-def keys() -> dict[str, str]:
+def recipe_keys() -> dict[str, str]:
     """Every key a recipe may have, dotted, with what it means."""
-    return dict(_walk(Recipe, ""))
-
-
-def _walk(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str]]:
-    for name, field in section.model_fields.items():
-        yield prefix + name, field.description or ""
-        for part in (field.annotation, *get_args(field.annotation)):  # a section, or one that may be absent
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                yield from _walk(part, f"{prefix}{name}.")
+    return dict(keys(Recipe))
 
 
 def _read_with_parent(path: Path) -> tuple[dict[str, Any], Origins]:
@@ -129,36 +138,27 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Origins]:
+    """The YAML mapping in a file and the line of each of its keys."""
     try:
-        text = path.read_text(encoding="utf-8")
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not text in UTF-8", hint="a recipe is a YAML file") from None
-    return _parse(text, str(path))
-
-
-def _parse(text: str, file: str) -> tuple[dict[str, Any], Origins]:
-    """The YAML mapping in ``text`` and the line of each of its keys."""
-    loader = yaml.SafeLoader(text)
     origins: Origins = {}
     try:
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
             raise RecipeError(
-                f"{file}: a recipe is a mapping of keys to values", hint="avtool recipes show tiny"
+                f"{path}: a recipe is a mapping of keys to values", hint="avtool recipes show tiny"
             )
-        return _mapping(loader, node, file, (), origins), origins
+        return _mapping(loader, node, str(path), (), origins), origins
     except (yaml.YAMLError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
-        where = file if mark is None else f"{file}:{mark.line + 1}"
+        where = path if mark is None else f"{path}:{mark.line + 1}"
         raise RecipeError(
-            f"{where}: {_problem(error)}", hint="check indentation, colons and quotes there"
+            f"{where}: {yaml_problem(error)}", hint="check indentation, colons and quotes there"
         ) from None
     finally:
         loader.dispose()
-
-
-def _problem(error: Exception) -> str:
-    return f"not valid YAML: {getattr(error, 'problem', None) or str(error).splitlines()[0]}"
 
 
 def _mapping(
@@ -185,124 +185,8 @@ def _mapping(
     return values
 
 
-def _override(values: dict[str, Any], origins: Origins, argument: str) -> None:
-    """Lay one ``a.b=value`` over ``values``."""
-    dotted, equals, text = argument.partition("=")
-    names = dotted.split(".")
-    if not equals or not all(names):
-        raise RecipeError(
-            f"argument {argument!r} is not of the form key=value", hint="for example optim.base_lr=1e-4"
-        )
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise RecipeError(
-            f"argument {argument!r}: {_problem(error)}", hint="quote it: 'key=[1, 2]'"
-        ) from None
-    for name in reversed(names):
-        value = {name: value}
-    _merge(values, value)
-    origins.update((key, f"argument {argument!r}") for key in _paths(value))
-
-
 def _paths(values: dict[str, Any], at: Key = ()) -> Iterator[Key]:
     for name, value in values.items():
         yield (*at, str(name))
         if isinstance(value, dict):
             yield from _paths(value, (*at, str(name)))
-
-
-def _explain(errors: list[ErrorDetails], values: dict[str, Any], origins: Origins, path: Path) -> RecipeError:
-    """The first validation error as a sentence: where, which key, what is wrong with it and what is expected."""
-    known, error = keys(), errors[0]
-    key: Key = tuple(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return RecipeError(
-            f"{_where(key, origins, path)}: unknown key {'.'.join(key)}", hint=_nearest(".".join(key), known)
-        )
-    if error["type"] == "fault":
-        key += tuple(error["ctx"]["key"].split("."))
-    key = _known_part(key, known)
-    dotted, where = ".".join(key), _where(key, origins, path)
-    hint = f"{dotted}: {known[dotted]}"
-    if error["type"] == "missing" and key == error["loc"]:
-        return RecipeError(f"{where}: {dotted} is missing", hint=hint)
-    if error["type"] == "fault":
-        return RecipeError(f"{where}: {dotted}: {error['ctx']['message']}", hint=hint)
-    value: Any = values
-    for name in key:
-        value = value[name]
-    branches = [other for other in errors if _known_part(tuple(map(str, other["loc"])), known) == key]
-    if isinstance(value, list):  # the words that would do as well are not what was meant
-        branches = [other for other in branches if other["type"] != "literal_error"] or branches
-    first, *others = dict.fromkeys(_in_words(other, value) for other in branches)
-    wrong = ", or ".join([first, *(other.removeprefix("it should be ") for other in others)])
-    return RecipeError(f"{where}: {dotted} is {value!r:.60}: {wrong}", hint=hint)
-
-
-def _known_part(key: Key, known: dict[str, str]) -> Key:
-    """``key`` without what lies below it: places in a list, branches of a union; () where nothing of it is known."""
-    while key and ".".join(key) not in known:
-        key = key[:-1]
-    return key
-
-
-_WANTED = {
-    "tuple_type": "a list in brackets",
-    "int_type": "a whole number",
-    "int_parsing": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "string_too_short": "text, and not empty",
-    "model_type": "a section with keys of its own",
-}
-"""What a value should be, by pydantic's name of the error."""
-
-
-def _in_words(error: ErrorDetails, value: Any) -> str:
-    """What is wrong with ``value``, or with the item of it that the error is about."""
-    if error["type"] == "missing":
-        return "it has too few values"
-    if error["type"] == "too_long":
-        return f"it has {error['ctx']['actual_length']} values, {error['ctx']['max_length']} are wanted"
-    what = repr(error["input"]) if isinstance(value, list) and error["input"] is not value else "it"
-    if error["type"] in _WANTED:
-        return f"{what} should be {_WANTED[error['type']]}"
-    return error["msg"].removeprefix("Value error, ").replace("Input", what)
-
-
-def _where(key: Key, origins: Origins, path: Path) -> str:
-    """Where ``key`` was given, or the section that should have it, or the file."""
-    for length in range(len(key), 0, -1):
-        if key[:length] in origins:
-            return origins[key[:length]]
-    return str(path)
-
-
-FAR = 0.6
-"""Names less alike than this are no slip of the fingers."""
-
-
-def _nearest(dotted: str, known: dict[str, str]) -> str:
-    """The key most like ``dotted``, in whatever section it is; where none is much like it, what its section has."""
-    section, _, name = dotted.rpartition(".")
-
-    def alike(key: str) -> float:
-        its_name = key.rpartition(".")[2]
-        return max(_ratio(name, its_name), 0.8 * (name in its_name.split("_")))
-
-    siblings = [key for key in known if key.rpartition(".")[0] == section]
-    near = [key for key in known if alike(key) >= FAR]
-    nearest = max(near or siblings, key=lambda key: alike(key) + _ratio(dotted, key))
-    if near:
-        return f"did you mean {nearest}?"
-    names = ", ".join(key.rpartition(".")[2] for key in siblings)
-    return f"did you mean {nearest}? {section} has {names}" if section else f"a recipe has {names}"
-
-
-def _ratio(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a.lower(), b.lower()).ratio()

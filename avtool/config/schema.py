@@ -5,46 +5,28 @@ The text under a key is its description: it is shown where a value of that key i
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, create_model, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, create_model, model_validator
 
+from avtool.config.model import Decoders, Encoder, Spectrogram, one_of
 from avtool.config.types import (
     Betas,
     Count,
     Fold,
-    Layers,
     NotNegative,
     Number,
     Pair,
-    PartialShare,
     Positive,
     Section,
     Share,
     ShareBelow1,
-    Size,
     Text,
-    Tokens,
     Whole,
     fault,
 )
 from avtool.published import TIMM
-from avtool.registry import FUSIONS, TASKS
-
-
-def _one_of(names: Collection[str]) -> AfterValidator:
-    """That a text is one of ``names``."""
-
-    def check(name: str) -> str:
-        if name not in names:
-            *all_but_last, last = map(repr, names)
-            expected = f"{', '.join(all_but_last)} or {last}"
-            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
-        return name
-
-    return AfterValidator(check)
+from avtool.registry import TASKS
 
 
 class Data(Section):
@@ -75,129 +57,9 @@ class Data(Section):
         return self
 
 
-class Spectrogram(Section):
-    sample_rate: Whole = 16000
-    """samples a second"""
-    n_fft: Whole = 800
-    """samples in one analysis window"""
-    hop: Whole = 250
-    """samples from one frame to the next"""
-
+class Model(Decoders, Encoder):
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.hop > self.n_fft:
-            raise fault(
-                "hop", f"{self.hop} is more than spectrogram.n_fft {self.n_fft}: sound between would be lost"
-            )
-        return self
-
-
-class Fusion(Section):
-    kind: Annotated[str, _one_of(FUSIONS)]
-    """how fusion tokens read the others, as factorized"""
-    layers: Layers = "all"
-    """layers with a fusion block: all, none, or a list of numbers from 0, as [0, 2]"""
-    tokens: Tokens = (16, 8, 8)
-    """[fusion, image-aggregating, audio-aggregating] learned tokens, as [16, 8, 8]"""
-    attn_ratio: Positive = 0.25
-    """width of queries and keys over model.dim"""
-    mlp_ratio: Positive = 1.0
-    """hidden width of the fusion blocks' MLP over model.dim"""
-    pair_dropout: Number = 0.0
-    """dropout on the attention over pairs: 0 only"""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.pair_dropout != 0:
-            raise fault(
-                "pair_dropout",
-                f"{self.pair_dropout:g} cannot be had: the softmax over pairs is computed in factored form, "
-                "which never builds the pairs and so has no dropout over them",
-            )
-        if self.layers not in ("none", ()) and self.tokens[0] == 0:
-            raise fault("tokens", "fusion blocks need at least one fusion token")
-        if self.kind == "factorized" and self.layers not in ("none", ()) and 0 in self.tokens:
-            raise fault(
-                "tokens", f"factorized needs at least one token of each of the three, not {[*self.tokens]}"
-            )
-        return self
-
-
-class Decoder(Section):
-    dim: Whole = 512
-    """width of both decoders"""
-    depth: Whole = 8
-    """blocks in each decoder"""
-    heads: Whole = 16
-    """attention heads of the decoders"""
-
-
-class MaskRatio(Section):
-    image: PartialShare = 0.75
-    """share of image patches removed, between 0 and 1"""
-    audio: PartialShare = 0.8
-    """share of audio patches removed, between 0 and 1"""
-
-
-class Model(Section):
-    image_size: Size = (224, 224)
-    """[height, width] of the frame in pixels, as [224, 224]"""
-    audio_size: Size = (128, 192)
-    """[mel bands, frames] of the log-mel, as [128, 192]"""
-    patch_size: Whole = 16
-    """side of a square patch, in pixels and in log-mel bins"""
-    dim: Whole = 768
-    """width of both encoders"""
-    depth: Whole = 12
-    """layers of both encoders"""
-    heads: Whole = 12
-    """attention heads of the encoders"""
-    mlp_ratio: Positive = 4.0
-    """hidden width of the encoders' MLP over model.dim"""
-    fusion: Fusion
-    """the fusion blocks"""
-    decoder: Decoder = Decoder()
-    """the two decoders"""
-    mask_ratio: MaskRatio = MaskRatio()
-    """shares of patches removed"""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for key in ("image_size", "audio_size"):
-            if any(side % self.patch_size for side in getattr(self, key)):
-                raise fault(
-                    key, f"{[*getattr(self, key)]} is not divisible by model.patch_size {self.patch_size}"
-                )
-        for prefix, part in (("", self), ("decoder.", self.decoder)):
-            if part.dim % part.heads:
-                raise fault(
-                    f"{prefix}dim", f"{part.dim} is not divisible by model.{prefix}heads {part.heads}"
-                )
-            if part.dim % 4:
-                raise fault(f"{prefix}dim", f"{part.dim} is not divisible by 4, which sin-cos positions need")
-        self._check_fusion()
-        self._check_masks()
-        return self
-
-    def _check_fusion(self) -> None:
-        layers = self.fusion.layers
-        if isinstance(layers, tuple):
-            if late := [layer for layer in layers if layer >= self.depth]:
-                raise fault(
-                    "fusion.layers",
-                    f"layer {late[0]} is not there: model.depth {self.depth} has 0 to {self.depth - 1}",
-                )
-            if len(set(layers)) != len(layers):
-                raise fault("fusion.layers", f"{[*layers]} names a layer twice")
-        width = round(self.dim * self.fusion.attn_ratio, 6)
-        if width % self.heads:
-            raise fault(
-                "fusion.attn_ratio",
-                f"{self.fusion.attn_ratio:g} of model.dim {self.dim} is {width:g}, "
-                f"not divisible by model.heads {self.heads}",
-            )
-
-    def _check_masks(self) -> None:
+    def _check_masks(self) -> Self:
         for name, (rows, columns) in (("image", self.image_size), ("audio", self.audio_size)):
             patches = rows * columns // self.patch_size**2
             ratio = getattr(self.mask_ratio, name)
@@ -207,6 +69,7 @@ class Model(Section):
                     f"mask_ratio.{name}",
                     f"{ratio:g} keeps {kept} of {patches} patches; 1 to {patches - 1} are needed",
                 )
+        return self
 
 
 class Init(Section):
@@ -279,7 +142,7 @@ FINETUNED = tuple(name for name, task in TASKS.items() if task.finetuned)
 
 
 class _Beginning(Section):
-    task: Annotated[str, _one_of(TRAINED)]
+    task: Annotated[str, one_of(TRAINED)]
     """what is trained: a task's name, as pretrain or classify"""
     seed: Count = 0
     """seed of everything drawn at random"""
@@ -340,8 +203,3 @@ class Recipe(_Middle):
     def options(self) -> Any:
         """The section of the recipe's task; None where it has none."""
         return getattr(self, self.task, None)
-
-    @property
-    def window_seconds(self) -> float:
-        """Length of the sound one sample hears, in seconds."""
-        return self.model.audio_size[1] * self.spectrogram.hop / self.spectrogram.sample_rate

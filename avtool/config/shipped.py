@@ -1,7 +1,9 @@
 """The shipped recipes: where they lie and what their head comments say. Imports no YAML and no schema."""
 
 import difflib
-from dataclasses import asdict, dataclass
+import itertools
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from avtool.errors import RecipeError
@@ -19,9 +21,6 @@ class Head:
     hardware: str = ""
     time: str = ""
     score: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        return asdict(self)
 
 
 def recipes_folder(package: Path = PACKAGE) -> Path:
@@ -47,19 +46,13 @@ def list_recipes() -> list[Head]:
 def read_head(path: Path) -> Head:
     """The ``# key: value`` lines at the top of a recipe, up to the first line that is no comment; a line that is set
     farther in goes on with the one before."""
-    found: dict[str, str] = {}
-    key = ""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            if not line.startswith("#"):
-                break
-            if key in found and line.startswith("#  "):
-                found[key] += " " + line.lstrip("# ").strip()
-                continue
-            key, colon, value = line.lstrip("# ").partition(":")
-            if colon and key in Head.__dataclass_fields__:
-                found[key] = value.strip()
-    return Head(**found | {"name": path.stem})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    head = "\n".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    found = re.findall(r"^# (\w+):(.*(?:\n#  .*)*)", head, re.MULTILINE)
+    said = {key: " ".join(value.replace("\n#", " ").split()) for key, value in found}
+    return Head(
+        path.stem, **{key: said[key] for key in said if key in Head.__dataclass_fields__ and key != "name"}
+    )
 
 
 def find_recipe(name_or_path: str, *, beside: Path | None = None) -> Path:

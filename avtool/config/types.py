@@ -1,6 +1,7 @@
-"""Types of values in recipes, and what every section of a recipe is."""
+"""Types of values in recipes, and what every section of a recipe or of a model's config.json is."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -53,3 +54,60 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @classmethod
+    def of(cls, section: BaseModel) -> Self:
+        """This section out of one that has its keys, and others."""
+        return cls.model_validate({name: getattr(section, name) for name in cls.model_fields})
+
+
+class Classes(Section):
+    """What config.json says of a head for classes."""
+
+    classes: Whole
+    """how many there are"""
+
+
+def section_in(annotation: Any) -> type[Section] | None:
+    """The section that a key holds, also where it may be absent; None where its value is a plain one."""
+    for part in (annotation, *get_args(annotation)):
+        if isinstance(part, type) and issubclass(part, Section):
+            return part
+    return None
+
+
+def keys(section: type[Section], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key that ``section`` may have, dotted, with what it means."""
+    for name, field in section.model_fields.items():
+        yield prefix + name, field.description or ""
+        if inner := section_in(field.annotation):
+            yield from keys(inner, f"{prefix}{name}.")
+
+
+def argument(*names: str) -> str:
+    """The keyword argument that a key in sections is: decoder, dim is ``decoder_dim``, and fusion, kind ``fusion``."""
+    return "_".join(names[:-1] if len(names) > 1 and names[-1] == "kind" else names)
+
+
+def flat(section: Section) -> dict[str, Any]:
+    """A section as keyword arguments."""
+    return _flat(section.model_dump())
+
+
+def _flat(values: Mapping[str, Any], *above: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, Mapping)
+        found |= _flat(value, *above, name) if inner else {argument(*above, name): value}
+    return found
+
+
+def nested(section: type[Section], arguments: dict[str, Any], *above: str) -> dict[str, Any]:
+    """The inverse of ``flat``: what ``section`` has of the ``arguments``, which are taken out of them."""
+    found = {}
+    for name, field in section.model_fields.items():
+        if inner := section_in(field.annotation):
+            found[name] = nested(inner, arguments, *above, name)
+        elif (key := argument(*above, name)) in arguments:
+            found[name] = arguments.pop(key)
+    return found

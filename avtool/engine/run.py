@@ -24,14 +24,12 @@ from avtool.distributed import World, share_batch_norm
 from avtool.engine.start import Clips, Saved, load_start
 from avtool.errors import CheckpointError, free_bytes, in_bytes
 from avtool.model.build import compile_blocks
-from avtool.model.config import Config
 from avtool.optim import LARS, adamw, backbone_warmup, cosine_schedule, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import TASKS
 from avtool.replicas import Batch, autocast, has_batch_norm, replicas_for
 from avtool.report.heatmap import write_png
-from avtool.tasks.settings import spectrogram_settings
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
@@ -249,16 +247,12 @@ class Run:
 
     def _write(self, folder: Path, trainer: dict[str, Any] | None = None) -> None:
         verb = "pretrain" if self.recipe.task == PRETRAIN else f"finetune {self.recipe.task}"
+        origin = f"avtool {verb} on {self.dataset.name}, step {self.step} of {self.schedule.max_steps}"
         names = getattr(self.task, "class_names", None)
         save_checkpoint(
             folder,
             model=self.task.model,
-            config=Config(
-                kind=self.task.kind,
-                model=self.task.settings,
-                spectrogram=spectrogram_settings(self.recipe),
-                origin=f"avtool {verb} on {self.dataset.name}, step {self.step} of {self.schedule.max_steps}",
-            ),
+            config=self.task.config.model_copy(update={"origin": origin}),
             trainer=trainer,
             beside=names.write if names is not None else None,
         )

@@ -11,18 +11,17 @@ import numpy as np
 from torch import Tensor
 
 from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
+from avtool.config.checkpoint import read_model_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.errors import CheckpointError, DataError, UsageError
-from avtool.model.config import read_model_config
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.registry import TASKS
-from avtool.tasks.settings import recipe_like
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
 from avtool.weights import NONE, find_starting_weights, load_vit
@@ -160,8 +159,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
 
 
 def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
-    """The recipe with the encoder of the checkpoint that ``init.model`` names, and that checkpoint; None in pretraining
-    and for random weights, which have to be allowed. Nothing but config.json is read."""
+    """The recipe with the encoder and the spectrogram of the checkpoint that ``init.model`` names, and that checkpoint;
+    None in pretraining and for random weights, which have to be allowed. Nothing but config.json is read."""
     named = recipe.init.model
     if recipe.task == PRETRAIN:
         return recipe, None
@@ -179,7 +178,9 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
             )
         return recipe, None
     checkpoint = resolve_checkpoint(Path(named))
-    return recipe_like(recipe, read_model_config(checkpoint)), checkpoint
+    config = read_model_config(checkpoint)
+    model = recipe.model.model_copy(update=dict(config.model))
+    return recipe.model_copy(update={"model": model, "spectrogram": config.spectrogram}), checkpoint
 
 
 def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[str]:

@@ -23,15 +23,13 @@ class LocalizationModel(nn.Module):
     ``unimodal``: the cosine of projected patches, encoded with silence, with the projected mean audio token, encoded
     with a blank frame; both projections have ``width``. Patches of what is blank are alike but for their places, so
     that ``blank_share`` of them, evenly spaced, can stand for all. ``joint``: a linear score of each patch, encoded
-    with the sound. ValueError for another ``encoding``.
+    with the sound.
     """
 
     def __init__(
         self, encoder: AudioVisualEncoder, *, encoding: str, width: int, blank_share: float = 1.0
     ) -> None:
         super().__init__()
-        if encoding not in ENCODINGS:
-            raise ValueError(f"unknown encoding {encoding!r}; there are {', '.join(ENCODINGS)}")
         self.encoder, self.encoding, self.blank_share = encoder, encoding, blank_share
         if encoding == UNIMODAL:
             self.image_projection = nn.Linear(encoder.dim, width)

@@ -127,12 +127,12 @@ class MaskedAutoencoder(nn.Module):
         decoder_dim: int = 512,
         decoder_depth: int = 8,
         decoder_heads: int = 16,
-        image_mask_ratio: float = 0.75,
-        audio_mask_ratio: float = 0.8,
+        mask_ratio_image: float = 0.75,
+        mask_ratio_audio: float = 0.8,
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.image_mask_ratio, self.audio_mask_ratio = image_mask_ratio, audio_mask_ratio
+        self.mask_ratio_image, self.mask_ratio_audio = mask_ratio_image, mask_ratio_audio
         area = encoder.patch_size**2
         decoder = partial(
             Decoder,
@@ -153,8 +153,8 @@ class MaskedAutoencoder(nn.Module):
     def masks(self, image_noise: Tensor, audio_noise: Tensor) -> tuple[Mask, Mask]:
         """The masks that noise (B, Ni) and (B, Na) give at this model's ratios."""
         return (
-            mask_from_noise(image_noise, self.image_mask_ratio),
-            mask_from_noise(audio_noise, self.audio_mask_ratio),
+            mask_from_noise(image_noise, self.mask_ratio_image),
+            mask_from_noise(audio_noise, self.mask_ratio_audio),
         )
 
     def encode_visible(self, image: Tensor, audio: Tensor, image_mask: Mask, audio_mask: Mask) -> Tokens:

@@ -15,8 +15,8 @@ from avtool.errors import UsageError
 from avtool.registry import resolve
 
 if TYPE_CHECKING:
+    from avtool.config.checkpoint import Config
     from avtool.config.types import Section
-    from avtool.model.config import Config
     from avtool.tasks.context import Context
     from avtool.tasks.table import Table
 
@@ -26,7 +26,8 @@ class Task:
     """What there is of a task; places are ``module:attribute``, imported when they are asked for.
 
     ``section``: the class of its section of a recipe. ``training``: a class as ``avtool.tasks.training.Training`` says.
-    ``kinds``: the models that it trains, by their ``kind`` in config.json. ``evaluated_by``: the task by whose
+    ``kinds``: the models that it trains, by their ``kind`` in config.json; ``head``: the class of the section in which
+    config.json says what stands on their encoder. ``evaluated_by``: the task by whose
     protocols these are evaluated where nothing is said ("": its own). ``command``: the function behind
     ``avtool NAME``, beside an ``EPILOG``.
     """
@@ -35,6 +36,7 @@ class Task:
     section: str = ""
     training: str = ""
     kinds: Mapping[str, str] = field(default_factory=dict)
+    head: str = "avtool.config.types:Section"
     evaluation: str = ""
     evaluated_by: str = ""
     command: str = ""
@@ -47,6 +49,10 @@ class Task:
     def settings(self) -> type[Section]:
         """The class of its section of a recipe."""
         return resolve(self.section)
+
+    def head_section(self) -> type[Section]:
+        """The class of what config.json says of the head of its models."""
+        return resolve(self.head)
 
     def check_kind(self, config: Config, checkpoint: Path, *, otherwise: str = "") -> None:
         """UsageError where a checkpoint's model is of no kind that this task trains; ``otherwise``: another way out."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import check_finite, load_model
+from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import FixedViews, batches_in_order
 from avtool.data.views import EvaluationViews, WindowViews
@@ -18,8 +19,8 @@ from avtool.distributed import World
 from avtool.features import LogMel
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from avtool.progress import progress_bar
+from avtool.tasks.settings import view_size
 from avtool.tasks.table import Measure, Row, Table
 
 Key = TypeVar("Key", bound=Hashable)
@@ -62,12 +63,12 @@ class Context:
 
     def untrained(self) -> nn.Module:
         """The same model with random weights, drawn from ``seed``: the control of what training has to do with it."""
-        model = random_model(self.config.kind, self.config.model, seed=self.seed)
+        model = random_model(self.config.kind, self.config.settings, seed=self.seed)
         return model.to(self.device).eval()
 
     def view_size(self) -> dict[str, Any]:
         """The frame's size and the length of sound that the model was made for."""
-        return {"image_size": self.config.image_size, "window_samples": self.config.window}
+        return view_size(self.config)
 
     def views(self) -> EvaluationViews:
         """The clips' own evaluation views."""

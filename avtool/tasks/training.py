@@ -8,11 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avtool.config.checkpoint import config_of
+from avtool.config.model import Encoder
 from avtool.config.schema import Recipe
+from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.distributed import World
-from avtool.tasks.settings import drawn_views, fixed_views, new_log_mel, new_model
+from avtool.errors import TrainingError
+from avtool.features import LogMel
+from avtool.model.build import random_model
+from avtool.registry import TASKS
+from avtool.tasks.settings import drawn_views, fixed_views
 
 ALONE = World()
 Batches = Callable[[], Iterable[dict[str, Tensor]]]
@@ -22,7 +29,7 @@ Batches = Callable[[], Iterable[dict[str, Tensor]]]
 class Training(nn.Module):
     """A task's model and its loss. The engine trains any of them with the same loop.
 
-    ``kind`` and ``settings`` are those of the model's config.json. ``best`` names the measure, the larger the better,
+    ``config`` is the model's config.json but for its ``origin``. ``best`` names the measure, the larger the better,
     that the best checkpoint is chosen by ("": the last one is meant). ``leaves_unused`` says whether some of the
     parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
 
@@ -39,14 +46,28 @@ class Training(nn.Module):
         """Random starting weights, drawn from the recipe's seed alone; ``chosen``: the clips of ``dataset`` that are
         trained on."""
         super().__init__()
-        self.kind, self.settings = self.describe(recipe, dataset)
-        self.model = new_model(self.kind, self.settings, recipe)
-        self.log_mel = new_log_mel(recipe)
+        kind, head = self.describe(recipe, dataset)
+        self.config = config_of(kind)(
+            kind=kind, origin="", model=Encoder.of(recipe.model), head=head, spectrogram=recipe.spectrogram
+        )
+        how = {
+            "activation_checkpointing": recipe.train.activation_checkpointing,
+            "drop_path": recipe.train.drop_path,
+        }
+        try:
+            self.model: Any = random_model(kind, {**self.config.settings, **how}, seed=recipe.seed)
+        except ValueError as error:
+            raise TrainingError(
+                str(error), hint="start from another model, or change model.* of the recipe"
+            ) from error
+        self.log_mel = LogMel(**self.config.log_mel)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: Any) -> tuple[str, dict[str, Any]]:
-        """``kind`` and ``settings`` of a model whose head fits ``dataset``. AvtoolError where none can."""
-        raise NotImplementedError
+    def describe(cls, recipe: Recipe, dataset: Any) -> tuple[str, Section]:
+        """The ``kind`` of model and what config.json says of its ``head``: of the recipe's section what the task's
+        ``head`` has, unless a task says more. AvtoolError where no head fits ``dataset``."""
+        task = TASKS[recipe.task]
+        return next(iter(task.kinds)), task.head_section().of(recipe.options)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from avtool.checkpoint import save_checkpoint
 from avtool.commands import Debug, Device, guarded
 from avtool.errors import DataError, RecipeError
-from avtool.model.build import build_autoencoder
-from avtool.model.config import Config
+from avtool.model.build import build_model
 from tests import clips
 from tests.cli.conftest import Avtool
+from tests.models import described
 
 
 def raising(error: BaseException) -> typer.Typer:
@@ -218,9 +218,9 @@ def test_names_that_are_not_utf_8(avtool: Avtool, tmp_path: Path) -> None:
     folder = tmp_path / os.fsdecode(b"caf\xe9")
     clips.clip(folder / "x.mp4", 2.0)
     settings = {"image_size": [32, 32], "audio_size": [32, 32], "dim": 32, "depth": 2, "heads": 2}
-    model = build_autoencoder(settings)
+    model = build_model("autoencoder", settings)
     model.reset_parameters()
-    config = Config(model=settings, spectrogram={"mels": 32}, origin="a test")
+    config = described("autoencoder", settings)
     save_checkpoint(folder / "model", model=model, config=config)
     out = folder / "map.png"
     arguments = [str(path) for path in (folder / "x.mp4", "--model", folder / "model", "--out", out)]

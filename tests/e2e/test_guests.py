@@ -72,7 +72,7 @@ def pretrained(home: Home) -> Path:
     assert "16" in prepared.stdout
     home("pretrain", "--recipe", "pretrain.yaml", "--data", "tones", "--out", "pretrained", "max_steps=2")
     config = json.loads((checkpoints_of(home.folder / "pretrained")[-1] / "config.json").read_text())
-    assert config["model"]["fusion"] == "mean"
+    assert config["model"]["fusion"]["kind"] == "mean"
     return home.folder / "pretrained"
 
 

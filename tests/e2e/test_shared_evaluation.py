@@ -18,14 +18,14 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.views import class_names
 from avtool.evaluate import evaluate
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from tests.e2e.test_processes import avtool
+from tests.models import described
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 16, "depth": 2, "heads": 2,
     "fusion": "factorized", "fusion_tokens": [3, 2, 2], "fusion_attn_ratio": 1.0,
 }  # fmt: skip
-SPECTROGRAM = {"sample_rate": 16000, "n_fft": 800, "hop": 250, "mels": 32}
+SPECTROGRAM = {"sample_rate": 16000, "n_fft": 800, "hop": 250}
 MAPS = "trained,attention,difference,cosine"
 FAMILIES = {
     "classify": ("classifier", "--protocol", "top1,top5,mAP,AUC,knn"),
@@ -61,7 +61,7 @@ def models(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_checkpoint(
             folder / name,
             model=random_model(kind, settings, seed=3),
-            config=Config(kind=kind, model=settings, spectrogram=SPECTROGRAM, origin="a test"),
+            config=described(kind, settings, SPECTROGRAM),
         )
     return folder
 

@@ -16,7 +16,7 @@ from avtool.losses import (
     reconstruction_loss,
     separation_loss,
 )
-from avtool.model.build import build_empty
+from avtool.model.build import build_empty_model
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import AudioVisualClassifier, LinearProbe
 from avtool.model.mae import MaskedAutoencoder
@@ -60,8 +60,8 @@ def settings_of(config: dict) -> dict:
         "decoder_dim": config["decoder_dim"],
         "decoder_depth": config["decoder_depth"],
         "decoder_heads": config["decoder_heads"],
-        "image_mask_ratio": config["image_mask_ratio"],
-        "audio_mask_ratio": config["audio_mask_ratio"],
+        "mask_ratio_image": config["image_mask_ratio"],
+        "mask_ratio_audio": config["audio_mask_ratio"],
     }
 
 
@@ -73,7 +73,7 @@ def case(request: pytest.FixtureRequest) -> reader.Case:
 @pytest.fixture(scope="module")
 def model(case: reader.Case) -> MaskedAutoencoder:
     settings = settings_of(case.config)
-    model = build_empty(settings)
+    model = build_empty_model("autoencoder", settings)
     state = from_published(case.weights("avmae"), fusion=settings["fusion"])
     for decoder in (model.image_decoder, model.audio_decoder):
         name = "image_decoder" if decoder is model.image_decoder else "audio_decoder"
@@ -183,7 +183,7 @@ def head_factory(name: str, case: reader.Case) -> Callable[[AudioVisualEncoder],
 
 def empty_head(name: str, case: reader.Case) -> nn.Module:
     with torch.device("meta"):
-        return head_factory(name, case)(build_empty(settings_of(case.config)).encoder)
+        return head_factory(name, case)(build_empty_model("autoencoder", settings_of(case.config)).encoder)
 
 
 def build_head(name: str, case: reader.Case, model: MaskedAutoencoder) -> nn.Module:

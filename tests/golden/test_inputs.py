@@ -37,9 +37,9 @@ from avtool.evaluate import evaluate
 from avtool.features import IMAGE_MEAN, IMAGE_STD, LogMel
 from avtool.media import container, write_clip
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from avtool.model.localization import UNIMODAL
 from avtool.model.transformer import PatchEmbed, unpatchify
+from tests.models import described
 
 PINS = Path(__file__).parent / "inputs.npz"
 VERSIONS = f"av {av.__version__}, opencv {cv2.__version__}"
@@ -89,7 +89,7 @@ def write_source(folder: Path) -> list[Path]:
 
 def write_model(folder: Path, kind: str) -> Path:
     settings = SETTINGS | OWN.get(kind, {})
-    config = Config(settings, {"mels": 32}, "a test", kind=kind)
+    config = described(kind, settings)
     save_checkpoint(folder / kind, model=random_model(kind, settings, seed=0), config=config)
     return folder / kind
 

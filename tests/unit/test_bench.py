@@ -33,13 +33,13 @@ from avtool.bench.model import (
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.cli import app
 from avtool.config.recipes import load_recipe
+from avtool.config.types import flat
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, RecipeError
 from avtool.media import describe_container, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
 from avtool.registry import FUSIONS
-from avtool.tasks.pretrain.train import model_settings
 from tests.clips import click, clip, level_frames, level_of, moving_frames, where_is_click
 
 CPU = torch.device("cpu")
@@ -191,7 +191,7 @@ def test_built_pairs_cost_what_arithmetic_says() -> None:
     setup = Setup("fusion", size="tiny", batch=2)
     recipe = load_recipe("tiny", ["model.fusion.kind=dense"])
     passes, _ = fusion_suite({"dense": recipe}, setup)
-    settings = model_settings(recipe)
+    settings = flat(recipe.model)
     dim, width, tokens, (image, audio) = 192, 48, sum(settings["fusion_tokens"]), (64, 48)
     pairs = 2 * image * audio
     attention = 2 * tokens * width * image * audio * 2  # logits and output, for a batch of 2

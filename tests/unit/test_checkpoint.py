@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import json
 import os
 import pickle
@@ -11,6 +10,7 @@ import random
 import subprocess
 import sys
 import warnings
+from functools import reduce
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,14 @@ from safetensors.torch import load_file, save_file
 
 from avtool import checkpoint
 from avtool.checkpoint import load_model, load_trainer, read_pickled_weights, save_checkpoint
+from avtool.config.checkpoint import read_config
+from avtool.config.recipes import load_recipe
 from avtool.errors import CheckpointError
-from avtool.features import LogMel
-from avtool.model.build import KINDS, VIT, build_autoencoder, complete_settings, known_settings
-from avtool.model.config import FORMS, Config
+from avtool.model.build import build_model, random_model
+from avtool.registry import VIT, kinds
 from avtool.tracking import read_run_facts, write_run_facts
 from avtool.weights import find_starting_weights, load_vit
+from tests.models import described
 
 SETTINGS = {
     "image_size": [32, 32],
@@ -38,21 +40,21 @@ SETTINGS = {
     "decoder_depth": 1,
     "decoder_heads": 2,
 }
-WHOLE = complete_settings("autoencoder", SETTINGS)
+CONFIG = described("autoencoder", SETTINGS)
+WHOLE = CONFIG.model_dump(mode="json")["model"]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    model = build_autoencoder(SETTINGS)
+    model = build_model("autoencoder", SETTINGS)
     model.reset_parameters()
-    config = Config(model=SETTINGS, spectrogram={"mels": 32}, origin="a test")
-    save_checkpoint(tmp_path / "model", model=model, config=config)
+    save_checkpoint(tmp_path / "model", model=model, config=CONFIG)
     return tmp_path / "model"
 
 
 def test_what_is_written_is_what_is_read(folder: Path, tmp_path: Path) -> None:
     model, log_mel, config = load_model(folder)
-    assert config.model == {**config.model, **SETTINGS}
+    assert config == CONFIG
     assert log_mel.mels == 32
     save_checkpoint(tmp_path / "again", model=model, config=config)
     names = ("model.safetensors", "config.json")
@@ -65,8 +67,8 @@ def test_what_is_written_is_what_is_read(folder: Path, tmp_path: Path) -> None:
 
 def test_a_failed_save_leaves_nothing_and_the_old_checkpoint_as_it_was(folder: Path) -> None:
     before = (folder / "config.json").read_bytes()
-    model = build_autoencoder(SETTINGS)
-    config = Config(model={"not": object()}, spectrogram={}, origin="")
+    model = build_model("autoencoder", SETTINGS)
+    config = CONFIG.model_copy(update={"origin": object()})
     with pytest.raises(TypeError):
         save_checkpoint(folder, model=model, config=config)
     assert (folder / "config.json").read_bytes() == before
@@ -220,16 +222,22 @@ def test_a_folder_whose_name_is_not_utf_8(of_a_run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"colour": 1}, "unknown keys colour"),
+        ({"colour": 1}, "unknown key colour"),
         ({"format": 99}, "format is 99"),
         ({"kind": "poet"}, "unknown kind 'poet'"),
-        ({"model": []}, "model is \\[\\], no table"),
-        ({"model": {**WHOLE, "wings": 2}}, "unknown keys wings"),
-        ({"model": {**WHOLE, "headz": 2}}, "headz \\(did you mean heads\\?\\)"),
-        ({"model": SETTINGS}, "missing keys patch_size, mlp_ratio, fusion, fusion_layers"),
-        ({"model": {**WHOLE, "heads": 5}}, "dim = 24 is not divided by heads = 5"),
+        ({"model": []}, "model is \\[\\]: it should be a section"),
+        ({"model": {**WHOLE, "wings": 2}}, "unknown key model.wings"),
+        ({"model": {**WHOLE, "headz": 2}}, "unknown key model.headz"),
+        (
+            {"model": {"dim": 24, "fusion": WHOLE["fusion"]}},
+            "lacks model.depth, model.heads, model.mlp_ratio, ",
+        ),
+        ({"model": {**WHOLE, "heads": 5}}, "model.dim: 24 is not divisible by its 5 heads"),
         ({"model": {**WHOLE, "dim": 36}}, "is \\(24,\\), not \\(36,\\)"),
-        ({"model": {**WHOLE, "fusion_layers": "none"}}, "unexpected encoder.fusion_blocks.0"),
+        (
+            {"model": {**WHOLE, "fusion": {**WHOLE["fusion"], "layers": "none"}}},
+            "unexpected encoder.fusion_blocks.0",
+        ),
         ({"model": {**WHOLE, "depth": 3}}, "missing encoder.image.blocks.2"),
         ({"spectrogram": {"bels": 32}}, "bels"),
     ],
@@ -241,7 +249,8 @@ def test_a_config_that_does_not_fit_is_named(folder: Path, change: dict, words: 
         load_model(folder)
 
 
-WHOLE_NUMBER = "not a whole number of at least 1"
+WHOLE_NUMBER = "should be a whole number"
+AT_LEAST_1 = "should be greater than or equal to 1"
 
 
 @pytest.mark.parametrize(
@@ -250,30 +259,31 @@ WHOLE_NUMBER = "not a whole number of at least 1"
         (None, [1], "is no table of keys and values"),
         (None, None, "is no table of keys and values"),
         ("kind", ["vit"], "unknown kind \\['vit'\\]; there are autoencoder, classifier"),
-        ("origin", None, "origin is None, not text"),
-        ("format", "1", "format is '1'; this version reads format 1"),
-        ("model", None, "model is None, no table of keys and values"),
-        ("spectrogram", 3, "spectrogram is 3, no table of keys and values"),
-        ("model.audio_size", 64, "not two whole numbers of at least 1, as \\[128, 192\\]"),
-        ("model.audio_size", [32], "not two whole numbers"),
-        ("model.audio_size", [-32, 32], "not two whole numbers"),
-        ("model.image_size", [32.0, 32.0], "not two whole numbers"),
-        ("model.image_size", [32, 40], "\\[32, 40\\], which model.patch_size = 16 does not divide"),
-        ("model.patch_size", 0, WHOLE_NUMBER),
+        ("origin", None, "origin is None: it should be text"),
+        ("format", "1", "format is '1'; this version reads formats 1 and 2"),
+        ("model", None, "model is None: it should be a section"),
+        ("spectrogram", 3, "spectrogram is 3: it should be a section"),
+        ("model.audio_size", 64, "it should be a list in brackets"),
+        ("model.audio_size", [32], "it has too few values"),
+        ("model.audio_size", [-32, 32], f"-32 {AT_LEAST_1}"),
+        ("model.image_size", [32.5, 32], f"32.5 {WHOLE_NUMBER}"),
+        ("model.image_size", [32, 40], "\\[32, 40\\] is not divisible by model.patch_size 16"),
+        ("model.patch_size", 0, AT_LEAST_1),
         ("model.dim", True, WHOLE_NUMBER),
-        ("model.depth", -1, WHOLE_NUMBER),
-        ("model.heads", 3.0, WHOLE_NUMBER),
-        ("model.heads", "3", WHOLE_NUMBER),
-        ("model.decoder_heads", None, WHOLE_NUMBER),
-        ("model.mlp_ratio", float("inf"), "inf, not a number above 0"),
-        ("model.fusion", {}, "not text, as factorized"),
-        ("model.fusion_layers", 5, "not all, none or a list of layers"),
-        ("model.fusion_tokens", [9, -1, -4], "not three whole numbers of at least 0"),
-        ("model.image_mask_ratio", 1, "not a number between 0 and 1"),
+        ("model.depth", -1, AT_LEAST_1),
+        ("model.heads", 2.5, WHOLE_NUMBER),
+        ("model.heads", "three", WHOLE_NUMBER),
+        ("head.decoder.heads", None, WHOLE_NUMBER),
+        ("model.mlp_ratio", float("inf"), "inf: it should be a finite number"),
+        ("model.fusion.kind", {}, "it should be text"),
+        ("model.fusion.kind", "sum", "it should be 'token', 'dense' or 'factorized'"),
+        ("model.fusion.layers", 5, "it should be 'all' or 'none', or a list in brackets"),
+        ("model.fusion.layers", [0, 2], "layer 2 is not there: model.depth 2 has 0 to 1"),
+        ("model.fusion.tokens", [9, -1, -4], "-1 should be greater than or equal to 0"),
+        ("head.mask_ratio.image", 1, "it should be less than 1"),
         ("spectrogram.hop", "x", WHOLE_NUMBER),
-        ("spectrogram.hop", 0, WHOLE_NUMBER),
-        ("spectrogram.sample_rate", -16000, WHOLE_NUMBER),
-        ("spectrogram.mels", 16, "it disagrees with itself: spectrogram.mels is 16, model.audio_size has 32"),
+        ("spectrogram.hop", 0, AT_LEAST_1),
+        ("spectrogram.sample_rate", -16000, AT_LEAST_1),
     ],
 )
 def test_a_value_that_cannot_be_is_named_with_its_key(
@@ -284,8 +294,8 @@ def test_a_value_that_cannot_be_is_named_with_its_key(
     if key is None:
         content = value
     else:
-        *section, name = key.split(".")
-        (content[section[0]] if section else content)[name] = value
+        *sections, name = key.split(".")
+        reduce(dict.__getitem__, sections, content)[name] = value
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=words) as caught:
         load_model(folder)
@@ -296,23 +306,20 @@ def test_a_value_that_cannot_be_is_named_with_its_key(
     assert caught.value.exit_code == 1
 
 
-def test_every_key_of_a_config_has_a_form() -> None:
-    known = {key for kind in (*KINDS, VIT) for key in known_settings(kind)}
-    assert FORMS.keys() == known | inspect.signature(LogMel).parameters.keys()
-
-
 @pytest.mark.parametrize(
     ("section", "changed", "words"),
     [
-        ("spectrogram", {"hop": None}, "spectrogram: missing keys hop"),
+        ("spectrogram", {"hop": None}, "config.json lacks spectrogram.hop"),
         (
             "spectrogram",
             {"hop": None, "hopp": 3},
-            "unknown keys hopp (did you mean hop?); missing keys hop",
+            "unknown key spectrogram.hopp\nhint: did you mean spectrogram.hop?",
         ),
-        ("model", {"heads": None}, "model: missing keys heads"),
-        ("model", {"haeds": 3}, "model: unknown keys haeds (did you mean heads?)"),
-        (None, {"origin": None}, "does not fit this version: missing keys origin"),
+        ("model", {"heads": None}, "config.json lacks model.heads"),
+        ("model", {"haeds": 3}, "unknown key model.haeds\nhint: did you mean model.heads?"),
+        (None, {"origin": None}, "config.json lacks origin"),
+        (None, {"kind": None}, "kind is missing; there are autoencoder, classifier"),
+        (None, {"head": None}, "config.json lacks head"),
     ],
 )
 def test_unknown_and_missing_keys_are_named(
@@ -327,17 +334,17 @@ def test_unknown_and_missing_keys_are_named(
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)
-    assert str(path) in caught.value.message and words in caught.value.message
+    assert str(path) in caught.value.message and words in f"{caught.value.message}\nhint: {caught.value.hint}"
 
 
 @pytest.mark.parametrize(
     ("key", "value", "weight"),
-    [
+    [  # of the section model
         ("image_size", [32, 64], "image_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
         ("audio_size", [32, 64], "audio_decoder.pos_embed is (1, 4, 16), not (1, 8, 16)"),
         ("patch_size", 8, "encoder.image.patch_embed.proj.weight is (24, 3, 16, 16), not (24, 3, 8, 8)"),
         ("dim", 36, "encoder.fusion_tokens is (1, 4, 24), not (1, 4, 36)"),
-        ("fusion_tokens", [2, 1, 2], "encoder.fusion_tokens is (1, 4, 24), not (1, 5, 24)"),
+        ("fusion.tokens", [2, 1, 2], "encoder.fusion_tokens is (1, 4, 24), not (1, 5, 24)"),
         ("mlp_ratio", 2.0, "encoder.image.blocks.0.mlp.fc1.weight is (96, 24), not (48, 24)"),
     ],
 )
@@ -346,7 +353,8 @@ def test_sizes_that_the_weights_contradict_are_named(
 ) -> None:
     path = folder / "config.json"
     content = json.loads(path.read_text())
-    content["model"][key] = value
+    *sections, name = key.split(".")
+    reduce(dict.__getitem__, sections, content["model"])[name] = value
     path.write_text(json.dumps(content))
     with pytest.raises(CheckpointError) as caught:
         load_model(folder)
@@ -368,10 +376,114 @@ def test_much_that_does_not_fit_is_told_in_few_words(folder: Path) -> None:
         load_model(folder)
 
 
-def test_a_config_is_written_with_every_key(folder: Path) -> None:
+def test_a_config_is_written_with_every_key_as_a_recipe_has_it(folder: Path) -> None:
     content = json.loads((folder / "config.json").read_text())
-    assert content["spectrogram"] == {"sample_rate": 16000, "n_fft": 800, "hop": 250, "mels": 32}
-    assert content["model"].keys() == WHOLE.keys()
+    assert content["spectrogram"] == {"sample_rate": 16000, "n_fft": 800, "hop": 250}
+    recipe = load_recipe("tiny").model_dump(mode="json")["model"]
+    assert (content["model"] | content["head"]).keys() == recipe.keys()
+    assert content["model"]["fusion"].keys() == recipe["fusion"].keys()
+    assert (content["format"], content["kind"]) == (2, "autoencoder")
+
+
+ENCODER = {
+    "image_size": [32, 48], "audio_size": [32, 64], "patch_size": 16, "dim": 128, "depth": 2, "heads": 2,
+    "mlp_ratio": 4.0, "fusion": "dense", "fusion_layers": [1], "fusion_tokens": [3, 0, 0],
+    "fusion_attn_ratio": 0.5, "fusion_mlp_ratio": 1.0,
+}  # fmt: skip
+FORMAT_1 = {
+    "autoencoder": {
+        "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2, "image_mask_ratio": 0.5,
+        "audio_mask_ratio": 0.7,
+    },
+    "classifier": {"classes": 3},
+    "linear_probe": {"classes": 3},
+    "localization": {"encoding": "unimodal", "width": 8, "blank_share": 0.5},
+    "separation": {},
+    "segmentation": {"classes": 4},
+}  # fmt: skip
+"""What stands on the encoder, by kind, as config.json had it before format 2."""
+
+
+def format_1(kind: str, **changes: object) -> dict:
+    return {
+        "model": {**ENCODER, **FORMAT_1[kind], **changes},
+        "spectrogram": {"sample_rate": 8000, "n_fft": 400, "hop": 200, "mels": 32},
+        "origin": "an earlier version",
+        "kind": kind,
+        "format": 1,
+    }
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_format_1_is_read(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(format_1(kind)))
+    config = read_config(tmp_path)
+    assert config.format == 2 and config.kind == kind and config.origin == "an earlier version"
+    asked = {
+        **ENCODER,
+        **{{"image_mask_ratio": "mask_ratio_image", "audio_mask_ratio": "mask_ratio_audio"}.get(key, key): value
+           for key, value in FORMAT_1[kind].items()},
+    }  # fmt: skip
+    assert json.loads(json.dumps(config.settings)) == asked
+    assert config.log_mel == {"sample_rate": 8000, "n_fft": 400, "hop": 200, "mels": 32}
+    model = random_model(kind, config.settings, seed=3)
+    save_checkpoint(tmp_path / "now", model=model, config=config)
+    (tmp_path / "now" / "config.json").write_text(json.dumps(format_1(kind, drop_path=0.1)))
+    loaded, log_mel, again = load_model(tmp_path / "now")
+    assert again == config and log_mel.sample_rate == 8000
+    save_checkpoint(tmp_path / "now", model=loaded, config=again)
+    assert read_config(tmp_path / "now") == config
+    assert json.loads((tmp_path / "now" / "config.json").read_text())["format"] == 2
+
+
+def test_format_1_of_one_modality_is_read(tmp_path: Path) -> None:
+    settings = {"channels": 3, "patch_size": 16, "dim": 32, "depth": 1, "heads": 2, "mlp_ratio": 4.0}
+    content = {"model": settings, "spectrogram": {}, "origin": "MAE", "kind": VIT, "format": 1}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path).settings == settings
+    model = build_model(VIT, settings)
+    save_checkpoint(tmp_path / "now", model=model, config=read_config(tmp_path))
+    assert read_config(tmp_path / "now") == read_config(tmp_path)
+
+
+@pytest.mark.parametrize(("way", "encoding"), [("two-pass", "unimodal"), ("joint", "joint")])
+def test_a_config_that_says_way_is_read(way: str, encoding: str, tmp_path: Path) -> None:
+    content = format_1("localization", way=way)
+    del content["model"]["encoding"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert read_config(tmp_path).head.encoding == encoding
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("model", "fusion", "sum", "model.fusion is 'sum': it should be"),
+        ("model", "fusion_tokens", None, "config.json lacks model.fusion_tokens"),
+        ("model", "fusion", None, "config.json lacks model.fusion"),
+        ("model", "decoder_dim", 33, "model.decoder_dim: 33 is not divisible by its 2 heads"),
+        ("model", "image_mask_ratio", 2, "model.image_mask_ratio is 2: it should be less than 1"),
+        ("model", "wings", 2, "unknown key model.wings"),
+        ("spectrogram", "hop", None, "config.json lacks spectrogram.hop"),
+        ("spectrogram", "mels", 16, "spectrogram.mels is 16, model.audio_size has 32 mel bands"),
+        (None, "model", 3, "model is 3: it should be a section"),
+        (None, "spectrogram", None, "lacks spectrogram.sample_rate, spectrogram.n_fft, spectrogram.hop"),
+        (None, "kind", "poet", "unknown kind 'poet'"),
+    ],
+)
+def test_what_is_wrong_in_format_1_is_called_as_it_is_there(
+    section: str | None, key: str, value: object, words: str, tmp_path: Path
+) -> None:
+    content = format_1("autoencoder")
+    table = content[section] if section else content
+    table[key] = value
+    if value is None:
+        del table[key]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError) as caught:
+        read_config(tmp_path)
+    assert caught.value.message.startswith(str(path)) and words in caught.value.message
+    assert caught.value.hint
 
 
 def test_starting_weights_missing_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +502,7 @@ def test_starting_weights_missing_or_none(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_an_encoder_starts_from_a_plain_vit(tmp_path: Path) -> None:
-    source, target = (build_autoencoder(SETTINGS).encoder for _ in range(2))
+    source, target = (build_model("autoencoder", SETTINGS).encoder for _ in range(2))
     source.reset_parameters()
     target.reset_parameters()
     state = source.image.state_dict()

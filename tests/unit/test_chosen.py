@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from avtool import predict as chosen
-from avtool.model.config import Config
 from avtool.places import BEST, checkpoint_folder
+from tests.models import described
 from tests.unit.test_places import model_at
 
-CONFIG = Config(
-    model={"image_size": [32, 32], "audio_size": [32, 64]},
-    spectrogram={"hop": 250},
+CONFIG = described(
+    "autoencoder",
+    {"image_size": [32, 32], "audio_size": [32, 64]},
     origin="avtool finetune localize on synth, step 3 of 9",
 )
 DATA = {"folder": "data/synth", "name": "synth", "checksum": "0123456789abcdef", "clips": 9, "trained_on": 7}

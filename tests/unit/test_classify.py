@@ -18,6 +18,7 @@ from torch import Tensor
 
 from avtool import engine
 from avtool.checkpoint import read_safetensors
+from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data import parts
@@ -27,7 +28,6 @@ from avtool.data.prepare import prepare
 from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.features import blank_frames, silence
-from avtool.model.config import Config
 from avtool.optim import LARS, SCALE, parameter_groups
 from avtool.places import BEST, checkpoints_of, resolve_checkpoint
 from avtool.tasks.classify.recipe import Classify
@@ -371,7 +371,7 @@ def test_the_best_checkpoint_is_of_the_best_validation_measure(
     )
     options = ("max_steps=4", "train.eval_every=1", "train.save_every=1", "train.keep=9")
     out = run(data, tmp_path / "run", *options)
-    assert "step 2 of 4" in Config.read(out / BEST).origin
+    assert "step 2 of 4" in read_config(out / BEST).origin
     best = read_safetensors(out / BEST / "model.safetensors")
     of_step_2 = read_safetensors(checkpoints_of(out)[1] / "model.safetensors")
     assert all(torch.equal(value, of_step_2[name]) for name, value in best.items())
@@ -396,7 +396,7 @@ def test_weights_that_nothing_was_learned_with_are_kept_only_where_they_are_bett
         Classification, "measure", lambda self, *args: {**measure(self, *args), "score": next(drawn)}
     )
     out = run(data, tmp_path / "run", "max_steps=4", "train.eval_every=2")
-    assert f"step {step} of 4" in Config.read(out / BEST).origin
+    assert f"step {step} of 4" in read_config(out / BEST).origin
     assert f"best: {out / BEST}, of step {step}" in capsys.readouterr().err
 
 

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 
 from avtool.checkpoint import load_model
 from avtool.cli import app
-from avtool.convert import Assumptions, convert, infer, read_published
+from avtool.config.checkpoint import read_config
+from avtool.convert import convert, infer, read_published
 from avtool.errors import AvtoolError, CheckpointError, UsageError
-from avtool.model.build import build_empty_model, check_settings, complete_settings
-from avtool.model.config import Config
+from avtool.model.build import build_empty_model
 from avtool.model.transformer import sincos_positions
 from tests.golden import reader
 from tests.golden.test_golden import LARGE, settings_of
+from tests.models import described
 
 SMALL = [name for name in reader.case_names() if reader.load(name).config["embed_dim"] < LARGE]
 
@@ -39,16 +40,16 @@ def published(case: reader.Case, model: str) -> dict[str, Tensor]:
     return state
 
 
-def assumptions(case: reader.Case, **changes: object) -> Assumptions:
+def assumptions(case: reader.Case, **changes: object) -> dict[str, object]:
     config = case.config
     told = {
         "heads": config["num_heads"],
         "decoder_heads": config["decoder_heads"],
-        "tokens": tuple(config["fusion_tokens"]),
-        "image_size": tuple(config["image_size"]),
-        "audio_size": tuple(config["audio_size"]),
+        "fusion_tokens": config["fusion_tokens"],
+        "image_size": config["image_size"],
+        "audio_size": config["audio_size"],
     }
-    return Assumptions(**{**told, **changes})
+    return {key: value for key, value in (told | changes).items() if value is not None}
 
 
 def converted(case: reader.Case, model: str, folder: Path, *, under: str | None = "state_dict") -> Path:
@@ -75,7 +76,7 @@ def test_a_converted_autoencoder_gives_the_golden_tokens_and_predictions(
     model, log_mel, config = load_model(folder)
     want = {**settings_of(case.config), "patch_size": 16, "mlp_ratio": 4.0}
     assert config.kind == "autoencoder"
-    assert config.model == json.loads(json.dumps(want))  # tuples are lists there
+    assert json.loads(json.dumps(config.settings)) == json.loads(json.dumps(want))  # tuples are lists there
     assert log_mel.mels == case.config["audio_size"][0]
     tokens = model.encoder(case.image, case.audio())
     for name in ("image", "audio", "fusion"):
@@ -91,7 +92,7 @@ def test_a_converted_autoencoder_gives_the_golden_tokens_and_predictions(
 def test_converted_heads_give_the_golden_logits(name: str, case: reader.Case, tmp_path: Path) -> None:
     folder = converted(case, name, tmp_path, under="model")
     model, _, config = load_model(folder)
-    assert (config.kind, config.model["classes"]) == (name, case.config["num_classes"])
+    assert (config.kind, config.head.classes) == (name, case.config["num_classes"])
     logits = model(case.image, case.audio())
     assert_close(logits.image, case.array(f"{name}.logits_image"), 5e-6)
     assert_close(logits.fusion, case.array(f"{name}.logits_fusion"), 5e-6)
@@ -107,7 +108,7 @@ def test_converted_decoders_give_the_golden_logits(case: reader.Case, tmp_path: 
         (tmp_path / str(classes)).mkdir()
         folder = converted(case, f"segmentation.{classes}", tmp_path / str(classes))
         model, _, config = load_model(folder)
-        assert (config.kind, config.model["classes"]) == ("segmentation", classes)
+        assert (config.kind, config.head.classes) == ("segmentation", classes)
         logits = model(case.image, case.audio())[..., ::8, ::8]
         assert_close(logits, case.array(f"segmentation.{classes}.logits"), 5e-6)
 
@@ -130,29 +131,32 @@ def full_size(attn_ratio: float, mlp_ratio: float) -> dict[str, Tensor]:
 def test_the_released_models_need_no_options(attn_ratio: float, mlp_ratio: float, count: int) -> None:
     state = full_size(attn_ratio, mlp_ratio)
     assert sum(value.numel() for value in state.values()) == count
-    kind, settings = infer(state, Assumptions(), source=Path("x.pth"))
-    defaults = complete_settings(
+    config = infer(state, {}, source=Path("x.pth"), origin="a test")
+    assert config == described(
         "autoencoder", {"fusion_attn_ratio": attn_ratio, "fusion_mlp_ratio": mlp_ratio}
     )
-    assert kind == "autoencoder"
-    assert json.dumps(settings, sort_keys=True) == json.dumps(defaults, sort_keys=True)
-    check_settings(kind, settings)
 
 
 @pytest.mark.parametrize(
     ("changes", "words", "hint"),
     [
-        ({"heads": None}, "48 wide, which heads of 64 do not divide", "--heads N"),
-        ({"heads": 5}, "dim = 48 is not divided by heads = 5", "--heads"),
-        ({"decoder_heads": 5}, "decoder_dim = 32 is not divided by decoder_heads = 5", "--decoder-heads"),
-        ({"tokens": None}, "9 learned tokens, which are not 16 + 8 + 8", "--tokens"),
-        ({"tokens": (4, 4, 4)}, "9 learned tokens, which are not 4 + 4 + 4", "--tokens"),
-        ({"image_size": (64, 32)}, "16 image patches, but 64,32 makes 4 x 2", "--image-size H,W"),
+        ({"heads": None}, "48 wide, which heads of 64 do not divide", "heads=N"),
+        ({"heads": 5}, "converted: dim: 48 is not divisible by its 5 heads", "heads"),
+        ({"decoder_heads": 5}, "converted: decoder_dim: 32 is not divisible by its 5 heads", "decoder_heads"),
+        ({"fusion_tokens": None}, "9 learned tokens, which are not 16 + 8 + 8", "fusion_tokens="),
+        ({"fusion_tokens": [4, 4, 4]}, "9 learned tokens, which are not 4 + 4 + 4", "fusion_tokens="),
+        ({"fusion_tokens": "4,2,3"}, "fusion_tokens is '4,2,3': it should be a list", "fusion_tokens"),
+        ({"image_size": [64, 32]}, "16 image patches, but 64,32 makes 4 x 2", "image_size=[H,W]"),
         ({"audio_size": None}, "24 audio patches, but", None),
-        ({"audio_size": (60, 96)}, "60,96 is not divided by patches of 16x16", "--audio-size"),
-        ({"patch_size": 8}, "patches of .* are 16x16", "leave --patch-size out"),
-        ({"hop": 0}, "spectrogram.hop is 0, not a whole number of at least 1", "--spectrogram"),
-        ({"audio_mask_ratio": 1.5}, "model.audio_mask_ratio is 1.5, not a number between 0 and 1", "to fit"),
+        (
+            {"audio_size": [60, 96]},
+            r"audio_size: \[60, 96\] is not divisible by model.patch_size 16",
+            "to fit",
+        ),
+        ({"patch_size": 8}, "patch_size is 8, .* has 16", "leave patch_size= out"),
+        ({"hop": 0}, "converted: hop is 0: it should be greater than or equal to 1", "hop"),
+        ({"mask_ratio_audio": 1.5}, "mask_ratio_audio is 1.5: it should be less than 1", "to fit"),
+        ({"haeds": 3}, "haeds is no setting of this autoencoder", "did you mean heads"),
     ],
     ids=str,
 )
@@ -163,7 +167,7 @@ def test_what_is_assumed_has_to_fit_the_file(
     torch.save(published(case, "avmae"), tmp_path / "x.pth")
     if hint is None:  # 24 patches are 8 x 3 of 128 bands, the published height: that fits, and is printed
         config = convert(tmp_path / "x.pth", tmp_path / "out", assume=assumptions(case, **changes))
-        assert config.model["audio_size"] == [128, 48]
+        assert config.model.audio_size == (128, 48)
         return
     with pytest.raises(UsageError, match=words.replace("+", r"\+")) as caught:
         convert(tmp_path / "x.pth", tmp_path / "out", assume=assumptions(case, **changes))
@@ -215,20 +219,20 @@ def test_files_without_a_model_are_named(content: dict, words: str, tmp_path: Pa
 
 
 def test_a_plain_vit_becomes_a_starting_point(tmp_path: Path) -> None:
-    from avtool.model.build import build_autoencoder
+    from avtool.model.build import build_model
     from avtool.weights import find_starting_weights, load_vit
 
     settings = {"dim": 128, "depth": 2, "heads": 2, "image_size": (32, 32), "audio_size": (32, 32)}
-    source, target = (build_autoencoder(settings).encoder for _ in range(2))
+    source, target = (build_model("autoencoder", settings).encoder for _ in range(2))
     state = {f"module.{key}": value.half() for key, value in source.image.state_dict().items()}
     extra = ("cls_token", "pos_embed", "mask_token", "decoder_pred.weight")
     torch.save({"model": state | {f"module.{key}": torch.zeros(1) for key in extra}}, tmp_path / "x.pth")
     config = convert(tmp_path / "x.pth", tmp_path / "vit")
     assert config.kind == "vit"
-    assert config.model == {
+    assert config.settings == {
         "channels": 3, "patch_size": 16, "dim": 128, "depth": 2, "heads": 2, "mlp_ratio": 4.0,
     }  # fmt: skip
-    assert Config.read(tmp_path / "vit") == config
+    assert read_config(tmp_path / "vit") == config
     found = find_starting_weights("init.image", str(tmp_path / "vit"))
     load_vit(target.image, found)
     assert all(
@@ -252,19 +256,29 @@ def test_the_command_prints_what_it_assumed_and_keeps_it(tmp_path: Path) -> None
     case = reader.load("small_factorized_mmi")
     torch.save(published(case, "avmae"), tmp_path / "x.pth")
     out = tmp_path / "out"
-    options = ["--heads", "3", "--decoder-heads", "4", "--tokens", "4,2,3", "--audio-size", "64,96"]
+    options = ["heads=3", "decoder_heads=4", "fusion_tokens=[4,2,3]", "audio_size=[64,96]"]
     done = CliRunner().invoke(
         app, ["convert", str(tmp_path / "x.pth"), "--out", str(out), "--json", *options]
     )
     assert done.exit_code == 0, done.stderr
     assert "* heads = 3" in done.stderr and "  dim = 48" in done.stderr
-    assert "* spectrogram.hop = 250" in done.stderr
+    assert "* hop = 250" in done.stderr
     said, kept = json.loads(done.stdout), json.loads((out / "config.json").read_text())
     assert said == {"out": str(out), **kept}
     again = CliRunner().invoke(app, ["convert", str(tmp_path / "x.pth"), "--out", str(out), *options])
     assert again.exit_code == 2 and "--force" in again.stderr
-    wrong = CliRunner().invoke(app, ["convert", "x.pth", "--out", str(out), "--tokens", "4,2"])
-    assert wrong.exit_code == 2 and "3 whole numbers" in wrong.stderr
+    wrong = CliRunner().invoke(app, ["convert", "x.pth", "--out", str(out), "heads"])
+    assert wrong.exit_code == 2 and "'heads' is not of the form key=value" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "setting"),
+    [("--heads", "heads=N"), ("--spectrogram=16000,800,250", "sample_rate=RATE n_fft=")],
+)
+def test_an_option_of_earlier_versions_is_refused_with_the_setting(option: str, setting: str) -> None:
+    done = CliRunner().invoke(app, ["convert", "x.pth", "--out", "out", option, "3"])
+    assert done.exit_code == 2
+    assert f"{option.partition('=')[0]} is a setting now: {setting}" in " ".join(done.stderr.split())
 
 
 def test_errors_are_avtools(tmp_path: Path) -> None:

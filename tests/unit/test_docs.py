@@ -36,7 +36,7 @@ from avtool.config import recipes
 from avtool.config.shipped import list_recipes
 from avtool.data.catalog import synth
 from avtool.loading import Model
-from avtool.model.build import build_autoencoder
+from avtool.model.build import build_model
 from avtool.model.published import to_published
 from avtool.published import PUBLISHED
 from avtool.registry import DATASETS, FUSIONS, TASKS, resolve
@@ -193,7 +193,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (source / "annotations").mkdir()
     with (source / "annotations" / "vggsound.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
-    model = build_autoencoder(SETTINGS)
+    model = build_model("autoencoder", SETTINGS)
     model.reset_parameters()
     state = to_published(model.state_dict(), fusion="factorized")
     (home / "checkpoint.pth").write_bytes(saved({"state_dict": state}))
@@ -323,7 +323,7 @@ TORCHRUN = {option for action in get_args_parser()._actions for option in action
 def test_commands_options_and_recipes_exist(page: str) -> None:
     prose = " ".join(BLOCK.sub("", TEXT[page]).split())
     every = [options_of(command_of([*words])[0]) for words in all_commands()]
-    known = recipes.keys()
+    known = recipes.recipe_keys()
     sections = {key.split(".")[0] for key in known if "." in key}
     of_a_model = {"safetensors", *dir(Model), *Model.__annotations__}  # a file, or what Python's model has
     codes = [*re.findall(r"`([^`]+)`", prose), *shell_lines(page)]

@@ -13,17 +13,18 @@ import torch
 
 from avtool.checkpoint import load_model, save_checkpoint
 from avtool.clip import Clip, Window
+from avtool.config.checkpoint import Config
 from avtool.errors import AvtoolError, MediaError, UsageError
 from avtool.features import normalize_frames, to_float_waveform
 from avtool.inputs import centre_crop, shown, window_starts
 from avtool.media import read_waveform, write_clip
 from avtool.model.build import build_model
-from avtool.model.config import Config
 from avtool.model.heads import pool
 from avtool.tasks.classify.predict import classify
 from avtool.tasks.embed.predict import embed
 from avtool.tasks.names import ClassNames
 from tests import clips
+from tests.models import described
 
 SETTINGS = {
     "image_size": [32, 32],
@@ -48,7 +49,7 @@ def checkpoint(folder: Path, kind: str = "classifier", **settings) -> Path:
             torch.nn.init.normal_(head.bias)
     else:
         model.reset_parameters()
-    save_checkpoint(folder, model=model, config=Config(settings, {"mels": 32}, "a test", kind=kind))
+    save_checkpoint(folder, model=model, config=described(kind, settings))
     return folder
 
 

@@ -158,7 +158,7 @@ def test_the_two_switches_of_a_recipe_reach_the_model(
     made = engine.Run(recipe, dataset, folder=tmp_path, device=torch.device("cpu"))
     assert compiled == [made.task.model] and made.replicas == 1
     assert made.task.model.encoder.activation_checkpointing
-    assert "activation_checkpointing" not in made.task.settings
+    assert "activation_checkpointing" not in made.task.config.settings
 
 
 def test_replicas_need_clips_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,11 +22,11 @@ from avtool.features import blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, roc_auc
 from avtool.metrics.embeddings import nearest_neighbour_hits, recall
 from avtool.model.build import build_model
-from avtool.model.config import Config
 from avtool.places import BEST
 from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain.train import mean_tokens
 from avtool.tasks.retrieve.protocols import _pairs
+from tests.models import described
 from tests.unit.test_classify import LABELS, SMALL, write_data
 from tests.unit.test_embed import SETTINGS
 
@@ -276,7 +276,7 @@ def test_clips_without_labels_are_refused(model: Path, tmp_path: Path) -> None:
 
 def test_a_segmenter_of_as_many_classes_is_no_classifier(data: Path, tmp_path: Path) -> None:
     settings = {**SETTINGS, "dim": 128, "heads": 4, "classes": len(LABELS)}
-    config = Config(settings, {"mels": 32}, "a test", kind="segmentation")
+    config = described("segmentation", settings)
     save_checkpoint(tmp_path, model=build_model(config.kind, settings), config=config)
     ClassNames(tuple(LABELS)).write(tmp_path)
     with pytest.raises(UsageError, match="is of kind segmentation, not classifier or linear_probe"):

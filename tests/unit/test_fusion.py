@@ -14,7 +14,7 @@ from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.embeddings import nearest_neighbour_hits
 from avtool.model.attention import attend, attend_pairs, attention_weights
-from avtool.model.build import build_autoencoder, build_empty, compile_blocks, count_parameters
+from avtool.model.build import build_empty_model, build_model, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.fusion import PairAttention
 from avtool.model.mae import MaskedAutoencoder, mask_from_noise, sample_noise
@@ -38,7 +38,7 @@ FUSIONS = ("token", "dense", "factorized")
 
 def small(**changes):
     torch.manual_seed(0)
-    model = build_autoencoder({**SMALL, **changes})
+    model = build_model("autoencoder", {**SMALL, **changes})
     model.reset_parameters()
     return model
 
@@ -225,7 +225,7 @@ def test_patches_go_there_and_back() -> None:
 def test_full_size_has_the_published_number_of_values(
     attn_ratio: float, mlp_ratio: float, count: int
 ) -> None:
-    model = build_empty({"fusion_attn_ratio": attn_ratio, "fusion_mlp_ratio": mlp_ratio})
+    model = build_empty_model("autoencoder", {"fusion_attn_ratio": attn_ratio, "fusion_mlp_ratio": mlp_ratio})
     positions = sum(rows * columns * 768 for rows, columns in ((14, 14), (8, 12)))
     assert count_parameters(model) + positions == count
 

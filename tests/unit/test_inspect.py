@@ -14,19 +14,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from avtool.checkpoint import Config, save_checkpoint
+from avtool.checkpoint import save_checkpoint
 from avtool.cli import app
+from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
+from avtool.config.types import flat
 from avtool.data.prepare import prepare
 from avtool.data.shards import index_path, shard_path
 from avtool.errors import AvtoolError, CheckpointError, DataError, MediaError, UsageError
 from avtool.inspect import inspect, write_sheet
-from avtool.model.build import build_autoencoder, count_parameters
+from avtool.model.build import build_model, count_parameters
 from avtool.report.paint import MAT
 from avtool.report.pictures import FRAME_HEIGHT, MEL_HEIGHT, TILE_WIDTH, Tile, contact_sheet
-from avtool.tasks.pretrain.train import model_settings
 from avtool.tracking import MetricsLog, write_run_facts
 from tests.clips import CLOCKWISE, clip, moving_frames, tag_rotation, tone, write_clip
+from tests.models import described
 
 YELLOW = (255, 210, 0)
 
@@ -60,11 +62,10 @@ def copy(dataset: Path, tmp_path: Path) -> Path:
 def training_run(tmp_path: Path) -> Path:
     """A run with checkpoints at steps 2 and 4, and metrics up to 5."""
     recipe = load_recipe("tiny", [])
-    settings = model_settings(recipe)
-    model = build_autoencoder(settings)
+    settings = flat(recipe.model)
+    model = build_model("autoencoder", settings)
     model.reset_parameters()
-    spectrogram = {"sample_rate": 16000, "n_fft": 800, "hop": 250, "mels": 64}
-    config = Config(model=settings, spectrogram=spectrogram, origin="a test")
+    config = described("autoencoder", settings)
     for step in (2, 4):
         folder = tmp_path / "run" / "checkpoints" / f"step-{step:08d}"
         save_checkpoint(folder, model=model, config=config, trainer={"step": torch.tensor(step)})
@@ -263,7 +264,7 @@ def test_a_run_is_its_newest_checkpoint(training_run: Path) -> None:
     earlier = inspect(training_run / "checkpoints" / "step-00000002")
     assert earlier["run"]["metrics"] == {"step": 2, "loss": 8.0}
     parts = dict(found["parameters"])
-    module = build_autoencoder(found["model"])
+    module = build_model("autoencoder", read_config(Path(found["checkpoint"])).settings)
     assert parts.pop("all") == sum(parts.values()) == count_parameters(module)
     assert parts["encoder.image"] == count_parameters(module.encoder.image)
     assert parts["image_decoder"] == count_parameters(module.image_decoder)

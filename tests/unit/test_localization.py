@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from avtool.checkpoint import save_checkpoint
+from avtool.config.checkpoint import read_config
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.errors import DataError
@@ -33,8 +34,7 @@ from avtool.metrics.localization import (
     slavc_extended,
     upsampled,
 )
-from avtool.model.build import build_autoencoder
-from avtool.model.config import Config
+from avtool.model.build import build_model
 from avtool.tasks.localize import protocols as evaluate
 from avtool.tasks.localize.pointing import (
     LOCALIZATION_JSON,
@@ -44,6 +44,7 @@ from avtool.tasks.localize.pointing import (
     measure_pointing,
 )
 from avtool.tasks.localize.predict import localize
+from tests.models import described
 
 
 def test_a_box_covers_the_pixels_whose_centres_it_holds() -> None:
@@ -329,14 +330,14 @@ def data(synth: Callable[[int], Path]) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    model = build_autoencoder(SETTINGS)
+    model = build_model("autoencoder", SETTINGS)
     torch.manual_seed(7)
     model.reset_parameters()
-    spectrogram = {"sample_rate": 16000, "n_fft": 400, "hop": 250, "mels": 32}
+    spectrogram = {"sample_rate": 16000, "n_fft": 400, "hop": 250}
     save_checkpoint(
         tmp_path / "run" / "checkpoints" / "step-00000001",
         model=model,
-        config=Config(model=SETTINGS, spectrogram=spectrogram, origin="a test"),
+        config=described("autoencoder", SETTINGS, spectrogram),
     )
     return tmp_path / "run"
 
@@ -360,11 +361,11 @@ def test_the_untrained_control_has_this_seeds_weights(
     data: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model whose weights are the control's own scores the same as the control."""
-    model = build_autoencoder(SETTINGS)
+    model = build_model("autoencoder", SETTINGS)
     torch.manual_seed(5)
     model.reset_parameters()
     checkpoint = run / "checkpoints" / "step-00000001"
-    save_checkpoint(checkpoint, model=model, config=Config.read(checkpoint))
+    save_checkpoint(checkpoint, model=model, config=read_config(checkpoint))
     before = torch.get_rng_state()
     maps, compute = [], evaluate.localization_map
     monkeypatch.setattr(

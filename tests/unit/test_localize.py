@@ -4,9 +4,6 @@ compared within themselves."""
 from __future__ import annotations
 
 import csv
-import json
-from dataclasses import asdict
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -24,7 +21,6 @@ from avtool.engine.start import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
-from avtool.model.config import Config
 from avtool.tasks.localize.maps import choose_map, localization_map
 from avtool.tasks.localize.train import Localization
 from avtool.tasks.settings import drawn_views
@@ -89,7 +85,7 @@ def test_a_few_blank_patches_stand_for_all(dataset) -> None:
         expected = task.model.encoder(image, silence(audio), audio_keep=keep).image
     assert torch.equal(patches, F.normalize(task.model.image_projection(expected), dim=-1))
     assert sounds.shape == (4, 8)
-    assert task.settings["blank_share"] == 0.25
+    assert task.config.head.blank_share == 0.25
 
 
 def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
@@ -190,17 +186,6 @@ def test_weights_are_chosen_by_the_share_of_sounds_that_a_frames_own_is_above(
     assert found["floor"] == 0.5 and found["clips"] == 3
     groups[:] = [(torch.tensor([2.0]), torch.tensor([[2.0]]))]  # nothing to tell it from
     assert task.validate(lambda: iter(()), lambda: iter(()))["score"] == 0.5
-
-
-@pytest.mark.parametrize(("way", "encoding"), [("two-pass", "unimodal"), ("joint", "joint")])
-def test_a_config_that_says_way_is_read(way: str, encoding: str, dataset, tmp_path: Path) -> None:
-    task, recipe = task_of(dataset)
-    spectrogram = {**recipe.spectrogram.model_dump(), "mels": recipe.model.audio_size[0]}
-    written = asdict(Config(task.settings, spectrogram, "a run", "localization").complete())
-    del written["model"]["encoding"]
-    written["model"]["way"] = way
-    (tmp_path / "config.json").write_text(json.dumps(written))
-    assert Config.read(tmp_path).model["encoding"] == encoding
 
 
 def test_a_batch_of_one_has_no_other_sounds_to_tell_from(dataset) -> None:

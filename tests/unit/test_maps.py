@@ -20,8 +20,7 @@ from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError
 from avtool.features import LogMel
 from avtool.inputs import shown, whole_crop
 from avtool.media import write_clip
-from avtool.model.build import build_autoencoder
-from avtool.model.config import Config
+from avtool.model.build import build_model
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.mae import MaskedAutoencoder
 from avtool.registry import FUSIONS
@@ -34,9 +33,10 @@ from avtool.tasks.localize.maps import (
     localization_map,
 )
 from avtool.tasks.localize.predict import localize
+from tests.models import described
 
 HEADS, RATE = 2, 16000
-SPECTROGRAM = {"sample_rate": RATE, "n_fft": 400, "hop": 250, "mels": 32}
+SPECTROGRAM = {"sample_rate": RATE, "n_fft": 400, "hop": 250}
 WINDOW = 64 * 250
 
 
@@ -48,7 +48,7 @@ def settings(fusion: str, **changes: object) -> dict[str, object]:
 
 def tiny(fusion: str = "factorized", **changes: object) -> MaskedAutoencoder:
     """A tiny model whose every parameter is random, biases and norms too."""
-    model = build_autoencoder(settings(fusion, **changes))
+    model = build_model("autoencoder", settings(fusion, **changes))
     torch.manual_seed(3)
     model.reset_parameters()
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_attention_equals_building_the_pairs_and_marginalising(kind: str) -> Non
 
 
 def test_difference_is_the_distance_of_tokens_from_those_under_real_silence() -> None:
-    encoder, log_mel = tiny().encoder, LogMel(**SPECTROGRAM)
+    encoder, log_mel = tiny().encoder, LogMel(**SPECTROGRAM, mels=32)
     image, audio = inputs()
     silence = log_mel(torch.zeros(2, WINDOW))
     with torch.no_grad():
@@ -222,7 +222,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(
         run / "checkpoints" / "step-00000001",
         model=tiny(),
-        config=Config(model=settings("factorized"), spectrogram=SPECTROGRAM, origin="a test"),
+        config=described("autoencoder", settings("factorized"), SPECTROGRAM),
     )
     return run
 

@@ -16,14 +16,14 @@ from avtool.errors import CheckpointError, UsageError
 from avtool.evaluate import evaluate
 from avtool.metrics.localization import pointing_hits
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from avtool.tasks.localize.prior import load_prior, with_prior
+from tests.models import described
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,
     "fusion": "factorized", "fusion_tokens": [3, 2, 2],
 }  # fmt: skip
-SPECTROGRAM = {"sample_rate": 16000, "n_fft": 400, "hop": 250, "mels": 32}
+SPECTROGRAM = {"sample_rate": 16000, "n_fft": 400, "hop": 250}
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def data(synth: Callable[[int], Path]) -> Path:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "encoder"
-    config = Config(kind="autoencoder", model=SETTINGS, spectrogram=SPECTROGRAM, origin="a test")
+    config = described("autoencoder", SETTINGS, SPECTROGRAM)
     save_checkpoint(folder, model=random_model("autoencoder", SETTINGS, seed=3), config=config)
     return folder
 

@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 from avtool import download as downloading
 from avtool import weights
 from avtool.cli import app
+from avtool.config.checkpoint import read_config
 from avtool.download import only_one
 from avtool.errors import CheckpointError, UsageError
-from avtool.model.build import build_autoencoder
-from avtool.model.config import Config
+from avtool.model.build import build_model
 from avtool.model.published import to_published
 from avtool.places import find_model, resolve_checkpoint
 from avtool.published import PUBLISHED, Published, cached_file, pulled_folder
@@ -52,7 +52,7 @@ def saved(content: dict) -> bytes:
 
 @pytest.fixture(scope="module")
 def model_file() -> bytes:
-    model = build_autoencoder(SETTINGS)
+    model = build_model("autoencoder", SETTINGS)
     model.reset_parameters()
     return saved({"state_dict": to_published(model.state_dict(), fusion="factorized")})
 
@@ -153,7 +153,7 @@ def test_pulled_once_and_used_by_name(
     said = capsys.readouterr().err
     assert "small: a small model" in said and "licence: Licence-1.0" in said
     assert f"small: {-(-len(model_file) // 2**20)}/{-(-len(model_file) // 2**20)} MiB" in said
-    config = Config.read(folder)
+    config = read_config(folder)
     assert config.kind == "autoencoder"
     assert config.origin == f"small, Licence-1.0, {server.url}some/where/small.pth"
     assert cache_files() == []  # the download itself is not kept beside what it became
@@ -272,7 +272,7 @@ def test_without_a_network_the_address_and_the_place_are_named(
 def test_an_unknown_checksum_is_recorded_at_the_first_download(
     server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encoder = build_autoencoder(SETTINGS).encoder
+    encoder = build_model("autoencoder", SETTINGS).encoder
     vits = [
         saved({"model": {**encoder.image.state_dict(), "cls_token": torch.full((1,), x)}}) for x in (0.0, 1.0)
     ]

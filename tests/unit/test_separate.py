@@ -17,6 +17,7 @@ from torch import Tensor
 from avtool import engine
 from avtool.checkpoint import save_checkpoint
 from avtool.clip import Clip
+from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
@@ -28,7 +29,6 @@ from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
 from avtool.media import read_frame, write_clip
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from avtool.report.pictures import Panel, render_masks
 from avtool.tasks.separate import predict as inference
 from avtool.tasks.separate import protocols as evaluation
@@ -36,6 +36,7 @@ from avtool.tasks.separate import train as task_module
 from avtool.tasks.separate.predict import separate
 from avtool.tasks.separate.train import Mixtures, Separation, fixed_mixtures, mask_logits, mix
 from tests.clips import moving_frames, read_track, tone
+from tests.models import described
 
 RATE = 16000
 SMALL = (
@@ -58,7 +59,7 @@ SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 16, "depth": 2, "heads": 2,
     "fusion": "factorized", "fusion_tokens": [3, 2, 2],
 }  # fmt: skip
-SPECTROGRAM = {"sample_rate": RATE, "n_fft": 800, "hop": 250, "mels": 32}
+SPECTROGRAM = {"sample_rate": RATE, "n_fft": 800, "hop": 250}
 
 
 def recipe(*changes: str) -> Recipe:
@@ -97,9 +98,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def saved(folder: Path, kind: str, settings: dict) -> Path:
     module = random_model(kind, settings, seed=3)
-    save_checkpoint(
-        folder, model=module, config=Config(model=settings, spectrogram=SPECTROGRAM, origin="", kind=kind)
-    )
+    save_checkpoint(folder, model=module, config=described(kind, settings, SPECTROGRAM))
     return folder
 
 
@@ -241,7 +240,7 @@ def test_fixed_mixtures_are_of_different_classes_and_follow_from_the_seed(data: 
 
 def test_a_run_goes_from_mixtures_to_a_model_that_separates(data: Path, tmp_path: Path) -> None:
     out = engine.train(recipe(), data=data, out=tmp_path / "run", allow_random=True, device="cpu")
-    assert Config.read(out / "best").kind == "separation"
+    assert read_config(out / "best").kind == "separation"
     (table,) = evaluate(out, data, device="cpu")
     assert table.protocol == "bss-eval" and table.samples == 12
 

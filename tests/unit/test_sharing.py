@@ -20,9 +20,9 @@ from avtool.distributed import ProcessError, World
 from avtool.engine import start
 from avtool.engine.start import Saved, newest_checkpoint
 from avtool.errors import CheckpointError, DataError, UsageError
-from avtool.model.config import Config
 from avtool.places import checkpoint_folder
 from avtool.tasks.context import Context
+from tests.models import described
 
 
 class Threads:
@@ -89,7 +89,7 @@ class Numbers:
 
 
 def each(world: World, views: Numbers, numbers: np.ndarray, averaged: int) -> dict[Any, np.ndarray]:
-    config = Config(kind="classifier", model={}, spectrogram={}, origin="a test")
+    config = described("classifier", {"classes": 2})
     context = Context(
         Path(),
         config,

@@ -16,7 +16,6 @@ from avtool.errors import UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.features import inputs_of, silence
 from avtool.model.build import random_model
-from avtool.model.config import Config
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
 from avtool.tasks.localize.slavc import (
@@ -27,17 +26,13 @@ from avtool.tasks.localize.slavc import (
     slavc_table,
 )
 from avtool.tasks.table import UNTRAINED
+from tests.models import described
 
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "dim": 24, "depth": 2, "heads": 2,
     "fusion": "factorized", "fusion_tokens": [3, 2, 2], "encoding": "unimodal", "width": 8,
 }  # fmt: skip
-CONFIG = Config(
-    kind="localization",
-    model=SETTINGS,
-    spectrogram={"sample_rate": 16000, "n_fft": 400, "hop": 250, "mels": 32},
-    origin="a test",
-)
+CONFIG = described("localization", SETTINGS, {"n_fft": 400})
 SOUNDS = ("", EXCHANGED, SILENT, UNTRAINED, UNTRAINED_EXCHANGED, UNTRAINED_SILENT)
 
 

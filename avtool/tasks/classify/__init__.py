@@ -10,6 +10,7 @@ TASK = Task(
         "classifier": "avtool.model.heads:AudioVisualClassifier",
         "linear_probe": "avtool.model.heads:LinearProbe",
     },
+    head="avtool.config.types:Classes",
     evaluation="avtool.tasks.classify.protocols:EVALUATION",
     command="avtool.tasks.classify.command:classify",
 )

@@ -54,7 +54,7 @@ def classify(
 
 
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[Classified]:
-    names = ClassNames.of(chosen.checkpoint, count=chosen.config.model["classes"])
+    names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
     share = _sigmoid if names.several else _softmax
     for clip, times, results in clips.compute(chosen, _logits):
         logits = results["logits"].astype(np.float64)

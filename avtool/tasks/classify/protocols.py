@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
 from avtool.data.parts import labelled
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 from avtool.metrics.embeddings import nearest_neighbour_hits
-from avtool.model.config import Config
 from avtool.model.encoder import encoder_of
 from avtool.tasks import Evaluation
 from avtool.tasks.classify import TASK
@@ -97,7 +97,7 @@ def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, i
 
 def _check_head(context: Context) -> None:
     """DataError where the model's classes are not those of the data, by number or by name."""
-    count, dataset = context.config.model["classes"], context.dataset
+    count, dataset = context.config.head.classes, context.dataset
     known = ClassNames.read(context.checkpoint, count=count)
     if count != len(dataset.classes):
         found = f"the model tells {count} classes apart, {dataset.folder} has {len(dataset.classes)}"
@@ -238,7 +238,7 @@ def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
     """``knn`` of what has no classification head; mAP and AUC where the classes are not alone."""
     if config.kind not in TASK.kinds:
         return ("knn",)
-    names = ClassNames.read(checkpoint, count=config.model["classes"])
+    names = ClassNames.read(checkpoint, count=config.head.classes)
     return SETS if names is not None and names.several else ("top1", "top5")
 
 

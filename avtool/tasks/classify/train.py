@@ -1,19 +1,20 @@
 """Classification: three linear heads on pooled tokens, fine-tuned with the encoder or as a probe of a frozen one."""
 
 from collections import defaultdict
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from avtool.config.schema import Recipe
+from avtool.config.types import Classes, Section
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews
 from avtool.data.parts import labelled
 from avtool.data.views import PartnerViews
 from avtool.distributed import World
-from avtool.errors import DataError, TrainingError
+from avtool.errors import DataError
 from avtool.features import blank_frames, inputs_of, silence
 from avtool.losses import inverse_frequency, multi_label_loss, single_label_loss, smoothed
 from avtool.metrics.classification import average_precision, macro, top_k_correct
@@ -21,10 +22,7 @@ from avtool.model.heads import AudioVisualClassifier, ClassLogits, LinearProbe, 
 from avtool.model.mae import sample_noise
 from avtool.tasks.classify.recipe import Classify
 from avtool.tasks.names import ClassNames
-from avtool.tasks.settings import (
-    drawn_views,
-    encoder_settings,
-)
+from avtool.tasks.settings import drawn_views
 from avtool.tasks.training import ALONE, Batches, Training
 
 DRAWS = 6
@@ -65,17 +63,11 @@ class Classification(Training):
 
     def targets(self, index: Tensor) -> Tensor:
         """The labels of clips ``index`` (B,): float32 (B, C), 1 where a clip has the class."""
-        return one_hot(self.labels[index], self.settings["classes"])
+        return one_hot(self.labels[index], self.config.head.classes)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """Heads for the classes of ``dataset``. DataError where it has fewer than two, TrainingError for an encoder
-        without fusion tokens."""
-        if sum(recipe.model.fusion.tokens) == 0:
-            raise TrainingError(
-                "the fusion head reads fusion tokens, and this encoder has none",
-                hint="start from a model with model.fusion.tokens",
-            )
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+        """Heads for the classes of ``dataset``. DataError where it has fewer than two."""
         if len(dataset.classes) < 2:
             known = f"one class, {dataset.classes[0]!r}" if dataset.classes else "no classes"
             raise DataError(
@@ -83,7 +75,7 @@ class Classification(Training):
                 hint="prepare data with labels",
             )
         kind = "linear_probe" if recipe.options.probe else "classifier"
-        return kind, {**encoder_settings(recipe), "classes": len(dataset.classes)}
+        return kind, Classes(classes=len(dataset.classes))
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

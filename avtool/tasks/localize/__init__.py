@@ -7,6 +7,7 @@ TASK = Task(
     section="avtool.tasks.localize.recipe:Localize",
     training="avtool.tasks.localize.train:Localization",
     kinds={"localization": "avtool.model.localization:LocalizationModel"},
+    head="avtool.tasks.localize.recipe:Localizer",
     evaluation="avtool.tasks.localize.protocols:EVALUATION",
     command="avtool.tasks.localize.command:localize",
 )

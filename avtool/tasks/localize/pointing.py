@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from avtool.config.checkpoint import read_model_config
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.errors import DataError
 from avtool.files import atomic_file, json_text
 from avtool.metrics.localization import binomial_error
-from avtool.model.config import read_model_config
 from avtool.places import resolve_checkpoint, run_of
 from avtool.tasks.context import Context
 from avtool.tasks.localize.protocols import evaluate_localization

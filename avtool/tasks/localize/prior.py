@@ -10,8 +10,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avtool.checkpoint import check_fit
-from avtool.convert import read_published
+from avtool.checkpoint import check_fit, read_state_dict
 from avtool.errors import CheckpointError
 from avtool.libraries import need
 from avtool.metrics.localization import EVALUATION_SIZE, upsampled
@@ -47,7 +46,7 @@ class ObjectPrior(nn.Module):
 def load_prior(path: Path) -> ObjectPrior:
     """The prior of an ImageNet ResNet (18 to 152) from torchvision's weights file. CheckpointError for another file."""
     models = need("torchvision.models", purpose="--object-prior")
-    weights = read_published(path)
+    weights = read_state_dict(path)
     blocks = tuple(
         len({name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")})
         for stage in range(1, 5)

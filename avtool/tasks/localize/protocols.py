@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from torch import Tensor, nn
 
+from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, MixtureViews
 from avtool.errors import DataError
@@ -29,7 +30,6 @@ from avtool.metrics.localization import (
     ideal_map,
     pointing_hits,
 )
-from avtool.model.config import Config
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import choose_map, localization_map

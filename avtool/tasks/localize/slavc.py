@@ -40,7 +40,7 @@ WORDS = (
 
 def check_cosines(context: Context, kinds: Sequence[str]) -> None:
     """UsageError for ``kinds`` of map whose values are no cosines: their height says nothing about confidence."""
-    own = ("trained",) if context.config.model.get("encoding") == UNIMODAL else ()
+    own = ("trained",) if getattr(context.config.head, "encoding", "") == UNIMODAL else ()
     if others := [kind for kind in kinds if kind not in ("cosine", *own)]:
         raise UsageError(
             f"{PROTOCOL} takes its confidence from cosines, and this model's {others[0]} map holds none",

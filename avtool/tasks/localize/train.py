@@ -1,7 +1,7 @@
 """Localization: maps trained by contrast between a frame's own sound and others, without labels and without boxes."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,14 +17,9 @@ from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.tasks.localize.recipe import Localize
-from avtool.tasks.settings import (
-    drawn_views,
-    encoder_settings,
-    fixed_views,
-)
+from avtool.tasks.settings import drawn_views, fixed_views
 from avtool.tasks.training import ALONE, Batches, Training
 
-KIND = "localization"
 GROUP = 32
 """Sounds that a held-out frame's own is told from, unimodal: consecutive clips, whatever the batches are."""
 
@@ -48,11 +43,6 @@ class Localization(Training):
         super().__init__(recipe, dataset, chosen)
         self.options: Localize = recipe.options
         self.batch_size = recipe.train.batch_size
-
-    @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """A localizer. It fits any data."""
-        return KIND, localizer_settings(recipe)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
@@ -188,13 +178,3 @@ class Localization(Training):
             f"a frame scores its own sound above {values['score']:.1%} of the others (floor {values['floor']:.0%}), "
             f"above all of them in {values['first']:.1%} of the frames"
         )
-
-
-def localizer_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's localizer as the flat keyword arguments that config.json keeps."""
-    own = {
-        "encoding": recipe.options.encoding,
-        "width": recipe.options.width,
-        "blank_share": recipe.options.blank_share,
-    }
-    return {**encoder_settings(recipe), **own}

@@ -6,5 +6,6 @@ TASK = Task(
     name="pretrain",
     training="avtool.tasks.pretrain.train:Pretraining",
     kinds={"autoencoder": "avtool.model.mae:MaskedAutoencoder"},
+    head="avtool.config.model:Decoders",
     evaluated_by="classify",
 )

@@ -3,13 +3,14 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avtool.config.model import Decoders
 from avtool.config.schema import Recipe
+from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
@@ -20,9 +21,6 @@ from avtool.model.encoder import Tokens
 from avtool.model.mae import MaskedAutoencoder, Reconstruction, sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.pictures import Example, draw_reconstructions
-from avtool.tasks.settings import (
-    encoder_settings,
-)
 from avtool.tasks.training import ALONE, Batches, Training
 
 RANKED_CLIPS = 1000
@@ -32,19 +30,6 @@ CAPTION = (
     "Predictions are made in units of each patch's own mean and deviation. Both are taken from the target here: how "
     "bright or how loud a patch is as a whole is given, not predicted.",
 )
-
-
-def model_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's masked autoencoder as the flat keyword arguments that config.json keeps."""
-    model, decoder = recipe.model, recipe.model.decoder
-    return {
-        **encoder_settings(recipe),
-        "decoder_dim": decoder.dim,
-        "decoder_depth": decoder.depth,
-        "decoder_heads": decoder.heads,
-        "image_mask_ratio": model.mask_ratio.image,
-        "audio_mask_ratio": model.mask_ratio.audio,
-    }
 
 
 class Pretraining(Training):
@@ -62,9 +47,9 @@ class Pretraining(Training):
         self.seed = recipe.seed
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, dict[str, Any]]:
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, Section]:
         """A masked autoencoder. It fits any data."""
-        return AUTOENCODER, model_settings(recipe)
+        return AUTOENCODER, Decoders.of(recipe.model)
 
     def inputs(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The batch as the model takes it: frames (B, 3, H, W) and log-mels (B, 1, mels, frames), float32."""

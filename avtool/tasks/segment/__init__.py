@@ -7,6 +7,7 @@ TASK = Task(
     section="avtool.tasks.segment.recipe:Segment",
     training="avtool.tasks.segment.train:Segmentation",
     kinds={"segmentation": "avtool.model.unet:SegmentationModel"},
+    head="avtool.config.types:Classes",
     evaluation="avtool.tasks.segment.protocols:EVALUATION",
     command="avtool.tasks.segment.command:segment",
 )

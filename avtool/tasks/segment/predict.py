@@ -82,7 +82,7 @@ def segment(
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), _view(chosen, picture)
     mask = _masks(chosen, [seen], [sound], frame.shape[:2])[0]
-    write_mask(out, mask, classes=chosen.config.model["classes"])
+    write_mask(out, mask, classes=chosen.config.head.classes)
     if overlay is not None:
         write_png(overlay, lay_over(frame, mask, names=_written(names)))
     counts = np.bincount(mask.reshape(-1), minlength=len(names))
@@ -133,7 +133,7 @@ def _check_outputs(
 
 def _names(chosen: Chosen) -> tuple[str, ...]:
     """What each number of a mask means."""
-    classes = chosen.config.model["classes"]
+    classes = chosen.config.head.classes
     if classes == 1:
         return "background", "sounding"
     return ClassNames.of(chosen.checkpoint, count=classes).names

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips, masked_frames
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
 from avtool.metrics.localization import exchange_by_class
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
-from avtool.model.config import Config
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.segment import TASK
@@ -91,13 +91,13 @@ def _check_model(context: Context, wanted: Sequence[str]) -> None:
 
 def fitting_protocols(config: Config) -> tuple[str, ...]:
     """Those for the masks that a model gives: one of all that sounds, or one of each class."""
-    semantic = config.model.get("classes", 1) > 1
+    semantic = getattr(config.head, "classes", 1) > 1
     return tuple(name for name, protocol in PROTOCOLS.items() if protocol.semantic == semantic)
 
 
 def _frames(context: Context) -> Frames:
     """The frames to judge. DataError where there are none, or the masks do not fit the model's classes."""
-    dataset, classes = context.dataset, context.config.model["classes"]
+    dataset, classes = context.dataset, context.config.head.classes
     clips = masked_clips(dataset, context.chosen.tolist())
     if classes > 1:
         if classes != len(class_names(dataset)):
@@ -122,7 +122,7 @@ def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[
 
 def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
     """Each row's scores of all frames; on rank 0, elsewhere there are none."""
-    classes = context.config.model["classes"]
+    classes = context.config.head.classes
     views = MaskViews(
         context.dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=classes > 1
     )

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avtool.config.schema import Recipe
+from avtool.config.types import Classes, Section
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews, spread_over
 from avtool.data.views import MaskViews, class_names, frame_mask, masked_clips, masked_frames
@@ -26,13 +27,11 @@ from avtool.metrics.segmentation import (
     class_scores,
     frame_scores,
 )
-from avtool.model.unet import NARROWEST, PATCH_SIZE
 from avtool.tasks.names import ClassNames
-from avtool.tasks.settings import drawn_views, encoder_settings, view_size
+from avtool.tasks.settings import drawn_views, view_size
 from avtool.tasks.training import ALONE, Batches, Training
 
 Scores = FrameScores | ClassScores
-KIND = "segmentation"
 EVALUATION_SIZE = (224, 224)
 """Rows and columns at which masks are judged; what a model of another input gives is resized to it."""
 MOST_CLASSES = 255
@@ -59,22 +58,15 @@ class Segmentation(Training):
         self.class_names = ClassNames(tuple(class_names(dataset)), several=True) if self.semantic else None
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """A decoder for the masks of ``dataset``. TrainingError where the encoder carries none."""
-        model = recipe.model
-        if model.dim < NARROWEST or model.patch_size != PATCH_SIZE:
-            raise TrainingError(
-                f"the segmentation decoder needs an encoder of width {NARROWEST} or more with patches of "
-                f"{PATCH_SIZE}x{PATCH_SIZE}, not {model.dim} with {model.patch_size}x{model.patch_size}",
-                hint="start from another model, as avtool pretrain --recipe tiny makes one",
-            )
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+        """A decoder for the masks of ``dataset``. TrainingError where they have more classes than a mask can."""
         classes = len(class_names(dataset)) if recipe.options.semantic else 1
         if classes > MOST_CLASSES:
             raise TrainingError(
                 f"{dataset.folder} has {classes} classes with the background, a mask tells {MOST_CLASSES} apart",
                 hint="use data with fewer classes, or segment.semantic=false",
             )
-        return KIND, {**encoder_settings(recipe), "classes": classes}
+        return "segmentation", Classes(classes=classes)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

@@ -1,12 +1,13 @@
 """Separation: what of a mixture belongs to one picture, learned by mixing clips whose own sounds are known."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from avtool.config.schema import Recipe
+from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.parts import labelled
@@ -22,16 +23,10 @@ from avtool.losses import (
     separation_loss,
 )
 from avtool.metrics.separation import bss_eval
-from avtool.model.unet import PATCH_SIZE, SEPARATION_LEVELS
 from avtool.tasks.separate.recipe import Separate
-from avtool.tasks.settings import (
-    drawn_views,
-    encoder_settings,
-    fixed_views,
-)
+from avtool.tasks.settings import drawn_views, fixed_views
 from avtool.tasks.training import ALONE, Batches, Training
 
-KIND = "separation"
 _MIXTURES = 0x3E15  # sets the draws of fixed mixtures apart from those of training
 
 
@@ -64,21 +59,9 @@ class Separation(Training):
         check_classes(dataset, chosen, self.options.sources, what="to train on")
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        """A separator. TrainingError for encoders that its decoder does not fit, DataError where the data has too few
-        classes to mix."""
-        if recipe.model.patch_size != PATCH_SIZE:
-            raise TrainingError(
-                f"the separation decoder needs patches of {PATCH_SIZE}x{PATCH_SIZE}, this encoder has "
-                f"{recipe.model.patch_size}x{recipe.model.patch_size}",
-                hint=f"start from a model with model.patch_size={PATCH_SIZE}",
-            )
-        if recipe.model.dim < 2 ** (SEPARATION_LEVELS - 1):
-            raise TrainingError(
-                f"the separation decoder halves its width {SEPARATION_LEVELS - 1} times and so needs 16 or "
-                f"more, this encoder has {recipe.model.dim}",
-                hint="start from a wider model",
-            )
+    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+        """A separator. TrainingError for a spectrogram that cannot be turned back into sound, DataError where the data
+        has too few classes to mix."""
         if 2 * recipe.spectrogram.hop > recipe.spectrogram.n_fft:
             raise TrainingError(
                 f"a spectrogram with spectrogram.hop {recipe.spectrogram.hop} cannot be turned back into sound: its "
@@ -88,7 +71,7 @@ class Separation(Training):
         check_classes(
             dataset, np.arange(len(dataset)), recipe.options.sources, what=f"of split {dataset.split}"
         )
-        return KIND, encoder_settings(recipe)
+        return super().describe(recipe, dataset)
 
     @classmethod
     def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

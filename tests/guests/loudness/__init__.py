@@ -7,6 +7,7 @@ TASK = Task(
     section="loudness.recipe:Loudness",
     training="loudness.train:LoudnessTraining",
     kinds={"loudness": "loudness.train:LoudnessModel"},
+    head="loudness.recipe:Loudness",
     evaluation="loudness.protocols:EVALUATION",
     command="loudness.command:loudness",
 )

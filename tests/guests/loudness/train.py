@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from avtool.config.schema import Recipe
-from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
 from avtool.features import inputs_of, to_float_waveform
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.heads import pool
-from avtool.tasks.settings import encoder_settings
 from avtool.tasks.training import ALONE, Batches, Training
 
 
@@ -39,10 +36,6 @@ def decibels(waveform: Tensor) -> Tensor:
 
 class LoudnessTraining(Training):
     best: ClassVar[str] = "score"
-
-    @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, dict[str, Any]]:
-        return "loudness", {**encoder_settings(recipe), "scale": recipe.options.scale}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         found = self.model(*inputs_of(self.log_mel, batch))
