@@ -175,6 +175,7 @@ def fusion_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     for kind, recipe in recipes.items():
         model: Any = build_empty_model(AUTOENCODER, flat(recipe.model) | {"depth": 1})
         encoder = model.encoder.to_empty(device=setup.device)
+        encoder.reset_parameters()
         block: Any = encoder.fusion_blocks["0"]
         grids = (encoder.fusion_tokens.shape[1:2], encoder.image_grid, encoder.audio_grid)
         inputs = [setup.random(math.prod(grid), encoder.dim).requires_grad_() for grid in grids]

@@ -118,6 +118,9 @@ class Ciou(NamedTuple):
     left_out: int
 
 
+CIOU_THRESHOLDS = np.arange(21) / 20
+
+
 def ciou_summary(ciou: np.ndarray) -> Ciou:
     """Per-image ``ciou`` (N,) -> the numbers of the tables.
 
@@ -125,7 +128,7 @@ def ciou_summary(ciou: np.ndarray) -> Ciou:
     out. NaN where nothing is left.
     """
     known = ciou[~np.isnan(ciou)]
-    shares = np.array([(known >= t).mean() if len(known) else np.nan for t in np.arange(21) / 20])
+    shares = np.array([(known >= t).mean() if len(known) else np.nan for t in CIOU_THRESHOLDS])
     auc = ((shares[:-1] + shares[1:]) / 2).mean()
     return Ciou(float(shares[10]), float(auc), len(known), len(ciou) - len(known))
 
