@@ -239,10 +239,11 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
         ]
 
         @functools.wraps(run)
-        def guarded(*args: Any, debug: bool = False, threads: int | None = None, **kwargs: Any) -> None:
+        def guarded(*args: Any, debug: bool = False, **kwargs: Any) -> None:
             before = signal.signal(signal.SIGTERM, _interrupt)
             try:
-                set_threads(threads)
+                if "threads" in shared:
+                    set_threads(kwargs.pop("threads"))
                 run(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail("interrupted" if first_process() else "", "", INTERRUPTED)
@@ -258,14 +259,11 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 signal.signal(signal.SIGTERM, before)
 
         guarded.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
-        if {"clip", "clips"} & {parameter.name for parameter in own}:
+        if any(parameter.annotation in (Clip, Clips) for parameter in own):
             guarded.__doc__ = f"{getdoc(run)}\n\n{DASH_NOTE}"
         return guarded
 
     return decorate
-
-
-guarded = command()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Debug, Device, Json, Seed, Threads, examples, guarded, print_json, set_threads
+from avtool.commands import command, examples, print_json, set_threads
 from avtool.errors import in_bytes
 
 EPILOG = examples(
@@ -25,7 +25,7 @@ app = typer.Typer(
 Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that are measured.")]
 
 
-@guarded
+@command("device", "threads", "json")
 def of_the_model(
     context: typer.Context,
     *,
@@ -43,12 +43,9 @@ def of_the_model(
         float, typer.Option(metavar="X", help="Width of fusion's queries and keys over the model's.")
     ] = 0.25,
     compile_passes: Annotated[bool, typer.Option("--compile", help="Compile with torch.compile.")] = False,
-    device: Device = "auto",
-    threads: Threads = None,
-    as_json: Json = False,
-    debug: Debug = False,
+    device: str,
+    json: bool,
 ) -> None:
-    set_threads(threads)
     from avtool.bench.model import Setup, benchmark
     from avtool.devices import resolve_device
     from avtool.registry import FUSIONS
@@ -64,7 +61,7 @@ def of_the_model(
         rounds=rounds,
         device=resolve_device(device),
     )
-    (print_json if as_json else _print_model)(benchmark(setup))
+    (print_json if json else _print_model)(benchmark(setup))
 
 
 UNIT = "A GFLOP-equivalent is the time in which one big matrix product does 1e9 operations."
@@ -96,7 +93,7 @@ app.command(
         next_command="avtool inspect data/prepared/synth",
     )
 )
-@guarded
+@command("seed", "json")
 def data(
     source: Annotated[
         Path | None,
@@ -110,9 +107,8 @@ def data(
     clips: Annotated[int, typer.Option(metavar="N", min=1, help="Clips to take or to render, at most.")] = 64,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a batch.")] = 32,
     rounds: Rounds = 5,
-    seed: Seed = 0,
-    as_json: Json = False,
-    debug: Debug = False,
+    seed: int,
+    json: bool,
 ) -> None:
     """Training samples from mp4 files, and from the same clips prepared.
 
@@ -124,7 +120,7 @@ def data(
     from avtool.bench.data import benchmark_data
 
     found = benchmark_data(source, clips=clips, batch=batch, rounds=rounds, seed=seed)
-    (print_json if as_json else _print_data)(found)
+    (print_json if json else _print_data)(found)
 
 
 def _print_model(found: dict[str, Any]) -> None:

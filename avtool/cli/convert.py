@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from avtool.commands import Debug, Force, Json, examples, guarded, print_json
+from avtool.commands import command, examples, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
@@ -37,7 +37,7 @@ class ConvertCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-@guarded
+@command("force", "json")
 def convert(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth or .safetensors file.")],
     settings: Annotated[
@@ -45,9 +45,8 @@ def convert(
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    force: bool,
+    json: bool,
 ) -> None:
     """Convert a published checkpoint into a folder that every command takes.
 
@@ -65,7 +64,7 @@ def convert(
     say(f"{config.kind} of {file}; what no tensor tells is marked *")
     for key, value in said.items():
         say(f"{'*' if key in ASSUMED else ' '} {key} = {value}")
-    if as_json:
+    if json:
         print_json({"out": str(out), **config.model_dump()})
     else:
         typer.echo(out)

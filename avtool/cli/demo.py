@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Debug, Device, Seed, Threads, command_line, examples, guarded, set_threads
+from avtool.commands import Threads, command, command_line, examples, set_threads
 from avtool.places import DEMO
 
 EPILOG = examples(
@@ -16,7 +16,7 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("device", "seed")
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = DEMO,
@@ -24,13 +24,12 @@ def demo(
         bool,
         typer.Option("--small", help="Few clips and steps: shows that all runs; its map means nothing."),
     ] = False,
-    device: Device = "auto",
-    seed: Seed = 0,
+    device: str,
+    seed: int,
     threads: Threads = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace what an earlier demo made in DIR, and nothing else.")
     ] = False,
-    debug: Debug = False,
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
 

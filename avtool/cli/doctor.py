@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from avtool import __version__, places
-from avtool.commands import Debug, Json, Threads, examples, guarded, print_facts, print_json, set_threads
+from avtool.commands import command, examples, print_facts, print_json
 from avtool.config.shipped import recipes_folder
 from avtool.errors import AvtoolError, in_mebibytes, more_shared_memory
 from avtool.libraries import MODULES, ONLY_FOR, TRIED, problem_of
@@ -24,15 +24,17 @@ LITTLE_SHARED_MEMORY = 2**30
 """Bytes of /dev/shm that are worth a warning where there are fewer; Docker gives 64 MiB."""
 
 
-@guarded
-def doctor(threads: Threads = None, as_json: Json = False, debug: Debug = False) -> None:
+@command("threads", "json")
+def doctor(
+    *,
+    json: bool,
+) -> None:
     """Say what is installed, what works and where things lie.
 
     Exit code 1 when something that avtool needs is broken.
     """
-    set_threads(threads)
     found = examine()
-    if as_json:
+    if json:
         print_json(found)
     else:
         _print(found)

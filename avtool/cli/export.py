@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Debug, Force, Json, Threads, examples, guarded, print_json, set_threads
+from avtool.commands import command, examples, print_json
 
 EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
@@ -15,7 +15,7 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("threads", "force", "json")
 def export(
     model: Annotated[
         Path, typer.Argument(metavar="DIR", help="Run, checkpoint or converted folder, or a pulled name.")
@@ -28,20 +28,17 @@ def export(
             metavar="KIND", help="encoder or classifier.", show_default="classifier if the model is one"
         ),
     ] = None,
-    threads: Threads = None,
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    force: bool,
+    json: bool,
 ) -> None:
     """Write an encoder or classifier with torch.export, for any batch size.
 
     torch.export.load(FILE).module()(image, audio) runs it where avtool is not installed.
     """
-    set_threads(threads)
     from avtool.export import export as run
 
     described = run(model, out, kind=kind, force=force)
-    if as_json:
+    if json:
         print_json({"out": str(out), **described})
     else:
         typer.echo(out)

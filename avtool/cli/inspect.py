@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import DASH_NOTE, Debug, Force, Json, examples, guarded, print_facts, print_json
+from avtool.commands import command, examples, print_facts, print_json
 from avtool.errors import UsageError, in_bytes
 
 EPILOG = examples(
@@ -28,7 +28,7 @@ UNITS = {
 """Name of a fact: how it and what stands under it is written."""
 
 
-@guarded
+@command("force", "json")
 def inspect(
     path: Annotated[
         Path,
@@ -49,10 +49,13 @@ def inspect(
     seed: Annotated[
         int | None, typer.Option(metavar="N", min=0, help="Seed that they are drawn from.", show_default="0")
     ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    force: bool,
+    json: bool,
 ) -> None:
+    """Say what a data set, a model or a clip is.
+
+    Nothing is changed. Clip names that begin with - go after -- or are written ./-x.mp4.
+    """
     if sheet is None and (clips, seed, force) != (None, None, False):
         hint = "add --sheet sheet.png, or leave them out"
         raise UsageError("--clips, --seed and --force go with --sheet", hint=hint)
@@ -65,16 +68,10 @@ def inspect(
     if sheet is not None:
         ids = write_sheet(path, sheet, clips=clips or CLIPS, seed=seed or 0, force=force)
         found["sheet"] = {"path": str(sheet), "ids": ids}
-    if as_json:
+    if json:
         print_json(found)
     else:
         print_facts(_shown(found), units=UNITS)
-
-
-inspect.__doc__ = f"""Say what a data set, a model or a clip is.
-
-    Nothing is changed. {DASH_NOTE}
-    """
 
 
 def _shown(found: Mapping[str, Any]) -> dict[str, Any]:

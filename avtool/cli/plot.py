@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Debug, Force, examples, guarded
+from avtool.commands import command, examples
 
 EPILOG = examples(
     "avtool plot runs/tiny-20260101-120000",
@@ -14,13 +14,12 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("force")
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     *,
     out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("curves.png"),
-    force: Force = False,
-    debug: Debug = False,
+    force: bool,
 ) -> None:
     """Draw the curves of training runs over each other.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import Debug, Force, Json, examples, guarded, print_json
+from avtool.commands import command, examples, print_json
 from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ CLIPS_FOR_DENSE = 1000
 """Fewer clips to train on than this, and the small recipe is the one to begin with."""
 
 
-@guarded
+@command("force", "json")
 def prepare(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help=f"{', '.join(DATASETS)}. manifest: a csv of your own.")
@@ -72,9 +72,8 @@ def prepare(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the cluster is.", show_default="Ray on this machine"),
     ] = None,
-    force: Force = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    force: bool,
+    json: bool,
 ) -> None:
     """Turn raw clips into a prepared data set.
 
@@ -93,7 +92,7 @@ def prepare(
     report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **how)
     found = report.as_dict()
     sealed = found.get("sealed", True)
-    if as_json:
+    if json:
         print_json(found)
     else:
         _print_summary(found, report)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Debug, Json, examples, guarded, print_json
+from avtool.commands import command, examples, print_json
 from avtool.errors import in_bytes
 from avtool.places import is_checkpoint
 from avtool.progress import say
@@ -19,7 +19,7 @@ EPILOG = examples(
 )
 
 
-@guarded
+@command("json")
 def pull(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Published weights.")] = None,
     *,
@@ -34,15 +34,14 @@ def pull(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
-    as_json: Json = False,
-    debug: Debug = False,
+    json: bool,
 ) -> None:
     """Fetch published weights, check them and convert them into the cache.
 
     They are used by name: --model NAME, or init.image=NAME for the ViT of one modality.
     """
     if show:
-        _list(as_json)
+        _list(json)
         return
     if name is None:
         raise typer.BadParameter(f"one of {', '.join(PUBLISHED)}, or --list", param_hint="NAME")
@@ -54,7 +53,7 @@ def pull(
     if starts := PUBLISHED[name].starts:
         use = f"avtool pretrain --recipe factorized {starts}={name}"
     say(f"{name} is ready: {use}")
-    if as_json:
+    if json:
         print_json({"name": name, "folder": str(folder)})
     else:
         typer.echo(folder)

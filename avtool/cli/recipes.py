@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Debug, Force, Json, Settings, examples, guarded, print_json
+from avtool.commands import Settings, command, examples, print_json
 from avtool.config.shipped import find_recipe, list_recipes
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output
@@ -27,11 +27,14 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped rec
 @app.command(
     epilog=examples("avtool recipes ls", "avtool recipes ls --json", next_command="avtool recipes show tiny")
 )
-@guarded
-def ls(as_json: Json = False, debug: Debug = False) -> None:
+@command("json")
+def ls(
+    *,
+    json: bool,
+) -> None:
     """List the shipped recipes and what each is for."""
     heads = list_recipes()
-    if as_json:
+    if json:
         print_json({"recipes": [asdict(head) for head in heads]})
         return
     width = max(len(head.name) for head in heads) + 2
@@ -48,12 +51,11 @@ def ls(as_json: Json = False, debug: Debug = False) -> None:
         next_command="avtool pretrain --recipe tiny --dry-run",
     )
 )
-@guarded
+@command()
 def show(
     name: Name,
     settings: Settings = None,
     raw: Annotated[bool, typer.Option("--raw", help="The file as it is, with its comments.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Print a recipe with everything resolved: parent, settings, defaults."""
     if raw:
@@ -74,12 +76,12 @@ def show(
         next_command="avtool pretrain --recipe my.yaml",
     )
 )
-@guarded
+@command("force")
 def cp(
     name: Name,
     dest: Annotated[Path, typer.Argument(metavar="DEST", help="File to write.")],
-    force: Force = False,
-    debug: Debug = False,
+    *,
+    force: bool,
 ) -> None:
     """Copy a recipe, comments and all, to a file of your own."""
     source = find_recipe(name)
@@ -99,8 +101,11 @@ def cp(
         next_command="avtool pretrain --recipe my.yaml --dry-run",
     )
 )
-@guarded
-def validate(name: Name, settings: Settings = None, debug: Debug = False) -> None:
+@command()
+def validate(
+    name: Name,
+    settings: Settings = None,
+) -> None:
     """Check a recipe: keys, types, and values that must go together."""
     from avtool.config.recipes import load_recipe
 

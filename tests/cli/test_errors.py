@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from avtool.checkpoint import save_checkpoint
-from avtool.commands import Debug, Device, guarded
+from avtool.commands import Device, command
 from avtool.errors import DataError, RecipeError
 from avtool.model.build import build_model
 from tests import clips
@@ -25,8 +25,8 @@ def raising(error: BaseException) -> typer.Typer:
     app = typer.Typer(rich_markup_mode=None)
 
     @app.command()
-    @guarded
-    def fail(debug: Debug = False) -> None:
+    @command()
+    def fail() -> None:
         raise error
 
     return app

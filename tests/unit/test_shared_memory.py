@@ -22,7 +22,7 @@ from avtool.places import SHARED_MEMORY, shared_memory
 LOADER = """
 import sys
 import numpy as np
-from avtool.commands import guarded
+from avtool.commands import command
 from avtool.data import loader
 
 batch, workers, race = map(int, sys.argv[1:])
@@ -41,7 +41,7 @@ def take():
     print("three batches")
 
 try:
-    guarded(take)()
+    command()(take)()
 except Exception as left:
     sys.exit(left.exit_code)
 """
