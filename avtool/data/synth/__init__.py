@@ -106,11 +106,12 @@ def describe(seed: int, clip: int) -> Scene:
     shuffled = rng.permutation(count)
     centres, sides = _layout(rng, count)
     things = []
-    for j, centre, side in zip(shuffled, centres.tolist(), sides.tolist(), strict=True):
+    for j, (x, y), side in zip(shuffled, centres.tolist(), sides.tolist(), strict=True):
+        kind, voice = cast[j]
         turn, flip = rng.uniform(-16, 16), bool(rng.random() < 0.5)
         amplitudes = rng.uniform((0.01, 0.01, 2, 0.01), (0.035, 0.035, 9, 0.05))
         sway = np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)])
-        things.append(Thing(*cast[j], tuple(centre), side, turn, flip, tuple(sway.tolist())))
+        things.append(Thing(kind, voice, (x, y), side, turn, flip, tuple(sway.tolist())))
     return Scene(seed, clip, split, tuple(things))
 
 

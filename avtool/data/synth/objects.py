@@ -107,7 +107,7 @@ class Canvas:
         spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
         fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
-        mask = np.zeros((SIZE, SIZE), np.uint8)
+        mask: np.ndarray = np.zeros((SIZE, SIZE), np.uint8)
         if width is None:
             grow = 1
             cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
