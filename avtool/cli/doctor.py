@@ -159,10 +159,10 @@ def shared_memory_found(warnings: list[str]) -> dict[str, str]:
         return {}
     total, free = map(in_mebibytes, found)
     if found[0] < LITTLE_SHARED_MEMORY:
-        why = (
-            f"{places.SHARED_MEMORY} holds {total}: workers hand batches over in it, and large ones need more"
+        warnings.append(
+            f"{places.SHARED_MEMORY} holds {total}: workers hand batches over in it, and large ones need more; "
+            f"{more_shared_memory()}, or set data.workers=0"
         )
-        warnings.append(f"{why}; {more_shared_memory()}, or set data.workers=0")
     return {f"shared memory ({places.SHARED_MEMORY})": f"{total}, {free} free"}
 
 
