@@ -158,7 +158,7 @@ class MediaFile:
             blamed = _blamed(self.path, "cannot be read", hint="it may be damaged")
             with blamed, _opened(self.path) as container:
                 packets = (packet for packet in container.demux() if packet.pts is not None)
-                ends = (float((packet.pts + (packet.duration or 0)) * packet.time_base) for packet in packets)
+                ends = (float(((one.pts or 0) + (one.duration or 0)) * one.time_base) for one in packets)
                 self.seconds = max(ends, default=self.origin) - self.origin
         return self.seconds
 

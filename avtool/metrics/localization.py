@@ -109,28 +109,8 @@ def ciou_adaptive(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return _ciou(above + share * at, truth)
 
 
-class Ciou(NamedTuple):
-    """A set's cIoU: the ``share`` of ``images`` at 0.5 or more, and ``auc``; ``left_out`` have an empty truth."""
-
-    share: float
-    auc: float
-    images: int
-    left_out: int
-
-
 CIOU_THRESHOLDS = np.arange(21) / 20
-
-
-def ciou_summary(ciou: np.ndarray) -> Ciou:
-    """Per-image ``ciou`` (N,) -> the numbers of the tables.
-
-    AUC: the trapezoid over the thresholds t = 0, 0.05 .. 1 of the share of images with cIoU >= t; what is NaN is left
-    out. NaN where nothing is left.
-    """
-    known = ciou[~np.isnan(ciou)]
-    shares = np.array([(known >= t).mean() if len(known) else np.nan for t in CIOU_THRESHOLDS])
-    auc = ((shares[:-1] + shares[1:]) / 2).mean()
-    return Ciou(float(shares[10]), float(auc), len(known), len(ciou) - len(known))
+"""Those of the area under the curve: the trapezoid over them of the share of images with such a cIoU or more."""
 
 
 def slavc_confidence(maps: np.ndarray, size: tuple[int, int] = EVALUATION_SIZE) -> np.ndarray:
