@@ -94,7 +94,7 @@ def job_of(
     return Job(
         name=name,
         called=called,
-        source=places.data_root() / name if source is None else source,
+        source=places.source_folder(name) if source is None else source,
         out=out,
         request=request,
         part=Part() if part is None else Part.parse(part),
