@@ -51,6 +51,11 @@ def data_root() -> Path:
     return _folder_in_environment("AVTOOL_DATA") or Path("data")
 
 
+def source_folder(name: str) -> Path:
+    """Where the raw files of data set ``name`` are looked for."""
+    return data_root() / name
+
+
 def prepared_folder(name: str) -> Path:
     """Where the prepared data set ``name`` is written and read."""
     return data_root() / "prepared" / name
