@@ -79,12 +79,8 @@ class Model:
             )
         if image.dtype == torch.uint8:
             image = normalize_frames(image)
-        elif not image.is_floating_point():
-            raise UsageError(
-                f"image is of {image.dtype}", hint="give uint8, or floating point and normalised"
-            )
         else:
-            _check_range("image", image, _IMAGE_LIMIT, hint="give uint8, or normalise it as ImageNet is")
+            _check_floats("image", image, _IMAGE_LIMIT, hint="give uint8, or normalise it as ImageNet is")
         return image.to(self.encoder.fusion_tokens.dtype)
 
     def _prepare_audio(self, audio: Tensor) -> Tensor:
@@ -100,12 +96,8 @@ class Model:
                 )
             if audio.dtype == torch.int16:
                 audio = to_float_waveform(audio)
-            elif not audio.is_floating_point():
-                raise UsageError(
-                    f"audio is of {audio.dtype}", hint="give int16, or floating point in [-1, 1]"
-                )
             else:
-                _check_range("audio", audio, _SOUND_LIMIT, hint="give int16, or floating point in [-1, 1]")
+                _check_floats("audio", audio, _SOUND_LIMIT, hint="give int16, or floating point in [-1, 1]")
             audio = self.log_mel.to(self.device)(audio.float())
         elif audio.ndim != 4 or audio.shape[1:3] != (1, mels) or not audio.is_floating_point():
             raise UsageError(
@@ -115,7 +107,7 @@ class Model:
             )
         else:
             self._check_frames(audio.shape[3], "a log-mel")
-            _check_range("audio", audio, _LOG_MEL_LIMIT, hint="give what model.log_mel gives for a waveform")
+            _check_floats("audio", audio, _LOG_MEL_LIMIT, hint="give what model.log_mel gives for a waveform")
         return audio.to(self.encoder.fusion_tokens.dtype)
 
     def _check_frames(self, frames: int, what: str) -> None:
@@ -152,8 +144,11 @@ _IMAGE_LIMIT, _SOUND_LIMIT, _LOG_MEL_LIMIT = 10.0, 10.0, 100.0
 """Beyond any value of the right units (2.7, about 1 and about 10 at the most), and far below those of wrong ones."""
 
 
-def _check_range(name: str, value: Tensor, limit: float, *, hint: str) -> None:
-    """UsageError where something is not finite, or so large that it is in other units than it should be."""
+def _check_floats(name: str, value: Tensor, limit: float, *, hint: str) -> None:
+    """UsageError where something is no floating point, not finite, or so large that it is in other units than it
+    should be."""
+    if not value.is_floating_point():
+        raise UsageError(f"{name} is of {value.dtype}", hint=hint)
     if value.numel() and not (largest := value.abs().max().item()) <= limit:
         found = (
             f"has values up to {largest:g}" if math.isfinite(largest) else "has values that are not finite"
