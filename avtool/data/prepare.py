@@ -167,7 +167,7 @@ def job_of(
     return Job(
         name=name,
         called=called,
-        source=places.data_root() / name if source is None else source,
+        source=places.source_folder(name) if source is None else source,
         out=places.prepared_folder(called) if out is None else out,
         request=request,
         part=Part() if part is None else Part.parse(part),

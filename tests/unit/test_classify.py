@@ -25,7 +25,7 @@ from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
-from avtool.engine.run import Clips
+from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.features import blank_frames, silence
 from avtool.optim import LARS, SCALE, parameter_groups

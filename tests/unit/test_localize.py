@@ -17,7 +17,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training
 from avtool.data.prepare import prepare
 from avtool.data.views import PartnerViews
-from avtool.engine.run import Clips
+from avtool.engine.start import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
