@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from avtool.checkpoint import load_model
 from avtool.clip import Clip, Window
 from avtool.config.checkpoint import Config, read_model_config
-from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, as_batch, inputs_of
 from avtool.places import find_model, run_of
@@ -70,10 +69,9 @@ class Chosen:
         return values
 
 
-def choose_model(model: Path | None, *, device: str, task: str | None = None) -> Chosen:
+def choose_model(model: Path | None, *, device: torch.device, task: str | None = None) -> Chosen:
     """What ``model`` (None: see ``avtool.places.find_model``) means, once it is said which it is, where it was found
     and what it was trained on. AvtoolError where it cannot be used, or is no model of ``task``."""
-    target = resolve_device(device)
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
     config = read_model_config(checkpoint)
@@ -81,7 +79,7 @@ def choose_model(model: Path | None, *, device: str, task: str | None = None) ->
     if task is not None:
         TASKS[task].check_kind(config, checkpoint, otherwise=", or another --model")
     check_size(config, checkpoint)
-    return Chosen(checkpoint, config, target)
+    return Chosen(checkpoint, config, device)
 
 
 def _trained_on(checkpoint: Path) -> str:

@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from avtool.devices import autocast
 from avtool.engine.run import Run
 from avtool.model.attention import attention_weights, merge_heads, split_heads
 from avtool.model.fusion import FusionBlock
 from avtool.model.transformer import Block
+from avtool.replicas import autocast
 from tests.gpu.checks import FIRST, Found, Lab, moved
 
 BACKENDS = ("FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION", "MATH")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from avtool import predict as chosen
 from avtool.places import BEST, checkpoint_folder
@@ -30,7 +31,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said_of(model: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    assert chosen.choose_model(model, device="cpu").config == CONFIG
+    assert chosen.choose_model(model, device=torch.device("cpu")).config == CONFIG
     return capsys.readouterr().err.splitlines()
 
 

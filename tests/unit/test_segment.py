@@ -111,7 +111,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args, **kwargs):
         pytest.fail("weights were loaded")
 
-    for module in ("avtool.tasks.context", "avtool.tasks.segment.predict"):
+    for module in ("avtool.tasks.context", "avtool.predict"):
         monkeypatch.setattr(f"{module}.load_model", load)
 
 

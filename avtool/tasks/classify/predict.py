@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from avtool.devices import resolve_device
 from avtool.predict import Chosen, Clips, Failed, choose_model
 from avtool.tasks.names import ClassNames
 
@@ -48,7 +49,7 @@ def classify(
     A clip that cannot be used is told to ``failed`` and left out, or raised where that is None. The weights are loaded
     once the first clip is found to be usable. AvtoolError where the model is no classifier.
     """
-    chosen = choose_model(model, device=device, task="classify")
+    chosen = choose_model(model, device=resolve_device(device), task="classify")
     half = chosen.config.window / chosen.config.rate / 2
     return _classified(Clips(clips, audio, every or half, failed), chosen)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from avtool.devices import resolve_device
 from avtool.errors import MediaError
 from avtool.files import atomic_file, check_output
 from avtool.model.encoder import encoder_of
@@ -39,7 +40,7 @@ def embed(
     """
     check_output(out, force=force, suffix=".npz", others=(*clips, audio))
     given = Clips(clips, audio, every, failed)
-    computed = list(given.compute(choose_model(model, device=device), _tokens))
+    computed = list(given.compute(choose_model(model, device=resolve_device(device)), _tokens))
     if not computed:
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")
     arrays: dict[str, Any] = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from avtool.clip import Clip
+from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
@@ -62,9 +63,10 @@ def localize(
         check_output(raw, force=force, option="--raw", suffix=".npy", others=(clip, audio))
     if map is not None and map not in EVERY:
         raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
+    target = resolve_device(device)
     with Clip(clip, audio) as source:
         time = source.time(at)
-        chosen = choose_model(model, device=device)
+        chosen = choose_model(model, device=target)
         waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)

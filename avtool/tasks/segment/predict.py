@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from avtool.clip import Clip
+from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
@@ -67,6 +68,7 @@ def segment(
     used.
     """
     _check_outputs(out, overlay, at, inputs=(clip, audio), force=force)
+    target = resolve_device(device)
     whole_clip = out.suffix.lower() == VIDEO
     with Clip(clip, audio) as source:
         time = source.time(at)
@@ -74,7 +76,7 @@ def segment(
             raise UsageError(
                 f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
             )
-        chosen = choose_model(model, device=device, task="segment")
+        chosen = choose_model(model, device=target, task="segment")
         names = _names(chosen)
         if whole_clip:
             return _segment_clip(source, time, chosen, names, out=out)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from avtool.clip import Clip
+from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, to_float_waveform
 from avtool.files import atomic_folder, check_output, json_text, printable
@@ -98,6 +99,7 @@ def separate(
     check_output(out, force=force, markers=(FACTS_JSON,))
     if box is not None and other is not None:
         raise UsageError("--box and --with do not go together", hint="leave one of them out")
+    target = resolve_device(device)
     with ExitStack() as files:
         clips = [files.enter_context(Clip(clip, audio))]
         time = clips[0].time(at)
@@ -108,7 +110,7 @@ def separate(
                     f"--with {printable(other)} has the very sound of the clip: there is nothing to tell apart",
                     hint="name another clip",
                 )
-        chosen = choose_model(model, device=device, task="separate")
+        chosen = choose_model(model, device=target, task="separate")
         heard, tracks = _sounds(clips, chosen.config.rate)
         guides = [_guide(GUIDED, clips[0], time, box, fixed=at is not None)]
         guides += [_guide(OTHER, one, one.time(None), None) for one in clips[1:]]
