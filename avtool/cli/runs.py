@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from avtool import places
 from avtool.commands import command_line, print_once
+from avtool.errors import DataError, RecipeError, UsageError
 
 if TYPE_CHECKING:
     from avtool.config.schema import Recipe
-
 
 TRAINING = ("recipe", "data", "out", "resume", "stop_after", "dry_run", "device", "threads", "force")
 """Options of the commands that train, of those that are shared."""
@@ -40,7 +41,7 @@ def start_training(
         settings = [*settings, f"seed={seed}"]
     chosen, name = _recipe(task, recipe, settings, out if resume else None)
     out = out or _default_out(Path(name).stem, resume=resume)
-    data = data or (_data_of(out) if resume else None) or _default_data(chosen)
+    data = data or _data(chosen, out if resume else None)
     if not dry_run:
         from avtool.engine import train
 
@@ -71,7 +72,6 @@ def start_training(
 def _recipe(task: str, name: str | None, settings: Sequence[str], resumed: Path | None) -> tuple[Recipe, str]:
     """The recipe and its name, without one that of the run that is ``resumed``."""
     from avtool.config.recipes import load_recipe
-    from avtool.errors import RecipeError, UsageError
 
     if name is None:
         if resumed is None:
@@ -92,8 +92,6 @@ def _recipe(task: str, name: str | None, settings: Sequence[str], resumed: Path 
 
 
 def _check_task(recipe: Recipe, name: str, task: str) -> None:
-    from avtool.errors import UsageError
-
     if recipe.task != task:
         verb = "pretrain" if recipe.task == "pretrain" else f"finetune {recipe.task}"
         hint = f"avtool {verb} --recipe {name}, or another recipe: avtool recipes ls"
@@ -102,18 +100,13 @@ def _check_task(recipe: Recipe, name: str, task: str) -> None:
         raise UsageError(f"recipe {name} is of task {recipe.task}, not {task}", hint=hint)
 
 
-def _data_of(run: Path) -> Path | None:
-    """The prepared data that a run was made from."""
+def _data(recipe: Recipe, resumed: Path | None) -> Path:
+    """The prepared data that the run that is ``resumed`` was made from, else those of the recipe's name."""
     from avtool.tracking import read_run_facts
 
-    folder = read_run_facts(run).get("data", {}).get("folder")
-    return Path(folder) if folder else None
-
-
-def _default_data(recipe: Recipe) -> Path:
-    from avtool import places
-    from avtool.errors import DataError
-
+    facts = read_run_facts(resumed) if resumed is not None else {}
+    if made_from := facts.get("data", {}).get("folder"):
+        return Path(made_from)
     folder = places.prepared_folder(recipe.data.name)
     if not folder.is_dir():
         raise DataError(
@@ -125,8 +118,6 @@ def _default_data(recipe: Recipe) -> Path:
 
 def _default_out(name: str, *, resume: bool) -> Path:
     """A new run folder; with ``resume`` the newest run of this recipe that has a checkpoint, if any."""
-    from avtool import places
-
     if resume and places.RUNS.is_dir():
         dated = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
         if newest := places.newest_of(run for run in places.RUNS.iterdir() if dated.fullmatch(run.name)):
