@@ -215,7 +215,7 @@ class _File:
         """Those of the fusion tokens and blocks."""
         total, dim = self.shape("encoder.fusion_tokens", 3)[1:]
         layers = self.numbers("encoder.fusion_blocks.")
-        found = flat(Fusion(kind="factorized", layers="none"))
+        found = flat(Fusion(kind="factorized", layers="none"), "fusion")
         if layers:
             first = f"encoder.fusion_blocks.{layers[0]}."
             if f"{first}attn.attn_v.q.weight" not in self.state:

@@ -113,9 +113,9 @@ def read_config(folder: Path) -> Config:
         raise CheckpointError(f"{path}: {what}; there are {', '.join((*kinds(), VIT))}", hint=MEND)
     called: Callable[[str], str] = str
     if content.get("format") == 1:
-        from avtool.config.format1 import called, upgraded
+        from avtool.config import format1
 
-        content = upgraded(content, path)
+        content, called = format1.upgraded(content, path), format1.called
     wanted = config_of(kind)
     missing = ", ".join(map(called, _missing(wanted, content)))
     try:

@@ -89,9 +89,9 @@ def argument(*names: str) -> str:
     return "_".join(names[:-1] if len(names) > 1 and names[-1] == "kind" else names)
 
 
-def flat(section: Section) -> dict[str, Any]:
-    """A section as keyword arguments."""
-    return _flat(section.model_dump())
+def flat(section: Section, *above: str) -> dict[str, Any]:
+    """A section as keyword arguments; ``above``: the sections that it lies in."""
+    return _flat(section.model_dump(), *above)
 
 
 def _flat(values: Mapping[str, Any], *above: str) -> dict[str, Any]:

@@ -94,6 +94,15 @@ def test_a_guests_task_trains_resumes_is_evaluated_and_predicts(home: Home, pret
     assert [row["role"] for row in table["rows"]] == ["model", "control", "floor"]
     said = home("loudness", "clip.mp4", "--model", "whole").stdout
     assert said.startswith("clip.mp4  ") and said.endswith(" dB\n")
+    folder = checkpoints_of(home.folder / "whole")[-1]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["kind"] == "loudness" and config["head"] == {"scale": 5.0}
+    fusion = {f"fusion_{key}": value for key, value in config["model"].pop("fusion").items()}
+    model = {**config["model"], "fusion": fusion.pop("fusion_kind"), **fusion, **config.pop("head")}
+    spectrogram = {**config["spectrogram"], "mels": 32}
+    earlier = {**config, "format": 1, "model": model, "spectrogram": spectrogram}
+    (folder / "config.json").write_text(json.dumps(earlier))
+    assert home("loudness", "clip.mp4", "--model", str(folder)).stdout.endswith(" dB\n")
 
 
 def test_guests_are_named_where_all_are(home: Home) -> None:
