@@ -70,10 +70,8 @@ def kind_of(path: Path) -> str:
 def _kind_of_folder(path: Path) -> str:
     if (path / DATASET_JSON).is_file() or (path / "shards").is_dir():
         return "data set"  # without dataset.json a broken one, which opening it says
-    of_run = path.name == places.CHECKPOINTS or any(
-        (path / name).exists() for name in (places.CHECKPOINTS, RUN_JSON)
-    )
-    if of_run or places.is_checkpoint(path):
+    of_run = [path / places.CHECKPOINTS, path / RUN_JSON]
+    if places.is_checkpoint(path) or path.name == places.CHECKPOINTS or any(part.exists() for part in of_run):
         return "model"
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not entries:
@@ -95,15 +93,13 @@ def _refuse_other_files(path: Path) -> None:
     if path.name in PARTS:
         raise DataError(f"{path} is a part of the folder it lies in", hint=_inspect(path.parent))
     if path.suffix in (".pth", ".pt", ".safetensors"):
-        raise DataError(
-            f"{path} holds weights alone", hint=f"avtool convert {shlex.quote(str(path))} --out DIR"
-        )
+        hint = f"avtool convert {shlex.quote(str(path))} --out DIR"
+        raise DataError(f"{path} holds weights alone", hint=hint)
     if tarfile.is_tarfile(path):
         _check_members(path)
         whole = path.parent.parent if path.parent.name == "shards" else Path("DIR")
-        raise DataError(
-            f"{path} is a tar; of a prepared data set the folder is inspected", hint=_inspect(whole)
-        )
+        what = "is a tar; of a prepared data set the folder is inspected"
+        raise DataError(f"{path} {what}", hint=_inspect(whole))
 
 
 def _check_members(path: Path) -> None:

@@ -52,12 +52,11 @@ def _charts(dataset: PreparedDataset) -> dict[str, object]:
     width = next(w for w in (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 600, 3600, 1e9) if longest <= w * BINS)
     binned = np.bincount((durations / width).astype(int))
     ranges = range(int(np.flatnonzero(binned)[0]), len(binned))
+    most = np.argsort(-counts, kind="stable")[:CLASSES]
     return {
         "hours": durations.sum() / 3600,
         "durations": [(f"{k * width:g} to {(k + 1) * width:g}", int(binned[k])) for k in ranges],
-        "classes": [
-            (dataset.classes[k], int(counts[k])) for k in np.argsort(-counts, kind="stable")[:CLASSES]
-        ],
+        "classes": [(dataset.classes[k], int(counts[k])) for k in most],
     }
 
 
