@@ -248,8 +248,8 @@ def test_a_run_goes_from_mixtures_to_a_model_that_separates(data: Path, tmp_path
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ("model.patch_size=8", TrainingError, "patches of 16x16, this encoder has 8x8"),
-        ("model.dim=8", TrainingError, "needs 16 or more, this encoder has 8"),
+        ("model.patch_size=8", TrainingError, "patches of 16x16, not 8x8"),
+        ("model.dim=8", TrainingError, "needs 16 or more, not 8"),
         ("spectrogram.hop=500", TrainingError, "overlap by less than half"),
         ("separate.sources=4", DataError, "has 3 classes among its 18 clips"),
     ],
