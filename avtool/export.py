@@ -58,7 +58,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
             module, inputs, dynamic_shapes={"image": {0: batch}, "audio": {0: batch}}
         )
     named = zip(("image", "audio"), inputs, strict=True)
-    described = {
+    described: dict[str, object] = {
         "kind": kind,
         "inputs": {name: ["batch", *value.shape[1:]] for name, value in named},
         "outputs": {name: ["batch", *value.shape[1:]] for name, value in outputs.items()},

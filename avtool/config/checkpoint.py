@@ -13,7 +13,7 @@ from avtool.config.types import Section, flat, keys, nested, section_in
 from avtool.errors import CheckpointError
 from avtool.registry import VIT, kinds
 
-FORMAT = 2
+FORMAT: Literal[2] = 2
 
 
 class Config(Section):
@@ -81,7 +81,8 @@ def config_of(kind: str) -> type[Config]:
 def divided(kind: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of config.json that hold the keyword ``arguments`` of a ``kind`` of model and of its ``LogMel``;
     what is of none of them stays in ``model``."""
-    left, found = dict(arguments), {}
+    left = dict(arguments)
+    found: dict[str, Any] = {}
     for name in ("spectrogram", "head", "model"):
         section = section_in(config_of(kind).model_fields[name].annotation)
         found[name] = section and nested(section, left)
