@@ -64,13 +64,11 @@ def benchmark_data(
     and with two worker processes. Raises DataError where there is no usable clip.
     """
     need(TRANSFORMS, purpose="bench data")
-    found = measured_on(
-        torch.device("cpu"), {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed}
-    )
-    keep_freed_memory(torch.device("cpu"))  # as training does
-    if (
-        START_METHOD == "forkserver"
-    ):  # before prepare starts it: workers then need not import torch one by one
+    cpu, settings = torch.device("cpu"), {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed}
+    found = measured_on(cpu, settings)
+    keep_freed_memory(cpu)  # as training does
+    if START_METHOD == "forkserver":
+        # Workers then need not import torch one by one; prepare would start a server that has not.
         set_forkserver_preload([__name__, TRANSFORMS])
         forkserver.ensure_running()
     with tempfile.TemporaryDirectory(prefix="avtool-bench-") as folder:

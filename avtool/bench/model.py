@@ -93,9 +93,10 @@ def benchmark(setup: Setup) -> dict[str, Any]:
     Times are seconds; bytes are peaks above weights, inputs and the optimizer's moments. AvtoolError where the device
     has too little memory, RecipeError where ``attn_ratio`` does not fit the size.
     """
-    choices = [("--size", setup.size, SIZES), ("--precision", setup.precision, PRECISIONS)]
-    for option, value, known in (*choices, *(("--fusion", fusion, FUSIONS) for fusion in setup.fusions)):
-        check_choice(option, value, known)
+    check_choice("--size", setup.size, SIZES)
+    check_choice("--precision", setup.precision, PRECISIONS)
+    for fusion in setup.fusions:
+        check_choice("--fusion", fusion, FUSIONS)
     if setup.compile:
         check_compiler(setup.device)
     ratio = f"model.fusion.attn_ratio={setup.attn_ratio}"
@@ -123,7 +124,7 @@ def _measure(suite: Suite, setup: Setup) -> dict[str, Any]:
     product = spread(times[PRODUCT])
     rate = 2 * PRODUCT_SIDE**3 / product["median"] / 1e9
     say("memory and arithmetic")
-    results = {
+    results: dict[str, dict[str, Any]] = {
         name: {
             "name": name,
             "seconds": (taken := spread(times[name])),
