@@ -8,17 +8,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from avtool.config.types import (
-    Layers,
-    Number,
-    PartialShare,
-    Positive,
-    Section,
-    Size,
-    Tokens,
-    Whole,
-    fault,
-)
+from avtool.config.types import Layers, Number, PartialShare, Positive, Section, Size, Tokens, Whole, fault
 from avtool.registry import FUSIONS
 
 

@@ -108,10 +108,8 @@ class Lab:
             "train.batch_size": self.size.batch, "train.accumulate": 1, "train.precision": precision,
         }  # fmt: skip
         given = [*(f"{key}={value}" for key, value in changed.items()), *self.size.settings, *settings]
-        run = Run(
-            load_recipe(self.size.recipe, given), self.dataset, folder=self.folder / "none", device=device,
-            precision=PRECISIONS[precision], saved=None,
-        )  # fmt: skip
+        recipe = load_recipe(self.size.recipe, given)
+        run = Run(recipe, self.dataset, folder=self.folder / "none", device=device)
         set_learning_rate(run.optimizer, RATE)
         if compiled:
             check_compiler(device)

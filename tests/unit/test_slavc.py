@@ -18,13 +18,7 @@ from avtool.features import inputs_of, silence
 from avtool.model.build import random_model
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
-from avtool.tasks.localize.slavc import (
-    EXCHANGED,
-    SILENT,
-    UNTRAINED_EXCHANGED,
-    UNTRAINED_SILENT,
-    slavc_table,
-)
+from avtool.tasks.localize.slavc import EXCHANGED, SILENT, UNTRAINED_EXCHANGED, UNTRAINED_SILENT, slavc_table
 from avtool.tasks.table import UNTRAINED
 from tests.models import described
 

@@ -6,13 +6,7 @@ from functools import partial
 import numpy as np
 
 from avtool.errors import UsageError
-from avtool.metrics.localization import (
-    centred_disc,
-    ciou_median,
-    ideal_map,
-    slavc_confidence,
-    slavc_extended,
-)
+from avtool.metrics.localization import centred_disc, ciou_median, ideal_map, slavc_confidence, slavc_extended
 from avtool.model.localization import UNIMODAL
 from avtool.tasks.context import Context
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Row, Table

@@ -21,14 +21,7 @@ from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published,
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.segment import TASK
-from avtool.tasks.segment.train import (
-    EVALUATION_SIZE,
-    Scores,
-    blind,
-    check_classes,
-    resized,
-    scores_of,
-)
+from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 MODEL_ROW, EXCHANGED = "model", "another class's sound"

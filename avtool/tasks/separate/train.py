@@ -15,13 +15,7 @@ from avtool.data.views import MixtureViews, PartnerViews, draw_others, draws
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
-from avtool.losses import (
-    binary_masks,
-    magnitude_weights,
-    published_ratio_mask,
-    ratio_masks,
-    separation_loss,
-)
+from avtool.losses import binary_masks, magnitude_weights, published_ratio_mask, ratio_masks, separation_loss
 from avtool.metrics.separation import bss_eval
 from avtool.tasks.separate.recipe import Separate
 from avtool.tasks.settings import drawn_views, fixed_views
