@@ -291,6 +291,14 @@ def test_the_first_page_is_short() -> None:
     assert len(TEXT["README.md"].encode()) <= 6000
 
 
+def test_what_a_newcomer_reads_first_is_short() -> None:
+    page = (ROOT / "docs/extending.md").read_text()
+    part = page.partition("## Where to start reading")[2].partition("A training step")[0]
+    files = re.findall(r"`(avtool/[^`]+)`", part)
+    assert len(files) > 15
+    assert sum(len((ROOT / name).read_text().splitlines()) for name in files) < 3000
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_paths_lead_somewhere(page: Path) -> None:
     prose = BLOCK.sub("", TEXT[page.name])
