@@ -102,7 +102,7 @@ def check_attention(kind: str, precision: str, lab: Lab) -> Iterator[Found]:
     run = lab.run(kind, precision, lab.device, *lab.size.fewer)
     chosen: dict[str, str] = {}
     worst: dict[str, dict[str, Verdict]] = defaultdict(dict)
-    for weights in ("new weights", "trained", "scaled up", "low logits"):
+    for weights in ("new weights", "low logits", "trained", "scaled up"):
         if weights == "trained":
             lab.steps(run, run.task, lab.batch)
         if weights == "scaled up":
@@ -186,9 +186,8 @@ def try_one(
     found = dict(zip(wanted, (out.detach(), *gradients), strict=True))
     counts = {name: int((~part.isfinite()).sum()) for name, part in found.items()}
     if any(counts.values()):
-        return math.inf, ", ".join(
-            f"{count} of {name}" for name, count in counts.items() if count
-        ) + " not finite"
+        bad = ", ".join(f"{count} of {name}" for name, count in counts.items() if count)
+        return math.inf, f"{bad} not finite"
     off = [(found[name].double() - value).abs() / size for name, (value, size) in wanted.items()]
     units = max(part.nan_to_num(nan=math.inf).max().item() for part in off) / unit
     return units, f"{units:.2f}"

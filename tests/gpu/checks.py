@@ -223,7 +223,8 @@ def check_handover(lab: Lab) -> Iterator[Found]:
 @contextmanager
 def group_of_one(lab: Lab) -> Iterator[World]:
     """A process group of this process. The world says two, so that avtool takes the ways that it has for several."""
-    dist.init_process_group("nccl" if lab.cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at any free port
+    dist.init_process_group("nccl" if lab.cuda else "gloo", store=store, rank=0, world_size=1)
     try:
         yield World(rank=0, size=2)
     finally:
