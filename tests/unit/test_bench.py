@@ -544,7 +544,7 @@ def test_both_sides_are_measured_by_turns(quick, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_data_table_fits_80_columns(quick, folder: Path) -> None:
-    assert "[default: 32]" in bench("data --help").stdout
+    assert "Clips in a batch.  [default: 32;" in bench("data --help").stdout
     done = bench("data --rounds 1 --batch 4", args=[str(folder)])
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
