@@ -76,7 +76,7 @@ def convert(
     return config
 
 
-_HINT = "set what no tensor tells to fit, as heads=12 (avtool convert --help)"
+_HINT = "set what no tensor tells to fit, as heads=12 or decoder_heads=16 (avtool convert --help)"
 
 
 def read_published(path: Path) -> dict[str, Tensor]:

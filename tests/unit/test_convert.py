@@ -55,7 +55,8 @@ def assumptions(case: reader.Case, **changes: object) -> dict[str, object]:
 def converted(case: reader.Case, model: str, folder: Path, *, under: str | None = "state_dict") -> Path:
     state = published(case, model)
     torch.save(state if under is None else {under: state, "epoch": 3}, folder / "published.pth")
-    convert(folder / "published.pth", folder / "out", assume=assumptions(case))
+    given = assumptions(case) if model == "avmae" else assumptions(case, decoder_heads=None)
+    convert(folder / "published.pth", folder / "out", assume=given)
     return folder / "out"
 
 
