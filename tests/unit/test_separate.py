@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 from pathlib import Path
 
 import cv2
@@ -347,6 +348,15 @@ def test_the_files_sum_to_the_clips_own_sound(tmp_path: Path, model: Path) -> No
     assert np.abs(guided[5000:-5000, 1]).max() < 0.01  # 9.5 kHz: above what the model hears
     assert cv2.imread(str(out / "masks.png")).shape[1] > 800
     assert json.loads((out / "separation.json").read_text())["with"] is None
+
+
+def test_the_same_sounds_are_the_same_bytes(tmp_path: Path, model: Path) -> None:
+    path, written = clip(tmp_path / "x.mp4", tone(3)), []
+    for seconds in (0.0, 1.1):  # libsndfile asks the system what time it is, in whole seconds
+        time.sleep(seconds)
+        out = separate(path, out=tmp_path / str(seconds), model=model).files[0].parent
+        written.append([(out / name).read_bytes() for name in ("guided.wav", "rest.wav")])
+    assert written[0] == written[1]
 
 
 def test_a_clip_is_not_mixed_with_itself(tmp_path: Path, model: Path) -> None:

@@ -318,6 +318,11 @@ def _write(
         for name, sound in sounds.items():
             content = io.BytesIO()  # so that any path will do, and a full disk is an OSError with its reason
             soundfile.write(content, sound, rate, format="WAV", subtype="FLOAT")
-            (partial / f"{name}.wav").write_bytes(content.getvalue())
+            data = bytearray(content.getvalue())
+            peak = data.index(
+                b"PEAK"
+            )  # libsndfile's chunk says when it was written: equal sounds, equal bytes
+            data[peak + 12 : peak + 16] = bytes(4)
+            (partial / f"{name}.wav").write_bytes(data)
         write_png(partial / MASKS_PNG, picture)
         (partial / FACTS_JSON).write_text(json_text(facts, indent=2) + "\n", encoding="utf-8")
