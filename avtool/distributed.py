@@ -52,14 +52,14 @@ class World:
         """Whether this process talks and writes."""
         return self.rank == 0
 
-    def share(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """This process's share of ``count`` samples: in order of rank they are all of them, each once, and no share is
         larger than another by more than one."""
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather(self, value: Any) -> list[Any]:
         """The ``value`` of every process, in order of rank, in every process. It is pickled. ProcessError where one is
-        gone, or has an error to tell (``as_one``)."""
+        gone, or has an error to tell (``fail_together``)."""
         if self.size == 1:
             return [value]
         gathered: list[Any] = [None] * self.size
@@ -70,7 +70,7 @@ class World:
                 raise one
         return gathered
 
-    def collect(self, value: Any) -> list[Any]:
+    def gather_to_rank0(self, value: Any) -> list[Any]:
         """``gather`` for what is large: rank 0 gets the values, the others nothing ([])."""
         if self.size == 1:
             return [value]
@@ -79,7 +79,7 @@ class World:
             dist.gather_object(value, collected)
         return collected or []
 
-    def rows(self, parts: Sequence[Tensor]) -> Tensor:
+    def gather_rows(self, parts: Sequence[Tensor]) -> Tensor:
         """The rows (n, ...) in ``parts`` of every process, one after the other in order of rank, (N, ...), in every
         process. One that has none contributes none."""
         if self.size == 1:
@@ -88,14 +88,14 @@ class World:
         whole = torch.cat([rows for rows in gathered if rows is not None])
         return whole.to(parts[0].device) if parts else whole
 
-    def total(self, values: Mapping[str, float]) -> dict[str, float]:
+    def all_reduce_sum(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum over all processes of each of ``values``, by name, in every process."""
         gathered = self.gather(dict(values))
         names = dict.fromkeys(name for one in gathered for name in one)
         return {name: sum(one.get(name, 0.0) for one in gathered) for name in names}
 
     @contextmanager
-    def as_one(self) -> Iterator[list[ProcessError]]:
+    def fail_together(self) -> Iterator[list[ProcessError]]:
         """A block that all processes end together, and that fails as a whole: an error of any of them is raised by rank
         0 at its next ``gather`` or at the block's end, and the others leave the block without one. They find it in the
         list that the block is given, once it has ended."""
@@ -168,7 +168,7 @@ class _OfAll(torch.autograd.Function):
         return ctx.among.sum_of_own(gradient.contiguous()), None
 
 
-def of_all(rows: Tensor) -> tuple[Tensor, int]:
+def all_gather_with_grad(rows: Tensor) -> tuple[Tensor, int]:
     """The ``rows`` (n, ...) of every process or thread that shares the batch, in order of rank, (N, ...), with
     gradient, and the number of this one's first: what a loss needs that relates the samples of a batch to each other.
     All of them have as many. Each computes the loss of its own rows, whose mean over all is that of the batch."""
@@ -206,7 +206,7 @@ def local_device(device: torch.device) -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def process_group(device: torch.device) -> Iterator[World]:
     """The job that ``torchrun`` started this process for, or this process alone. Gloo on CPUs, NCCL on GPUs."""
     if not started_by_torchrun():
         yield World()

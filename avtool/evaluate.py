@@ -11,7 +11,7 @@ from avtool.config.checkpoint import Config, read_model_config
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
-from avtool.distributed import joined, local_device
+from avtool.distributed import local_device, process_group
 from avtool.errors import DataError, UsageError
 from avtool.files import atomic_file, check_output, json_text
 from avtool.places import resolve_checkpoint
@@ -56,8 +56,8 @@ def evaluate(
     """
     tables: list[Table] = []
     # What is gathered lies in the computer's own memory, whatever device it was computed on.
-    job = joined(torch.device("cpu"))
-    with job as world, world.as_one(), quiet(not world.main):
+    job = process_group(torch.device("cpu"))
+    with job as world, world.fail_together(), quiet(not world.main):
         for option, path in (("--out", out), ("--save-predictions", save_predictions)):
             if path is not None:
                 check_output(path, force=force, option=option)

@@ -57,7 +57,7 @@ def replicas_for(
 
 
 def in_parallel(task: nn.Module, world: World, device: torch.device, *, replicas: int) -> nn.Module:
-    """``task`` as the training loop calls it. Its ``leaves_unused`` says whether some parameters get no gradient."""
+    """``task`` as the training loop calls it; its ``unused_parameters``: whether some of them get no gradient."""
     if world.size > 1:
         with warnings.catch_warnings():
             # Not `forward_sync_buffers`, its new name: torch 2.11 does not have it.
@@ -67,7 +67,7 @@ def in_parallel(task: nn.Module, world: World, device: torch.device, *, replicas
                 device_ids=[device] if device.type == "cuda" else None,
                 broadcast_buffers=False,  # of BatchNorm alone: all have the same on GPUs, rank 0's are kept on CPUs
                 gradient_as_bucket_view=True,
-                find_unused_parameters=bool(task.leaves_unused),
+                find_unused_parameters=bool(task.unused_parameters),
             )
     return Replicas(task, replicas) if replicas > 1 else task
 

@@ -10,7 +10,7 @@ from avtool.config.recipes import dump_recipe
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import check_compiler, keep_freed_memory, precision_name, resolve_device
-from avtool.distributed import World, joined, local_device
+from avtool.distributed import World, local_device, process_group
 from avtool.engine import loop
 from avtool.engine.dry import dry_run
 from avtool.engine.run import OthersFailed, Run
@@ -50,8 +50,8 @@ def train(
     that is known.
     """
     target = local_device(resolve_device(device))
-    with joined(target) as world, quiet(not world.main):
-        with world.as_one() as failed:
+    with process_group(target) as world, quiet(not world.main):
+        with world.fail_together() as failed:
             recipe, checkpoint = starting_model(recipe, allow_random=allow_random)
             check_output(out, force=force or resume, markers=(RUN_JSON,))
             dataset = PreparedDataset(data, recipe.data.split)
@@ -142,7 +142,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
         f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {precision}), into {run.folder}"
     )
-    if run.task.best and not len(clips.held_out):
+    if run.task.monitor and not len(clips.held_out):
         share = recipe.data.validation
         why = f": data.validation={share:g} of so few recordings a class is none" if share else ""
         say(

@@ -170,7 +170,7 @@ class Run:
         """The best measure so far: the checkpoint's, or one that was taken of it once it was written."""
         best: dict[str, float] | None = saved.trainer.get("best")
         for row in self._measured():
-            value = row.get(f"held_out_{self.task.best}")
+            value = row.get(f"held_out_{self.task.monitor}")
             if row["step"] == self.step and value is not None and _beats(value, best):
                 best = {"value": value, "step": self.step}
         return best
@@ -201,7 +201,7 @@ class Run:
             seed=self.recipe.seed,
             start_step=self.step * self.schedule.accumulate,
             merged=self.schedule.merged,
-            share=self.world.share(self.recipe.train.batch_size * self.schedule.merged),
+            share=self.world.shard(self.recipe.train.batch_size * self.schedule.merged),
             pin_memory=self.device.type == "cuda",
         )
 
@@ -266,7 +266,7 @@ class Run:
             return
         # Passes over other sizes are not worth compiling for.
         eager = torch.compiler.set_stance("force_eager")
-        with self.world.as_one() as failed, autocast(self.device, self.precision), eager:
+        with self.world.fail_together() as failed, autocast(self.device, self.precision), eager:
             values = self._measure(limit)
             if self.world.main:
                 self._keep_measures(values)
@@ -277,7 +277,7 @@ class Run:
         def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:
             views, chosen = self.task.evaluation_views(self.recipe, dataset, clips)
             shown, group = spread_over(chosen, limit), self.task.group
-            share = self.world.share(math.ceil(len(shown) / group))
+            share = self.world.shard(math.ceil(len(shown) / group))
             for batch in batches_in_order(
                 views,
                 shown[share.start * group : share.stop * group],
@@ -294,13 +294,13 @@ class Run:
         )
 
     def _keep_measures(self, values: dict[str, float]) -> None:
-        if self.task.best and _beats(values[self.task.best], self.best):
-            self.best = {"value": values[self.task.best], "step": self.step}
+        if self.task.monitor and _beats(values[self.task.monitor], self.best):
+            self.best = {"value": values[self.task.monitor], "step": self.step}
             self._write(self.folder / BEST)  # before the log says that this was measured
         measures = {f"held_out_{name}": value for name, value in values.items()}
         self.log.write(**self.position(), held_out=self.clips.part, **measures)
         part = f"{self.clips.part}, {values['clips']:.0f} samples"
-        say(f"held out after step {self.step} ({part}): {self.task.in_words(values)}")
+        say(f"held out after step {self.step} ({part}): {self.task.summarize(values)}")
         if self.recipe.task == PRETRAIN:
             self._draw()
 

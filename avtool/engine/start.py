@@ -47,7 +47,7 @@ class Clips:
     @classmethod
     def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
         """DataError where fewer than a batch are left to train on."""
-        usable, left_out = TASKS[recipe.task].trainer().usable(recipe, dataset)
+        usable, left_out = TASKS[recipe.task].trainer().select_clips(recipe, dataset)
         if recipe.data.fold:
             usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
         if recipe.task == PRETRAIN:

@@ -86,14 +86,14 @@ class Context:
 
         The processes share the samples. Rank 0 has the arrays, another has none ({}) and is done with its part.
         """
-        share = self.world.share(len(numbers) // averaged)
+        share = self.world.shard(len(numbers) // averaged)
         own = self._computed(
             views, numbers[share.start * averaged : share.stop * averaged].tolist(), compute, averaged
         )
         names: list[Key] = next(filter(None, self.world.gather(list(own))), [])
         found = {}
         for name in names:  # one by one: a map of every pixel is large, and rank 0 holds it twice
-            parts = self.world.collect(own.pop(name, None))
+            parts = self.world.gather_to_rank0(own.pop(name, None))
             if self.world.main:
                 found[name] = np.concatenate([part for part in parts if part is not None])
         return found

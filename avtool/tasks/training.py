@@ -29,17 +29,17 @@ Batches = Callable[[], Iterable[dict[str, Tensor]]]
 class Training(nn.Module):
     """A task's model and its loss. The engine trains any of them with the same loop.
 
-    ``config`` is the model's config.json but for its ``origin``. ``best`` names the measure, the larger the better,
-    that the best checkpoint is chosen by ("": the last one is meant). ``leaves_unused`` says whether some of the
+    ``config`` is the model's config.json but for its ``origin``. ``monitor`` names the measure, the larger the better,
+    that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
     parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
 
     ``forward`` takes a batch and gives ``loss`` and its parts, scalars. It may get a part of a batch, several batches
     one after the other, or a part of those: the loss is the mean over its samples, or what relates them to others of
-    their batch asks for these (``distributed.of_all``).
+    their batch asks for these (``distributed.all_gather_with_grad``).
     """
 
-    best: ClassVar[str] = ""
-    leaves_unused: ClassVar[bool] = False
+    monitor: ClassVar[str] = ""
+    unused_parameters: ClassVar[bool] = False
     group: ClassVar[int] = 1
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset | None, chosen: np.ndarray | None) -> None:
@@ -70,7 +70,7 @@ class Training(nn.Module):
         return next(iter(task.kinds)), task.head_section().of(recipe.options)
 
     @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """The numbers of the clips that can be trained on, int64 (N,), and how many were left out, by reason."""
         return np.arange(len(dataset)), {}
 
@@ -110,6 +110,6 @@ class Training(nn.Module):
         """What is predicted of the clips of ``batch``, uint8 (height, width, 3) RGB: pretraining's alone."""
         raise NotImplementedError
 
-    def in_words(self, values: dict[str, float]) -> str:
+    def summarize(self, values: dict[str, float]) -> str:
         """What ``measure`` gave, in words, each with its floor."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from torch.profiler import profile
 
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.distributed import World, joined, share_batch_norm
+from avtool.distributed import World, process_group, share_batch_norm
 from avtool.engine.run import Run
 from avtool.replicas import in_parallel
 
@@ -98,7 +98,7 @@ def apart_in_measures(name: str, data: Path, world: World, *settings: str) -> fl
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
-    with joined(CPU) as job:
+    with process_group(CPU) as job:
         facts = {
             "separate": apart_from_halves("tiny-separate", folder, job),
             "segment": apart_from_halves("tiny-segment", folder, job),

@@ -26,7 +26,7 @@ from avtool.bench.measure import count_flops, peak_bytes
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import PRECISIONS, check_compiler
-from avtool.distributed import World, of_all, share_batch_norm
+from avtool.distributed import World, all_gather_with_grad, share_batch_norm
 from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.engine.run import Run
 from avtool.errors import TrainingError, in_bytes
@@ -274,7 +274,7 @@ def check_gathered(lab: Lab) -> Iterator[Found]:
     """What a contrastive loss asks of the other processes, with its gradient."""
     rows, weights = (torch.randn(6, 4, device=lab.device, requires_grad=True) for _ in range(2))
     with group_of_one(lab):
-        gathered, first = of_all(rows)
+        gathered, first = all_gather_with_grad(rows)
         (gradient,) = torch.autograd.grad((gathered * weights).sum(), rows)
     same = gathered is not rows and torch.equal(gathered, rows) and torch.equal(gradient, weights)
     yield Found(same and first == 0, f"rows and gradient are {'' if same else 'not '}as they were")

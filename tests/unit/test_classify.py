@@ -101,13 +101,13 @@ def run(data: Path, out: Path, *overrides: str, **options) -> Path:
 
 def task_of(data: Path, *overrides: str) -> tuple[Classification, Recipe, PreparedDataset, np.ndarray]:
     recipe, dataset = recipe_of(*overrides), PreparedDataset(data, "train")
-    chosen, _ = Classification.usable(recipe, dataset)
+    chosen, _ = Classification.select_clips(recipe, dataset)
     return Classification(recipe, dataset, chosen), recipe, dataset, chosen
 
 
 def batch_of(task: Classification, recipe: Recipe, dataset: PreparedDataset, keys: list[tuple[int, int]]):
     """The training batch of (epoch, index) pairs."""
-    chosen, _ = Classification.usable(recipe, dataset)
+    chosen, _ = Classification.select_clips(recipe, dataset)
     views = task.training_views(recipe, dataset, chosen)
     return collate([views.sample(epoch, index) for epoch, index in keys])
 
@@ -130,9 +130,9 @@ def test_targets_have_a_one_for_each_label(data: Path) -> None:
 
 def test_clips_without_a_label_or_with_several_are_left_out_and_counted(data: Path) -> None:
     dataset = PreparedDataset(data, "train")
-    chosen, left_out = Classification.usable(recipe_of(), dataset)
+    chosen, left_out = Classification.select_clips(recipe_of(), dataset)
     assert (len(chosen), left_out) == (24, {"without a label": 1, "with several labels": 1})
-    chosen, left_out = Classification.usable(recipe_of("classify.multi_label=true"), dataset)
+    chosen, left_out = Classification.select_clips(recipe_of("classify.multi_label=true"), dataset)
     assert (len(chosen), left_out) == (25, {"without a label": 1})
 
 

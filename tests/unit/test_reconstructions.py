@@ -93,7 +93,7 @@ def test_collapsed_fusion_tokens_have_no_rank(monkeypatch: pytest.MonkeyPatch) -
     batches = [_batch(12)]
     healthy = task.validate(lambda: batches, lambda: batches)
     assert 2 < healthy["effective_rank_fusion"] <= 11
-    assert "effective rank of fusion tokens" in task.in_words(healthy)
+    assert "effective rank of fusion tokens" in task.summarize(healthy)
     torch.nn.init.zeros_(task.model.encoder.fusion_norm.weight)
     assert task.validate(lambda: batches, lambda: batches)["effective_rank_fusion"] == 0
     monkeypatch.setattr(pretrain, "RANKED_CLIPS", 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from avtool.distributed import of_all
+from avtool.distributed import all_gather_with_grad
 from avtool.losses import contrastive_loss
 from avtool.replicas import Replicas
 
@@ -33,7 +33,10 @@ class Contrast(nn.Module):
         self.image, self.audio = nn.Linear(4, 5), nn.Linear(3, 5)
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        (images, first), (sounds, _) = of_all(self.image(batch["x"])), of_all(self.audio(batch["y"]))
+        (images, first), (sounds, _) = (
+            all_gather_with_grad(self.image(batch["x"])),
+            all_gather_with_grad(self.audio(batch["y"])),
+        )
         own = slice(first, first + len(batch["x"]))
         return contrastive_loss(
             images[own] @ sounds.t(), sounds[own] @ images.t(), first=first, temperature=0.5

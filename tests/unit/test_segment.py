@@ -163,7 +163,7 @@ def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: 
     assert large == pytest.approx(small, rel=1e-5)
     assert large["clips"] == 8
     assert large["floor"] == pytest.approx(32 * 28 / 64**2, rel=0.02)
-    assert "a blind mask gets" in task.in_words(large)
+    assert "a blind mask gets" in task.summarize(large)
     assert task.training
 
 

@@ -159,7 +159,7 @@ def test_stretches_of_a_long_sound_meet_without_a_seam(monkeypatch: pytest.Monke
 def batch_of(task: Separation, what: Recipe, dataset: PreparedDataset, epoch: int = 0) -> dict[str, Tensor]:
     from avtool.data.loader import collate
 
-    clips, _ = task.usable(what, dataset)
+    clips, _ = task.select_clips(what, dataset)
     views = task.training_views(what, dataset, clips)
     return collate([views.sample(epoch, int(i)) for i in clips[:4]])
 
@@ -210,7 +210,7 @@ def oracle(module: torch.nn.Module, mixed: Mixtures) -> Tensor:
 
 def test_what_is_measured_of_masks_that_are_right(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset, what = PreparedDataset(data), recipe()
-    clips, _ = Separation.usable(what, dataset)
+    clips, _ = Separation.select_clips(what, dataset)
     task = Separation(what, dataset, clips)
     views, numbers = task.evaluation_views(what, dataset, clips)
 
@@ -226,7 +226,7 @@ def test_what_is_measured_of_masks_that_are_right(data: Path, monkeypatch: pytes
     assert values["sdr_improvement"] > 10 and values["exchanged"] < -5
     assert values["loss"] < untrained["loss"] and values["clips"] == len(clips) == 18
     assert abs(untrained["sdr_improvement"]) < 1 and untrained["floor"] == values["floor"]
-    assert "over the mixture itself" in task.in_words(values)
+    assert "over the mixture itself" in task.summarize(values)
 
 
 def test_fixed_mixtures_are_of_different_classes_and_follow_from_the_seed(data: Path) -> None:

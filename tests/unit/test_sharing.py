@@ -71,7 +71,7 @@ def in_processes(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[Wo
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_shares_are_everything_once_in_order_and_differ_by_one_at_most(size: int) -> None:
     for count in range(20):
-        shares = [range(count)[World(rank, size).share(count)] for rank in range(size)]
+        shares = [range(count)[World(rank, size).shard(count)] for rank in range(size)]
         assert [sample for share in shares for sample in share] == list(range(count))
         lengths = list(map(len, shares))
         assert max(lengths) - min(lengths) <= 1
@@ -132,7 +132,7 @@ def test_an_error_anywhere_is_raised_once_by_the_first_process(
     failing: tuple[int, ...], place: str, in_processes: Callable[..., list[Any]]
 ) -> None:
     def job(world: World) -> str:
-        with world.as_one():
+        with world.fail_together():
             for at in ("before", "between", "after"):
                 if at == place and world.rank in failing:
                     raise DataError("the disk is gone", hint="mount it")
@@ -154,7 +154,7 @@ def test_a_defect_and_a_wrong_use_keep_their_words_and_exit_codes(
     error: Exception, message: str, code: int, in_processes: Callable[..., list[Any]]
 ) -> None:
     def job(world: World) -> None:
-        with world.as_one():
+        with world.fail_together():
             if world.rank:
                 raise error
 
@@ -167,7 +167,7 @@ def test_a_process_that_is_gone_is_said(
     in_processes: Callable[..., list[Any]],
 ) -> None:
     def job(world: World) -> None:
-        with world.as_one():
+        with world.fail_together():
             if world.rank:
                 distributed.dist.barrier.abort()  # type: ignore[attr-defined]
             else:
@@ -179,7 +179,7 @@ def test_a_process_that_is_gone_is_said(
 
 
 def resumed(out: Path, world: World) -> Saved | None:
-    with world.as_one() as failed:
+    with world.fail_together() as failed:
         found = newest_checkpoint(load_recipe("tiny"), out, force=False, world=world)
     return None if failed else found
 
@@ -230,9 +230,9 @@ def write_run(out: Path, *steps: int) -> None:
 
 def test_rows_and_totals_are_those_of_all_in_order_and_some_may_have_none(in_processes) -> None:
     def job(world: World) -> tuple[list[int], dict[str, float]]:
-        own = range(5)[world.share(5)] if world.rank != 1 else range(0)
-        rows = world.rows([torch.tensor([number]) for number in own])
-        return rows.tolist(), world.total({f"of {world.rank % 2}": 1.0, "all": 2.0} if own else {})
+        own = range(5)[world.shard(5)] if world.rank != 1 else range(0)
+        rows = world.gather_rows([torch.tensor([number]) for number in own])
+        return rows.tolist(), world.all_reduce_sum({f"of {world.rank % 2}": 1.0, "all": 2.0} if own else {})
 
     for size, rows in ((1, [0, 1, 2, 3, 4]), (3, [0, 3, 4])):
         for found, totals in in_processes(size, job):

@@ -36,7 +36,7 @@ class Classification(Training):
     ``multi_label`` the targets are every label of a clip, else its only one.
     """
 
-    best: ClassVar[str] = "score"
+    monitor: ClassVar[str] = "score"
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
         super().__init__(recipe, dataset, chosen)
@@ -78,7 +78,7 @@ class Classification(Training):
         return kind, Classes(classes=len(dataset.classes))
 
     @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with a label; where a clip has one class, those with exactly one."""
         usable, left_out = labelled(dataset, several=recipe.options.multi_label)
         if not len(usable):
@@ -144,8 +144,8 @@ class Classification(Training):
             for name, value in found._asdict().items():
                 logits[name].append(value.float())
             indices.append(batch["index"])
-        targets = self.targets(world.rows(indices).to(self.labels.device))
-        whole = {name: world.rows(logits[name]).to(targets.device) for name in ClassLogits._fields}
+        targets = self.targets(world.gather_rows(indices).to(self.labels.device))
+        whole = {name: world.gather_rows(logits[name]).to(targets.device) for name in ClassLogits._fields}
         scores = {name: self._score(value, targets) for name, value in whole.items()}
         loss = multi_label_loss if self.options.multi_label else single_label_loss
         shares = targets.mean(dim=0)
@@ -164,7 +164,7 @@ class Classification(Training):
             return macro(average_precision(scores, truth > 0)).mean
         return float(top_k_correct(scores, truth.argmax(axis=1), 1).mean())
 
-    def in_words(self, values: dict[str, float]) -> str:
+    def summarize(self, values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""
         what = "mAP" if self.options.multi_label else "top-1"
         heads = ", ".join(f"{name} {values[f'score_{name}']:.1%}" for name in ("image", "audio", "fusion"))

@@ -11,7 +11,7 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.views import MixtureViews, PartnerViews
-from avtool.distributed import World, of_all
+from avtool.distributed import World, all_gather_with_grad
 from avtool.errors import UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
@@ -34,8 +34,8 @@ class Localization(Training):
     frame with ``candidates`` sounds and a sound with as many frames, each pair a forward pass of its own.
     """
 
-    best: ClassVar[str] = "score"
-    leaves_unused = True
+    monitor: ClassVar[str] = "score"
+    unused_parameters = True
     group = GROUP
     model: LocalizationModel
 
@@ -45,7 +45,7 @@ class Localization(Training):
         self.batch_size = recipe.train.batch_size
 
     @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Every clip: neither labels nor boxes are needed. UsageError where no frame ever meets another's sound."""
         if recipe.options.encoding == UNIMODAL and recipe.train.batch_size < 2:
             raise UsageError(
@@ -89,8 +89,8 @@ class Localization(Training):
         patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
         count = len(patches)
         if count % self.batch_size:
-            patches, first = of_all(patches)
-            sounds, first = of_all(sounds)
+            patches, first = all_gather_with_grad(patches)
+            sounds, first = all_gather_with_grad(sounds)
         losses = []
         for start in range(0, len(patches), self.batch_size):
             batch = slice(start, min(start + self.batch_size, len(patches)))
@@ -145,7 +145,7 @@ class Localization(Training):
             sums["first"] += ((beaten + level > others) / level).sum().item()
             sums["pairs"] += len(own) * others
             sums["clips"] += len(own)
-        sums = world.total(sums)
+        sums = world.all_reduce_sum(sums)
         return {
             "score": sums["above"] / sums["pairs"] if sums["pairs"] else FLOOR,
             "floor": FLOOR,
@@ -172,7 +172,7 @@ class Localization(Training):
             yield scores.diagonal(), scores
 
     @staticmethod
-    def in_words(values: dict[str, float]) -> str:
+    def summarize(values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""
         return (
             f"a frame scores its own sound above {values['score']:.1%} of the others (floor {values['floor']:.0%}), "

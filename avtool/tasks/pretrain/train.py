@@ -113,7 +113,7 @@ class Pretraining(Training):
                 mean = torch.zeros_like(part.prediction)
                 sums["floor"] += count * reconstruction_loss(mean, part.target).item()
             sums["clips"] += count
-        sums = world.total(sums)
+        sums = world.all_reduce_sum(sums)
         clips = sums.pop("clips")
         result = {name: value / clips for name, value in sums.items()}
         result["loss"] = result["loss_image"] + result["loss_audio"]
@@ -144,10 +144,12 @@ class Pretraining(Training):
             for name, mean in mean_tokens(self.model.encoder(*self.inputs(batch))).items():
                 features[name].append(mean.cpu())
             labels.append(batch["label"].cpu())
-        return {name: world.rows(features[name]) for name in (*Tokens._fields, "all")}, world.rows(labels)
+        return {
+            name: world.gather_rows(features[name]) for name in (*Tokens._fields, "all")
+        }, world.gather_rows(labels)
 
     @staticmethod
-    def in_words(values: dict[str, float]) -> str:
+    def summarize(values: dict[str, float]) -> str:
         """Held-out measures in words, each with its floor."""
         text = f"loss {values['loss']:.3f}, {values['share_of_floor']:.3f} of what each patch's mean gets"
         accuracy = [

@@ -49,8 +49,8 @@ class Segmentation(Training):
     cross-entropy where ``semantic``; and the recipe's share of ``overlap_loss``.
     """
 
-    best: ClassVar[str] = "score"
-    leaves_unused = True
+    monitor: ClassVar[str] = "score"
+    unused_parameters = True
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
         super().__init__(recipe, dataset, chosen)
@@ -69,7 +69,7 @@ class Segmentation(Training):
         return "segmentation", Classes(classes=classes)
 
     @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with a mask. DataError where there is none, or where ``semantic`` finds masks without classes."""
         clips = masked_clips(dataset, range(len(dataset)))
         if recipe.options.semantic:
@@ -115,7 +115,7 @@ class Segmentation(Training):
         for of_process in world.gather({"": found, **guesses}):
             for name, parts in of_process.items():
                 whole[name] += parts
-        sums = world.total(sums)
+        sums = world.all_reduce_sum(sums)
         miou, f = summary(whole.pop(""))
         floor = max(summary(parts)[0] for parts in whole.values())
         return {
@@ -126,7 +126,7 @@ class Segmentation(Training):
             "clips": sums["clips"],
         }
 
-    def in_words(self, values: dict[str, float]) -> str:
+    def summarize(self, values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""
         protocol = "avs-semantic" if self.semantic else "avs-tpavi"
         blind = "background all over" if self.semantic else "a blind mask"

@@ -44,8 +44,8 @@ class Separation(Training):
     share teaches nothing.
     """
 
-    best: ClassVar[str] = "sdr_improvement"
-    leaves_unused = True
+    monitor: ClassVar[str] = "sdr_improvement"
+    unused_parameters = True
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
         super().__init__(recipe, dataset, chosen)
@@ -68,7 +68,7 @@ class Separation(Training):
         return super().describe(recipe, dataset)
 
     @classmethod
-    def usable(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """Clips with exactly one label: what else sounds in a clip would be nobody's."""
         return labelled(dataset)
 
@@ -118,8 +118,8 @@ class Separation(Training):
             itself = mixtures.mixture.unsqueeze(1).expand_as(found)
             rivals = torch.stack([found, found.roll(1, dims=1), itself], dim=1)
             scores.append(bss_eval(mixtures.waveforms, rivals).sdr.transpose(1, 2).flatten(0, 1))
-        own, exchanged, floor = world.rows(scores).t().contiguous()
-        sums = world.total(sums)
+        own, exchanged, floor = world.gather_rows(scores).t().contiguous()
+        sums = world.all_reduce_sum(sums)
         return {
             "sdr_improvement": (own - floor).nanmean().item(),
             "exchanged": (exchanged - floor).nanmean().item(),
@@ -129,7 +129,7 @@ class Separation(Training):
         }
 
     @staticmethod
-    def in_words(values: dict[str, float]) -> str:
+    def summarize(values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""
         return (
             f"SDR {values['sdr_improvement']:+.2f} dB over the mixture itself ({values['floor']:.2f} dB), with "

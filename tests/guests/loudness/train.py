@@ -35,7 +35,7 @@ def decibels(waveform: Tensor) -> Tensor:
 
 
 class LoudnessTraining(Training):
-    best: ClassVar[str] = "score"
+    monitor: ClassVar[str] = "score"
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         found = self.model(*inputs_of(self.log_mel, batch))
@@ -47,9 +47,9 @@ class LoudnessTraining(Training):
             size = len(batch["index"])
             sums["error"] += size * self.forward(batch)["loss"].item() * self.model.scale
             sums["clips"] += size
-        sums = world.total(sums)
+        sums = world.all_reduce_sum(sums)
         error = sums["error"] / sums["clips"]
         return {"score": -error, "loss": error, "clips": sums["clips"]}
 
-    def in_words(self, values: dict[str, float]) -> str:
+    def summarize(self, values: dict[str, float]) -> str:
         return f"off by {values['loss']:.1f} dB"
