@@ -21,7 +21,7 @@ from avtool import __version__, places
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError, UsageError
-from avtool.files import atomic_file, check_output, json_text
+from avtool.files import check_output, write_json
 from avtool.progress import say
 from avtool.tasks.localize.pointing import Localization, keep_localization, measure_pointing
 from avtool.tracking import RUN_JSON, read_run_facts
@@ -121,9 +121,7 @@ class _Note:
         self.write()
 
     def write(self) -> None:
-        text = json_text({**self.facts, "made": self.made}, indent=2) + "\n"
-        with atomic_file(self.path) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_json(self.path, {**self.facts, "made": self.made})
 
 
 def _check(out: Path, *, force: bool) -> list[str]:

@@ -13,7 +13,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.distributed import local_device, process_group
 from avtool.errors import DataError, UsageError
-from avtool.files import atomic_file, check_output, json_text
+from avtool.files import atomic_file, check_output, write_json
 from avtool.places import resolve_checkpoint
 from avtool.progress import quiet
 from avtool.registry import TASKS, kinds, resolve
@@ -108,9 +108,7 @@ def evaluate(
                 predictions: dict[str, Any] = context.predictions
                 np.savez_compressed(file, **predictions)
         if world.main and out is not None:
-            content = metrics(tables, model=checkpoint, data=dataset, fold=fold)
-            with atomic_file(out) as partial:
-                partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+            write_json(out, metrics(tables, model=checkpoint, data=dataset, fold=fold))
     return tables
 
 

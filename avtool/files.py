@@ -111,9 +111,16 @@ def sha256_of(path: Path) -> str:
 def _remove_remains(path: Path, kind: str = "partial") -> None:
     """Remove what killed processes left of writing or replacing ``path``."""
     for remains in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
-        number = remains.name.rsplit("-", 1)[1]
+        number = remains.name.rsplit("-", 1)[1].partition(".")[0]
         if number.isdigit() and not _is_running(int(number)):
-            shutil.rmtree(remains, ignore_errors=True)
+            _remove(remains)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -160,13 +167,20 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; renamed to it on success, removed on any exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}{path.suffix}")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
+    _remove_remains(path)
     try:
         with naming(path):
             yield partial
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, **options: Any) -> None:
+    """Write ``value`` to ``path`` as ``json_text`` with ``options``: all of it, or nothing."""
+    with atomic_file(path) as partial:
+        partial.write_text(json_text(value, **{"indent": 2, **options}) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -198,7 +212,4 @@ def put_in_place(folder: Path, path: Path) -> None:
         if replaces:
             old.replace(path)
         raise
-    if old.is_dir() and not old.is_symlink():
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        old.unlink(missing_ok=True)
+    _remove(old)

@@ -12,7 +12,7 @@ from typing import Any
 
 from avtool import __version__
 from avtool.errors import AvtoolError, CheckpointError, UsageError
-from avtool.files import atomic_file, check_output, finite, json_text, naming
+from avtool.files import atomic_file, check_output, finite, json_text, naming, write_json
 from avtool.progress import say
 
 METRICS = "metrics.jsonl"
@@ -153,5 +153,4 @@ def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts:
     }
     with atomic_file(run / "recipe.yaml") as partial:
         partial.write_text(recipe_yaml, encoding="utf-8")
-    with atomic_file(run / RUN_JSON) as partial:
-        partial.write_text(json_text(content, indent=2) + "\n", encoding="utf-8")
+    write_json(run / RUN_JSON, content)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avtool.errors import CheckpointError
-from avtool.files import atomic_file, json_text
+from avtool.files import write_json
 from avtool.progress import say
 
 CLASSES = "classes.json"
@@ -23,8 +23,7 @@ class ClassNames:
     def write(self, folder: Path) -> None:
         """Into the checkpoint ``folder``."""
         content = {"classes": self.names, "several": self.several}
-        with atomic_file(folder / CLASSES) as partial:
-            partial.write_text(json_text(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(folder / CLASSES, content, indent=1, ensure_ascii=False)
 
     @classmethod
     def read(cls, folder: Path, *, count: int) -> ClassNames | None:

@@ -10,7 +10,7 @@ from avtool.config.checkpoint import read_model_config
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.errors import DataError
-from avtool.files import atomic_file, json_text
+from avtool.files import write_json
 from avtool.metrics.localization import binomial_error
 from avtool.places import resolve_checkpoint, run_of
 from avtool.tasks.context import Context
@@ -118,8 +118,7 @@ def keep_localization(model: Path, result: Localization) -> Path:
     path.
     """
     path = _place(resolve_checkpoint(model))
-    with atomic_file(path) as partial:
-        partial.write_text(json_text(asdict(result), indent=2) + "\n", encoding="utf-8")
+    write_json(path, asdict(result))
     return path
 
 

@@ -16,7 +16,7 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, to_float_waveform
-from avtool.files import atomic_folder, check_output, json_text, printable
+from avtool.files import atomic_folder, check_output, printable, write_json
 from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
 from avtool.media import AS_IT_IS, Form, Picture, Track
 from avtool.metrics.separation import bss_eval
@@ -325,4 +325,4 @@ def _write(
             data[peak + 12 : peak + 16] = bytes(4)
             (partial / f"{name}.wav").write_bytes(data)
         write_png(partial / MASKS_PNG, picture)
-        (partial / FACTS_JSON).write_text(json_text(facts, indent=2) + "\n", encoding="utf-8")
+        write_json(partial / FACTS_JSON, facts)
