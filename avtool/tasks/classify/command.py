@@ -9,7 +9,7 @@ import typer
 from avtool.commands import Clips, Failures, command, every, examples, print_json
 
 if TYPE_CHECKING:
-    from avtool.tasks.classify.predict import Classified
+    from avtool.tasks.classify.predict import ClassificationResult
 
 EPILOG = examples(
     "avtool classify clip.mp4 --model runs/tiny-classify-20260101-120000",
@@ -44,7 +44,7 @@ def classify(
     failures.leave()
 
 
-def _as_dict(found: Classified, top: int) -> dict[str, Any]:
+def _as_dict(found: ClassificationResult, top: int) -> dict[str, Any]:
     def named(classes: list[tuple[str, float]]) -> list[dict[str, Any]]:
         return [{"class": name, "probability": round(value, 6)} for name, value in classes]
 
@@ -55,7 +55,7 @@ def _as_dict(found: Classified, top: int) -> dict[str, Any]:
     return {"clip": str(found.clip), "top": named(found.top(top)), "windows": windows}
 
 
-def _print(found: Classified, top: int) -> None:
+def _print(found: ClassificationResult, top: int) -> None:
     windows = len(found.times)
     typer.echo(f"{found.clip}" + (f": mean of {windows} windows" if windows > 1 else ""))
     for name, value in found.top(top):

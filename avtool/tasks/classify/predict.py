@@ -13,7 +13,7 @@ from avtool.tasks.names import ClassNames
 
 
 @dataclass(frozen=True)
-class Classified:
+class ClassificationResult:
     """What ``classify`` says of a clip. ``probabilities`` float64 (C,) of its classes, from the logits' mean over
     windows; ``over_time`` (W, C) those of each window, of ``times`` (W, 2) from start to end in seconds. ``names`` of
     the classes: their numbers where the model has no names."""
@@ -39,7 +39,7 @@ def classify(
     every: float | None = None,
     device: str = "auto",
     failed: Failed | None = None,
-) -> Iterator[Classified]:
+) -> Iterator[ClassificationResult]:
     """The classes of each of ``clips``, one after the other: videos, or one picture with the sound file ``audio``.
 
     A clip longer than the model's window is heard in windows, one ``every`` so many seconds (None: half a window).
@@ -54,12 +54,12 @@ def classify(
     return _classified(Clips(clips, audio, every or half, failed), chosen)
 
 
-def _classified(clips: Clips, chosen: Chosen) -> Iterator[Classified]:
+def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
     share = _sigmoid if names.several else _softmax
     for clip, times, results in clips.compute(chosen, _logits):
         logits = results["logits"].astype(np.float64)
-        yield Classified(clip, names.names, share(logits.mean(axis=0)), times, share(logits))
+        yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits))
 
 
 def _logits(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:

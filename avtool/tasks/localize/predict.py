@@ -19,7 +19,7 @@ from avtool.tasks.localize.pointing import kept_localization
 
 
 @dataclass(frozen=True)
-class HeatMap:
+class LocalizationResult:
     """What ``localize`` found. ``map``: float32 (H, W) at the size of ``frame``, uint8 (H, W, 3) RGB, in the
     units of its ``kind`` (see ``avtool.tasks.localize.maps``), not normalised. ``time``: of the frame, in seconds,
     and for a picture of the middle of the sound. ``model``: the checkpoint folder. ``warning``: what speaks
@@ -44,7 +44,7 @@ def localize(
     raw: Path | None = None,
     device: str = "auto",
     force: bool = False,
-) -> HeatMap:
+) -> LocalizationResult:
     """Show where in the frame of ``clip`` its sound comes from, in the picture ``out``.
 
     ``clip`` is a video, or a picture with the sound file ``audio``; with a video, ``audio`` takes the place
@@ -74,18 +74,18 @@ def localize(
     maps = localization_map(chosen.module, *chosen.inputs([seen], [waveform]), kind=kind)
     heat = upsampled(chosen.check_finite(maps, "maps").cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
     kept = kept_localization(chosen.checkpoint, kind)
-    result = HeatMap(heat, frame, time, kind, chosen.checkpoint, kept.warning() if kept else "")
+    result = LocalizationResult(heat, frame, time, kind, chosen.checkpoint, kept.warning() if kept else "")
     _write(result, out, raw, caption=_caption(result, clip, audio))
     return result
 
 
-def _caption(result: HeatMap, clip: Path, audio: Path | None) -> list[str]:
+def _caption(result: LocalizationResult, clip: Path, audio: Path | None) -> list[str]:
     sound = f", sound of {audio.name}" if audio is not None else ""
     lines = f"{clip.name} at {result.time:.2f} s{sound}", words_of(result.kind), f"model {result.model}"
     return [printable(line) for line in lines]
 
 
-def _write(result: HeatMap, out: Path, raw: Path | None, *, caption: list[str]) -> None:
+def _write(result: LocalizationResult, out: Path, raw: Path | None, *, caption: list[str]) -> None:
     picture = render_heatmap(result.frame, result.map, caption=caption, warning=result.warning)
     if raw is not None:
         array = io.BytesIO()  # so that a full disk is an OSError with its reason

@@ -32,7 +32,7 @@ AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000,
 
 
 @dataclass(frozen=True)
-class Found:
+class SegmentationResult:
     """What ``segment`` found. ``shares``: of the pixels of all ``frames`` seen, how many each class has, by its name
     and largest first; a model of one class calls it ``sounding``. ``mask``: uint8 (H, W) of class numbers, 0 for the
     background, of the one frame that was looked at, at ``time`` seconds; None for a whole clip."""
@@ -54,7 +54,7 @@ def segment(
     at: float | None = None,
     device: str = "auto",
     force: bool = False,
-) -> Found:
+) -> SegmentationResult:
     """Mark what sounds in ``clip``, a video or a picture with the sound file ``audio``.
 
     ``out`` ending in .png: the mask of the frame ``at`` so many seconds (None: the middle), of the frame's own size;
@@ -88,7 +88,7 @@ def segment(
     if overlay is not None:
         write_png(overlay, lay_over(frame, mask, names=_written(names)))
     counts = np.bincount(mask.reshape(-1), minlength=len(names))
-    return Found(_shares(counts, names), 1, chosen.checkpoint, mask, time)
+    return SegmentationResult(_shares(counts, names), 1, chosen.checkpoint, mask, time)
 
 
 @torch.no_grad()
@@ -151,7 +151,9 @@ def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _segment_clip(clip: Clip, time: float, chosen: Chosen, names: tuple[str, ...], *, out: Path) -> Found:
+def _segment_clip(
+    clip: Clip, time: float, chosen: Chosen, names: tuple[str, ...], *, out: Path
+) -> SegmentationResult:
     """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
     count, rate = chosen.config.window, chosen.config.rate
     own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
@@ -186,7 +188,7 @@ def _segment_clip(clip: Clip, time: float, chosen: Chosen, names: tuple[str, ...
             f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "
             f"after that are judged by the last of it"
         )
-    return Found(_shares(counts, names), frames, chosen.checkpoint)
+    return SegmentationResult(_shares(counts, names), frames, chosen.checkpoint)
 
 
 def slower(fps: float) -> float:

@@ -36,7 +36,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Separated:
+class SeparationResult:
     """What ``separate`` wrote. ``sounds``: float32 (N, C) by name at ``rate`` samples a second, full scale 1.0, which
     sum to the clip's own sound (with another clip: to the mixture). ``masks`` float32 (mels, frames) by name.
     ``sdr``: of mixed clips, by name, the SDR in dB of what was found and of the mixture itself."""
@@ -77,7 +77,7 @@ def separate(
     model: Path | None = None,
     device: str = "auto",
     force: bool = False,
-) -> Separated:
+) -> SeparationResult:
     """Write into the folder ``out`` what of the sound of ``clip`` belongs to its picture, ``guided.wav``, what is left,
     ``rest.wav``, a picture of the masks, ``masks.png``, and what was done, ``separation.json``.
 
@@ -122,7 +122,7 @@ def separate(
     sounds = {guide.name: source for guide, source in zip(guides, sources, strict=True)}
     sounds[REST] = mixture - sources.sum(axis=0)
     written = {**sounds, MIXTURE: mixture} if other is not None else sounds
-    result = Separated(
+    result = SeparationResult(
         sounds={name: np.ascontiguousarray(sound.T) for name, sound in sounds.items()},
         rate=track.rate,
         masks={guide.name: mask.cpu().numpy() for guide, mask in zip(guides, masks, strict=True)},
@@ -275,7 +275,9 @@ def _sdr(
     return {guide.name: (found, floor) for guide, (found, floor) in zip(guides, sdr, strict=True)}
 
 
-def _picture(result: Separated, guides: Sequence[_Guide], log_mel: LogMel, heard: np.ndarray) -> np.ndarray:
+def _picture(
+    result: SeparationResult, guides: Sequence[_Guide], log_mel: LogMel, heard: np.ndarray
+) -> np.ndarray:
     total = torch.from_numpy(heard.sum(axis=0, dtype=np.float32))[None].to(log_mel.filters.device)
     mel = log_mel(to_float_waveform(total))[0, 0].cpu().numpy()
     panels = [
@@ -298,7 +300,7 @@ def _picture(result: Separated, guides: Sequence[_Guide], log_mel: LogMel, heard
     )
 
 
-def _facts(result: Separated, guides: Sequence[_Guide], box: Box | None) -> dict[str, Any]:
+def _facts(result: SeparationResult, guides: Sequence[_Guide], box: Box | None) -> dict[str, Any]:
     """What separation.json says."""
     return {
         "clip": printable(guides[0].clip.path),
