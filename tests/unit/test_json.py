@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,33 @@ import torch
 
 import avtool
 from avtool.commands import print_json
-from avtool.files import json_text
+from avtool.files import atomic_file, json_text, write_json
 from avtool.tasks.table import Measure, Row, Table
 
 
 def strict(text: str) -> Any:
     return json.loads(text, parse_constant=pytest.fail)
+
+
+def test_a_file_is_whole_or_not_there_and_its_writers_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, others = (
+        tmp_path / f".x.json.partial-{gone.pid}.json",
+        tmp_path / f".x.json.partial-{os.getppid()}.json",
+    )
+    for remains in (left, others):
+        remains.touch()
+    with pytest.raises(ZeroDivisionError), atomic_file(path) as partial:
+        assert partial.suffix == ".json" and str(os.getpid()) in partial.name
+        partial.touch()
+        raise ZeroDivisionError
+    assert sorted(tmp_path.iterdir()) == [
+        others
+    ]  # what a killed process left is gone, what one writes is not
+    write_json(path, {"a": math.nan})
+    assert path.read_text() == '{\n  "a": null\n}\n'
 
 
 def test_what_is_not_finite_is_null_however_deep() -> None:
