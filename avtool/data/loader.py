@@ -144,7 +144,7 @@ def _batches(
         check_shared_memory(LEAST_ROOM)
     batches = _Batches(views)
     receiver = Receiver(batches.sender)
-    with _out_of_workers_reach():
+    with _without_collector():
         arriving = iter(_loader(batches, order, workers, pin_memory))
     try:
         for item in _unless_lost(arriving):
@@ -159,16 +159,15 @@ def _batches(
 
 
 @contextmanager
-def _out_of_workers_reach() -> Iterator[None]:
-    """What there is now is no garbage to workers that are forked meanwhile: to free a filter graph of PyAV's is to wait
-    for threads that did not come by the fork."""
-    frozen = gc.get_freeze_count()
-    gc.freeze()
+def _without_collector() -> Iterator[None]:
+    """No garbage is collected in the block, nor in workers that are forked in it, up to ``_start_worker``."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
         yield
     finally:
-        if not frozen:  # else it was the program's own wish
-            gc.unfreeze()
+        if enabled:
+            gc.enable()
 
 
 def _unless_lost(arriving: Iterator[Any]) -> Iterator[Any]:
@@ -211,6 +210,8 @@ def _start_worker(worker: int) -> None:
     after its last step."""
     import cv2
 
+    gc.freeze()  # what came by the fork stays: to free a filter graph of PyAV's is to wait for threads that did not
+    gc.enable()
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
