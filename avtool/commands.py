@@ -228,9 +228,8 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         added = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-            for name, (kind, default) in SHARED.items()
-            if name in (*shared, "debug")
+            Parameter(name, Parameter.KEYWORD_ONLY, default=SHARED[name][1], annotation=SHARED[name][0])
+            for name in sorted({*shared, "debug"}, key=[*SHARED].index)
         ]
         own = [
             parameter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import glob
 import hashlib
 import json
 import math
@@ -11,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,12 +108,20 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _remove_remains(path: Path, kind: str = "partial") -> None:
-    """Remove what killed processes left of writing or replacing ``path``."""
-    for remains in path.parent.glob(f".{glob.escape(path.name)}.{kind}-*"):
-        number = remains.name.rsplit("-", 1)[1].partition(".")[0]
-        if number.isdigit() and not _is_running(int(number)):
+def _remove_remains(path: Path, kind: str = "partial", *, among: Iterable[Path] | None = None) -> None:
+    """Remove what killed processes left of writing or replacing ``path``; ``among`` these (None: all in its folder)."""
+    begins = f".{path.name}.{kind}-"
+    for remains in path.parent.glob(f".*.{kind}-*") if among is None else among:
+        number = remains.name.removeprefix(begins).partition(".")[0]
+        if remains.name.startswith(begins) and number.isdigit() and not _is_running(int(number)):
             _remove(remains)
+
+
+@cache
+def _partial_in(folder: Path) -> list[Path]:
+    """What was being written in ``folder``, or left so, when this process first wrote there. One look for all files:
+    of the thousands of clips that are rendered each would look through all before it."""
+    return list(folder.glob(".*.partial-*"))
 
 
 def _remove(path: Path) -> None:
@@ -168,7 +176,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; renamed to it on success, removed on any exception."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}{path.suffix}")
-    _remove_remains(path)
+    _remove_remains(path, among=_partial_in(path.parent.absolute()))
     try:
         with naming(path):
             yield partial

@@ -26,10 +26,10 @@ from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal, write_json
+from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
 from avtool.data.staging import Part, Staging
 from avtool.errors import UsageError
-from avtool.files import check_output, json_text, printable, put_in_place
+from avtool.files import check_output, json_text, printable, put_in_place, write_json
 from avtool.progress import progress_bar, say
 from avtool.registry import DATASETS
 
@@ -344,9 +344,9 @@ def _seal(job: Job, source: catalog.Source) -> Report:
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
     facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
-    write_json(whole / REPORT_JSON, report.listing())
+    write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     if not job.renders:
-        write_json(whole / MADE_FROM, _made_from(job, source))
+        write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
     dataset = PreparedDataset(whole, ALL) if report.prepared else None
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

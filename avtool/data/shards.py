@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from avtool.data.convert import PreparedClip, Settings
-from avtool.files import json_text, sha256_of
+from avtool.files import json_text, sha256_of, write_json
 from avtool.media import Tools
 
 FORMAT = 2
@@ -232,15 +232,10 @@ def seal(
         "index": {array: sha256_of(index_path(folder, array)) for array in arrays},
     }
     facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
-    write_json(folder / DATASET_JSON, facts)
+    write_json(folder / DATASET_JSON, facts, indent=1, ensure_ascii=False)
 
 
 def checksum_of(facts: Mapping[str, Any]) -> str:
     """The sum over what dataset.json says, but for itself and what made it: the same bytes have the same sum."""
     summed = {key: value for key, value in facts.items() if key not in ("checksum", MADE_WITH)}
     return hashlib.sha256(json_text(summed, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Indented JSON that ends in a line break."""
-    path.write_text(json_text(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from avtool.checkpoint import check_finite, load_model
 from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import FixedViews, batches_in_order
-from avtool.data.views import EvaluationViews, WindowViews
+from avtool.data.loader import batches_in_order
+from avtool.data.views import EvaluationViews, FixedViews, WindowViews
 from avtool.distributed import World
 from avtool.features import LogMel
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic

@@ -13,7 +13,7 @@ from avtool.config.model import Encoder
 from avtool.config.schema import Recipe
 from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import DrawnViews, FixedViews
+from avtool.data.views import DrawnViews, FixedViews
 from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import LogMel

@@ -10,9 +10,8 @@ from torch import Tensor
 from avtool.config.schema import Recipe
 from avtool.config.types import Classes, Section
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import DrawnViews
 from avtool.data.parts import labelled
-from avtool.data.views import PartnerViews
+from avtool.data.views import DrawnViews, PartnerViews
 from avtool.distributed import World
 from avtool.errors import DataError
 from avtool.features import blank_frames, inputs_of, silence

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import DrawnViews, FixedViews
-from avtool.data.views import MixtureViews, PartnerViews
+from avtool.data.views import DrawnViews, FixedViews, MixtureViews, PartnerViews
 from avtool.distributed import World, all_gather_with_grad
 from avtool.errors import UsageError
 from avtool.features import inputs_of

@@ -12,8 +12,16 @@ from torch import Tensor
 from avtool.config.schema import Recipe
 from avtool.config.types import Classes, Section
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import DrawnViews, FixedViews, spread_over
-from avtool.data.views import MaskViews, class_names, frame_mask, masked_clips, masked_frames
+from avtool.data.loader import spread_over
+from avtool.data.views import (
+    DrawnViews,
+    FixedViews,
+    MaskViews,
+    class_names,
+    frame_mask,
+    masked_clips,
+    masked_frames,
+)
 from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import inputs_of

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from avtool.config.schema import Recipe
 from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import DrawnViews, FixedViews
 from avtool.data.parts import labelled
-from avtool.data.views import MixtureViews, PartnerViews, draw_others, draws
+from avtool.data.views import DrawnViews, FixedViews, MixtureViews, PartnerViews, draw_others, draws
 from avtool.distributed import World
 from avtool.errors import DataError, TrainingError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
