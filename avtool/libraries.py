@@ -12,7 +12,7 @@ TRIED = {
     "timm": ("1.0.22", "1.0"),
     "numpy": ("1.26", "2.5"),
     "av": ("17.1", "19.0"),
-    "opencv-python-headless": ("4.10", "5.0"),
+    "opencv-python-headless": ("4.10.0.84", "5.0"),
     "soundfile": ("0.12.1", "0.14"),
     "pillow": ("10", "13"),
     "pydantic": ("2.7", "2.14"),
