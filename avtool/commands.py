@@ -195,7 +195,7 @@ class ClipCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
-            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w+", word)), None):
+            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w*[a-zA-Z]\w*", word)), None):
                 said = f"{name} begins with - and was read as an option: write ./{name}, or put -- before it"
                 raise typer.BadParameter(said, ctx=ctx) from error
             raise
