@@ -242,7 +242,9 @@ def _print(made: Demo, *, small: bool) -> None:
     names = "data:", "pretrained:", "localizer:", "heat map:", "next:"
     for name, words in zip(names, (*paths, what_next(made.localizer)), strict=True):
         print(f"{name:<12}{words}")
-    say("This model has seen rendered clips alone: with it your own clip shows how to go on, and no more.")
+    say(
+        "This model has only seen rendered clips: on a clip of your own it shows how to go on, not where the sound is."
+    )
 
 
 def what_next(localizer: Path) -> str:

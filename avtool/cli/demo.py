@@ -22,7 +22,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = DEMO,
     small: Annotated[
         bool,
-        typer.Option("--small", help="Few clips and steps: shows that all runs; its map means nothing."),
+        typer.Option("--small", help="A quick check that everything runs; its map means nothing."),
     ] = False,
     device: str,
     seed: int,

@@ -188,9 +188,13 @@ def version_warnings(packages: dict[str, str]) -> list[str]:
         found, last = _numbers(version), _numbers(newest)
         if found < _numbers(oldest):
             way_out = f"pip install '{name}>={oldest}'"
-            warnings.append(f"{name} {version} is older than what avtool was tried with: {way_out}")
+            warnings.append(
+                f"{name} {version} is older than any version that avtool was tested with: {way_out}"
+            )
         elif found[: len(last)] > last:
-            warnings.append(f"{name} {version} is newer than what avtool was tried with ({newest})")
+            warnings.append(
+                f"{name} {version} is newer than any version that avtool was tested with ({newest})"
+            )
     return warnings
 
 

@@ -65,8 +65,8 @@ class Fusion(Section):
         if self.pair_dropout != 0:
             raise fault(
                 "pair_dropout",
-                f"{self.pair_dropout:g} cannot be had: the softmax over pairs is computed in factored form, "
-                "which never builds the pairs and so has no dropout over them",
+                f"dropout over pairs is not supported ({self.pair_dropout:g}): the softmax over pairs is factored and "
+                "never builds them",
             )
         if self.layers not in ("none", ()) and self.tokens[0] == 0:
             raise fault("tokens", "fusion blocks need at least one fusion token")

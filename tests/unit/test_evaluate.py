@@ -279,7 +279,7 @@ def test_a_segmenter_of_as_many_classes_is_no_classifier(data: Path, tmp_path: P
     config = described("segmentation", settings)
     save_checkpoint(tmp_path, model=build_model(config.kind, settings), config=config)
     ClassNames(tuple(LABELS)).write(tmp_path)
-    with pytest.raises(UsageError, match="is of kind segmentation, not classifier or linear_probe"):
+    with pytest.raises(UsageError, match="of kind segmentation, not classifier or linear_probe"):
         judge(tmp_path, data, task="classify", protocols=["top1"])
 
 
@@ -316,6 +316,6 @@ def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> No
         ],
     )
     encoder = engine.train(recipe, data=data, out=tmp_path / "encoder", device="cpu")
-    with pytest.raises(UsageError, match=r"is of kind .*, not classifier"):
+    with pytest.raises(UsageError, match=r"of kind .*, not classifier"):
         judge(encoder, data, protocols=["top1"])
     assert [table.protocol for table in judge(encoder, data)] == ["knn"]
