@@ -8,10 +8,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from avtool.errors import DataError
+from avtool.features import upsampled
 
 EVALUATION_SIZE = (224, 224)
 """Rows and columns at which truth is drawn where nothing else is said."""
@@ -179,15 +178,6 @@ def _on_truth(maps: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
     if not np.isfinite(levels).all():
         raise ValueError("a map holds values that are not finite")
     return levels.reshape(len(levels), -1), truth.reshape(len(truth), -1)
-
-
-def upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
-    maps = np.asarray(maps, np.float64)
-    if maps.shape[1:] == size:
-        return maps
-    coarse = torch.from_numpy(maps).unsqueeze(1)
-    return F.interpolate(coarse, size, mode="bilinear", align_corners=False).squeeze(1).numpy()
 
 
 def _ciou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from avtool.config.checkpoint import read_config
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.errors import DataError
+from avtool.features import upsampled
 from avtool.metrics.localization import (
     EVALUATION_SIZE,
     binomial_error,
@@ -31,7 +32,6 @@ from avtool.metrics.localization import (
     pointing_hits,
     slavc_confidence,
     slavc_extended,
-    upsampled,
 )
 from avtool.model.build import build_model
 from avtool.tasks.localize import protocols as evaluate
