@@ -16,7 +16,7 @@ def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool =
     """Mean squared error over removed patches, a scalar in float32.
 
     ``prediction`` and ``target`` (B, R, P) hold the removed patches alone, in the same order; ``normalize`` compares
-    with normalised patches, in which units the best constant a patch (its own mean) gets (P - 1) / P, nearly 1.
+    with normalised patches, for which predicting each patch's mean has a loss of (P - 1) / P, about 1.
     Source: MAE (arXiv 2111.06377), section 3; DeepAVFusion, section 3.3.
     """
     target = target.float()

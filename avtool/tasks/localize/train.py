@@ -83,8 +83,8 @@ class Localization(Training):
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
 
     def contrast(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        """Two-pass: the losses of clips each of which is told from the others of its batch, those included that another
-        process or thread has."""
+        """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
+        process or thread holds."""
         patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
         count = len(patches)
         if count % self.batch_size:
@@ -130,7 +130,7 @@ class Localization(Training):
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: the share of other sounds that a held-out frame scores below its own, ties by half, over all its
         pairs; ``floor``: by lot alone; ``first``: how often its own is above all others, ties by lot; ``clips``.
-        Two-pass: among ``GROUP`` consecutive clips; joint: among the candidates.
+        Unimodal: among ``GROUP`` consecutive clips; joint: among the candidates.
 
         Weights are chosen by ``score``: over a few hundred clips, most of which share their class with some of the
         others, ``first`` is nearly all noise."""
