@@ -87,8 +87,15 @@ def test_localize_hands_on_clip_names_whatever_they_begin_with(clip: list[str], 
 
 
 def test_a_clip_name_that_begins_with_a_dash_is_otherwise_an_option(calls, work: Path) -> None:
-    assert invoke("localize", "-x.mp4").exit_code == 2
-    assert invoke("localize", "x.mp4", "--map", "sketch").exit_code == 2
+    taken = "begins with - and was read as an option"
+    for words, said in (
+        (["-x.mp4"], f"-x.mp4 {taken}"),
+        (["x.mp4", "--map", "sketch"], "--map sketch is not known"),
+        (["x.mp4", "--at", "-1.5", "--sketch"], "--sketch"),  # a number is no clip's name
+    ):
+        done = invoke("localize", *words)
+        output = " ".join(done.output.split())
+        assert (done.exit_code, said in output, taken in output) == (2, True, taken in said), done.output
     assert calls == []
 
 
