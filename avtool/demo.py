@@ -37,7 +37,7 @@ class Size:
 
 
 FULL = Size(1200, ("max_steps=250",), ("max_steps=500",))
-"""Ten minutes at most on two cores."""
+"""8 to 20 minutes on two cores."""
 _FEW = ("max_steps=2", "train.batch_size=4", "train.accumulate=1", "train.eval_clips=0", "data.workers=0")
 SMALL = Size(10, _FEW, _FEW)
 """Only to see that everything runs."""
@@ -79,7 +79,8 @@ def demo(
     table.
 
     Each command is printed and run by itself. Whatever it leaves is whole, also where it is interrupted, and demo.json
-    says what it is. With ``force`` what an earlier demo made in ``out`` is removed first, and nothing else. ``small``:
+    says what it is. With ``force`` what an earlier demo made in ``out`` is removed first, folders with all that is in
+    them, and nothing else. ``small``:
     few clips and steps, whose map means nothing.
 
     UsageError where ``out`` is no demo's, or holds what one made and ``force`` is not given; AvtoolError where a
@@ -150,7 +151,7 @@ def _check(out: Path, *, force: bool) -> list[str]:
     if there and not force:
         raise UsageError(
             f"{out} holds what {'a' if finished else 'an unfinished'} demo made: {', '.join(there)}",
-            hint="add --force to replace that and nothing else, or choose another --out",
+            hint="add --force to replace these, with all that is in them, or choose another --out",
         )
     return there
 
@@ -159,7 +160,10 @@ def _is_of_before(out: Path) -> bool:
     """Whether a version that wrote no demo.json made all there is in ``out``, as the commands in its runs say."""
     if not out.is_dir() or not {path.name for path in out.iterdir()} <= {*MADE}:
         return False
-    commands = (read_run_facts(out / name).get("command", ()) for name in RUNS)
+    try:
+        commands = [read_run_facts(out / name).get("command", ()) for name in RUNS]
+    except AvtoolError:  # nothing says so
+        return False
     settings = FULL.pretrain, FULL.localize
     return all({*wanted} <= {*command} for wanted, command in zip(settings, commands, strict=True))
 

@@ -28,13 +28,16 @@ def demo(
     seed: int,
     threads: Threads = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what an earlier demo made in DIR, and nothing else.")
+        bool,
+        typer.Option(
+            "--force", help="Replace the folders and files that a demo made in DIR, and nothing else."
+        ),
     ] = False,
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
 
     It prints and runs the commands a user would type: prepare, pretrain, finetune,
-    localize. Ten minutes at most on two cores, a minute with --small.
+    localize. 8 to 20 minutes on two cores, a minute with --small.
     """
     set_threads(threads)
     from avtool.demo import demo as run

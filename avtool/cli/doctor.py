@@ -213,4 +213,5 @@ def _print(found: dict[str, Any]) -> None:
     for line in found["broken"]:
         typer.secho(f"broken: {line}", fg=typer.colors.RED)
     if not found["broken"]:
-        typer.echo("Everything that avtool needs works. Next: avtool demo")
+        following = "localize clip.mp4 --out heatmap.png" if places.DEMO.exists() else "demo"
+        typer.echo(f"Everything that avtool needs works. Next: avtool {following}")

@@ -138,10 +138,10 @@ class Encoder(Transformer):
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
         for key in ("image_size", "audio_size"):
-            if any(side % self.patch_size for side in getattr(self, key)):
-                raise fault(
-                    key, f"{[*getattr(self, key)]} is not divisible by model.patch_size {self.patch_size}"
-                )
+            sides, patch = [*getattr(self, key)], self.patch_size
+            if any(side % patch for side in sides):
+                near = [max(1, round(side / patch)) * patch for side in sides]
+                raise fault(key, f"{sides} is not divisible by model.patch_size {patch}; {near} is")
         return self
 
     @model_validator(mode="after")

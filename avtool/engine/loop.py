@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from avtool.data.loader import STOP_SIGNALS
 from avtool.errors import TrainingError
 from avtool.optim import set_learning_rate
-from avtool.places import checkpoints_of
 from avtool.progress import progress_bar, say
 from avtool.replicas import Batch, autocast, in_parallel, without_sync
 
@@ -170,8 +169,7 @@ class FiniteCheck:
         raise TrainingError(
             f"step {step}: {' and '.join(bad or ['the gradient'])} {'are' if bad[1:] else 'is'} not finite; "
             f"the batch's clips: {', '.join(ids)}",
-            hint=("earlier checkpoints are good; " if checkpoints_of(self.run.folder) else "")
-            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
+            hint=self.run.way_back(),
         )
 
 

@@ -114,6 +114,12 @@ def test_pretrain_lays_settings_and_seed_over_the_recipe(calls, work: Path) -> N
     assert kwargs["command"][0] == "avtool"
 
 
+@pytest.mark.parametrize("words", [["demo"], ["pretrain", "--recipe", "tiny", "--data", "d"]])
+def test_a_seed_larger_than_torch_takes_is_refused_before_anything_is_done(words, calls, work: Path) -> None:
+    done = invoke(*words, "--seed", str(2**63))
+    assert done.exit_code == 2 and "is not from 0 to 2**63 - 1" in done.output and calls == []
+
+
 def test_pretrain_finds_prepared_data_by_the_recipes_name(calls, work: Path, monkeypatch) -> None:
     monkeypatch.setenv("AVTOOL_DATA", "elsewhere")
     (work / "elsewhere" / "prepared" / "synth").mkdir(parents=True)

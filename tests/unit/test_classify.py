@@ -440,7 +440,7 @@ def test_random_fusion_weights_have_to_be_allowed(data: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match="random fusion weights") as told:
         run(data, tmp_path / "run", allow_random=False)
     assert "--allow-random" in told.value.hint
-    with pytest.raises(UsageError, match="nothing says which pretrained model"):
+    with pytest.raises(UsageError, match="no pretrained model given"):
         run(data, tmp_path / "run", "init.model=null")
     assert not (tmp_path / "run").exists()
 

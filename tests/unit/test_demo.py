@@ -62,7 +62,10 @@ def test_what_is_there_is_named_and_left(finished: bool, names, words: str, smal
     with pytest.raises(UsageError) as caught:
         demo(out, small=small)
     assert caught.value.message == f"{out} {words}"
-    assert "--force" in caught.value.hint and "another --out" in caught.value.hint
+    assert (
+        "--force to replace these, with all that is in them" in caught.value.hint
+        and "another --out" in caught.value.hint
+    )
     assert all((out / name / "old").exists() for name in names)
 
 
@@ -122,6 +125,22 @@ def test_a_demo_of_before_is_known_by_its_commands(out: Path) -> None:
     commands_in(out.with_name("own"), FULL.pretrain, ("max_steps=9000",))
     with pytest.raises(UsageError, match="not even with --force"):
         demo(out.with_name("own"), force=True)
+
+
+def test_a_demo_of_before_whose_note_is_damaged_is_not_replaced(out: Path) -> None:
+    commands_in(out, FULL.pretrain, FULL.localize)
+    (out / "pretrained" / "run.json").write_text("[")
+    with pytest.raises(UsageError, match="not even with --force"):
+        demo(out, force=True)
+
+
+@pytest.mark.parametrize("name", ["dangling", "loop", "dangling/x", "loop/x"])
+def test_a_link_that_leads_nowhere_is_named(name: str, out: Path) -> None:
+    (out.parent / "dangling").symlink_to(out.parent / "nowhere")
+    (out.parent / "loop").symlink_to(out.parent / "loop")
+    with pytest.raises(UsageError, match=f"{name.partition('/')[0]} is a link that leads nowhere") as caught:
+        demo(out.parent / name, force=True)
+    assert caught.value.hint == "choose another --out"
 
 
 def test_a_demo_that_made_nothing_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,20 @@ def test_weights_that_are_no_numbers_have_no_score(
         judge(tmp_path / "m", data, protocols=protocols)
 
 
+@pytest.mark.parametrize("protocols", [["top1"], ["knn"]])
+def test_a_model_that_diverged_has_no_score(
+    model: Path, data: Path, tmp_path: Path, protocols: list[str]
+) -> None:
+    broken, _, config = load_model(model / BEST)
+    with torch.no_grad():
+        for weight in broken.encoder.parameters():
+            weight.mul_(1e30)
+    save_checkpoint(tmp_path / "m", model=broken, config=config)
+    with pytest.raises(CheckpointError, match=r"m: .* (NaN|not finite)") as caught:
+        judge(tmp_path / "m", data, protocols=protocols, out=tmp_path / "out.json")
+    assert caught.value.hint == "use an earlier checkpoint" and not (tmp_path / "out.json").exists()
+
+
 def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:
     small = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2")
     recipe = load_recipe(

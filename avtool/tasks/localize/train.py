@@ -11,7 +11,7 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import DrawnViews, FixedViews, MixtureViews, PartnerViews
 from avtool.distributed import World, all_gather_with_grad
-from avtool.errors import UsageError
+from avtool.errors import NotFinite, UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import UNIMODAL, LocalizationModel
@@ -137,6 +137,8 @@ class Localization(Training):
         groups = list(self._paired_scores(held_out))
         sums = dict.fromkeys(("above", "first", "pairs", "clips"), 0.0)
         for paired, scores in groups:
+            if not scores.isfinite().all():
+                raise NotFinite("a score is not finite")
             own = paired.unsqueeze(1)
             beaten, level = (own > scores).sum(dim=1), (own == scores).sum(dim=1)  # level: its own too
             others = scores.shape[1] - 1
