@@ -20,7 +20,7 @@ def normalize_frames(frames: Tensor) -> Tensor:
     """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and standard deviation."""
     mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1) * 255
-    return (frames.float() - mean) / std
+    return frames.float().sub_(mean).div_(std)
 
 
 def to_float_waveform(waveform: Tensor, gain_db: Tensor | None = None) -> Tensor:
