@@ -32,7 +32,17 @@ def _device(value: str) -> str:
 Device = Annotated[
     str, typer.Option("--device", callback=_device, help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of everything drawn at random.")]
+
+
+def _seed(value: int | None) -> int | None:
+    if value is not None and not 0 <= value < 2**63:
+        raise typer.BadParameter(f"{value} is not from 0 to 2**63 - 1")
+    return value
+
+
+Seed = Annotated[
+    int, typer.Option("--seed", callback=_seed, help="Seed of everything drawn at random.", metavar="N")
+]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -78,7 +88,11 @@ DryRun = Annotated[
 RunSeed = Annotated[
     int | None,
     typer.Option(
-        "--seed", metavar="N", min=0, help="Seed of everything drawn at random.", show_default="the recipe's"
+        "--seed",
+        callback=_seed,
+        help="Seed of everything drawn at random.",
+        metavar="N",
+        show_default="the recipe's",
     ),
 ]
 
@@ -195,7 +209,7 @@ class ClipCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
-            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w+", word)), None):
+            if name := next((word for word in given if re.fullmatch(r"-[^=]*\.\w*[a-zA-Z]\w*", word)), None):
                 said = f"{name} begins with - and was read as an option: write ./{name}, or put -- before it"
                 raise typer.BadParameter(said, ctx=ctx) from error
             raise

@@ -37,7 +37,7 @@ class Size:
 
 
 FULL = Size(1200, ("max_steps=250",), ("max_steps=500",))
-"""Ten minutes at most on two cores."""
+"""8 to 20 minutes on two cores."""
 _FEW = ("max_steps=2", "train.batch_size=4", "train.accumulate=1", "train.eval_clips=0", "data.workers=0")
 SMALL = Size(10, _FEW, _FEW)
 """Only to see that everything runs."""
@@ -82,13 +82,13 @@ def demo(
     says what it is. With ``force`` what an earlier demo made in ``out`` is removed first, and nothing else. ``small``:
     few clips and steps, whose map means nothing.
 
-    UsageError where ``out`` is no demo's, or holds what one made and ``force`` is not given; AvtoolError where a
-    command fails.
+    UsageError where ``out`` is no demo's, or holds what one made and ``force`` is not given or something else is among
+    it; AvtoolError where a command fails.
     """
     out, size = out or places.DEMO, SMALL if small else FULL
     there = _check(out, force=force)
     facts = {"command": [*command], "avtool": __version__, "seed": seed, **asdict(size), "finished": False}
-    note = _Note(out / DEMO_JSON, facts, there)
+    note = _Note(out / DEMO_JSON, facts, dict.fromkeys(there))
     out.mkdir(parents=True, exist_ok=True)
     try:
         note.write()  # before anything goes, so that what is left of it is still known
@@ -103,6 +103,7 @@ def demo(
         _leave(out, note)
         raise
     note.facts |= {"finished": True, "pointing": asdict(made.result)}
+    note.list_made()
     note.write()
     _print(made, small=small)
     return made
@@ -110,18 +111,35 @@ def demo(
 
 @dataclass
 class _Note:
-    """demo.json: ``facts``, and the names of what the demo ``made``, noted before they are there."""
+    """demo.json: ``facts``, and what the demo ``made``: names, noted before they are there, and all that is in each
+    (None: it is being made, or who made it was killed)."""
 
     path: Path
     facts: dict[str, Any]
-    made: list[str]
+    made: dict[str, list[str] | None]
 
     def begin(self, name: str) -> None:
-        self.made.append(name)
+        self.list_made()
+        self.made[name] = None
         self.write()
+
+    def list_made(self) -> None:
+        self.made = {name: sorted(_inside(self.path.with_name(name))) for name in self.made}
 
     def write(self) -> None:
         write_json(self.path, {**self.facts, "made": self.made})
+
+
+def _inside(folder: Path) -> set[str]:
+    """The files and folders in ``folder``, relative to it; none where it is a file or is not there."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+def _listed(made: Any) -> dict[str, set[str] | None]:
+    """demo.json's ``made``, also as a version wrote it that named the folders alone."""
+    if isinstance(made, list):
+        return dict.fromkeys(made)
+    return {name: inside if inside is None else {*inside} for name, inside in made.items()}
 
 
 def _check(out: Path, *, force: bool) -> list[str]:
@@ -131,26 +149,31 @@ def _check(out: Path, *, force: bool) -> list[str]:
     check_output(out, force=True, markers=(DEMO_JSON, *before))
     there = [name for name in (UNFINISHED, *MADE) if os.path.lexists(out / name)]
     if before:
-        made, finished = MADE, {*MADE} <= {*there}
+        made, finished = dict.fromkeys(MADE), {*MADE} <= {*there}
     elif not note.exists():
         return []
     else:
         try:
             facts = json.loads(note.read_text(encoding="utf-8"))
-            made, finished = tuple(facts["made"]), facts.get("finished")
+            made, finished = _listed(facts["made"]), facts.get("finished")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AvtoolError(
                 f"{note} is broken, and nothing else says what a demo made there",
                 hint="choose another --out, or remove the folder yourself",
             ) from error
-    if others := [name for name in there if name not in made and name != UNFINISHED]:
-        raise UsageError(
-            f"{out / others[0]} is there, and no demo made it", hint="choose another --out, or move it away"
-        )
-    if there and not force:
+    others = [out / name for name in there if name not in made and name != UNFINISHED]
+    if there and not others and not force:
         raise UsageError(
             f"{out} holds what {'a' if finished else 'an unfinished'} demo made: {', '.join(there)}",
-            hint="add --force to replace that and nothing else, or choose another --out",
+            hint="add --force to replace these, or choose another --out",
+        )
+    known = {name: listed for name, listed in made.items() if listed is not None}
+    others += [
+        out / name / path for name in there if name in known for path in _inside(out / name) - known[name]
+    ]
+    if others:
+        raise UsageError(
+            f"{min(others)} is there, and no demo made it", hint="choose another --out, or move it away"
         )
     return there
 
@@ -159,7 +182,10 @@ def _is_of_before(out: Path) -> bool:
     """Whether a version that wrote no demo.json made all there is in ``out``, as the commands in its runs say."""
     if not out.is_dir() or not {path.name for path in out.iterdir()} <= {*MADE}:
         return False
-    commands = (read_run_facts(out / name).get("command", ()) for name in RUNS)
+    try:
+        commands = [read_run_facts(out / name).get("command", ()) for name in RUNS]
+    except AvtoolError:  # nothing says so
+        return False
     settings = FULL.pretrain, FULL.localize
     return all({*wanted} <= {*command} for wanted, command in zip(settings, commands, strict=True))
 
@@ -167,6 +193,9 @@ def _is_of_before(out: Path) -> bool:
 def _leave(out: Path, note: _Note) -> None:
     """Say what is kept of a demo that breaks off; where it made nothing, leave nothing."""
     if there := [name for name in (UNFINISHED, *note.made) if os.path.lexists(out / name)]:
+        note.made = dict.fromkeys(there)
+        note.list_made()
+        note.write()
         say(f"{out} keeps {', '.join(there)}; with --force the demo begins anew")
         return
     note.path.unlink(missing_ok=True)
@@ -242,7 +271,9 @@ def _print(made: Demo, *, small: bool) -> None:
     names = "data:", "pretrained:", "localizer:", "heat map:", "next:"
     for name, words in zip(names, (*paths, what_next(made.localizer)), strict=True):
         print(f"{name:<12}{words}")
-    say("This model has seen rendered clips alone: with it your own clip shows how to go on, and no more.")
+    say(
+        "This model has only seen rendered clips: on a clip of your own it shows how to go on, not where the sound is."
+    )
 
 
 def what_next(localizer: Path) -> str:

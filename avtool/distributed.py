@@ -214,7 +214,7 @@ def process_group(device: torch.device) -> Iterator[World]:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UsageError(
-            f"WORLD_SIZE is set, but {', '.join(missing)} is not: this is no job of torchrun's",
+            f"WORLD_SIZE is set, but {', '.join(missing)} is not: torchrun did not start this process",
             hint="torchrun --nproc-per-node N -m avtool ..., or unset WORLD_SIZE",
         )
     if device.type == "cuda":

@@ -43,6 +43,13 @@ class TrainingError(AvtoolError):
     """Training cannot start or must stop."""
 
 
+class NotFinite(CheckpointError, ValueError):
+    """What is to be scored holds NaN or infinity: it is of a model that diverged."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="use an earlier checkpoint")
+
+
 class UsageError(AvtoolError):
     """The command line asks for something that cannot be done."""
 

@@ -12,7 +12,7 @@ from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.distributed import local_device, process_group
-from avtool.errors import DataError, UsageError
+from avtool.errors import CheckpointError, DataError, NotFinite, UsageError
 from avtool.files import atomic_file, check_output, write_json
 from avtool.places import resolve_checkpoint
 from avtool.progress import quiet
@@ -102,7 +102,10 @@ def evaluate(
             object_prior=object_prior,
             world=world,
         )
-        tables = evaluation.tables(context, chosen_protocols)
+        try:
+            tables = evaluation.tables(context, chosen_protocols)
+        except NotFinite as error:
+            raise CheckpointError(f"{checkpoint}: {error.message}", hint=error.hint) from error
         if world.main and save_predictions is not None:
             with atomic_file(save_predictions) as partial, partial.open("wb") as file:
                 predictions: dict[str, Any] = context.predictions

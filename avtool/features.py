@@ -1,4 +1,4 @@
-"""What the model sees and hears: normalised frames and log-mel spectrograms, batched and on the device."""
+"""What the model sees and hears, batched and on the device: frames, log-mels, and maps at the size of a frame."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def normalize_frames(frames: Tensor) -> Tensor:
     """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and standard deviation."""
     mean = torch.tensor(IMAGE_MEAN, device=frames.device).view(1, 3, 1, 1) * 255
     std = torch.tensor(IMAGE_STD, device=frames.device).view(1, 3, 1, 1) * 255
-    return (frames.float() - mean) / std
+    return frames.float().sub_(mean).div_(std)
 
 
 def to_float_waveform(waveform: Tensor, gain_db: Tensor | None = None) -> Tensor:
@@ -172,3 +172,12 @@ def at_frames(masks: Tensor, places: Tensor) -> Tensor:
     before = places.floor().long()
     after = (before + 1).clamp(max=masks.shape[-1] - 1)
     return torch.lerp(masks[..., before], masks[..., after], (places - before).to(masks))
+
+
+def upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
+    maps = np.asarray(maps, np.float64)
+    if maps.shape[1:] == size:
+        return maps
+    coarse = torch.from_numpy(maps).unsqueeze(1)
+    return F.interpolate(coarse, size, mode="bilinear", align_corners=False).squeeze(1).numpy()

@@ -47,6 +47,8 @@ def check_output(
         )
     if path.is_dir() and not markers:
         raise UsageError(f"{option} {path} is a folder, a file is needed", hint=another)
+    if markers and path.is_symlink() and not path.exists():
+        raise UsageError(f"{path} is a link that leads nowhere", hint=another)
     if markers and path.exists():
         empty = path.is_dir() and not any(path.iterdir())
         ours = empty or any((path / marker).is_file() for marker in markers)
@@ -60,9 +62,10 @@ def check_output(
         raise UsageError(
             f"{option} {path} would replace the clip or another file of this command", hint=another
         )
-    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     if not parent.is_dir():
-        raise UsageError(f"cannot write {path}: {parent} is a file, not a folder", hint=another)
+        what = "a link that leads nowhere" if parent.is_symlink() else "a file, not a folder"
+        raise UsageError(f"cannot write {path}: {parent} is {what}", hint=another)
     closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
     if closed and not path.exists():
         raise UsageError(f"cannot write {path}: nothing can be written in {parent}", hint=another)

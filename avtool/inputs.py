@@ -1,7 +1,7 @@
 """From a frame and a sound to what a model takes: one rule for training, evaluation and inference.
 
-A frame passes through the JPEG of 256 pixels' short side that prepared data holds, also where it comes straight from
-one's own clip: a model sees the same pixels wherever it is used. A crop of it is resized to the model's size; training
+Every frame is first made a JPEG with a short side of 256 pixels, as prepared data hold it, also when it comes straight
+from a clip at inference: a model sees the same pixels everywhere. A crop of it is resized to the model's size; training
 draws the crop, evaluation takes ``centre_crop``, and where a place in the frame is asked for ``whole_crop``. A sound is
 a window of so many samples that lies inside what there is to hear, or is filled up by reflection.
 """

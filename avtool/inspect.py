@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from avtool import places
-from avtool.data.dataset import PreparedDataset
+from avtool.data.dataset import PreparedDataset, read_facts
 from avtool.data.report import REPORT_JSON
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
 from avtool.data.views import start_around
@@ -137,7 +137,7 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
     """
     dataset = PreparedDataset(folder, "all")
     dataset.check_shards()
-    facts = json.loads((folder / DATASET_JSON).read_text(encoding="utf-8"))
+    facts = read_facts(folder)
     clips, frames = (np.load(index_path(folder, name), mmap_mode="r") for name in ("clips", "frames"))
     seconds = dataset.durations().astype(np.float64)
     counts = dataset.class_counts()

@@ -7,22 +7,22 @@ from torch import Tensor
 
 def normalize_patches(patches: Tensor) -> Tensor:
     """Each patch (..., P) to mean 0 and variance 1: (t - mean) / sqrt(var + 1e-6), var unbiased (MAE, section 4)."""
-    mean = patches.mean(dim=-1, keepdim=True)
-    variance = patches.var(dim=-1, keepdim=True)
-    return (patches - mean) / (variance + 1e-6).sqrt()
+    count = patches.shape[-1]
+    biased = (count - 1) / count  # of the variance that layer_norm divides by
+    return F.layer_norm(patches, (count,), patches.new_full((count,), biased**0.5), eps=1e-6 * biased)
 
 
 def reconstruction_loss(prediction: Tensor, target: Tensor, *, normalize: bool = True) -> Tensor:
     """Mean squared error over removed patches, a scalar in float32.
 
     ``prediction`` and ``target`` (B, R, P) hold the removed patches alone, in the same order; ``normalize`` compares
-    with normalised patches, in which units the best constant a patch (its own mean) gets (P - 1) / P, nearly 1.
+    with normalised patches, for which predicting each patch's mean has a loss of (P - 1) / P, about 1.
     Source: MAE (arXiv 2111.06377), section 3; DeepAVFusion, section 3.3.
     """
     target = target.float()
     if normalize:
         target = normalize_patches(target)
-    return (prediction.float() - target).square().mean()
+    return F.mse_loss(prediction.float(), target)
 
 
 def masked_autoencoding_loss(image: Tensor, audio: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from functools import cache, cached_property
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from avtool.errors import UsageError, did_you_mean
@@ -25,10 +26,14 @@ T = TypeVar("T")
 _installed = cache(entry_points)  # one look at what is installed serves every table
 
 
+def load_module(place: str) -> ModuleType:
+    """The module of ``module:attribute``."""
+    return importlib.import_module(place.partition(":")[0])
+
+
 def resolve(place: str) -> Any:
     """What stands at ``module:attribute``."""
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return getattr(load_module(place), place.partition(":")[2])
 
 
 class Table(Mapping[str, T], Generic[T]):

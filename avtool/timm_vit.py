@@ -97,6 +97,8 @@ class TimmViT:
                 f"{name} is {theirs[name]:g}, the recipe's {ours[name]:g}" for name in other
             )
             fit = " ".join(f"model.{name}={theirs[name]:g}" for name in other)
+            if "patch_size" in other:
+                fit += " and image_size and audio_size of whole patches"
             raise self._refused(f"its {sizes}", hint=f"set {fit}, or name a ViT of the recipe's sizes")
         if not _compute_the_same(model.blocks[0], encoder.blocks[0]):
             raise self._refused(f"its blocks ({type(model.blocks[0]).__name__}) compute something else")
@@ -105,7 +107,8 @@ class TimmViT:
     def _refused(self, reason: str, *, hint: str = "") -> CheckpointError:
         return CheckpointError(
             f"{self} cannot start the image encoder: {reason}",
-            hint=hint or f"name a plain ViT, as {self.key}={TIMM}vit_base_patch16_224.mae",
+            hint=hint
+            or f"name a plain ViT of the recipe's sizes, as {self.key}={TIMM}vit_base_patch16_224.mae for dim 768",
         )
 
     def load(self, encoder: VisionTransformer) -> str:

@@ -127,7 +127,7 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
         if not report.prepared:
             raise DataError(
                 f"none of the clips in {source} can be prepared: {', '.join(report.as_dict()['reasons'])}",
-                hint="avtool inspect CLIP says more of one",
+                hint="avtool inspect CLIP says why",
             )
     dataset = PreparedDataset(prepared, "all")
     videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows if row.video}
@@ -140,10 +140,10 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
 def _list_clips(source: Path, table: Path, clips: int) -> None:
     """A csv of at most so many clips in ``source``, spread evenly over them."""
     if not source.is_dir():
-        raise DataError(f"{source} is no folder", hint="name a folder of clips, or a prepared data set")
+        raise DataError(f"{source} is not a folder", hint="name a folder of clips, or a prepared data set")
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not files:
-        raise DataError(f"{source} holds no clip ({', '.join(ENDINGS)})", hint="name a folder of clips")
+        raise DataError(f"{source} holds no clips ({', '.join(ENDINGS)})", hint="name a folder of clips")
     chosen = [files[i].absolute() for i in spread_over(range(len(files)), clips)]
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

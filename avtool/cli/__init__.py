@@ -1,33 +1,72 @@
 """The command line: one file a command over one public function. Nothing heavy is imported before it runs."""
 
 import sys
-from importlib import import_module
+from collections.abc import Iterator, Mapping
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from avtool import __version__
-from avtool.cli import (
-    bench,
-    convert,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    finetune,
-    inspect,
-    plot,
-    prepare,
-    pretrain,
-    pull,
-    recipes,
-)
 from avtool.commands import ClipCommand, examples
-from avtool.registry import TASKS, resolve
+from avtool.registry import TASKS, load_module, resolve
+
+STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+FIRST, LAST = (
+    ("prepare", "pretrain", "finetune", "plot", "evaluate"),
+    ("pull", "convert", "export", "recipes", "demo", "inspect", "bench", "doctor"),
+)
+"""Commands that help lists before and after those of the tasks."""
+
+
+class Commands(Mapping[str, Any]):
+    """The commands by name, each imported and built when it is asked for.
+
+    A command's module holds EPILOG and the command, or the ``app`` of several, and COMMAND where it is of a class of
+    its own.
+    """
+
+    def __init__(self) -> None:
+        places = [
+            *(f"avtool.cli.{name}:{name}" for name in FIRST),
+            *(task.command for task in TASKS.values() if task.command),
+            *(f"avtool.cli.{name}:{name}" for name in LAST),
+        ]
+        self._places = {place.partition(":")[2].replace("_", "-"): place for place in places}
+
+    def __getitem__(self, name: str) -> Any:
+        module = load_module(self._places[name])
+        if hasattr(module, "app"):
+            return typer.main.get_command(module.app)
+        alone = typer.Typer(**STYLE)
+        kind = getattr(module, "COMMAND", ClipCommand)
+        alone.command(name, cls=kind, epilog=module.EPILOG)(resolve(self._places[name]))
+        return typer.main.get_command(alone)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+class Group(TyperGroup):
+    """``avtool``: only the command that is typed is imported."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = Commands()  # type: ignore[assignment]
+
 
 app = typer.Typer(
     name="avtool",
+    cls=Group,
     help="Audio-visual learning: raw clips in, prepared data, masked pretraining, a heat map out.",
     epilog=examples(
         "avtool demo",
@@ -37,10 +76,7 @@ app = typer.Typer(
         next_command="avtool COMMAND --help",
     ),
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    **STYLE,
 )
 
 
@@ -57,25 +93,6 @@ def _root(
     ] = False,
 ) -> None:
     pass
-
-
-app.command(epilog=prepare.EPILOG)(prepare.prepare)
-app.command(epilog=pretrain.EPILOG)(pretrain.pretrain)
-app.command(epilog=finetune.EPILOG)(finetune.finetune)
-app.command(epilog=plot.EPILOG)(plot.plot)
-app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
-for task in TASKS.values():
-    if task.command:
-        module = import_module(task.command.partition(":")[0])
-        app.command(cls=ClipCommand, epilog=module.EPILOG)(resolve(task.command))
-app.command(epilog=pull.EPILOG)(pull.pull)
-app.command(cls=convert.ConvertCommand, epilog=convert.EPILOG)(convert.convert)
-app.command(epilog=export.EPILOG)(export.export)
-app.add_typer(recipes.app, name="recipes")
-app.command(epilog=demo.EPILOG)(demo.demo)
-app.command(cls=ClipCommand, epilog=inspect.EPILOG)(inspect.inspect)
-app.add_typer(bench.app, name="bench")
-app.command(epilog=doctor.EPILOG)(doctor.doctor)
 
 
 def main() -> None:

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import ClipCommand, command, examples, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
@@ -27,7 +26,7 @@ BEFORE = {
 """Options that settings have taken the place of."""
 
 
-class ConvertCommand(TyperCommand):
+class ConvertCommand(ClipCommand):
     """A command that says what its options of earlier versions are called now."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -35,6 +34,9 @@ class ConvertCommand(TyperCommand):
             if (option := word.partition("=")[0]) in BEFORE:
                 raise typer.BadParameter(f"{option} is a setting now: {BEFORE[option]}", ctx=ctx)
         return super().parse_args(ctx, args)
+
+
+COMMAND = ConvertCommand
 
 
 @command("force", "json")

@@ -22,19 +22,22 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = DEMO,
     small: Annotated[
         bool,
-        typer.Option("--small", help="Few clips and steps: shows that all runs; its map means nothing."),
+        typer.Option("--small", help="A quick check that everything runs; its map means nothing."),
     ] = False,
     device: str,
     seed: int,
     threads: Threads = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace what an earlier demo made in DIR, and nothing else.")
+        bool,
+        typer.Option(
+            "--force", help="Replace the folders and files that a demo made in DIR, and nothing else."
+        ),
     ] = False,
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
 
     It prints and runs the commands a user would type: prepare, pretrain, finetune,
-    localize. Ten minutes at most on two cores, a minute with --small.
+    localize. 8 to 20 minutes on two cores, a minute with --small.
     """
     set_threads(threads)
     from avtool.demo import demo as run

@@ -188,9 +188,13 @@ def version_warnings(packages: dict[str, str]) -> list[str]:
         found, last = _numbers(version), _numbers(newest)
         if found < _numbers(oldest):
             way_out = f"pip install '{name}>={oldest}'"
-            warnings.append(f"{name} {version} is older than what avtool was tried with: {way_out}")
+            warnings.append(
+                f"{name} {version} is older than any version that avtool was tested with: {way_out}"
+            )
         elif found[: len(last)] > last:
-            warnings.append(f"{name} {version} is newer than what avtool was tried with ({newest})")
+            warnings.append(
+                f"{name} {version} is newer than any version that avtool was tested with ({newest})"
+            )
     return warnings
 
 
@@ -209,4 +213,5 @@ def _print(found: dict[str, Any]) -> None:
     for line in found["broken"]:
         typer.secho(f"broken: {line}", fg=typer.colors.RED)
     if not found["broken"]:
-        typer.echo("Everything that avtool needs works. Next: avtool demo")
+        following = "localize clip.mp4 --out heatmap.png" if places.DEMO.exists() else "demo"
+        typer.echo(f"Everything that avtool needs works. Next: avtool {following}")

@@ -68,7 +68,7 @@ def evaluate(
     windows: Annotated[
         int,
         typer.Option(
-            min=1, max=MOST_WINDOWS, metavar="N", help="Windows a clip, averaged (classify, retrieve)."
+            min=1, max=MOST_WINDOWS, metavar="N", help="Windows per clip, averaged (classify, retrieve)."
         ),
     ] = 1,
     maps: Annotated[
@@ -80,7 +80,7 @@ def evaluate(
     object_prior: Annotated[
         Path | None,
         typer.Option(
-            metavar="PTH", help="ImageNet ResNet's weights: maps also mixed with its objects (localize)."
+            metavar="PTH", help="ResNet weights: also judge maps mixed with its objects (localize)."
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,

@@ -65,7 +65,7 @@ def prepare(
     ] = None,
     part: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Prepare only part I of N; the last part to finish finishes DIR."),
+        typer.Option(metavar="I/N", help="Prepare only part I of N; the last one to finish writes DIR."),
     ] = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a Ray cluster.")] = "local",
     address: Annotated[

@@ -65,8 +65,8 @@ class Fusion(Section):
         if self.pair_dropout != 0:
             raise fault(
                 "pair_dropout",
-                f"{self.pair_dropout:g} cannot be had: the softmax over pairs is computed in factored form, "
-                "which never builds the pairs and so has no dropout over them",
+                f"dropout over pairs is not supported ({self.pair_dropout:g}): the softmax over pairs is factored and "
+                "never builds them",
             )
         if self.layers not in ("none", ()) and self.tokens[0] == 0:
             raise fault("tokens", "fusion blocks need at least one fusion token")
@@ -138,10 +138,10 @@ class Encoder(Transformer):
     @model_validator(mode="after")
     def _check_sizes(self) -> Self:
         for key in ("image_size", "audio_size"):
-            if any(side % self.patch_size for side in getattr(self, key)):
-                raise fault(
-                    key, f"{[*getattr(self, key)]} is not divisible by model.patch_size {self.patch_size}"
-                )
+            sides, patch = [*getattr(self, key)], self.patch_size
+            if any(side % patch for side in sides):
+                near = [max(1, round(side / patch)) * patch for side in sides]
+                raise fault(key, f"{sides} is not divisible by model.patch_size {patch}; {near} is")
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from avtool.config.types import (
     Pair,
     Positive,
     Section,
+    Seed,
     Share,
     ShareBelow1,
     Text,
@@ -144,7 +145,7 @@ FINETUNED = tuple(name for name, task in TASKS.items() if task.finetuned)
 class _Beginning(Section):
     task: Annotated[str, one_of(TRAINED)]
     """what is trained: a task's name, as pretrain or classify"""
-    seed: Count = 0
+    seed: Seed = 0
     """seed of everything drawn at random"""
     epochs: Positive | None = None
     """schedule's length: how often the data are gone through"""

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from avtool import places
 from avtool.data import shards
@@ -59,7 +60,7 @@ class PreparedDataset:
 
     def __init__(self, folder: Path, split: str = "train") -> None:
         self.folder, self.split = Path(folder), split
-        facts = _read_facts(self.folder)
+        facts = read_facts(self.folder)
         self.name: str = facts["name"]
         self.classes: list[str] = facts["classes"]
         self.splits: dict[str, int] = facts["splits"]
@@ -292,7 +293,29 @@ class PreparedDataset:
         return DataError(what, hint=_how_to_prepare(self.folder))
 
 
-FACTS = ("name", "classes", "splits", "checksum", "settings", "shards")
+class _Settings(BaseModel):
+    sample_rate: int
+
+
+class _Shard(BaseModel):
+    bytes: int
+    sha256: str
+
+
+class _Facts(BaseModel):
+    """What dataset.json has to say, at least."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str
+    classes: list[str]
+    splits: dict[str, int]
+    checksum: str
+    settings: _Settings
+    shards: list[_Shard]
+    counts: dict[str, int]
+    index: dict[str, str]
+    made_with: list[dict[str, str]] = []
 
 
 def _read_at(file: int, size: int, begin: int) -> bytes:
@@ -303,7 +326,8 @@ def _read_at(file: int, size: int, begin: int) -> bytes:
     return os.read(file, size)
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What the dataset.json of ``folder`` says. DataError where it is not prepared, or in another format, or broken."""
     path = folder / DATASET_JSON
     if not path.is_file():
         if command := Staging(folder).command():
@@ -313,14 +337,17 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         version = facts["format"]
-        missing = [key for key in FACTS if key not in facts]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
     if version != FORMAT:
         what = f"{path} is of format {version}, this avtool reads {FORMAT}"
         raise DataError(what, hint=_how_to_prepare(folder, str(facts.get("name", ""))))
-    if missing:
-        raise DataError(f"{path} is broken: it has no {', '.join(missing)}", hint=_how_to_prepare(folder))
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        what = f"{path} is broken: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise DataError(what, hint=_how_to_prepare(folder)) from error
     return facts
 
 

@@ -23,12 +23,12 @@ from typing import Any
 from avtool import media, places
 from avtool.data import catalog, checks, workers
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
-from avtool.data.dataset import ALL, PreparedDataset
+from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
 from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
 from avtool.data.staging import Part, Staging
-from avtool.errors import UsageError
+from avtool.errors import DataError, UsageError
 from avtool.files import check_output, json_text, printable, put_in_place, write_json
 from avtool.progress import progress_bar, say
 from avtool.registry import DATASETS
@@ -189,8 +189,9 @@ def _finished(job: Job) -> Report | None:
     """The report of ``job.out`` where it is finished, and was made of the same rows in the same way. A part that does
     nothing may have tools of other versions; that is said."""
     try:
-        made, report, facts = (_read_json(job.out / name) for name in (MADE_FROM, REPORT_JSON, DATASET_JSON))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        made, report = (_read_json(job.out / name) for name in (MADE_FROM, REPORT_JSON))
+        facts = read_facts(job.out)
+    except (FileNotFoundError, NotADirectoryError, ValueError, DataError):
         return None
     if made != _made_from(job, catalog.read_source(job.name, job.source, job.request)):
         return None

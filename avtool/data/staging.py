@@ -36,6 +36,8 @@ from avtool.progress import warn
 PLAN_JSON = "plan.json"
 RECORD = "record"
 FOLDERS = ("locks", "whole", "clips", "parts")
+BROKEN: dict[str, Any] = {"broken": True}
+"""Stands for a plan that cannot be read."""
 POLL = 0.05
 """Seconds between two looks at a lock that another process holds."""
 
@@ -61,6 +63,21 @@ class Part:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+
+def _is_plan(content: Any) -> bool:
+    """Whether ``content`` is one, as far as anything is made of it but a comparison."""
+    if not isinstance(content, dict) or not isinstance(content.get("command", ""), str):
+        return False
+    made = content.get(MADE_WITH, [{}])
+    return (
+        isinstance(made, list)
+        and bool(made)
+        and all(
+            isinstance(tools, dict) and all(isinstance(version, str) for version in tools.values())
+            for tools in made
+        )
+    )
 
 
 class Staging:
@@ -95,11 +112,10 @@ class Staging:
             yield
 
     def _begin(self, plan: dict[str, Any], part: Part, *, force: bool) -> None:
-        different = self._difference(plan)
+        different, way = self._difference(plan)
         if different and not force:
             raise UsageError(
-                f"{self.folder} is an unfinished preparation {different}",
-                hint=f"go on with it: {self.command()}; or drop it: add --force",
+                f"{self.folder} is an unfinished preparation {different}", hint=f"{way}drop it: add --force"
             )
         if different or not self.whole.is_dir():
             # where there is no plan yet nobody has begun, whoever holds a part
@@ -114,7 +130,7 @@ class Staging:
             (self.folder / name).mkdir(exist_ok=True)
         if not (self.folder / PLAN_JSON).is_file():
             self._store_plan(plan)
-        if different := self._difference(plan):
+        if different := self._difference(plan)[0]:
             raise UsageError(f"{self.folder} was begun by another process {different}")
 
     def admit(self, tools: Tools, who: str, *, force: bool) -> None:
@@ -224,23 +240,31 @@ class Staging:
     def _read_plan(self) -> dict[str, Any]:
         path = self.folder / PLAN_JSON
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            plan = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+            return plan if _is_plan(plan) else BROKEN
         except ValueError:
-            return {"name": "a broken plan"}
+            return BROKEN
 
     def _store_plan(self, plan: dict[str, Any]) -> None:
         self._write(self.folder / PLAN_JSON, (json_text(plan, indent=1) + "\n").encode())
 
-    def _difference(self, plan: dict[str, Any]) -> str:
-        """What is not as it was when the folder was begun; "" where all is, but for the versions of the tools."""
+    def _difference(self, plan: dict[str, Any]) -> tuple[str, str]:
+        """What is not as it was when the folder was begun, and how to go on with it all the same, where that can be; ""
+        where all is, but for the versions of the tools."""
         begun = self._read_plan()
         compared = [key for key in {**begun, **plan} if key not in ("command", MADE_WITH)]
         keys = [key for key in compared if begun.get(key) != plan.get(key)]
         if not begun or not keys:
-            return ""
+            return "", ""
+        if begun == BROKEN:
+            return f"whose {PLAN_JSON} is broken", ""
         if keys[0] == "rows":
-            return f"of other rows: the annotations of {plan['source']} are not what they were"
-        return f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
+            what = f"of other rows: the annotations of {plan['source']} are not what they were"
+            return what, "make them as they were, and give the same command; or "
+        what = f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
+        if keys[0] == "format":
+            return what, "go on with the version of avtool that began it; or "
+        return what, f"go on with it: {self.command()}; or "
 
     def _in_use(self) -> UsageError:
         return UsageError(

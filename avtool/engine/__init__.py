@@ -144,8 +144,8 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
     )
     if run.task.monitor and not len(clips.held_out):
         share = recipe.data.validation
-        why = f": data.validation={share:g} of so few recordings a class is none" if share else ""
+        why = f": data.validation={share:g} rounds to no recording of any class" if share else ""
         say(
-            f"no recording is held out to choose the best checkpoint on{why}; the last one is kept alone "
-            f"(a larger data.validation holds some out)"
+            f"no validation set to choose the best checkpoint on{why}; only the last one is kept "
+            "(a larger data.validation holds some out)"
         )

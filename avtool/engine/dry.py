@@ -24,16 +24,17 @@ from avtool.data.loader import collate, spread_over
 from avtool.devices import resolve_device, resolve_precision
 from avtool.engine.run import Schedule
 from avtool.engine.start import Clips
-from avtool.errors import in_bytes
+from avtool.errors import CheckpointError, in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
+from avtool.progress import warn
 from avtool.published import TIMM
 from avtool.registry import TASKS
 from avtool.replicas import autocast, replicas_for
 from avtool.tasks.training import Training
 from avtool.timm_vit import TimmViT
-from avtool.weights import NONE
+from avtool.weights import NONE, find_starting_weights
 
 MOMENTS = {"adamw": 2, "lars": 1}
 """Numbers that the optimizer keeps for each trained weight."""
@@ -61,9 +62,8 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Training = TASKS[recipe.task].trainer()(recipe, dataset, clips.training)
-    image = recipe.init.image or NONE
-    if recipe.init.model in (None, NONE) and image.startswith(TIMM):  # whether it fits; nothing is fetched
-        TimmViT.find("init.image", image).check(encoder_of(task.model).image)
+    if recipe.init.model in (None, NONE):
+        _look_at_starts(recipe, task)
     schedule = Schedule.of(task, recipe, len(clips.training), target)
     views = task.training_views(recipe, dataset, clips.training)
     dataset.bytes_read = 0
@@ -72,6 +72,19 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     lines = [*_parameters(task.model), *_shapes(recipe, sample)]
     lines += _schedule(recipe, dataset, clips, schedule, read)
     return "\n".join([*lines, *_memory(task, recipe, sample, schedule, target)])
+
+
+def _look_at_starts(recipe: Recipe, task: Training) -> None:
+    """Whether a ViT of timm's fits, and a warning for starting weights that are not there yet; nothing is fetched."""
+    for key in ("image", "audio"):
+        named = getattr(recipe.init, key) or NONE
+        if key == "image" and named.startswith(TIMM):
+            TimmViT.find("init.image", named).check(encoder_of(task.model).image)
+            continue
+        try:
+            find_starting_weights(f"init.{key}", named)
+        except CheckpointError as error:
+            warn(f"{error.message}: so the run itself would end")
 
 
 def _parameters(model: nn.Module) -> list[str]:

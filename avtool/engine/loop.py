@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from avtool.data.loader import STOP_SIGNALS
 from avtool.errors import TrainingError
 from avtool.optim import set_learning_rate
-from avtool.places import checkpoints_of
 from avtool.progress import progress_bar, say
 from avtool.replicas import Batch, autocast, in_parallel, without_sync
 
@@ -46,7 +45,7 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
             saves = ends or run.step % settings.save_every == 0
             logs = ends or measures or run.step % settings.log_every == 0
             if saves or logs:
-                check.settle()  # nothing is kept of a step that was not finite
+                check.raise_if_not_finite()  # nothing is kept of a step that was not finite
             if logs:
                 values = {name: value.item() for name, value in losses.items()}
                 speed = meter.read()
@@ -96,16 +95,16 @@ def train_step(
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / micro_steps
     with meter.timing("working"):
-        asked = torch.tensor(float(bool(interrupted))).to(run.device, non_blocking=True)
-        values = torch.stack([*sums.values(), asked]).float()
+        stop_requested = torch.tensor(float(bool(interrupted))).to(run.device, non_blocking=True)
+        values = torch.stack([*sums.values(), stop_requested]).float()
         if run.world.size > 1:
             dist.all_reduce(values)
             values /= run.world.size
-        *averages, asked = values
+        *averages, stop_requested = values
         means = dict(zip(sums, averages, strict=True))
         run.scaler.unscale_(run.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in run.parameters if p.grad is not None])
-        check.note(means, norm, torch.cat(indices), asked)
+        check.record(means, norm, torch.cat(indices), stop_requested)
         if run.recipe.optim.clip_grad is not None:
             torch.nn.utils.clip_grads_with_norm_(run.parameters, run.recipe.optim.clip_grad, norm)
         run.scaler.step(run.optimizer)
@@ -117,28 +116,30 @@ def train_step(
 
 
 class FiniteCheck:
-    """That a step which is not finite changes no weight and ends the run, on every process, without waiting for it.
+    """Skips a step whose loss or gradient is not finite and ends the run, on every process, without waiting for it.
 
     Reading losses and gradient would make the host wait for everything it asked a GPU for, after every step. Instead
     the optimizer itself passes over such a step (``found_inf``), and what was found is copied aside and read while the
-    next step is computed, or before anything is logged, measured or saved (``settle``).
+    next step is computed, or before anything is logged, measured or saved (``raise_if_not_finite``).
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.interrupted = False
-        self._noted: tuple[int, list[str], Tensor, torch.cuda.Event | None, Tensor] | None = None
+        self._recorded: tuple[int, list[str], Tensor, torch.cuda.Event | None, Tensor] | None = None
 
-    def note(self, losses: dict[str, Tensor], norm: Tensor, indices: Tensor, asked: Tensor) -> None:
+    def record(
+        self, losses: dict[str, Tensor], norm: Tensor, indices: Tensor, stop_requested: Tensor
+    ) -> None:
         """Before the step after ``run.step``: its ``losses`` and the ``norm`` of its gradient are to be finite.
-        ``indices`` are its clips; ``asked`` is above 0 where a process was interrupted.
+        ``indices`` are its clips; ``stop_requested`` is above 0 where a process was interrupted.
 
         In fp16 a gradient that overflowed is the scaler's: it skips the step and scales less, down to not at all.
         """
-        self.settle()
+        self.raise_if_not_finite()
         scale = self.run.scaler.scale(torch.ones((), device=self.run.device))
         fine = [value.isfinite() for value in losses.values()]
-        flags = torch.stack([*fine, norm.isfinite() | (scale > 1), asked > 0]).float()
+        flags = torch.stack([*fine, norm.isfinite() | (scale > 1), stop_requested > 0]).float()
         arrived = None
         if not self.run.scaler.is_enabled():
             bad = ~(losses["loss"].isfinite() & norm.isfinite())
@@ -147,17 +148,17 @@ class FiniteCheck:
             flags = torch.empty_like(flags, device="cpu", pin_memory=True).copy_(flags, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record()
-        self._noted = (self.run.step + 1, [*losses, "gradient"], flags, arrived, indices)
+        self._recorded = (self.run.step + 1, [*losses, "gradient"], flags, arrived, indices)
 
-    def settle(self) -> None:
-        """TrainingError where what was noted last is not finite: the loss, or the gradient."""
-        if self._noted is None:
+    def raise_if_not_finite(self) -> None:
+        """TrainingError where what was recorded last is not finite: the loss, or the gradient."""
+        if self._recorded is None:
             return
-        (step, names, flags, arrived, indices), self._noted = self._noted, None
+        (step, names, flags, arrived, indices), self._recorded = self._recorded, None
         if arrived is not None:
             arrived.synchronize()
-        *fine, asked = flags.tolist()
-        self.interrupted = bool(asked)
+        *fine, stop_requested = flags.tolist()
+        self.interrupted = bool(stop_requested)
         finite = dict(zip(names, fine, strict=True))
         gradient = finite.pop("gradient")
         if finite["loss"] and gradient:
@@ -168,8 +169,7 @@ class FiniteCheck:
         raise TrainingError(
             f"step {step}: {' and '.join(bad or ['the gradient'])} {'are' if bad[1:] else 'is'} not finite; "
             f"the batch's clips: {', '.join(ids)}",
-            hint=("earlier checkpoints are good; " if checkpoints_of(self.run.folder) else "")
-            + "lower optim.base_lr, set optim.clip_grad, or use train.precision=float32",
+            hint=self.run.way_back(),
         )
 
 

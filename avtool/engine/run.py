@@ -22,7 +22,7 @@ from avtool.data.loader import batches_in_order, batches_in_training, spread_ove
 from avtool.devices import resolve_precision
 from avtool.distributed import World, share_batch_norm
 from avtool.engine.start import Clips, Saved, load_start
-from avtool.errors import CheckpointError, free_bytes, in_bytes
+from avtool.errors import CheckpointError, NotFinite, TrainingError, free_bytes, in_bytes
 from avtool.model.build import compile_blocks
 from avtool.optim import LARS, adamw, backbone_warmup, cosine_schedule, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
@@ -267,11 +267,22 @@ class Run:
         # Passes over other sizes are not worth compiling for.
         eager = torch.compiler.set_stance("force_eager")
         with self.world.fail_together() as failed, autocast(self.device, self.precision), eager:
-            values = self._measure(limit)
+            try:
+                values = self._measure(limit)
+            except NotFinite as error:
+                raise TrainingError(
+                    f"step {self.step}: on held-out clips {error.message}", hint=self.way_back()
+                ) from error
             if self.world.main:
                 self._keep_measures(values)
         if failed:
             raise OthersFailed
+
+    def way_back(self) -> str:
+        """What helps where a loss, a gradient or what the model gives is not finite."""
+        good = "earlier checkpoints are good; " if checkpoints_of(self.folder) else ""
+        wider = "" if self.precision == torch.float32 else ", or use train.precision=float32"
+        return f"{good}lower optim.base_lr, set optim.clip_grad{wider}"
 
     def _measure(self, limit: int) -> dict[str, float]:
         def batches(dataset: PreparedDataset, clips: np.ndarray) -> Iterator[Batch]:

@@ -166,7 +166,7 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
         return recipe, None
     if named is None:
         raise UsageError(
-            "nothing says which pretrained model to fine-tune",
+            "no pretrained model given",
             hint="--from RUN (avtool pretrain), --from deepavfusion-vggsound (avtool pull), or as a control random "
             "weights: --from none --allow-random",
         )

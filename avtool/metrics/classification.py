@@ -8,19 +8,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from avtool.errors import NotFinite
+
 
 def top_k_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     """Whether the true class ``labels`` (N,) is among the k highest of ``scores`` (N, C): float64 (N,), 1 or 0.
 
     Where classes tie with the true one, it is the chance that a draw by lot among them takes it into the k, so that
     scores that say nothing get k / C and no hit by luck. The accuracy ``top-k`` is the mean.
-    ValueError for shapes that do not go together and scores that are NaN.
+    ValueError for shapes that do not go together, NotFinite for scores that are NaN.
     """
     scores, labels = np.asarray(scores), np.asarray(labels)
     if scores.ndim != 2 or labels.shape != (len(scores),):
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} are not (N, C) and (N,)")
     if np.isnan(scores).any():
-        raise ValueError("a score is NaN")
+        raise NotFinite("a score is NaN")
     true = np.take_along_axis(scores, labels[:, None], axis=1)
     higher, equal = (scores > true).sum(axis=1), (scores == true).sum(axis=1)
     return np.clip((k - higher) / equal, 0.0, 1.0)
@@ -84,7 +86,7 @@ def _per_class(
     if scores.ndim != 2 or scores.shape != targets.shape:
         raise ValueError(f"scores {scores.shape} and targets {targets.shape} are not (N, C) both")
     if np.isnan(scores).any():
-        raise ValueError("a score is NaN")
+        raise NotFinite("a score is NaN")
     columns = zip(scores.T, targets.T, strict=True)
     return np.array(
         [score(np.sort(column[true]), np.sort(column[~true])) for column, true in columns], np.float64

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avtool.errors import NotFinite
 from avtool.metrics.classification import top_k_correct
 
 RANKS = (1, 5, 10)
@@ -27,13 +28,13 @@ def recall(first: np.ndarray, second: np.ndarray, *, ranks: Sequence[int] = RANK
 
     recall@k = the mean over queries of [partner among the k nearest of all N]; a partner that ties with others counts
     by the chance of a draw by lot, so that embeddings that say nothing get k / N, the floor. Per-query values, for
-    means and intervals. ValueError for shapes that differ, and for values that are not finite.
+    means and intervals. ValueError for shapes that differ, NotFinite.
     """
     first, second = (np.asarray(side, np.float64) for side in (first, second))
     if first.ndim != 2 or first.shape != second.shape:
         raise ValueError(f"embeddings {first.shape} and {second.shape} are not (N, D) both")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise ValueError("an embedding holds values that are not finite")
+        raise NotFinite("an embedding holds values that are not finite")
     # rows of zeros stay so, and are as far from everything as from each other
     first, second = (
         side / np.maximum(np.linalg.norm(side, axis=1, keepdims=True), np.finfo(float).tiny)
@@ -56,10 +57,10 @@ def nearest_neighbour_hits(
     queries: Tensor, query_labels: Tensor, references: Tensor, reference_labels: Tensor
 ) -> Tensor:
     """Whether the reference (R, D) nearest to each of ``queries`` (Q, D) by cosine has the same label (``knn``, k = 1):
-    bool (Q,). Labels are integers; the floor is the share of the commonest. ValueError for vectors that are not finite.
+    bool (Q,). Labels are integers; the floor is the share of the commonest. NotFinite.
     """
     if not (queries.isfinite().all() and references.isfinite().all()):
-        raise ValueError("an embedding holds values that are not finite")
+        raise NotFinite("an embedding holds values that are not finite")
     similarity = F.normalize(queries.float(), dim=1) @ F.normalize(references.float(), dim=1).T
     return reference_labels[similarity.argmax(dim=1)] == query_labels
 
@@ -68,11 +69,13 @@ def effective_rank(vectors: Tensor) -> float:
     """exp(-sum p ln p) of p = s / sum s, the normalised singular values s of the centred ``vectors`` (N, D).
 
     1 where all lie on one line, min(N - 1, D) at most, D where they spread evenly in all directions; 0 where all are
-    equal: collapsed. In float64, on the vectors' device. ValueError for fewer than two vectors and for values that are
-    not finite. Source: Roy and Vetterli, EUSIPCO 2007.
+    equal: collapsed. In float64, on the vectors' device. ValueError for fewer than two vectors, NotFinite.
+    Source: Roy and Vetterli, EUSIPCO 2007.
     """
-    if vectors.ndim != 2 or len(vectors) < 2 or not vectors.isfinite().all():
-        raise ValueError(f"vectors {tuple(vectors.shape)} are not two or more finite ones (N, D)")
+    if vectors.ndim != 2 or len(vectors) < 2:
+        raise ValueError(f"vectors {tuple(vectors.shape)} are not two or more (N, D)")
+    if not vectors.isfinite().all():
+        raise NotFinite("a vector holds values that are not finite")
     wide = vectors.detach().double()
     values = torch.linalg.svdvals(wide - wide.mean(dim=0))
     if values[0] <= wide.abs().max() * torch.finfo(wide.dtype).eps * max(wide.shape):

@@ -8,10 +8,9 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from avtool.errors import DataError
+from avtool.errors import DataError, NotFinite
+from avtool.features import upsampled
 
 EVALUATION_SIZE = (224, 224)
 """Rows and columns at which truth is drawn where nothing else is said."""
@@ -55,7 +54,7 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     several are, it is the chance that one drawn from them lies inside, so that a constant map gets its truth's share of
     the cells and no hit by luck. The maps may be of any resolution: bilinear upsampling leaves the highest place at a
     cell's centre (at the frame's edge it spreads it out to there). NaN where the truth is empty: leave such images out,
-    and count them. ValueError for maps that are not finite or do not go with ``truth``.
+    and count them. ValueError for maps that do not go with ``truth``, NotFinite.
 
     Source: the pointing game (Zhang et al., arXiv 1608.00507, section 4.2), without its tolerance of 15 pixels.
     """
@@ -63,7 +62,7 @@ def pointing_hits(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     if maps.ndim != 3 or truth.ndim != 3 or len(maps) != len(truth):
         raise ValueError(f"maps {maps.shape} and truth {truth.shape} are not B maps and B masks")
     if not np.isfinite(maps).all():
-        raise ValueError("a map holds values that are not finite")
+        raise NotFinite("a map holds values that are not finite")
     rows, columns = maps.shape[1:]
     height, width = truth.shape[1:]
     centre_row = (2 * np.arange(rows) + 1) * height // (2 * rows)
@@ -84,7 +83,7 @@ def ciou_median(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
     ``truth`` (B, H, W) in 0 to 1, bool or with half pixels. A map without levels predicts every pixel. Scaling P by its
     least and highest value, as the protocol is written, changes no order of pixels, so it is not done.
-    ValueError for maps that are not finite or do not go with ``truth``.
+    ValueError for maps that do not go with ``truth``, NotFinite.
 
     Source: EZ-VSL (Mo and Morgado, ECCV 2022); cIoU is Senocak et al.'s (CVPR 2018).
     """
@@ -177,17 +176,8 @@ def _on_truth(maps: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarr
         raise ValueError(f"maps {np.shape(maps)} and truth {truth.shape} are not B maps and B masks")
     levels = upsampled(maps, (truth.shape[1], truth.shape[2]))
     if not np.isfinite(levels).all():
-        raise ValueError("a map holds values that are not finite")
+        raise NotFinite("a map holds values that are not finite")
     return levels.reshape(len(levels), -1), truth.reshape(len(truth), -1)
-
-
-def upsampled(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps (B, rows, columns) at ``size``, bilinear with align_corners=False, in float64."""
-    maps = np.asarray(maps, np.float64)
-    if maps.shape[1:] == size:
-        return maps
-    coarse = torch.from_numpy(maps).unsqueeze(1)
-    return F.interpolate(coarse, size, mode="bilinear", align_corners=False).squeeze(1).numpy()
 
 
 def _ciou(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from avtool.errors import NotFinite
+
 LENGTH = 512
 """Taps of the distortion that is forgiven: a source may arrive filtered by as many."""
 FRAME = 4096
@@ -50,7 +52,7 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
     the work; scores are float64 (B, S) or (B, K, S), on the device of the references. A source without energy, or
     whose estimate has none, is ``silent``, as is every source of a mixture that holds a silent reference. A ratio whose
     denominator is rounding is huge (a mixture has no artifacts: its SAR is 150 dB or more, or infinite) and no number
-    to average. ValueError for shapes that do not go together and values that are not finite.
+    to average. ValueError for shapes that do not go together, NotFinite.
 
     Equal to mir_eval 0.8's ``bss_eval_sources`` to 1e-3 dB and better up to 90 dB, on recordings. Where references have
     whole octaves without anything (below 1e-15 of their power) the normal equations are singular to rounding: SDR
@@ -65,7 +67,7 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
             " (B, S, N) or (B, K, S, N)"
         )
     if not (references.isfinite().all() and estimates.isfinite().all()):
-        raise ValueError("a waveform holds values that are not finite")
+        raise NotFinite("a waveform holds values that are not finite")
     sources = references.double()
     rivals = estimates.to(sources).reshape(len(sources), -1, *sources.shape[1:])  # (B, K, S, N)
     heard = ~silent(sources).any(dim=1)

@@ -84,11 +84,10 @@ class VisionTransformer(nn.Module):
     def embed(self, x: Tensor, keep: Tensor | None) -> Tensor:
         """(B, C, H, W), patches to keep (B, K) or None for all -> (B, K or N, D) tokens with their positions."""
         patch_size = self.patch_embed.patch_size
-        patches = patchify(x, patch_size)
         positions = self.positions(grid_of(x.shape[2], x.shape[3], patch_size), x.device)
-        if keep is None:
-            return self.patch_embed(patches) + positions
-        return self.patch_embed(gather_tokens(patches, keep)) + positions[keep]
+        return self.patch_embed(patchify(x, patch_size, keep)) + (
+            positions if keep is None else positions[keep]
+        )
 
 
 class AudioVisualEncoder(nn.Module):

@@ -173,9 +173,8 @@ class MaskedAutoencoder(nn.Module):
         tokens = self.encode_visible(image, audio, image_mask, audio_mask)
 
         def rebuilt(decoder: Decoder, x: Tensor, visible: Tensor, mask: Mask) -> Reconstruction:
-            patches = patchify(x, self.encoder.patch_size)
-            prediction = decoder(visible, tokens.fusion, mask)
-            return Reconstruction(prediction, gather_tokens(patches, mask.removed), mask)
+            removed = patchify(x, self.encoder.patch_size, mask.removed)
+            return Reconstruction(decoder(visible, tokens.fusion, mask), removed, mask)
 
         return (
             rebuilt(self.image_decoder, image, tokens.image, image_mask),

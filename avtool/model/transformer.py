@@ -23,12 +23,17 @@ def grid_of(height: int, width: int, patch_size: int) -> tuple[int, int]:
     return height // patch_size, width // patch_size
 
 
-def patchify(x: Tensor, patch_size: int) -> Tensor:
-    """(B, C, H, W) -> (B, N, p * p * C): patches in row-major order; inside a patch row, column, then channel."""
+def patchify(x: Tensor, patch_size: int, ids: Tensor | None = None) -> Tensor:
+    """(B, C, H, W) -> (B, N, p * p * C): patches in row-major order; inside a patch row, column, then channel. Of
+    ``ids`` (B, K) alone: (B, K, p * p * C)."""
     batch, channels = x.shape[:2]
     rows, columns = grid_of(x.shape[2], x.shape[3], patch_size)
     x = x.reshape(batch, channels, rows, patch_size, columns, patch_size)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, rows * columns, -1)
+    patches = x.permute(0, 2, 4, 3, 5, 1)
+    if ids is None:
+        return patches.reshape(batch, rows * columns, -1)
+    clip = torch.arange(batch, device=ids.device).unsqueeze(1)
+    return patches[clip, ids // columns, ids % columns].flatten(2)
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:

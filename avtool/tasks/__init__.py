@@ -58,7 +58,7 @@ class Task:
         """UsageError where a checkpoint's model is of no kind that this task trains; ``otherwise``: another way out."""
         if config.kind not in self.kinds:
             raise UsageError(
-                f"{checkpoint} is of kind {config.kind}, not {' or '.join(self.kinds)}",
+                f"{checkpoint} holds a model of kind {config.kind}, not {' or '.join(self.kinds)}",
                 hint=f"avtool finetune {self.name} --recipe tiny-{self.name} --from {checkpoint}{otherwise}",
             )
 

@@ -33,9 +33,9 @@ class Training(nn.Module):
     that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
     parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
 
-    ``forward`` takes a batch and gives ``loss`` and its parts, scalars. It may get a part of a batch, several batches
-    one after the other, or a part of those: the loss is the mean over its samples, or what relates them to others of
-    their batch asks for these (``distributed.all_gather_with_grad``).
+    ``forward`` takes a batch and gives ``loss`` and its parts, scalars: means over the samples it gets, which may be a
+    slice of one or of several batches. A loss that compares samples gathers the others of their batch
+    (``distributed.all_gather_with_grad``).
     """
 
     monitor: ClassVar[str] = ""

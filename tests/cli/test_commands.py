@@ -87,8 +87,15 @@ def test_localize_hands_on_clip_names_whatever_they_begin_with(clip: list[str], 
 
 
 def test_a_clip_name_that_begins_with_a_dash_is_otherwise_an_option(calls, work: Path) -> None:
-    assert invoke("localize", "-x.mp4").exit_code == 2
-    assert invoke("localize", "x.mp4", "--map", "sketch").exit_code == 2
+    taken = "begins with - and was read as an option"
+    for words, said in (
+        (["-x.mp4"], f"-x.mp4 {taken}"),
+        (["x.mp4", "--map", "sketch"], "--map sketch is not known"),
+        (["x.mp4", "--at", "-1.5", "--sketch"], "--sketch"),  # a number is no clip's name
+    ):
+        done = invoke("localize", *words)
+        output = " ".join(done.output.split())
+        assert (done.exit_code, said in output, taken in output) == (2, True, taken in said), done.output
     assert calls == []
 
 
@@ -105,6 +112,12 @@ def test_pretrain_lays_settings_and_seed_over_the_recipe(calls, work: Path) -> N
     assert kwargs["out"].parent == Path("runs")
     assert kwargs["out"].name.startswith("tiny-2")
     assert kwargs["command"][0] == "avtool"
+
+
+@pytest.mark.parametrize("words", [["demo"], ["pretrain", "--recipe", "tiny", "--data", "d"]])
+def test_a_seed_larger_than_torch_takes_is_refused_before_anything_is_done(words, calls, work: Path) -> None:
+    done = invoke(*words, "--seed", str(2**63))
+    assert done.exit_code == 2 and "is not from 0 to 2**63 - 1" in done.output and calls == []
 
 
 def test_pretrain_finds_prepared_data_by_the_recipes_name(calls, work: Path, monkeypatch) -> None:

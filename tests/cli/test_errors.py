@@ -146,6 +146,7 @@ def test_devices(value: str, code: int) -> None:
             ". is a folder, a file is needed",
             "avtool recipes cp tiny tiny.yaml",
         ),
+        (["pretrain", "--recipe", "tiny", f"seed={2**63}"], 2, "seed", "seed of everything drawn at random"),
         (["prepare", "vggsound", "--clips", "3"], 2, "--clips and --seed go with synth", "leave them out"),
         (["pull", "deepavfusion-vggsoud"], 2, "no published weights", "did you mean deepavfusion-vggsound?"),
         (
@@ -168,6 +169,7 @@ def test_devices(value: str, code: int) -> None:
         "device-before-clip",
         "device-before-rendering",
         "folder",
+        "seed",
         "synth-only",
         "weights",
         "out",

@@ -88,9 +88,9 @@ def test_doctor_fails_where_a_package_is_broken(monkeypatch) -> None:
 def test_doctor_warns_of_versions_that_were_not_tried() -> None:
     assert doctor.version_warnings({"av": "17.1.0", "numpy": "2.5.9", "PyYAML": "6.0.3"}) == []
     (old,) = doctor.version_warnings({"av": "17.0.1"})
-    assert old == "av 17.0.1 is older than what avtool was tried with: pip install 'av>=17.1'"
+    assert old == "av 17.0.1 is older than any version that avtool was tested with: pip install 'av>=17.1'"
     (new,) = doctor.version_warnings({"opencv-python-headless": "5.1.0.2"})
-    assert new == "opencv-python-headless 5.1.0.2 is newer than what avtool was tried with (5.0)"
+    assert new == "opencv-python-headless 5.1.0.2 is newer than any version that avtool was tested with (5.0)"
 
 
 def test_lower_ends_of_pyproject_are_those_that_were_tried() -> None:

@@ -122,7 +122,7 @@ class Lab:
         check, meter = FiniteCheck(run), Meter(clips_per_step=self.size.batch)
         batches = itertools.repeat(batch)
         losses = [train_step(run, model, batches, check=check, meter=meter)["loss"] for _ in range(count)]
-        check.settle()
+        check.raise_if_not_finite()
         return [loss.item() for loss in losses]
 
     @cached_property

@@ -454,7 +454,7 @@ def test_a_prepared_set_is_read_as_it_is_where_its_clips_are_there(
         bench_data._both(tmp_path / "p", tmp_path / "unused", clips=9, seed=0)
 
 
-@pytest.mark.parametrize(("name", "said"), [("nowhere", "is no folder"), ("", "holds no clip")])
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "is not a folder"), ("", "holds no clip")])
 def test_a_source_without_clips_is_told(name: str, said: str, tmp_path: Path) -> None:
     done = bench("data", args=[str(tmp_path / name)])
     assert done.exit_code == 1

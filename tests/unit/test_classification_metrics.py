@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from avtool.errors import NotFinite
 from avtool.metrics.classification import average_precision, macro, roc_auc, top_k_correct
 
 
@@ -86,10 +87,10 @@ def test_the_order_of_clips_and_the_scale_of_scores_change_nothing(
 
 def test_what_cannot_be_scored_is_refused() -> None:
     broken = np.array([[0.0, np.nan]])
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(NotFinite, match="NaN"):
         top_k_correct(broken, np.array([0]), 1)
     for metric in (average_precision, roc_auc):
-        with pytest.raises(ValueError, match="NaN"):
+        with pytest.raises(NotFinite, match="NaN"):
             metric(broken, np.array([[True, False]]))
         with pytest.raises(ValueError, match=r"not \(N, C\) both"):
             metric(np.zeros((3, 2)), np.zeros((3, 3), bool))

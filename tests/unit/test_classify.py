@@ -440,7 +440,7 @@ def test_random_fusion_weights_have_to_be_allowed(data: Path, tmp_path: Path) ->
     with pytest.raises(UsageError, match="random fusion weights") as told:
         run(data, tmp_path / "run", allow_random=False)
     assert "--allow-random" in told.value.hint
-    with pytest.raises(UsageError, match="nothing says which pretrained model"):
+    with pytest.raises(UsageError, match="no pretrained model given"):
         run(data, tmp_path / "run", "init.model=null")
     assert not (tmp_path / "run").exists()
 
@@ -474,9 +474,7 @@ def test_that_nothing_is_held_out_is_said_with_its_reason(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(data, tmp_path / "run", "data.validation=0.01", "max_steps=1")
-    said = (
-        "no recording is held out to choose the best checkpoint on: data.validation=0.01 of so few recordings"
-    )
+    said = "no validation set to choose the best checkpoint on: data.validation=0.01 rounds to no recording"
     assert said in capsys.readouterr().err and not (tmp_path / "run" / BEST).exists()
 
 

@@ -222,7 +222,7 @@ def test_what_cannot_be_is_refused_at_its_key(override: str, key: str) -> None:
 
 
 def test_pair_dropout_is_refused_with_the_reason() -> None:
-    assert "factored form" in error_of("dense", "model.fusion.pair_dropout=0.1").message
+    assert "softmax over pairs is factored" in error_of("dense", "model.fusion.pair_dropout=0.1").message
 
 
 @pytest.mark.parametrize("argument", ["foo", "=3", "model..dim=3", "model.image_size=[1,"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -43,9 +44,8 @@ def made_in(out: Path, *names: str, finished: bool = True) -> None:
     for name in names:
         (out / name).mkdir(parents=True)
         (out / name / "old").touch()
-    (out / DEMO_JSON).write_text(
-        json.dumps({"finished": finished, "made": [name for name in names if name in MADE]})
-    )
+    made = {name: ["old"] for name in names if name in MADE}
+    (out / DEMO_JSON).write_text(json.dumps({"finished": finished, "made": made}))
     (out / "notes.txt").write_text("mine")
 
 
@@ -62,7 +62,7 @@ def test_what_is_there_is_named_and_left(finished: bool, names, words: str, smal
     with pytest.raises(UsageError) as caught:
         demo(out, small=small)
     assert caught.value.message == f"{out} {words}"
-    assert "--force" in caught.value.hint and "another --out" in caught.value.hint
+    assert caught.value.hint == "add --force to replace these, or choose another --out"
     assert all((out / name / "old").exists() for name in names)
 
 
@@ -74,7 +74,7 @@ def test_force_replaces_what_a_demo_made_and_nothing_else(out: Path, capsys) -> 
     assert sorted(path.name for path in out.iterdir()) == ["data", DEMO_JSON, "mine", "notes.txt"]
     assert [path.name for path in (out / "data").iterdir()] == ["new"]
     facts = json.loads((out / DEMO_JSON).read_text())
-    assert facts["finished"] is False and facts["clips"] == FULL.clips and facts["made"] == ["data"]
+    assert facts["finished"] is False and facts["clips"] == FULL.clips and facts["made"] == {"data": ["new"]}
     assert facts["command"] == ["avtool", "demo", "--force"]
     assert "keeps data; with --force the demo begins anew" in capsys.readouterr().err
 
@@ -97,7 +97,35 @@ def test_what_is_there_under_its_names_and_was_never_made_by_a_demo_stays(force:
     assert (out / "data" / "old").exists() and (out / "localizer").exists()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 3}'])
+@pytest.mark.parametrize("name", ["localizer/mine.json", "data/mine/notes.txt", "pretrained/link"])
+def test_what_is_not_a_demos_stays_also_inside_what_it_made(name: str, out: Path) -> None:
+    made_in(out, *MADE)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).symlink_to(out.parent) if name.endswith("link") else (out / name).touch()
+    with pytest.raises(UsageError, match="holds what a demo made"):
+        demo(out)
+    with pytest.raises(UsageError, match=r"is there, and no demo made it") as caught:
+        demo(out, force=True)
+    assert str(out / Path(*Path(name).parts[:2])) in caught.value.message
+    assert caught.value.hint == "choose another --out, or move it away"
+    assert os.path.lexists(out / name) and all((out / made / "old").exists() for made in MADE)
+
+
+def test_what_a_killed_demo_left_is_replaced(out: Path) -> None:
+    """As is what a version left that named no files."""
+    for made in ({"data": ["old"], "pretrained": None}, ["data", "pretrained"]):
+        made_in(out, "data", "pretrained")
+        (out / DEMO_JSON).write_text(json.dumps({"finished": False, "made": made}))
+        with pytest.raises(Interrupted):
+            demo(out, force=True)
+        assert not (out / "pretrained").exists() and [path.name for path in (out / "data").iterdir()] == [
+            "new"
+        ]
+        (out / "data" / "new").unlink()
+        (out / "data").rmdir()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"made": 3}', '{"made": {"data": 3}}'])
 def test_a_broken_note_removes_nothing(content: str, out: Path) -> None:
     made_in(out, *MADE)
     (out / DEMO_JSON).write_text(content)
@@ -122,6 +150,22 @@ def test_a_demo_of_before_is_known_by_its_commands(out: Path) -> None:
     commands_in(out.with_name("own"), FULL.pretrain, ("max_steps=9000",))
     with pytest.raises(UsageError, match="not even with --force"):
         demo(out.with_name("own"), force=True)
+
+
+def test_a_demo_of_before_whose_note_is_damaged_is_not_replaced(out: Path) -> None:
+    commands_in(out, FULL.pretrain, FULL.localize)
+    (out / "pretrained" / "run.json").write_text("[")
+    with pytest.raises(UsageError, match="not even with --force"):
+        demo(out, force=True)
+
+
+@pytest.mark.parametrize("name", ["dangling", "loop", "dangling/x", "loop/x"])
+def test_a_link_that_leads_nowhere_is_named(name: str, out: Path) -> None:
+    (out.parent / "dangling").symlink_to(out.parent / "nowhere")
+    (out.parent / "loop").symlink_to(out.parent / "loop")
+    with pytest.raises(UsageError, match=f"{name.partition('/')[0]} is a link that leads nowhere") as caught:
+        demo(out.parent / name, force=True)
+    assert caught.value.hint == "choose another --out"
 
 
 def test_a_demo_that_made_nothing_leaves_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

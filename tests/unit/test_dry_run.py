@@ -140,6 +140,12 @@ def test_what_a_run_costs_is_said(data: Path) -> None:
     assert "at most, all in all" in text
 
 
+def test_starting_weights_that_are_not_there_are_said(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = load_recipe("tiny", [*SMALL, "init.image=nofile.pth"])
+    engine.dry_run(recipe, data=data, device="cpu")
+    assert "warning: init.image=nofile.pth is neither a file" in capsys.readouterr().err
+
+
 def test_bytes_read_are_those_of_a_frame_and_a_window(data: Path) -> None:
     dataset = CountingDataset(data, "train")
     frame = dataset._span("frames", dataset._clip(3)["frames"])[0]["size"]

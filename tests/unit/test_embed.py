@@ -212,7 +212,7 @@ def test_weights_wait_for_a_usable_clip_and_the_others_go_on(
 
 def test_other_models_do_not_classify(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "encoder", kind="autoencoder", decoder_dim=16)
-    with pytest.raises(UsageError, match=r"is of kind .*, not classifier") as told:
+    with pytest.raises(UsageError, match=r"of kind .*, not classifier") as told:
         classify([tmp_path / "x.mp4"], model=model, device="cpu")
     assert "finetune classify" in told.value.hint
 

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ import torch
 from avtool import engine
 from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
+from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.engine import loop
 from avtool.engine import run as engine_run
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
+from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of
 from avtool.replicas import replicas_for
 from avtool.tasks.pretrain.train import Pretraining
@@ -351,6 +354,25 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(
     (*_, last) = checkpoints_of(tmp_path / "run")
     assert last.name == "step-00000002"
     assert all(value.isfinite().all() for value in weights(tmp_path / "run").values())
+
+
+@pytest.mark.parametrize(
+    "recipe", ["tiny", "tiny-classify", "tiny-localize", "tiny-separate", "tiny-segment"]
+)
+def test_a_model_that_diverged_is_told_where_it_is_measured(
+    recipe: str, synth: Callable[[int], Path], tmp_path: Path
+) -> None:
+    settings = ["data.workers=0", "train.batch_size=4", "train.eval_clips=8", "data.validation=0.4"]
+    dataset = PreparedDataset(synth(24), "all")
+    diverged = engine_run.Run(
+        load_recipe(recipe, settings), dataset, folder=tmp_path / "run", device=torch.device("cpu")
+    )
+    with torch.no_grad():
+        for weight in encoder_of(diverged.task.model).parameters():
+            weight.mul_(1e30)
+    with pytest.raises(TrainingError, match=r"step 0: on held-out clips .* (not finite|NaN)") as caught:
+        diverged.evaluate()
+    assert caught.value.hint == "lower optim.base_lr, set optim.clip_grad"
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "lars"])

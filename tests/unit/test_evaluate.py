@@ -279,7 +279,7 @@ def test_a_segmenter_of_as_many_classes_is_no_classifier(data: Path, tmp_path: P
     config = described("segmentation", settings)
     save_checkpoint(tmp_path, model=build_model(config.kind, settings), config=config)
     ClassNames(tuple(LABELS)).write(tmp_path)
-    with pytest.raises(UsageError, match="is of kind segmentation, not classifier or linear_probe"):
+    with pytest.raises(UsageError, match="of kind segmentation, not classifier or linear_probe"):
         judge(tmp_path, data, task="classify", protocols=["top1"])
 
 
@@ -303,6 +303,20 @@ def test_weights_that_are_no_numbers_have_no_score(
         judge(tmp_path / "m", data, protocols=protocols)
 
 
+@pytest.mark.parametrize("protocols", [["top1"], ["knn"]])
+def test_a_model_that_diverged_has_no_score(
+    model: Path, data: Path, tmp_path: Path, protocols: list[str]
+) -> None:
+    broken, _, config = load_model(model / BEST)
+    with torch.no_grad():
+        for weight in broken.encoder.parameters():
+            weight.mul_(1e30)
+    save_checkpoint(tmp_path / "m", model=broken, config=config)
+    with pytest.raises(CheckpointError, match=r"m: .* (NaN|not finite)") as caught:
+        judge(tmp_path / "m", data, protocols=protocols, out=tmp_path / "out.json")
+    assert caught.value.hint == "use an earlier checkpoint" and not (tmp_path / "out.json").exists()
+
+
 def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> None:
     small = ("model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2")
     recipe = load_recipe(
@@ -316,6 +330,6 @@ def test_an_encoder_alone_has_no_head_to_judge(data: Path, tmp_path: Path) -> No
         ],
     )
     encoder = engine.train(recipe, data=data, out=tmp_path / "encoder", device="cpu")
-    with pytest.raises(UsageError, match=r"is of kind .*, not classifier"):
+    with pytest.raises(UsageError, match=r"of kind .*, not classifier"):
         judge(encoder, data, protocols=["top1"])
     assert [table.protocol for table in judge(encoder, data)] == ["knn"]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from avtool.bench.measure import peak_bytes
 from avtool.bench.pairs import BuiltPairs
+from avtool.errors import NotFinite
 from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.embeddings import nearest_neighbour_hits
@@ -285,7 +286,7 @@ def test_reconstruction_loss_on_a_case_by_hand() -> None:
 def test_what_is_no_number_has_no_neighbour() -> None:
     queries, broken = torch.ones(2, 3), torch.full((2, 3), torch.nan)
     for query, reference in ((broken, queries), (queries, broken)):
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(NotFinite, match="not finite"):
             nearest_neighbour_hits(query, torch.zeros(2), reference, torch.zeros(2))
 
 

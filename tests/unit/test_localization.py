@@ -17,7 +17,8 @@ from avtool.checkpoint import save_checkpoint
 from avtool.config.checkpoint import read_config
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
-from avtool.errors import DataError
+from avtool.errors import DataError, NotFinite
+from avtool.features import upsampled
 from avtool.metrics.localization import (
     EVALUATION_SIZE,
     binomial_error,
@@ -31,7 +32,6 @@ from avtool.metrics.localization import (
     pointing_hits,
     slavc_confidence,
     slavc_extended,
-    upsampled,
 )
 from avtool.model.build import build_model
 from avtool.tasks.localize import protocols as evaluate
@@ -96,7 +96,7 @@ def test_an_image_without_truth_is_no_miss() -> None:
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         pointing_hits(np.full((1, 2, 2), np.nan), np.ones((1, 2, 2), bool))
     with pytest.raises(ValueError, match="not B maps and B masks"):
         pointing_hits(np.zeros((2, 2, 2)), np.ones((1, 2, 2), bool))
@@ -228,7 +228,7 @@ def test_the_ideal_map_has_every_pixel_of_the_truth_and_is_bound_by_the_protocol
 
 def test_maps_that_cannot_be_scored_are_refused() -> None:
     for protocol in (ciou_median, ciou_adaptive):
-        with pytest.raises(ValueError, match="not finite"):
+        with pytest.raises(NotFinite, match="not finite"):
             protocol(np.full((1, 2, 2), np.inf), np.ones((1, 4, 4)))
         with pytest.raises(ValueError, match="not B maps and B masks"):
             protocol(np.zeros((2, 2, 2)), np.ones((1, 2, 2)))

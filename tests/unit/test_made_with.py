@@ -125,6 +125,39 @@ def test_other_rows_or_settings_are_dropped_with_their_versions(run, tmp_path, m
     assert facts(tmp_path / "out")["made_with"] == [OLD]
 
 
+PLANS = ["", "[1]", '"x"', '{"made_with": []}', '{"made_with": "PyAV 3"}', '{"made_with": ["18.1"]}']
+PLANS += ['{"made_with": {"av": "17"}}', '{"made_with": [{"av": 18}]}', '{"command": 3}']
+
+
+@pytest.mark.parametrize("text", PLANS)
+def test_a_broken_plan_is_named_and_dropped_by_force(run, tmp_path, text):
+    with pytest.raises(KeyboardInterrupt):
+        run(NEW, stop=3)
+    (tmp_path / "out.unfinished" / "plan.json").write_text(text)
+    with pytest.raises(UsageError, match=r"unfinished preparation whose plan\.json is broken") as caught:
+        run(NEW)
+    assert caught.value.hint == "drop it: add --force"
+    assert run(NEW, force=True).prepared == ROWS
+
+
+@pytest.mark.parametrize(
+    ("change", "way"),
+    [
+        ({"rows": "0"}, "make them as they were, and give the same command; or drop it: add --force"),
+        ({"format": 99}, "go on with the version of avtool that began it; or drop it: add --force"),
+        ({"name": "other"}, "go on with it: avtool prepare manifest "),
+    ],
+)
+def test_the_way_to_go_on_is_not_what_was_just_refused(run, tmp_path, change, way):
+    with pytest.raises(KeyboardInterrupt):
+        run(NEW, stop=3)
+    path = tmp_path / "out.unfinished" / "plan.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UsageError, match="is an unfinished preparation") as caught:
+        run(NEW)
+    assert caught.value.hint.startswith(way)
+
+
 def test_what_was_begun_before_versions_were_noted_is_not_mixed_unasked(run, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(NEW, stop=3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from avtool.errors import NotFinite
 from avtool.metrics.embeddings import ROWS_AT_ONCE, effective_rank, recall
 
 
@@ -65,7 +66,7 @@ def test_it_is_what_a_loop_finds_over_more_rows_than_are_taken_at_once(
 def test_what_is_not_paired_or_not_finite_is_refused() -> None:
     with pytest.raises(ValueError, match="not"):
         recall(np.zeros((3, 2)), np.zeros((4, 2)))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         recall(np.zeros((3, 2)), np.full((3, 2), np.nan))
 
 

@@ -329,8 +329,8 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
         allow_random=True,
         device="cpu",
     )
-    refused(UsageError, "is of kind classifier, not segmentation", model=pretrained)
-    with pytest.raises(UsageError, match=r"is of kind .*, not segmentation"):
+    refused(UsageError, "of kind classifier, not segmentation", model=pretrained)
+    with pytest.raises(UsageError, match=r"of kind .*, not segmentation"):
         evaluate(pretrained, data, task="segment")
 
 

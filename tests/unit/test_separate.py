@@ -314,7 +314,7 @@ def test_pairs_that_the_data_names_are_taken(data: Path, monkeypatch: pytest.Mon
 def test_another_kind_of_model_is_refused_before_weights_are_loaded(data: Path, tmp_path: Path) -> None:
     other = saved(tmp_path / "x", "classifier", {**SETTINGS, "classes": 3})
     (other / "model.safetensors").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"is of kind .*, not separation") as error:
+    with pytest.raises(UsageError, match=r"of kind .*, not separation") as error:
         evaluate(other, data, task="separate", device="cpu")
     assert "avtool finetune separate" in error.value.hint
 
@@ -504,7 +504,7 @@ def test_what_is_wrong_is_said_before_weights_are_loaded(tmp_path: Path, model: 
         (MediaError, "silent.mp4 has digital silence", silent, {}),
         (UsageError, "do not go together", good, {"other": good, "box": (0, 0, 1, 1)}),
         (UsageError, "reaches outside", good, {"box": (0, 0, 2, 2)}),
-        (UsageError, "is of kind classifier, not separation", good, {"model": classifier}),
+        (UsageError, "of kind classifier, not separation", good, {"model": classifier}),
         (UsageError, "x.wav has the name of a sound file", good, {"out": tmp_path / "x.wav"}),
         (UsageError, "full exists", good, {"out": tmp_path / "full"}),
         (UsageError, "is not replaced", good, {"out": tmp_path / "full", "force": True}),

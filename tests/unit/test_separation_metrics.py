@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from avtool.errors import NotFinite
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics import separation
 from avtool.metrics.separation import bss_eval, silent
@@ -155,7 +156,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         bss_eval(noise(1, 2, 100), noise(1, 2, 99))
     with pytest.raises(ValueError, match="are not"):
         bss_eval(noise(2, 100), noise(2, 100))
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(NotFinite, match="not finite"):
         bss_eval(noise(1, 2, 100), torch.full((1, 2, 100), torch.nan))
 
 

@@ -240,6 +240,20 @@ def test_a_broken_dataset_json(copy, text):
     assert caught.value.hint == f"avtool prepare manifest FILE.csv --out {copy} --force"
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("splits", {"train": "1"}), ("shards", "x"), ("shards", [{"bytes": 1}]), ("settings", None), ("settings", {}),
+        ("classes", {}), ("made_with", {"av": "1"}), ("counts", None), ("index", []),
+    ],
+)  # fmt: skip
+def test_a_dataset_json_of_another_form_is_broken(copy, key, value):
+    path = copy / shards.DATASET_JSON
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(DataError, match=rf"dataset\.json is broken: {key}"):
+        PreparedDataset(copy)
+
+
 def test_another_format(copy):
     facts = json.loads((copy / shards.DATASET_JSON).read_text())
     for name, source in (("mine", "manifest FILE.csv"), ("audioset-eval", "audioset --subset eval")):

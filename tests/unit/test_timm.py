@@ -159,6 +159,9 @@ def test_other_sizes_say_which_settings_fit() -> None:
     assert caught.value.hint.startswith(
         "set model.dim=192 model.depth=12 model.heads=3 model.mlp_ratio=4, or"
     )
+    with pytest.raises(CheckpointError) as caught:
+        TimmViT.find("init.image", "timm:vit_base_patch32_224").check(vit())
+    assert "model.patch_size=32 and image_size and audio_size of whole patches, or" in caught.value.hint
     TimmViT.find("init.image", "timm:vit_tiny_patch16_224").check(
         vit(dim=192, depth=12, heads=3, mlp_ratio=4)
     )

@@ -131,7 +131,9 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
         return kind
     if kind != "cosine" and not hears:
         found = {0: "no fusion blocks", 1: "a single fusion block"}[len(encoder.fusion_blocks)]
-        raise UsageError(f"this model has {found}, so its {kind} map would be deaf", hint="use --map cosine")
+        raise UsageError(
+            f"this model has {found}, so its {kind} map ignores the sound", hint="use --map cosine"
+        )
     return kind
 
 

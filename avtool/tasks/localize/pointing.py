@@ -4,17 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
-from avtool.config.checkpoint import read_model_config
-from avtool.data.dataset import PreparedDataset
-from avtool.devices import resolve_device
 from avtool.errors import DataError
 from avtool.files import write_json
 from avtool.metrics.localization import binomial_error
 from avtool.places import resolve_checkpoint, run_of
-from avtool.tasks.context import Context
-from avtool.tasks.localize.protocols import evaluate_localization
 
 LOCALIZATION_JSON = "localization.json"
 
@@ -81,6 +74,14 @@ def measure_pointing(
 
     ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
     """
+    import numpy as np
+
+    from avtool.config.checkpoint import read_model_config
+    from avtool.data.dataset import PreparedDataset
+    from avtool.devices import resolve_device
+    from avtool.tasks.context import Context
+    from avtool.tasks.localize.protocols import evaluate_localization
+
     checkpoint, dataset = resolve_checkpoint(model), PreparedDataset(data, split)
     context = Context(
         checkpoint=checkpoint,

@@ -9,9 +9,9 @@ import numpy as np
 from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
+from avtool.features import upsampled
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
-from avtool.metrics.localization import upsampled
 from avtool.predict import choose_model
 from avtool.report.heatmap import render_heatmap, write_png
 from avtool.tasks.localize.maps import EVERY, choose_map, localization_map, words_of

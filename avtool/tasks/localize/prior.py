@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import check_fit, read_state_dict
 from avtool.errors import CheckpointError
+from avtool.features import upsampled
 from avtool.libraries import need
-from avtool.metrics.localization import EVALUATION_SIZE, upsampled
+from avtool.metrics.localization import EVALUATION_SIZE
 
 SHARE = 0.4
 """The map's share of the mixture; the rest is the prior's."""

@@ -67,7 +67,8 @@ def _shares(ciou: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Protocol(NamedTuple):
-    """How a protocol scores maps (N, rows, columns) against truth (N, H, W), image by image, and what it asks."""
+    """A protocol: ``score`` gives, of maps (N, rows, columns) and truth (N, H, W), the values (N,) of each measure;
+    ``words`` is its rule as printed; ``ceiling`` adds a row in which the truth itself is the map."""
 
     score: Scores
     words: str

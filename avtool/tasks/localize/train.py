@@ -11,7 +11,7 @@ from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import DrawnViews, FixedViews, MixtureViews, PartnerViews
 from avtool.distributed import World, all_gather_with_grad
-from avtool.errors import UsageError
+from avtool.errors import NotFinite, UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells
 from avtool.model.localization import UNIMODAL, LocalizationModel
@@ -83,8 +83,8 @@ class Localization(Training):
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
 
     def contrast(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        """Two-pass: the losses of clips each of which is told from the others of its batch, those included that another
-        process or thread has."""
+        """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
+        process or thread holds."""
         patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
         count = len(patches)
         if count % self.batch_size:
@@ -130,13 +130,15 @@ class Localization(Training):
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
         """``score``: the share of other sounds that a held-out frame scores below its own, ties by half, over all its
         pairs; ``floor``: by lot alone; ``first``: how often its own is above all others, ties by lot; ``clips``.
-        Two-pass: among ``GROUP`` consecutive clips; joint: among the candidates.
+        Unimodal: among ``GROUP`` consecutive clips; joint: among the candidates.
 
         Weights are chosen by ``score``: over a few hundred clips, most of which share their class with some of the
         others, ``first`` is nearly all noise."""
         groups = list(self._paired_scores(held_out))
         sums = dict.fromkeys(("above", "first", "pairs", "clips"), 0.0)
         for paired, scores in groups:
+            if not scores.isfinite().all():
+                raise NotFinite("a score is not finite")
             own = paired.unsqueeze(1)
             beaten, level = (own > scores).sum(dim=1), (own == scores).sum(dim=1)  # level: its own too
             others = scores.shape[1] - 1

@@ -23,7 +23,7 @@ from avtool.data.views import (
     masked_frames,
 )
 from avtool.distributed import World
-from avtool.errors import TrainingError
+from avtool.errors import NotFinite, TrainingError
 from avtool.features import inputs_of
 from avtool.losses import overlap_loss, segmentation_loss
 from avtool.metrics.localization import centred_disc
@@ -156,7 +156,9 @@ def resized(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def scores_of(logits: Tensor, masks: Tensor) -> Scores:
-    """Scores of every frame: ``logits`` (B, C, H, W) against ``masks`` (B, H, W), on the CPU."""
+    """Scores of every frame: ``logits`` (B, C, H, W) against ``masks`` (B, H, W), on the CPU. NotFinite."""
+    if not logits.isfinite().all():
+        raise NotFinite("a mask holds values that are not finite")
     if logits.shape[1] == 1:
         scores = frame_scores(logits[:, 0].sigmoid(), masks > 0)
         return FrameScores(*(part.cpu() for part in scores))
