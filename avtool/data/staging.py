@@ -233,9 +233,19 @@ class Staging:
     # Plan and locks ----------------------------------------------------------------------------------
 
     def _check_ours(self) -> None:
-        begun = (*FOLDERS, f".{PLAN_JSON}")
-        if not self.folder.is_dir() or not all(path.name.startswith(begun) for path in self.folder.iterdir()):
+        """UsageError where the folder is there and is none of these, or none can be made."""
+        if self._is_ours():
+            return
+        try:
             check_output(self.folder, force=True, markers=(PLAN_JSON,))
+        except UsageError:
+            if not self._is_ours():  # another process may have begun it meanwhile
+                raise
+
+    def _is_ours(self) -> bool:
+        """Whether it is there, with nothing in it but what a preparation puts there."""
+        begun = (*FOLDERS, PLAN_JSON, f".{PLAN_JSON}")
+        return self.folder.is_dir() and all(path.name.startswith(begun) for path in self.folder.iterdir())
 
     def _read_plan(self) -> dict[str, Any]:
         path = self.folder / PLAN_JSON

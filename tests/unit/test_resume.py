@@ -22,6 +22,7 @@ import pytest
 from avtool import media
 from avtool.data import checks, workers
 from avtool.data import prepare as module
+from avtool.data import staging as staging_module
 from avtool.data.convert import Settings
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
@@ -430,6 +431,19 @@ def test_engines_that_are_none(table, tmp_path):
     with pytest.raises(UsageError, match="an address is that of a Ray cluster"):
         prepare("manifest", table, out=tmp_path / "out", address="head:6379")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_another_part_begins_meanwhile_is_no_strangers(tmp_path, monkeypatch):
+    one, another = Staging(tmp_path / "out"), Staging(tmp_path / "out")
+    check = staging_module.check_output
+
+    def begun_before_it(*arguments, **options):
+        (another.folder / "locks").mkdir(parents=True)
+        check(*arguments, **options)
+
+    monkeypatch.setattr(staging_module, "check_output", begun_before_it)
+    with one.opened({"made_with": [{}]}, Part(1, 2), force=False):
+        assert (one.folder / "plan.json").is_file()
 
 
 def test_parts_that_start_together_begin_once(tmp_path):
