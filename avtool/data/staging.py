@@ -234,17 +234,18 @@ class Staging:
 
     def _check_ours(self) -> None:
         """UsageError where the folder is there and is none of these, or none can be made."""
-        if self._is_ours():
-            return
-        try:
-            check_output(self.folder, force=True, markers=(PLAN_JSON,))
-        except UsageError:
-            if not self._is_ours():  # another process may have begun it meanwhile
-                raise
+        for last in (False, True):  # another process may begin it between the two looks
+            if self._is_begun():
+                return
+            try:
+                return check_output(self.folder, force=True, markers=(PLAN_JSON,))
+            except UsageError:
+                if last:
+                    raise
 
-    def _is_ours(self) -> bool:
-        """Whether it is there, with nothing in it but what a preparation puts there."""
-        begun = (*FOLDERS, PLAN_JSON, f".{PLAN_JSON}")
+    def _is_begun(self) -> bool:
+        """Whether it is there without a plan, with nothing in it but what a preparation begins with."""
+        begun = (*FOLDERS, f".{PLAN_JSON}")
         return self.folder.is_dir() and all(path.name.startswith(begun) for path in self.folder.iterdir())
 
     def _read_plan(self) -> dict[str, Any]:

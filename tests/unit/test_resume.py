@@ -157,7 +157,9 @@ def test_a_worker_killed_from_outside_changes_nothing(table, whole, tmp_path):
     while process.poll() is None and killed < 3:
         before, there = done_so_far(tmp_path / "out"), [w for c in children(process.pid) for w in children(c)]
         for worker in there[:1]:
-            with suppress(ProcessLookupError):  # it was being ended, since another of its pool had been killed
+            with suppress(
+                ProcessLookupError
+            ):  # it was being ended, since another of its pool had been killed
                 os.kill(worker, signal.SIGKILL)
                 killed += 1
         while there and process.poll() is None and done_so_far(tmp_path / "out") < before + 5:
@@ -445,6 +447,15 @@ def test_a_folder_that_another_part_begins_meanwhile_is_no_strangers(tmp_path, m
     monkeypatch.setattr(staging_module, "check_output", begun_before_it)
     with one.opened({"made_with": [{}]}, Part(1, 2), force=False):
         assert (one.folder / "plan.json").is_file()
+
+
+def test_a_folder_that_one_is_in_is_not_begun_again(tmp_path, monkeypatch):
+    staging = Staging(tmp_path / "out")
+    with staging.opened({"made_with": [{}]}, Part(), force=False):
+        pass
+    monkeypatch.chdir(staging.folder)
+    with pytest.raises(UsageError, match="you are in it"), staging.opened({}, Part(), force=True):
+        pass
 
 
 def test_parts_that_start_together_begin_once(tmp_path):
