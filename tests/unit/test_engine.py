@@ -83,7 +83,7 @@ def test_a_run_says_what_made_it_and_measures_held_out_clips(data: Path, tmp_pat
         "reconstructions.png",
         "checkpoints",
     }
-    assert load_recipe(str(out / "recipe.yaml")) == load_recipe("tiny", SMALL)
+    assert load_recipe(str(out / "recipe.yaml")).model_dump() == load_recipe("tiny", SMALL).model_dump()
     (checkpoint,) = checkpoints_of(out)
     assert checkpoint.name == "step-00000006"
     assert {path.name for path in checkpoint.iterdir()} == {"model.safetensors", "config.json", "trainer.pt"}
