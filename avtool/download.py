@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from avtool.checkpoint import name_of_other_content
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import NO_LOCKS, take_lock
 from avtool.progress import progress_bar, say
+from avtool.weight_files import name_of_other_content
 
 ATTEMPTS = 5
 TIMEOUT = 30.0

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from avtool.checkpoint import check_finite
 from avtool.errors import UsageError, check_choice
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.files import atomic_file, check_output, json_text
@@ -47,6 +48,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
             f"{loaded.folder} is of kind {loaded.config.kind} and has no class heads",
             hint="use --kind encoder",
         )
+    check_finite(loaded.module.state_dict(), source=loaded.folder)
     module = _Named(loaded.module if kind == CLASSIFIER else loaded.encoder).eval().requires_grad_(False)
     made_for = loaded.config.model
     # Two samples: one could be taken for a constant.

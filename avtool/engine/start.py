@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 from torch import Tensor
 
-from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
+from avtool.checkpoint import check_finite, check_fit, load_trainer
 from avtool.config.checkpoint import Config, config_of, read_model_config
 from avtool.config.model import Spectrogram
 from avtool.config.recipes import load_recipe
@@ -28,6 +28,7 @@ from avtool.progress import say, warn
 from avtool.registry import TASKS
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
+from avtool.weight_files import read_safetensors
 from avtool.weights import NONE, find_starting_weights, load_vit
 
 ENCODER = "encoder."

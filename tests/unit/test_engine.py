@@ -16,7 +16,6 @@ import soundfile
 import torch
 
 from avtool import engine
-from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
@@ -28,6 +27,7 @@ from avtool.places import checkpoints_of
 from avtool.replicas import replicas_for
 from avtool.tasks.pretrain.train import Pretraining
 from avtool.tracking import read_metrics
+from avtool.weight_files import read_safetensors
 
 SMALL = (
     "max_steps=6",
