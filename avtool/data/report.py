@@ -90,8 +90,8 @@ class Report:
         return {"seconds": seconds, "bytes": self.bytes, "bytes_per_second": rate}
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``notes`` likewise where there are
-        any, ``stored`` and ``out``."""
+        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``notes`` likewise where there
+        are any, ``stored`` and ``out``."""
         found = self.listing()
         del found["details"]
         for part in ("reasons", "notes"):

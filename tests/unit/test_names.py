@@ -119,6 +119,12 @@ def test_what_is_mended_is_said(tmp_path):
     assert said.exit_code == 0 and all(note[:40] in said.stdout for note in notes)
 
 
+def test_a_label_stays_twice_where_each_has_its_box(tmp_path):
+    text = 'id,split,label,video,boxes\na,test,cello;cello,a.mp4,"[[0,0,0.4,1],[0.5,0,1,1]]"\n'
+    source = read_source("manifest", table(tmp_path, text), Request())
+    assert source.rows[0].labels == ("cello", "cello") and not source.notes
+
+
 def test_a_file_with_a_backslash_in_its_name_is_that_file(tmp_path):
     (tmp_path / "a\\b.mp4").touch()
     source = read_source("manifest", table(tmp_path, HEADER + "a,train,x,a\\b.mp4\n"), Request())

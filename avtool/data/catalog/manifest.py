@@ -92,16 +92,20 @@ class _Reader:
         start, end = self._seconds("start") or 0.0, self._seconds("end")
         if end is not None and end <= start:
             raise self.error(f"end {end:g} is not after start {start:g}", hint="both are seconds of the file")
+        labels, boxes = self._labels(), self._json("boxes", self._boxes, ())
+        if len(set(labels)) < len(labels) != len(boxes):  # as many as boxes may be the labels of these
+            self.mended.add(TWICE)
+            labels = tuple(dict.fromkeys(labels))
         return Row(
             id=self.fields["id"],
             split=self.fields["split"],
-            labels=self._labels(),
+            labels=labels,
             video=video,
             image=image,
             audio=audio,
             start=start,
             end=end,
-            boxes=self._json("boxes", self._boxes, ()),
+            boxes=boxes,
             masks=(mask,) if (mask := self._path("mask")) else (),
             stems=self._json("stems", self._stems, {}),
             view=self._json("view", lambda value: value, None),
@@ -109,10 +113,7 @@ class _Reader:
         )
 
     def _labels(self) -> tuple[str, ...]:
-        labels = [label for part in self.fields["label"].split(";") if (label := part.strip())]
-        if len(set(labels)) < len(labels):
-            self.mended.add(TWICE)
-        return tuple(dict.fromkeys(labels))
+        return tuple(label for part in self.fields["label"].split(";") if (label := part.strip()))
 
     def _path(self, name: str) -> Path | None:
         value = self.fields.get(name)
