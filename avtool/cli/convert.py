@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import ClipCommand, command, examples, print_json
+from avtool.commands import ClipCommand, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
@@ -46,7 +46,7 @@ def convert(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What the file does not tell.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    out: Annotated[Path, option("DIR", "Folder to write.")],
     force: bool,
     json: bool,
 ) -> None:
