@@ -67,8 +67,8 @@ def convert(
     is checked.
 
     CheckpointError names whatever the file may be instead, and every key that is missing, unexpected or of another
-    shape; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit. ``origin``
-    goes into config.json (none: the file's name).
+    shape or not finite; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit.
+    ``origin`` goes into config.json (none: the file's name).
     """
     check_output(out, force=force, markers=("config.json",))
     assume = dict(assume or {})

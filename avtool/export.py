@@ -38,7 +38,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
     is one). What is returned is in the file too, under ``avtool.json``: with the spectrogram's settings and, of a
     classifier, ``classes``, their names in the order of the logits, and ``several``, whether a clip may be of more than
     one (logits are then each for a sigmoid, else all for a softmax); both None where the model does not say. UsageError
-    where a classifier is asked for and the model is none.
+    where a classifier is asked for and the model is none, CheckpointError where a weight is not finite.
     """
     check_output(out, force=force, suffix=".pt2")
     if kind is not None:
@@ -51,8 +51,8 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
             f"{loaded.folder} is of kind {loaded.config.kind} and has no class heads",
             hint="use --kind encoder",
         )
-    check_finite(loaded.module.state_dict(), source=loaded.folder)
     module = _Named(loaded.module if kind == CLASSIFIER else loaded.encoder).eval().requires_grad_(False)
+    check_finite(loaded.module.state_dict(), source=loaded.folder)
     made_for = loaded.config.model
     # Two samples: one could be taken for a constant.
     inputs = torch.zeros(2, 3, *made_for.image_size), torch.zeros(2, 1, *made_for.audio_size)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import ClipCommand, command, examples, print_json
+from avtool.commands import ClipCommand, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
@@ -47,13 +47,13 @@ def convert(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What the file does not tell.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    out: Annotated[Path, option("DIR", "Folder to write.")],
     key: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What to read of a file that holds several, as state_dict_ema.",
-            show_default="averaged weights, if there are some",
+        option(
+            "NAME",
+            "What to read of a file that holds several, as state_dict_ema.",
+            usual="averaged weights, if there are some",
         ),
     ] = None,
     drop_positions: Annotated[

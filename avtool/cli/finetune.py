@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool.cli.runs import TRAINING, start_training
-from avtool.commands import RunSeed, Settings, command, examples
+from avtool.commands import RunSeed, Settings, command, examples, option
 from avtool.errors import check_choice
 from avtool.registry import TASKS
 
@@ -28,16 +28,10 @@ def finetune(
     settings: Settings = None,
     *,
     start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="MODEL",
-            help="Run, checkpoint, pulled name, or none.",
-            show_default="the recipe's",
-        ),
+        str | None, option("MODEL", "Run, checkpoint, pulled name, or none.", "--from", usual="the recipe's")
     ] = None,
     allow_random: Annotated[
-        bool, typer.Option("--allow-random", help="Allow random fusion weights, as a control.")
+        bool, option(None, "Allow random fusion weights, as a control.", "--allow-random")
     ] = False,
     seed: RunSeed = None,
     **options: Any,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Settings, command, examples, print_json
+from avtool.commands import Settings, command, examples, option, print_json
 from avtool.config.shipped import find_recipe, list_recipes
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output
@@ -55,7 +55,7 @@ def ls(
 def show(
     name: Name,
     settings: Settings = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The file as it is, with its comments.")] = False,
+    raw: Annotated[bool, option(None, "The file as it is, with its comments.", "--raw")] = False,
 ) -> None:
     """Print a recipe with everything resolved: parent, settings, defaults."""
     if raw:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, every, examples
+from avtool.commands import Clips, Failures, command, every, examples, option
 
 EPILOG = examples(
     "avtool embed *.mp4 --out tokens.npz --model deepavfusion-vggsound",
@@ -19,7 +19,7 @@ EPILOG = examples(
 def embed(
     clips: Clips,
     *,
-    out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
+    out: Annotated[Path, option("NPZ", "File to write.")] = Path("tokens.npz"),
     every: Annotated[float | None, every("Seconds between windows.", "one in the middle")] = None,
     **options: Any,
 ) -> None:
