@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from avtool.checkpoint import misfits, read_state_dict, save_checkpoint
+from avtool.checkpoint import check_finite, misfits, read_state_dict, save_checkpoint
 from avtool.config.checkpoint import Config, config_of, divided
 from avtool.config.model import Decoders, Fusion, Spectrogram
 from avtool.config.types import argument, flat, keys
@@ -54,8 +54,8 @@ def convert(
     ``n_fft`` and ``hop`` in samples (16000, 800, 250). What a tensor tells may be named as well, and is checked.
 
     CheckpointError names whatever the file may be instead, and every key that is missing, unexpected or of another
-    shape; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit. ``origin``
-    goes into config.json (none: the file's name).
+    shape or not finite; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit.
+    ``origin`` goes into config.json (none: the file's name).
     """
     check_output(out, force=force, markers=("config.json",))
     state = read_published(path)
@@ -71,6 +71,7 @@ def convert(
             f"the weights of {path} do not fit a published {config.kind}: {'; '.join(problems)}",
             hint="convert the file as it was published, or set what no tensor tells (avtool convert --help)",
         )
+    check_finite(state, source=path)
     model.load_state_dict(from_published(state, fusion=fusion), assign=True)
     save_checkpoint(out, model=model, config=config)
     return config

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from avtool.checkpoint import check_finite
 from avtool.errors import UsageError, check_choice
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.files import atomic_file, check_output, json_text
@@ -34,7 +35,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
     log10 mel power, of the sizes the model was made for and any B from 1; it gives a dict of tokens (image, audio,
     fusion) or of logits (image, audio, fusion, mean). ``kind``: encoder or classifier (None: classifier where the model
     is one). What is returned, with the spectrogram's settings, is in the file too, under ``avtool.json``. UsageError
-    where a classifier is asked for and the model is none.
+    where a classifier is asked for and the model is none, CheckpointError where a weight is not finite.
     """
     check_output(out, force=force, suffix=".pt2")
     if kind is not None:
@@ -48,6 +49,7 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
             hint="use --kind encoder",
         )
     module = _Named(loaded.module if kind == CLASSIFIER else loaded.encoder).eval().requires_grad_(False)
+    check_finite(loaded.module.state_dict(), source=loaded.folder)
     made_for = loaded.config.model
     # Two samples: one could be taken for a constant.
     inputs = torch.zeros(2, 3, *made_for.image_size), torch.zeros(2, 1, *made_for.audio_size)

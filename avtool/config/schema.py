@@ -114,6 +114,8 @@ class Train(Section):
     """batches whose gradients make one step"""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """auto, float32, bf16 or fp16 (with a scaled loss, for GPUs without bf16)"""
+    keep_patches: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """share of each modality's patches that a training step encodes, drawn anew for each sample (classify, localize)"""
     drop_path: ShareBelow1 = 0.0
     """share of the samples that skip a branch of the last layer; rises from 0 in the first"""
     activation_checkpointing: bool = False

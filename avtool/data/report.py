@@ -90,11 +90,14 @@ class Report:
         return {"seconds": seconds, "bytes": self.bytes, "bytes_per_second": rate}
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``stored`` and ``out``."""
+        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``notes`` likewise where there
+        are any, ``stored`` and ``out``."""
         found = self.listing()
-        del found["details"], found["notes"]
-        reasons = {name: len(ids) for name, ids in found["reasons"].items()}
-        found |= {"reasons": reasons, "out": str(self.out)}
+        del found["details"]
+        for part in ("reasons", "notes"):
+            found[part] = {name: len(ids) for name, ids in found[part].items()}
+        found = {name: value for name, value in found.items() if name != "notes" or value}
+        found["out"] = str(self.out)
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:

@@ -261,6 +261,17 @@ def test_paths_are_dropped_by_the_samples_own_noise(data: Path) -> None:
     assert task.eval()(batch)["loss"] == kept
 
 
+def test_a_share_of_the_patches_is_trained_on_and_all_are_looked_at(data: Path) -> None:
+    task, recipe, dataset, chosen = task_of(data, "train.keep_patches=0.5")
+    batch = batch_of(task, recipe, dataset, [(0, int(i)) for i in chosen[:4]])
+    seen = []
+    task.model.encoder.register_forward_hook(lambda _, inputs, tokens: seen.append(tokens))
+    for training in (True, False):
+        task.train(training)(batch)
+    part, whole = ((tokens.image.shape[1], tokens.audio.shape[1]) for tokens in seen)
+    assert part == (whole[0] // 2, whole[1] // 2)
+
+
 # Optimiser
 
 

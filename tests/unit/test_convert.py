@@ -219,6 +219,17 @@ def test_files_without_a_model_are_named(content: dict, words: str, tmp_path: Pa
         convert(tmp_path / "x.pth", tmp_path / "out")
 
 
+def test_weights_that_are_not_finite_are_refused(case: reader.Case, tmp_path: Path) -> None:
+    state = published(case, "avmae")
+    state["encoder.fusion_tokens"][0, 0, 0] = torch.inf
+    torch.save({"model": state}, tmp_path / "diverged.pth")
+    with pytest.raises(
+        CheckpointError, match=r"diverged.pth: encoder.fusion_tokens holds values that are not finite"
+    ):
+        convert(tmp_path / "diverged.pth", tmp_path / "out", assume=assumptions(case))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_plain_vit_becomes_a_starting_point(tmp_path: Path) -> None:
     from avtool.model.build import build_model
     from avtool.weights import find_starting_weights, load_vit

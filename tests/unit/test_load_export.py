@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -308,6 +309,16 @@ def test_an_export_computes_the_same_where_there_is_no_avtool(
             assert outputs.keys() == want.keys() == said["outputs"].keys()
             for name, value in want.items():
                 torch.testing.assert_close(outputs[name], value, rtol=0, atol=1e-6)
+
+
+def test_an_export_of_weights_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["encoder.fusion_tokens"][0, 0, 0] = torch.nan
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"encoder.fusion_tokens holds values that are not finite"):
+        export(model, tmp_path / "model.pt2", kind="encoder")
+    assert not (tmp_path / "model.pt2").exists()
 
 
 def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) -> None:
