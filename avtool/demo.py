@@ -23,7 +23,7 @@ from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError, UsageError
 from avtool.files import check_output, write_json
 from avtool.progress import say
-from avtool.tasks.localize.pointing import Localization, keep_localization, measure_pointing
+from avtool.tasks.localize.pointing import PointingResult, keep_localization, measure_pointing
 from avtool.tracking import RUN_JSON, read_run_facts
 
 
@@ -62,7 +62,7 @@ class Demo:
     pretrained: Path
     localizer: Path
     heatmap: Path
-    result: Localization
+    result: PointingResult
 
 
 def demo(

@@ -13,7 +13,7 @@ LOCALIZATION_JSON = "localization.json"
 
 
 @dataclass(frozen=True)
-class Localization:
+class PointingResult:
     """Protocol ``pointing`` on one split: shares of ``clips`` images whose highest cell lies inside the
     boxes.
 
@@ -69,7 +69,7 @@ def measure_pointing(
     split: str = "test",
     device: str = "auto",
     seed: int = 0,
-) -> Localization:
+) -> PointingResult:
     """Protocol ``pointing`` of one ``kind`` of map (None: the model's own), in short.
 
     ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
@@ -94,7 +94,7 @@ def measure_pointing(
     )
     (table,) = evaluate_localization(context, ("pointing",), smooth=False)
     score, exchanged, untrained, disc, anywhere = (row.measures["pointing"].value / 100 for row in table.rows)
-    return Localization(
+    return PointingResult(
         checkpoint=context.checkpoint.name,
         kind=table.rows[0].name,
         data=context.dataset.name,
@@ -114,7 +114,7 @@ def _place(checkpoint: Path) -> Path:
     return (run_of(checkpoint) or checkpoint) / LOCALIZATION_JSON
 
 
-def keep_localization(model: Path, result: Localization) -> Path:
+def keep_localization(model: Path, result: PointingResult) -> Path:
     """Write localization.json beside the model, where ``avtool localize`` finds its warning; returns its
     path.
     """
@@ -123,7 +123,7 @@ def keep_localization(model: Path, result: Localization) -> Path:
     return path
 
 
-def kept_localization(model: Path, kind: str) -> Localization | None:
+def kept_localization(model: Path, kind: str) -> PointingResult | None:
     """What was kept beside the model for this checkpoint and kind of map, if anything. DataError where
     broken.
     """
@@ -132,7 +132,7 @@ def kept_localization(model: Path, kind: str) -> Localization | None:
     if not path.is_file():
         return None
     try:
-        result = Localization(**json.loads(path.read_text(encoding="utf-8")))
+        result = PointingResult(**json.loads(path.read_text(encoding="utf-8")))
         if None in vars(result).values():
             raise ValueError("a number is missing")
     except (ValueError, TypeError) as error:
