@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from avtool.report.heatmap import coloured
 from avtool.report.page import GAP, LINE, Page, fitted, stacked
-from avtool.report.paint import DECADES, INK, MAT, PALE, coloured, loudest
+from avtool.report.paint import DECADES, INK, MAT, PALE, loudest
 
 GREY = 200
 """Of what was removed, in all three channels."""
