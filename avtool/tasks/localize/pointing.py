@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from avtool.errors import DataError
 from avtool.files import write_json
@@ -93,7 +94,9 @@ def measure_pointing(
         maps=(kind,) if kind else (),
     )
     (table,) = evaluate_localization(context, ("pointing",), smooth=False)
-    score, exchanged, untrained, disc, anywhere = (row.measures["pointing"].value / 100 for row in table.rows)
+    rows = "score", "exchanged", "untrained", "disc", "anywhere"
+    shares = (row.measures["pointing"].value / 100 for row in table.rows)
+    found: dict[str, Any] = dict(zip(rows, shares, strict=True))
     return PointingResult(
         checkpoint=context.checkpoint.name,
         kind=table.rows[0].name,
@@ -101,11 +104,7 @@ def measure_pointing(
         split=context.dataset.split,
         clips=table.samples,
         left_out=sum(table.left_out.values()),
-        score=score,
-        untrained=untrained,
-        exchanged=exchanged,
-        disc=disc,
-        anywhere=anywhere,
+        **found,
     )
 
 
