@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves
 from avtool.config.checkpoint import Config, read_config, read_model_config
 from avtool.errors import FULL, CheckpointError, explain, in_bytes
 from avtool.features import LogMel
-from avtool.files import LFS_POINTER, atomic_folder, is_unicode, json_text
+from avtool.files import atomic_folder, is_unicode, json_text, name_of_other_content
 from avtool.model.build import build_empty_model
 
 _MODEL_SUM = "model_crc32"
@@ -113,15 +113,6 @@ def _refused(path: Path, reason: str) -> CheckpointError:
         f"{path} is refused: it is no file of weights that torch.save wrote, or it is damaged",
         hint="fetch the file again, or save the state dict alone: torch.save(model.state_dict(), FILE)",
     )
-
-
-def name_of_other_content(head: bytes) -> str | None:
-    """What a file that begins with ``head`` is, if it is one of the things that are found in place of weights."""
-    if head.startswith(LFS_POINTER):
-        return "a Git LFS pointer"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    return None
 
 
 _WAYS_OUT = {
