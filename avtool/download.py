@@ -14,7 +14,6 @@ from typing import BinaryIO
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import NO_LOCKS, name_of_other_content, take_lock
 from avtool.progress import progress_bar, say
-from avtool.weight_files import name_of_other_content
 
 ATTEMPTS = 5
 TIMEOUT = 30.0

@@ -20,6 +20,7 @@ EPILOG = examples(
     "avtool prepare vggsound downloads/vggsound",
     "avtool prepare music downloads/music --subset duet",
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
+    "avtool prepare vggsound frame_rate=4 short_side=360 sample_rate=22050",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
 CLIPS = 400
@@ -34,6 +35,10 @@ def prepare(
     ],
     source: Annotated[
         Path | None, typer.Argument(metavar="SOURCE", help="Folder or csv.", show_default="$AVTOOL_DATA/NAME")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="What is kept of a clip.", show_default="see below"),
     ] = None,
     *,
     out: Annotated[
@@ -71,14 +76,22 @@ def prepare(
     when anything was prepared, 1 when nothing was. $AVTOOL_DATA is ./data unless set.
 
     It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
+
+    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256.
     """
     from avtool.errors import DataError, UsageError
+
+    given = list(settings or ())
+    if source is not None and "=" in source.name and not source.exists():  # no SOURCE, the first setting
+        given.insert(0, str(source))
+        source = None
 
     if name != "synth" and (clips, seed) != (None, None):
         raise UsageError(f"--clips and --seed go with synth, not with {name}", hint="leave them out")
     from avtool.data.prepare import prepare as run
 
     how: dict[str, Any] = {"subset": subset, "part": part, "jobs": jobs, "engine": engine, "address": address}
+    how["settings"] = given
     report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **how)
     found = report.as_dict()
     sealed = found.get("sealed", True)

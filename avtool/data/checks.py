@@ -41,6 +41,8 @@ UNKNOWN_LABEL = "label not in the class list"
 
 STILL_SIDE, STILL_LEVELS = 64, 8
 """Two frames are the same where no cell of 64 x 64 differs by more than 8 grey levels: codec noise."""
+STILL_SECONDS = 0.5
+"""Frames of a video closer to each other are not compared: much that moves is nearly the same after 40 ms."""
 QUIET_DBFS = -50.0
 """RMS over the clip, relative to full scale."""
 MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05
