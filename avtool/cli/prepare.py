@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 EPILOG = examples(
     "avtool prepare synth",
-    "avtool prepare vggsound downloads/vggsound",
+    "avtool prepare vggsound downloads/vggsound frame_rate=4 short_side=360",
     "avtool prepare music downloads/music --subset duet",
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
-    "avtool prepare vggsound frame_rate=4 short_side=360 sample_rate=22050",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
 CLIPS = 400
