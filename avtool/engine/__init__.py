@@ -19,6 +19,7 @@ from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.places import BEST
 from avtool.progress import quiet, say
+from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 from avtool.weights import NONE
 
@@ -145,6 +146,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
         f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {precision}), into {run.folder}"
     )
+    say_filled_up(recipe, dataset)
     if run.task.monitor and not len(clips.held_out):
         share = recipe.data.validation
         why = f": data.validation={share:g} rounds to no recording of any class" if share else ""

@@ -15,6 +15,7 @@ from avtool.config.checkpoint import read_config
 from avtool.config.model import Encoder
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
+from avtool.data.dataset import PreparedDataset
 from avtool.errors import RecipeError
 from avtool.evaluate import evaluate
 from avtool.model.build import random_model
@@ -66,7 +67,21 @@ def test_another_window_and_frame_are_trained_on_evaluated_and_resumed(
     assert config.model.image_size == (48, 64) and config.model.audio_size == (64, 96)
     assert dict(config.spectrogram) == {"sample_rate": 16000, "n_fft": 512, "hop": 160}
     assert config.window == 96 * 160 and config.model.depth == 2
+    capsys.readouterr()
     assert evaluate(out, data, device="cpu", batch_size=16)[0].samples
+    assert "less sound than the window" not in capsys.readouterr().err
+
+
+def test_a_window_longer_than_the_clips_is_said_to_be_filled_up(
+    synth: Callable[[int], Path], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = synth(20), tmp_path / "run"
+    seconds = 1 + int(PreparedDataset(data).durations().max())
+    train("classify", model, data, out, f"model.audio_size=[32,{64 * seconds}]")
+    words = f"of {data} have less sound than the window of {seconds:.2f} s: it is filled up by reflection"
+    assert words in " ".join(capsys.readouterr().err.split())
+    evaluate(out, data, device="cpu")
+    assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_model_of_other_sizes_is_used_on_clips(

@@ -26,8 +26,8 @@ def embed(
     """Write the tokens of clips to an .npz, as float32.
 
     Of N windows it holds: image_tokens (N, Ni, D), audio_tokens (N, Na, D) and fusion_tokens (N, T, D); their means
-    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of; and
-    files, their names.
+    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of;
+    files, their names; and lacks, what of picture and sound a file has not, which was blank.
     """
     from avtool.tasks.embed.predict import embed as run
 
