@@ -35,9 +35,9 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained model for a task.
 
-    The sizes of the encoder are those of the model it starts from. The best weights, chosen on a part of the training
-    split, are kept in RUN/best, the last ones in RUN/checkpoints. Settings are keys of the recipe, as
-    optim.base_lr=1e-4.
+    The encoder is that of the model it starts from; model.image_size, model.audio_size and spectrogram.* can be others.
+    The best weights, chosen on a part of the training split, are kept in RUN/best, the last ones in RUN/checkpoints.
+    Settings are keys of the recipe, as optim.base_lr=1e-4.
     """
     check_choice("TASK", task, FINETUNED)
     begun = () if start is None else (f"init.model={start}",)

@@ -32,6 +32,7 @@ class Settings:
     jpeg_quality: int = JPEG_QUALITY
     rows_per_shard: int = 256
     window_seconds: float = 3.0
+    hdr: media.Hdr = "tonemap"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class PreparedClip:
     masks: dict[int, bytes]
     stems: dict[str, np.ndarray]
     flags: list[str]
+    colour: dict[str, Any] | None
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -74,6 +76,7 @@ class PreparedClip:
             "flags": self.flags,
         }
         rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
+        rest["colour"] = self.colour
         return facts | {name: value for name, value in rest.items() if value is not None}
 
 
@@ -139,6 +142,7 @@ def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
         start=row.start,
         end=row.end,
         key_time=row.key_time,
+        hdr=settings.hdr,
         threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
         keep=partial(_kept, settings),  # as they come: an hour of frames would take gigabytes
     )
@@ -192,6 +196,8 @@ def _checked(
     found = list(flags)
     if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames]):
         found.append(checks.STILL)
+    if clip.look is not None and clip.look.hdr:
+        found.append(checks.HDR)
     if clip.damaged:
         found.append(checks.DAMAGED)
     found += checks.length_flags(
@@ -212,24 +218,26 @@ def _checked(
             name: media.read_waveform(path, sample_rate=rate, start=row.start, end=row.end)
             for name, path in row.stems.items()
         },
-        masks=_masks(row, clip.key, sizes, clip.frames[0].size),
+        masks=_masks(row, clip, sizes),
         flags=found,
+        colour=None if clip.look is None else clip.look.facts(),
     )
 
 
-def _masks(row: Row, key: int, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> dict[int, bytes]:
-    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values."""
-    masks = {}
-    numbers = [key] if len(row.masks) == 1 else range(len(sizes))
+def _masks(row: Row, clip: media.DecodedClip, sizes: Sequence[tuple[int, int]]) -> dict[int, bytes]:
+    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values. They
+    may have its square pixels, or those of its file."""
+    masks, size = {}, clip.frames[0].size
+    numbers = [clip.key] if len(row.masks) == 1 else range(len(sizes))
     for k, path in zip(numbers, row.masks, strict=True) if row.masks else ():
         if path is None:
             continue
         mask = media.read_mask(path)
-        if mask.shape[::-1] != sizes[k]:
+        if mask.shape[::-1] not in (sizes[k], clip.coded):
             is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], sizes[k]))
             said = f"{path} is {is_size}, its frame {frame_size}"
             raise media.UnusableMedia(said, reason=checks.MASK_SIZE)
-        scaled = mask if sizes[k] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        scaled = mask if mask.shape[::-1] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         masks[k] = cv2.imencode(".png", scaled)[1].tobytes()
     return masks
 

@@ -42,9 +42,9 @@ def train(
     ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
     is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
 
-    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, whose sizes take the place
-    of its own; with ``allow_random`` that may be ``none``. The weights with the best validation measure are then kept
-    in the run's ``best``, the last ones in its checkpoints.
+    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, which takes the place of its
+    own but for sizes that were asked for; with ``allow_random`` that may be ``none``. The weights with the best
+    validation measure are then kept in the run's ``best``, the last ones in its checkpoints.
 
     AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
     that is known.

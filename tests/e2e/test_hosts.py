@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avtool.checkpoint import read_safetensors
 from avtool.data.prepare import prepare
 from avtool.places import checkpoints_of
+from avtool.weight_files import read_safetensors
 
 STEPS = 40
 SMALL = (

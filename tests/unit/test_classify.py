@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from avtool import engine
-from avtool.checkpoint import read_safetensors
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
@@ -34,6 +33,7 @@ from avtool.tasks.classify.recipe import Classify
 from avtool.tasks.classify.train import Classification, beta_quantile, blanked, labels_of, mix, one_hot
 from avtool.tasks.names import CLASSES, ClassNames
 from avtool.tracking import read_metrics
+from avtool.weight_files import read_safetensors
 
 SMALL = (
     "max_steps=6",
