@@ -121,8 +121,8 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
         table.add_row(key, str(found[key]))
         for reason, count in reasons.items():
             table.add_row(f"  {reason}", str(count))
-    for note, count in found.get("notes", {}).items():
-        table.add_row(note, str(count))
+    for note, said in {**found.get("notes", {}), **report.found()}.items():
+        table.add_row(note, str(said))
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)

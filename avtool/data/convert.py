@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from avtool import media
-from avtool.data import checks, workers
+from avtool.data import audit, checks, workers
 from avtool.data.catalog import Row
 from avtool.errors import MediaError
 from avtool.inputs import JPEG_QUALITY, SHORT_SIDE, to_jpeg
@@ -38,7 +38,7 @@ class Settings:
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG.
+    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
     """
 
     row: Row
@@ -53,6 +53,7 @@ class PreparedClip:
     masks: dict[int, bytes]
     stems: dict[str, np.ndarray]
     flags: list[str]
+    print: audit.Print
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -214,6 +215,7 @@ def _checked(
         },
         masks=_masks(row, clip.key, sizes, clip.frames[0].size),
         flags=found,
+        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 
