@@ -76,7 +76,8 @@ def prepare(
 
     It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
 
-    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256.
+    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256
+    hdr=tonemap.
     """
     from avtool.errors import DataError, UsageError
 
@@ -123,8 +124,8 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
         table.add_row(key, str(found[key]))
         for reason, count in reasons.items():
             table.add_row(f"  {reason}", str(count))
-    for note, count in found.get("notes", {}).items():
-        table.add_row(note, str(count))
+    for note, said in {**found.get("notes", {}), **report.found()}.items():
+        table.add_row(note, str(said))
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)

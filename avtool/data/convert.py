@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
 from avtool.config.values import explain, parse_setting
-from avtool.data import checks, workers
+from avtool.data import audit, checks, workers
 from avtool.data.catalog import Row
 from avtool.errors import MediaError, UsageError
 from avtool.inputs import JPEG_QUALITY, SHORT_SIDE, to_jpeg
@@ -64,7 +64,7 @@ class Settings(Section):
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG.
+    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
     """
 
     row: Row
@@ -80,6 +80,7 @@ class PreparedClip:
     stems: dict[str, np.ndarray]
     flags: list[str]
     colour: dict[str, Any] | None
+    print: audit.Print
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -247,6 +248,7 @@ def _checked(
         masks=_masks(row, clip, sizes),
         flags=found,
         colour=None if clip.look is None else clip.look.facts(),
+        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 
