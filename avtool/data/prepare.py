@@ -12,7 +12,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -61,6 +61,7 @@ def prepare(
     jobs: int | None = None,
     engine: str = "local",
     address: str | None = None,
+    settings: Sequence[str] = (),
 ) -> Report:
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
@@ -70,7 +71,7 @@ def prepare(
     name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
     ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
     finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
-    machine).
+    machine). ``settings``: what is kept of a clip, as ["frame_rate=4"], see ``convert.Settings``.
 
     Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
@@ -80,7 +81,7 @@ def prepare(
         raise SystemExit(1)  # the process that started it says so, once
     DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
-    job = job_of(name, source, out, request, part)
+    job = job_of(name, source, out, request, part, settings=settings)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
@@ -122,7 +123,7 @@ class Job:
             "name": self.called,
             "data set": self.name,
             "format": FORMAT,
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "request": asdict(self.request),
             "source": None if self.renders else str(self.source.resolve()),
             "rows": None if rows is None else _sum_of(rows, self.source),
@@ -136,6 +137,7 @@ class Job:
         words = ["avtool", "prepare", self.name]
         if not self.renders:
             words.append(str(self.source))
+        words += self.settings.arguments()
         for option, value in asdict(self.request).items():
             if value is not None and value != getattr(catalog.Request(), option):
                 words += [f"--{option}", str(value)]
@@ -153,7 +155,13 @@ class Job:
 
 
 def job_of(
-    name: str, source: Path | None, out: Path | None, request: catalog.Request, part: str | None
+    name: str,
+    source: Path | None,
+    out: Path | None,
+    request: catalog.Request,
+    part: str | None,
+    *,
+    settings: Sequence[str] = (),
 ) -> Job:
     """What the arguments of ``prepare`` ask for. Raises UsageError."""
     if source is None and name == "manifest":
@@ -164,6 +172,7 @@ def job_of(
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
+    kept = Settings.parse(settings) if settings else Settings()
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -176,7 +185,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=Settings(),
+        settings=kept,
     )
 
 

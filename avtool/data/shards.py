@@ -24,7 +24,6 @@ import json
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +229,7 @@ def seal(
     facts = {
         "format": FORMAT,
         "name": name,
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "counts": counts,
         "classes": list(classes),
         "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},

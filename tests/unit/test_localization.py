@@ -42,7 +42,7 @@ from avtool.model.build import build_model
 from avtool.tasks.localize import protocols as evaluate
 from avtool.tasks.localize.pointing import (
     LOCALIZATION_JSON,
-    Localization,
+    PointingResult,
     keep_localization,
     kept_localization,
     measure_pointing,
@@ -493,9 +493,9 @@ def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytes
         measure_pointing(run, data, device="cpu")
 
 
-def measured(score: float) -> Localization:
+def measured(score: float) -> PointingResult:
     shares = {"untrained": 0.2, "exchanged": 0.3, "disc": 0.25, "anywhere": 0.1}
-    return Localization(
+    return PointingResult(
         "step-00000001", "attention", "synth", "test", clips=80, left_out=0, score=score, **shares
     )
 
