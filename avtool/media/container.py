@@ -264,7 +264,7 @@ def _look(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
             mirrored = look.turned ^ look.mirrored ^ look.flipped
             shape = {"rotation": rotation, "mirrored": mirrored, "pixel_aspect": float(look.aspect)}
             return shape | {"colour": look.facts()}
-    return {}
+    return dict.fromkeys(("rotation", "mirrored", "pixel_aspect", "colour"))
 
 
 def tool_versions() -> dict[str, str]:

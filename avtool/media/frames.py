@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
-from PIL import Image
+from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
 from avtool.media.colour import Look, to_rgb
@@ -23,6 +23,8 @@ _PICTURE = re.compile(
     re.DOTALL,
 )
 """How pictures begin: OpenCV is not asked itself, for it takes no path that is not UTF-8."""
+
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,12 @@ def read_image(path: Path) -> np.ndarray:
     if data[4:8].tobytes() == b"ftyp":
         return _first_of_heif(path)
     try:
+        if data[8:12].tobytes() == b"WEBP":  # OpenCV 4.10 leaves it as it lies
+            with Image.open(path) as webp:
+                return np.array(ImageOps.exif_transpose(webp).convert("RGB"))
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except _PILLOW_ERRORS as error:
+        raise UnusableMedia(f"{path} cannot be decoded: {error}") from error
     except cv2.error as error:  # larger than OpenCV takes, or of a kind that it was built without
         raise UnusableMedia(f"{path} cannot be decoded: {error.err}") from error
     if picture is None:
@@ -225,7 +232,7 @@ def read_mask(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             mode, mask = picture.mode, np.array(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _PILLOW_ERRORS as error:
         raise UnusableMedia(f"{path} is not a picture: {error}") from error
     if mode not in ("L", "P", "1", "RGB", "RGBA"):
         raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}")
