@@ -19,6 +19,7 @@ from avtool.progress import quiet
 from avtool.registry import TASKS, kinds, resolve
 from avtool.tasks import Evaluation, Task
 from avtool.tasks.context import Context
+from avtool.tasks.settings import say_filled_up
 from avtool.tasks.table import Table
 
 __all__ = ["Table", "evaluate", "metrics"]
@@ -102,6 +103,7 @@ def evaluate(
             object_prior=object_prior,
             world=world,
         )
+        say_filled_up(config, dataset)
         try:
             tables = evaluation.tables(context, chosen_protocols)
         except NotFinite as error:

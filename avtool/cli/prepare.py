@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import command, examples, option, print_json
 from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 EPILOG = examples(
     "avtool prepare synth",
-    "avtool prepare vggsound downloads/vggsound",
+    "avtool prepare vggsound downloads/vggsound frame_rate=4 short_side=360",
     "avtool prepare music downloads/music --subset duet",
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
-    "avtool prepare vggsound frame_rate=4 short_side=360 sample_rate=22050",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
 CLIPS = 400
@@ -49,33 +48,23 @@ def prepare(
     ] = None,
     subset: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
-            show_default="balanced and eval; solo; avss",
+        option(
+            "NAME",
+            "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
+            usual="balanced and eval; solo; avss",
         ),
     ] = None,
-    clips: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Clips to render, synth only.", show_default=str(CLIPS)),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Seed of the clips, synth only.", show_default="0")
-    ] = None,
+    clips: Annotated[int | None, option("N", "Clips to render, synth only.", usual=str(CLIPS), min=1)] = None,
+    seed: Annotated[int | None, option("N", "Seed of the clips, synth only.", usual="0", min=0)] = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Processes to convert clips.", show_default="one for each core"
-        ),
+        int | None, option("N", "Processes to convert clips.", usual="one for each core", min=1)
     ] = None,
     part: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Prepare only part I of N; the last one to finish writes DIR."),
+        str | None, option("I/N", "Prepare only part I of N; the last one to finish writes DIR.")
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a Ray cluster.")] = "local",
+    engine: Annotated[str, option("NAME", "local, or ray for a Ray cluster.")] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the cluster is.", show_default="Ray on this machine"),
+        str | None, option("HOST:PORT", "Where the cluster is.", usual="Ray on this machine")
     ] = None,
     force: bool,
     json: bool,
@@ -87,7 +76,8 @@ def prepare(
 
     It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
 
-    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256.
+    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256
+    hdr=tonemap.
     """
     from avtool.errors import DataError, UsageError
 
@@ -137,6 +127,8 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
+    for note, said in {**found.get("notes", {}), **report.found()}.items():
+        typer.echo(f"{note}: {said}")
 
 
 def _next_command(name: str, out: Path, *, at_home: bool) -> str:

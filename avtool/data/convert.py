@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
 from avtool.config.values import explain, parse_setting
-from avtool.data import checks, workers
+from avtool.data import audit, checks, workers
 from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
 from avtool.data.spool import Held
@@ -44,6 +44,8 @@ class Settings(Section):
     """rows of the source in a shard, at most 100000"""
     window_seconds: Positive = 3.0
     """clips with less sound than this are flagged as short"""
+    hdr: media.Hdr = "tonemap"
+    """HDR pictures: tonemap, keep as they are coded, or refuse"""
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
@@ -58,14 +60,14 @@ class Settings(Section):
     def arguments(self) -> list[str]:
         """What ``parse`` makes them of: those that are not usual."""
         usual = type(self)().model_dump()
-        return [f"{key}={value:g}" for key, value in self.model_dump().items() if value != usual[key]]
+        return [f"{key}={value}" for key, value in self.model_dump().items() if value != usual[key]]
 
 
 @dataclass(frozen=True)
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG.
+    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
     """
 
     row: Row
@@ -80,6 +82,8 @@ class PreparedClip:
     masks: dict[int, bytes]
     stems: dict[str, np.ndarray]
     flags: list[str]
+    colour: dict[str, Any] | None
+    print: audit.Print
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -101,6 +105,7 @@ class PreparedClip:
             "flags": self.flags,
         }
         rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
+        rest["colour"] = self.colour
         return facts | {name: value for name, value in rest.items() if value is not None}
 
 
@@ -192,6 +197,7 @@ def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
         start=row.start,
         end=row.end,
         key_time=row.key_time,
+        hdr=settings.hdr,
         threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
         keep=partial(_kept, settings),  # as they come: an hour of frames would take gigabytes
     )
@@ -246,6 +252,8 @@ def _checked(
     apart = max(1, round(settings.frame_rate * checks.STILL_SECONDS)) if row.video else 1
     if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames[::apart]]):
         found.append(checks.STILL)
+    if clip.look is not None and clip.look.hdr:
+        found.append(checks.HDR)
     if clip.damaged:
         found.append(checks.DAMAGED)
     found += checks.length_flags(
@@ -266,24 +274,27 @@ def _checked(
             name: media.read_waveform(path, sample_rate=rate, start=row.start, end=row.end)
             for name, path in row.stems.items()
         },
-        masks=_masks(row, clip.key, sizes, clip.frames[0].size),
+        masks=_masks(row, clip, sizes),
         flags=found,
+        colour=None if clip.look is None else clip.look.facts(),
+        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 
-def _masks(row: Row, key: int, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> dict[int, bytes]:
-    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values."""
-    masks = {}
-    numbers = [key] if len(row.masks) == 1 else range(len(sizes))
+def _masks(row: Row, clip: media.DecodedClip, sizes: Sequence[tuple[int, int]]) -> dict[int, bytes]:
+    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values. They
+    may have its square pixels, or those of its file."""
+    masks, size = {}, clip.frames[0].size
+    numbers = [clip.key] if len(row.masks) == 1 else range(len(sizes))
     for k, path in zip(numbers, row.masks, strict=True) if row.masks else ():
         if path is None:
             continue
         mask = media.read_mask(path)
-        if mask.shape[::-1] != sizes[k]:
+        if mask.shape[::-1] not in (sizes[k], clip.coded):
             is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], sizes[k]))
             said = f"{path} is {is_size}, its frame {frame_size}"
             raise media.UnusableMedia(said, reason=checks.MASK_SIZE)
-        scaled = mask if sizes[k] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        scaled = mask if mask.shape[::-1] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         masks[k] = cv2.imencode(".png", scaled)[1].tobytes()
     return masks
 

@@ -188,6 +188,10 @@ class PreparedDataset:
         """Seconds of every clip: float32 (N,)."""
         return self._clips["duration"][np.asarray(self._positions)]
 
+    def shorter_than(self, samples: int) -> int:
+        """How many clips have less sound than so many samples."""
+        return int((self._clips["samples"][np.asarray(self._positions)] < samples).sum())
+
     def class_counts(self) -> np.ndarray:
         """How many clips have each class as a label: int64 (classes,)."""
         chosen = np.zeros(len(self._clips), bool)

@@ -6,6 +6,7 @@ last of its rows is there, and the data set takes its place when the last shard 
 moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -20,13 +21,16 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avtool import media, places
 from avtool.data import catalog, checks, workers
+from avtool.data.audit import Print, audit
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
+from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, PRINT, ShardWriter, clip_bytes, seal
 from avtool.data.spool import Held, Spool
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
@@ -322,15 +326,17 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
     staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
-    written = staging.new_shard(shard)
+    written, prints = staging.new_shard(shard), []
     with ShardWriter(written, shard, source.classes, source.splits) as writer:
         for row in rows:
             data = staging.read_row(row)
             if data.startswith(b"{"):
                 report.add_rejected(json.loads(data))
             else:
-                report.add_clip(writer.add(row, data))
-    record = {"shard": writer.facts(), "report": report.record()}
+                facts = writer.add(row, data)
+                prints.append(base64.b64encode(facts[PRINT]).decode())
+                report.add_clip(facts)
+    record = {"shard": writer.facts(), "report": report.record(), "prints": prints}
     staging.finish_shard(shard, written, writer.packed(), record, rows)
 
 
@@ -353,19 +359,23 @@ def _finish(job: Job, source: catalog.Source) -> Report:
 
 def _seal(job: Job, source: catalog.Source) -> Report:
     report = Report(job.called, job.out, notes=source.notes)
-    parts, shards = [], []
+    parts, shards, prints = [], [], list[Print]()
     for shard in job.shards(source):
         arrays, record = job.staging.read_shard(shard)
         parts.append(arrays)
         shards.append(record["shard"])
+        prints += [Print.from_bytes(base64.b64decode(text)) for text in record["prints"]]
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
     facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
+    dataset = PreparedDataset(whole, ALL) if report.prepared else None
+    if dataset is not None:
+        numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
+        report.audit = audit(dataset, source.rows, numbers, prints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     if not job.renders:
         write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
-    dataset = PreparedDataset(whole, ALL) if report.prepared else None
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

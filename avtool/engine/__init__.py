@@ -19,6 +19,7 @@ from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.places import BEST
 from avtool.progress import quiet, say
+from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
 from avtool.weights import NONE
 
@@ -43,9 +44,9 @@ def train(
     ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
     is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
 
-    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, whose sizes take the place
-    of its own; with ``allow_random`` that may be ``none``. The weights with the best validation measure are then kept
-    in the run's ``best``, the last ones in its checkpoints.
+    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, which takes the place of its
+    own but for sizes that were asked for; with ``allow_random`` that may be ``none``. The weights with the best
+    validation measure are then kept in the run's ``best``, the last ones in its checkpoints.
 
     AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
     that is known.
@@ -110,6 +111,8 @@ def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) 
     run.evaluate()
     if run.best is not None:
         say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
+    elif run.task.monitor and len(run.clips.held_out):
+        say(f"no best checkpoint: {run.task.monitor} was never a number; the last one is used")
 
 
 def _begin(run: Run, data: Path, command: list[str]) -> None:
@@ -143,6 +146,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
         f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {precision}), into {run.folder}"
     )
+    say_filled_up(recipe, dataset)
     if run.task.monitor and not len(clips.held_out):
         share = recipe.data.validation
         why = f": data.validation={share:g} rounds to no recording of any class" if share else ""

@@ -196,6 +196,8 @@ def test_what_cannot_be_trained_is_refused(data: Path, tmp_path: Path, source: P
 
     with pytest.raises(TrainingError, match="needs an encoder of width 128 or more"):
         train(data, "model.dim=64")
+    with pytest.raises(TrainingError, match="segment needs every patch"):
+        train(data, "train.keep_patches=0.5")
     with pytest.raises(DataError, match="no clip of split train has a mask"):
         train(other("bare", mask=None))
     with pytest.raises(DataError, match=r"clip 0 of .* holds 255, but the clip has 1 labels"):

@@ -5,17 +5,20 @@ name _ stands for -). ``read`` turns annotation files into rows (``tables`` read
 come from the annotations, never from folders on disk.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from avtool.data import archives
+from avtool.data import archives, names
 from avtool.data.tree import tree_of
-from avtool.errors import UsageError
+from avtool.errors import TableError, UsageError
 from avtool.registry import DATASETS
 
+SHOWN = 5
+"""So many pairs of names are shown in an error."""
 NO_STEMS: Mapping[str, Path] = {}
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
@@ -103,22 +106,39 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """A copy of a data set on the Hugging Face hub, ``repo``, that ``avtool fetch`` brings.
+
+    ``places`` says which of its files (patterns as in a shell) go into which folder of the source; the others are left
+    there. ``folder`` is the source's name under $AVTOOL_DATA. ``official``: the authors of the data set put it there.
+    """
+
+    repo: str
+    places: Mapping[str, str]
+    folder: str
+    official: bool = False
+
+
+@dataclass(frozen=True)
 class DataSet:
-    """``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has several."""
+    """``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has several. ``copies`` says what
+    was found of it on the hub, and when; ``mirror`` is the copy to fetch, where there is a usable one."""
 
     read: Callable[[Path, Request], Source]
     subsets: tuple[str, ...] = ()
+    copies: str = ""
+    mirror: Mirror | None = None
 
 
 def read_source(name: str, source: Path, request: Request) -> Source:
     """The rows of data set ``name`` from its raw files at ``source``. UsageError where there is no such data set, or
-    it has no such part."""
+    it has no such part; TableError where two of its labels or splits are alike (``avtool.data.names``)."""
     dataset = DATASETS.find(name)
     if request.subset is not None and request.subset not in dataset.subsets:
         hint = f"there are: {', '.join(dataset.subsets)}" if dataset.subsets else "leave out --subset"
         raise UsageError(f"{name} has no subset {request.subset}", hint=hint)
     tree_of.cache_clear()
-    found = dataset.read(source, request)
+    found = _checked(dataset.read(source, request), source)
     if source.is_dir():
         problems = tree_of(source).problems
     else:
@@ -132,6 +152,46 @@ def read_source(name: str, source: Path, request: Request) -> Source:
 def video_of(name: str) -> str:
     """The YouTube video, whose ids have 11 characters, of a clip ``name``d ID_WHICH; else the name."""
     return name[:11] if name[11:12] == "_" else name
+
+
+OTHER_SPELLING = "label spelled as the class list spells it"
+ONE_ROLE = "splits whose names mean the same, kept apart"
+
+
+def _checked(found: Source, source: Path) -> Source:
+    """``found`` with each label as the class list spells it; what was mended, or may be wrong, is in the notes."""
+    _check_alike(found, source)
+    spelled = names.matched({label for row in found.rows for label in row.labels}, found.classes)
+    notes = defaultdict(list, found.notes)
+    rows = list(found.rows)
+    for number, row in enumerate(rows):
+        labels = tuple(spelled.get(label, label) for label in row.labels)
+        if labels != row.labels:
+            notes[OTHER_SPELLING].append(row.id)
+            rows[number] = replace(row, labels=labels)
+    roles = defaultdict(list)
+    for split in found.splits:
+        roles[names.role(split)].append(split)
+    if same := [split for splits in roles.values() if len(splits) > 1 for split in splits]:
+        notes[ONE_ROLE] += same
+    return replace(found, rows=rows, notes=dict(notes))
+
+
+def _check_alike(found: Source, source: Path) -> None:
+    """TableError where two splits or two classes are alike: rows of each would be told apart without a reason."""
+    for what, there in (("splits", found.splits), ("labels", found.classes)):
+        if not (twins := names.alike(there)):
+            continue
+        of = {value: row.id for row in reversed(found.rows) for value in (row.split, *row.labels)}
+        pairs = [
+            " and ".join(f"{name!a}" + (f" (clip {of[name]})" if name in of else "") for name in pair)
+            for pair in twins[:SHOWN]
+        ]
+        more = f"; and {len(twins) - SHOWN} more" if len(twins) > SHOWN else ""
+        raise TableError(
+            f"{source}: {what} that look the same: {'; '.join(pairs)}{more}",
+            hint="give all rows that mean the same one spelling: spaces, case and signs are compared",
+        )
 
 
 def classes_of(rows: Iterable[Row]) -> list[str]:

@@ -77,4 +77,5 @@ def _row(line: tables.Line, split: str, classes: dict[str, str], clips: Tree, mi
     )
 
 
-DATASET = DataSet(read, subsets=tuple(FILES))
+COPIES = "agkphysics/AudioSet and its duplicates hold the sounds alone (FLAC in parquet, 2.44 TB), 2026-11"
+DATASET = DataSet(read, subsets=tuple(FILES), copies=COPIES)

@@ -141,9 +141,10 @@ def read_headed(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r."""
+    """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r, and begin with a byte-order
+    mark where files were joined."""
     for number, line in enumerate(LINE.finditer(read_text(path)), 1):
-        if text := line[1].rstrip():
+        if text := line[1].rstrip().lstrip("\ufeff"):
             yield number, text
 
 
