@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Self
 
 import cv2
@@ -15,7 +16,9 @@ from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
 from avtool.config.values import explain, parse_setting
 from avtool.data import audit, checks, workers
+from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
+from avtool.data.spool import Held
 from avtool.errors import MediaError, UsageError
 from avtool.inputs import JPEG_QUALITY, SHORT_SIDE, to_jpeg
 
@@ -127,9 +130,35 @@ class _Frame:
     cells: np.ndarray
 
 
-def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> PreparedClip | Rejected:
-    """Decode, scale and check the clip of ``row``, of which ``flags`` are known. Never raises: whatever goes
-    wrong with a clip is the reason why it is refused. In a worker process there is a time limit, see ``workers``."""
+def convert(
+    row: Row, settings: Settings, flags: Sequence[str] = (), held: Held | None = None
+) -> PreparedClip | Rejected:
+    """Decode, scale and check the clip of ``row``, of which ``flags`` are known; ``held``: where its files are that lie
+    in archives. Never raises: whatever goes wrong with a clip is the reason why it is refused. In a worker process
+    there is a time limit, see ``workers``."""
+    if not held:
+        return _convert(row, settings, flags)
+    with TemporaryDirectory(prefix="avtool-", ignore_cleanup_errors=True) as folder:
+        files = {
+            path: one if isinstance(one, Path) else Path(folder, f"{k}{Path(path).suffix[:8]}")
+            for k, (path, one) in enumerate(held.items())
+        }
+        try:
+            for path, one in held.items():
+                if not isinstance(one, Path):
+                    read_member(*one, files[path])
+        except (Damaged, OSError) as error:
+            return Rejected(row, getattr(error, "reason", checks.FAILED), f"{path}: {error}")
+        outcome = _convert(row.with_files(files), settings, flags)
+        if isinstance(outcome, Rejected):
+            detail = outcome.detail
+            for path, file in files.items():
+                detail = detail.replace(str(file), path)
+            outcome = replace(outcome, detail=detail)
+        return replace(outcome, row=row)
+
+
+def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip | Rejected:
     with workers.time_limit(LIMIT_SECONDS + LIMIT_SECONDS_PER_MB * _megabytes(row)):
         try:
             if gone := [path for path in row.files() if not path.exists()]:

@@ -31,10 +31,11 @@ from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
 from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, PRINT, ShardWriter, clip_bytes, seal
+from avtool.data.spool import Held, Spool
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
 from avtool.files import check_output, json_text, printable, put_in_place, write_json
-from avtool.progress import progress_bar, say
+from avtool.progress import progress_bar, say, warn
 from avtool.registry import DATASETS
 
 RENDERED = "source"
@@ -43,8 +44,8 @@ MADE_FROM = "made_from.json"
 """The rows and settings of a finished data set, by which a part that comes late knows it."""
 ENGINES = ("local", "ray")
 
-Task = tuple[int, catalog.Row, list[str]]
-"""A row by its number, and the flags known of it."""
+Task = tuple[int, catalog.Row, list[str], Held]
+"""A row by its number, the flags known of it, and where its files are that lie in archives."""
 Engine = Callable[[Callable[[Task], bytes], Iterable[Task]], Iterator[tuple[Task, bytes | workers.Crash]]]
 
 
@@ -82,6 +83,7 @@ def prepare(
     DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
     job = job_of(name, source, out, request, part, settings=settings)
+    job = replace(job, shared=address is None)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
@@ -89,6 +91,8 @@ def prepare(
     rows = None if job.renders else catalog.read_source(name, job.source, request)
     with job.staging.opened(job.plan(rows), job.part, force=force), _kept(job):
         rows = _rendered(job) if rows is None else rows
+        for problem in rows.notes.get(catalog.DAMAGED_ARCHIVE, ()):
+            warn(f"damaged archive {problem}")
         _convert_all(job, rows, run_all)
         return _finish(job, rows)
 
@@ -108,6 +112,8 @@ class Job:
     part: Part
     in_parts: bool
     settings: Settings
+    shared: bool = True
+    """Whether all that work on it see the same disks."""
 
     @property
     def renders(self) -> bool:
@@ -269,8 +275,8 @@ def _kept(job: Job) -> Iterator[None]:
 
 def _stage(settings: Settings, task: Task) -> bytes:
     """The work on one row, in whatever process: its outcome as it is staged."""
-    number, row, flags = task
-    outcome = convert(row, settings, flags)
+    number, row, flags, held = task
+    outcome = convert(row, settings, flags, held)
     return clip_bytes(number, outcome, settings) if isinstance(outcome, PreparedClip) else _refused(outcome)
 
 
@@ -287,14 +293,17 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
     shards = [shard for shard in job.shards(source) if job.part.owns(shard)]
     unwritten = [shard for shard in shards if not staging.has_shard(shard)]
     left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
-    todo = ((row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard]))
+    todo = ((row, source.rows[row].files()) for shard in unwritten for row in sorted(left[shard]))
     total = sum(len(job.rows_of(shard, source)) for shard in shards)
     done = total - sum(map(len, left.values()))
     shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=done)
-    with ThreadPoolExecutor(1) as writer, shown as bar:
+    with ThreadPoolExecutor(1) as writer, shown as bar, staging.spool(str(job.part)) as folder:
+        spool = Spool(folder, shared=job.shared)
+        tasks = ((row, source.rows[row], flags[row], held) for row, held in spool.held(todo))
         writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
-        for task, result in run_all(partial(_stage, job.settings), todo):
+        for task, result in run_all(partial(_stage, job.settings), tasks):
             staging.write_row(task[0], _outcome(task[1], result))
+            spool.done(task[3])
             shard = task[0] // job.settings.rows_per_shard
             left[shard].discard(task[0])
             bar.advance()

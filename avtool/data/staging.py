@@ -188,6 +188,17 @@ class Staging:
         folder.mkdir()
         return folder / "shard.tar"
 
+    @contextmanager
+    def spool(self, part: str) -> Iterator[Path]:
+        """A folder for what ``part`` takes out of archives, empty before and gone after."""
+        folder = self.folder / f".spool-{part.replace('/', '-of-')}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def finish_shard(
         self, number: int, written: Path, arrays: dict[str, np.ndarray], record: dict[str, Any], rows: range
     ) -> None:

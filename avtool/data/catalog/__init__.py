@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from avtool.data import names
+from avtool.data import archives, names
+from avtool.data.tree import tree_of
 from avtool.errors import TableError, UsageError
 from avtool.registry import DATASETS
 
@@ -28,12 +29,12 @@ class Row:
     """One line of a data set: a ``video``, or an ``image`` or ``frames`` with an ``audio`` file, and what is
     known of it.
 
-    ``frames`` are pictures one a second, the first at 0.5 s. Times in seconds of the file. ``key_time`` is the
-    time, from ``start``, of the key frame, which ``boxes`` belong to (None: the middle). ``masks``: one for the
-    key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the name of each source to its
-    own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is anything else known of the
-    picture, kept as it is (JSON). ``recording`` names what the clip was recorded in, which others may share (None:
-    its id). ``video`` may be text: of two million rows a Path each takes 700 MB.
+    Paths may lead into archives, see ``archives``. ``frames`` are pictures one a second, the first at 0.5 s. Times in
+    seconds of the file. ``key_time`` is the time, from ``start``, of the key frame, which ``boxes`` belong to (None:
+    the middle). ``masks``: one for the key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the
+    name of each source to its own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is
+    anything else known of the picture, kept as it is (JSON). ``recording`` names what the clip was recorded in, which
+    others may share (None: its id). ``video`` may be text: of two million rows a Path each takes 700 MB.
     """
 
     id: str
@@ -57,6 +58,22 @@ class Row:
         """Every file the row names."""
         named = (self.video, self.image, self.audio, *self.frames, *self.masks, *self.stems.values())
         return [Path(path) for path in named if path is not None]
+
+    def with_files(self, files: Mapping[str, Path]) -> Self:
+        """The same row with other files, by the paths of those that they stand for."""
+
+        def moved(path: Any) -> Any:
+            return path if path is None else files.get(str(path), path)
+
+        return replace(
+            self,
+            video=moved(self.video),
+            image=moved(self.image),
+            audio=moved(self.audio),
+            frames=tuple(map(moved, self.frames)),
+            masks=tuple(map(moved, self.masks)),
+            stems={name: moved(path) for name, path in self.stems.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -120,7 +137,21 @@ def read_source(name: str, source: Path, request: Request) -> Source:
     if request.subset is not None and request.subset not in dataset.subsets:
         hint = f"there are: {', '.join(dataset.subsets)}" if dataset.subsets else "leave out --subset"
         raise UsageError(f"{name} has no subset {request.subset}", hint=hint)
-    return _checked(dataset.read(source, request), source)
+    tree_of.cache_clear()
+    found = _checked(dataset.read(source, request), source)
+    if source.is_dir():
+        problems = tree_of(source).problems
+    else:
+        named = {inside[0] for row in found.rows for path in row.files() if (inside := archives.inside(path))}
+        listed = {str(archive): archives.listing(archive) for archive in sorted(named)}
+        problems = {archive: one.problem for archive, one in listed.items() if one and one.problem}
+    said = [f"{archive}: {problem}" for archive, problem in problems.items()]
+    return replace(found, notes={**found.notes, DAMAGED_ARCHIVE: said}) if said else found
+
+
+def video_of(name: str) -> str:
+    """The YouTube video, whose ids have 11 characters, of a clip ``name``d ID_WHICH; else the name."""
+    return name[:11] if name[11:12] == "_" else name
 
 
 OTHER_SPELLING = "label spelled as the class list spells it"
@@ -168,6 +199,7 @@ def classes_of(rows: Iterable[Row]) -> list[str]:
     return sorted({label for row in rows for label in row.labels})
 
 
+DAMAGED_ARCHIVE = "damaged archive"
 BROKEN_BOX = "broken box left out"
 NO_BOX = "no box left, clip left out"
 
