@@ -6,15 +6,14 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from avtool.errors import CheckpointError, UsageError
-from avtool.files import NO_LOCKS, take_lock
+from avtool.files import NO_LOCKS, name_of_other_content, take_lock
 from avtool.progress import progress_bar, say
-from avtool.weight_files import name_of_other_content
 
 ATTEMPTS = 5
 TIMEOUT = 30.0
@@ -22,6 +21,8 @@ TIMEOUT = 30.0
 POLL = 0.2
 """Seconds between two looks at a lock that another process holds."""
 _BLOCK = 1 << 20
+ELSEWHERE = "use another address: --base-url or $AVTOOL_WEIGHTS_URL"
+"""The way out where an address gives something else than the published weights."""
 
 
 class _BrokenOff(Exception):
@@ -58,23 +59,36 @@ def only_one(target: Path, *, what: str) -> Iterator[None]:
         held.release()
 
 
-def download(url: str, target: Path, *, size: int | None, what: str, by_hand: str) -> None:
+def part_of(target: Path) -> Path:
+    """Where ``target`` grows until it is whole."""
+    return target.with_name(target.name + ".part")
+
+
+def download(
+    url: str,
+    target: Path,
+    *,
+    size: int | None,
+    what: str,
+    by_hand: str,
+    elsewhere: str = ELSEWHERE,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     """Fetch ``url`` into ``target``; until it is whole it grows beside it as ``.part``, and a later call goes on there.
 
-    ``size``: its bytes, None where they are not known. ``by_hand`` is the way out in words where there is no network.
-    CheckpointError where it cannot be had, or where what came is a page, a pointer or of another size: nothing of that
-    is kept.
+    ``size``: its bytes, None where they are not known. ``by_hand`` is the way out in words where there is no network,
+    ``elsewhere`` where the address gives something else. ``headers`` are for that address alone: where it sends us on,
+    they stay behind. CheckpointError where it cannot be had, or where what came is a page, a pointer or of another
+    size: nothing of that is kept.
     """
     if not re.match(r"https?://", url):
-        raise UsageError(
-            f"{url} is no http or https address", hint="correct --base-url or $AVTOOL_WEIGHTS_URL"
-        )
-    part = target.with_name(target.name + ".part")
+        raise UsageError(f"{url} is no http or https address", hint=elsewhere)
+    part = part_of(target)
     part.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(ATTEMPTS):
         before = _size(part)
         try:
-            _fetch(url, part, size=size, what=what)
+            _fetch(url, part, size=size, what=what, elsewhere=elsewhere, headers=headers or {})
             part.replace(target)
             return
         except _BrokenOff as broken:
@@ -92,12 +106,16 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.exists() else 0
 
 
-def _fetch(url: str, part: Path, *, size: int | None, what: str) -> None:
+def _fetch(
+    url: str, part: Path, *, size: int | None, what: str, elsewhere: str, headers: Mapping[str, str]
+) -> None:
     """One connection: the rest of ``part``, or all of it where the server sends no parts."""
     have = _size(part)
     if have and have == size:
         return
     request = urllib.request.Request(url, headers={"User-Agent": "avtool", "Accept-Encoding": "identity"})
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)
     if have:
         request.add_header("Range", f"bytes={have}-")
     try:
@@ -105,7 +123,7 @@ def _fetch(url: str, part: Path, *, size: int | None, what: str) -> None:
             start, total = _extent(answer, have)
             first = answer.read(_BLOCK)
             if start == 0:
-                _check_content(first, url, total=total, size=size)
+                _check_content(first, url, total=total, size=size, elsewhere=elsewhere)
             elif size is not None and total != size:
                 part.unlink()
                 raise CheckpointError(f"{url} has {total} bytes now, not {size:,}", hint="start again")
@@ -116,7 +134,7 @@ def _fetch(url: str, part: Path, *, size: int | None, what: str) -> None:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
             if error.headers.get("Content-Range") != f"bytes */{have}":  # what came is of another file
                 part.unlink()
-                _fetch(url, part, size=size, what=what)
+                _fetch(url, part, size=size, what=what, elsewhere=elsewhere, headers=headers)
             return
         raise _BrokenOff(f"the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
@@ -136,17 +154,16 @@ def _extent(answer: http.client.HTTPResponse, have: int) -> tuple[int, int | Non
     return 0, int(length) if length else None
 
 
-def _check_content(first: bytes, url: str, *, total: int | None, size: int | None) -> None:
+def _check_content(first: bytes, url: str, *, total: int | None, size: int | None, elsewhere: str) -> None:
     """CheckpointError where the file begins as a page or pointer, or is not ``size`` bytes long."""
     if found := name_of_other_content(first):
         raise CheckpointError(
-            f"{url} gives {found} of {total or len(first)} bytes, not weights",
-            hint="use an address that serves the files themselves: --base-url or $AVTOOL_WEIGHTS_URL",
+            f"{url} gives {found} of {total or len(first)} bytes, not the file itself", hint=elsewhere
         )
     if size is not None and total not in (None, size):
         raise CheckpointError(
             f"{url} is {total:,} bytes long, not {size:,}: it is another file than the published one",
-            hint="use another address: --base-url or $AVTOOL_WEIGHTS_URL",
+            hint=elsewhere,
         )
 
 

@@ -25,6 +25,15 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Of an OSError: the disk knows no locks, as some network disks do."""
 
 
+def name_of_other_content(head: bytes) -> str | None:
+    """What a file that begins with ``head`` is, if it is one of the things that are found in place of a large file."""
+    if head.startswith(LFS_POINTER):
+        return "a Git LFS pointer"
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    return None
+
+
 def check_output(
     path: Path,
     *,

@@ -18,7 +18,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from avtool.errors import CheckpointError
-from avtool.files import LFS_POINTER, is_unicode
+from avtool.files import is_unicode, name_of_other_content
 from avtool.progress import say
 
 DAMAGED = (
@@ -210,15 +210,6 @@ def _refused(path: Path, what: str) -> CheckpointError:
         f"{path} is refused: it is no file of weights that torch.save wrote, or it is damaged",
         hint="fetch the file again, or save the state dict alone: torch.save(model.state_dict(), FILE)",
     )
-
-
-def name_of_other_content(head: bytes) -> str | None:
-    """What a file that begins with ``head`` is, if it is one of the things that are found in place of weights."""
-    if head.startswith(LFS_POINTER):
-        return "a Git LFS pointer"
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "an HTML page"
-    return None
 
 
 _WAYS_OUT = {

@@ -17,7 +17,7 @@ EPILOG = examples(
 )
 app = typer.Typer(
     help="Measure what the model and its data cost on this machine.\n\n"
-    "All that is compared runs by turns in one process, after a warm-up. Let nothing else run meanwhile.",
+    "What is compared is interleaved (ABCABC) in one process, after a warm-up. Let nothing else run meanwhile.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -21,10 +21,7 @@ FINETUNED = [name for name, task in TASKS.items() if task.finetuned]
 
 @command(*TRAINING)
 def finetune(
-    task: Annotated[
-        str,
-        typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False),
-    ],
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False)],
     settings: Settings = None,
     *,
     start: Annotated[

@@ -8,7 +8,8 @@ Flagged: *still picture* (at least half of the stored frames repeat the one befo
 differs by more than 8 of 255 grey levels), *short* (less sound than the settings' window, 3 s), *quiet* (RMS
 under -50 dBFS), *muted in part* (1 s or more under -60 dBFS, in blocks of 50 ms), *damaged in part* (packets
 that did not decode), *sound and picture of different length* (ends more than 0.5 s apart), *header and
-decoded length disagree* (by more than 0.5 s), *duplicate id* (a row above has the same), *label not in the
+decoded length disagree* (by more than 0.5 s), *hdr* (PQ or HLG, made SDR unless the settings say
+otherwise), *duplicate id* (a row above has the same), *label not in the
 class list*.
 """
 
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 
 from avtool.data.catalog import Row
-from avtool.media import SECONDS_NEEDED, SILENT, TOO_SHORT, refusal  # noqa: F401 - what is refused is listed here
+from avtool.media import HDR, SECONDS_NEEDED, SILENT, TOO_SHORT, refusal  # noqa: F401 - what is refused is listed here
 
 MASK_SIZE = "mask of another size than its frame"
 MISSING = "no such file"
@@ -40,6 +41,8 @@ UNKNOWN_LABEL = "label not in the class list"
 
 STILL_SIDE, STILL_LEVELS = 64, 8
 """Two frames are the same where no cell of 64 x 64 differs by more than 8 grey levels: codec noise."""
+STILL_SECONDS = 0.5
+"""Frames of a video closer to each other are not compared: much that moves is nearly the same after 40 ms."""
 QUIET_DBFS = -50.0
 """RMS over the clip, relative to full scale."""
 MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05

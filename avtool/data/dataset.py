@@ -174,6 +174,16 @@ class PreparedDataset:
         facts = self.facts(i)
         return str(facts.get("recording", facts["id"]))
 
+    def check_rate(self, rate: int, whose: str, *, hint: str = "") -> None:
+        """DataError where the sound is not stored at the ``rate`` that ``whose`` spectrogram is made of."""
+        if rate != self.sample_rate:
+            raise DataError(
+                f"{whose} is made for sound of {rate} samples a second, but {self.folder} holds sound of "
+                f"{self.sample_rate}",
+                hint=hint
+                or f"prepare the clips once more with sample_rate={rate}, into a folder of their own",
+            )
+
     def durations(self) -> np.ndarray:
         """Seconds of every clip: float32 (N,)."""
         return self._clips["duration"][np.asarray(self._positions)]

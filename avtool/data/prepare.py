@@ -6,12 +6,13 @@ last of its rows is there, and the data set takes its place when the last shard 
 moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
+import base64
 import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +21,16 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avtool import media, places
 from avtool.data import catalog, checks, workers
+from avtool.data.audit import Print, audit
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
+from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, PRINT, ShardWriter, clip_bytes, seal
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
 from avtool.files import check_output, json_text, printable, put_in_place, write_json
@@ -57,6 +61,7 @@ def prepare(
     jobs: int | None = None,
     engine: str = "local",
     address: str | None = None,
+    settings: Sequence[str] = (),
 ) -> Report:
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
@@ -66,7 +71,7 @@ def prepare(
     name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
     ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
     finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
-    machine).
+    machine). ``settings``: what is kept of a clip, as ["frame_rate=4"], see ``convert.Settings``.
 
     Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
@@ -76,7 +81,7 @@ def prepare(
         raise SystemExit(1)  # the process that started it says so, once
     DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
-    job = job_of(name, source, out, request, part)
+    job = job_of(name, source, out, request, part, settings=settings)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
@@ -118,7 +123,7 @@ class Job:
             "name": self.called,
             "data set": self.name,
             "format": FORMAT,
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "request": asdict(self.request),
             "source": None if self.renders else str(self.source.resolve()),
             "rows": None if rows is None else _sum_of(rows, self.source),
@@ -132,6 +137,7 @@ class Job:
         words = ["avtool", "prepare", self.name]
         if not self.renders:
             words.append(str(self.source))
+        words += self.settings.arguments()
         for option, value in asdict(self.request).items():
             if value is not None and value != getattr(catalog.Request(), option):
                 words += [f"--{option}", str(value)]
@@ -149,7 +155,13 @@ class Job:
 
 
 def job_of(
-    name: str, source: Path | None, out: Path | None, request: catalog.Request, part: str | None
+    name: str,
+    source: Path | None,
+    out: Path | None,
+    request: catalog.Request,
+    part: str | None,
+    *,
+    settings: Sequence[str] = (),
 ) -> Job:
     """What the arguments of ``prepare`` ask for. Raises UsageError."""
     if source is None and name == "manifest":
@@ -160,6 +172,7 @@ def job_of(
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
+    kept = Settings.parse(settings) if settings else Settings()
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -172,7 +185,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=Settings(),
+        settings=kept,
     )
 
 
@@ -304,15 +317,17 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
     staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
-    written = staging.new_shard(shard)
+    written, prints = staging.new_shard(shard), []
     with ShardWriter(written, shard, source.classes, source.splits) as writer:
         for row in rows:
             data = staging.read_row(row)
             if data.startswith(b"{"):
                 report.add_rejected(json.loads(data))
             else:
-                report.add_clip(writer.add(row, data))
-    record = {"shard": writer.facts(), "report": report.record()}
+                facts = writer.add(row, data)
+                prints.append(base64.b64encode(facts[PRINT]).decode())
+                report.add_clip(facts)
+    record = {"shard": writer.facts(), "report": report.record(), "prints": prints}
     staging.finish_shard(shard, written, writer.packed(), record, rows)
 
 
@@ -335,19 +350,23 @@ def _finish(job: Job, source: catalog.Source) -> Report:
 
 def _seal(job: Job, source: catalog.Source) -> Report:
     report = Report(job.called, job.out, notes=source.notes)
-    parts, shards = [], []
+    parts, shards, prints = [], [], list[Print]()
     for shard in job.shards(source):
         arrays, record = job.staging.read_shard(shard)
         parts.append(arrays)
         shards.append(record["shard"])
+        prints += [Print.from_bytes(base64.b64decode(text)) for text in record["prints"]]
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
     facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
+    dataset = PreparedDataset(whole, ALL) if report.prepared else None
+    if dataset is not None:
+        numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
+        report.audit = audit(dataset, source.rows, numbers, prints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     if not job.renders:
         write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
-    dataset = PreparedDataset(whole, ALL) if report.prepared else None
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

@@ -24,7 +24,6 @@ import json
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ FORMAT = 2
 DATASET_JSON = "dataset.json"
 MADE_WITH = "made_with"
 """In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
+PRINT = "print"
+"""The last member of a clip as it is staged: what the audit tells it by, which no shard keeps."""
 WAV_HEADER = 44
 TAR_BLOCK = 512
 
@@ -84,13 +85,14 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 
 
 def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
-    """The clip of source row ``row`` as its members lie in a shard."""
+    """The clip of source row ``row`` as its members lie in a shard, and its print after them."""
     text = json_text(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
     members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
     members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
+    members.append((PRINT, clip.print.to_bytes()))
     return b"".join(
         part
         for name, data in members
@@ -134,7 +136,8 @@ class ShardWriter:
         }
 
     def add(self, row: int, data: bytes) -> dict[str, Any]:
-        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, and the ``bytes`` it takes."""
+        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, the ``bytes`` it takes and its
+        ``print``."""
         with tarfile.open(
             fileobj=io.BytesIO(data), mode="r:"
         ) as tar:  # by what follows the key: where it will lie
@@ -142,12 +145,14 @@ class ShardWriter:
                 member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
                 for member in tar
             }
-        begin, size = spans["json"]
+        (begin, size), (last, length) = spans["json"], spans.pop(PRINT)
         facts = json.loads(data[begin - self.size : begin - self.size + size])
         self._index(row, facts, spans)
-        self._write(data)
+        stored = data[: last - self.size - TAR_BLOCK]
+        found = data[last - self.size :][:length]
+        self._write(stored)
         self.clips += 1
-        return {**facts, "bytes": len(data)}
+        return {**facts, "bytes": len(stored), PRINT: found}
 
     def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
         frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]
@@ -224,7 +229,7 @@ def seal(
     facts = {
         "format": FORMAT,
         "name": name,
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "counts": counts,
         "classes": list(classes),
         "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},

@@ -272,7 +272,11 @@ class Staging:
         if keys[0] == "rows":
             what = f"of other rows: the annotations of {plan['source']} are not what they were"
             return what, "make them as they were, and give the same command; or "
-        what = f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
+        then, now, name = begun.get(keys[0]), plan.get(keys[0]), keys[0]
+        if isinstance(then, dict) and isinstance(now, dict):
+            name = next(key for key in {**now, **then} if then.get(key) != now.get(key))
+            then, now = then.get(name), now.get(name)
+        what = f"with another {name}: {then}, now {now}"
         if keys[0] == "format":
             return what, "go on with the version of avtool that began it; or "
         return what, f"go on with it: {self.command()}; or "

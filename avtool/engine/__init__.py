@@ -15,12 +15,13 @@ from avtool.engine import loop
 from avtool.engine.dry import dry_run
 from avtool.engine.run import OthersFailed, Run
 from avtool.engine.start import check_same_data, newest_checkpoint, starting_model
-from avtool.errors import TrainingError, UsageError
+from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.places import BEST
 from avtool.progress import quiet, say
 from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
+from avtool.weights import NONE
 
 __all__ = ["Run", "dry_run", "starting_model", "train"]
 
@@ -77,12 +78,12 @@ def train(
 
 def _check(recipe: Recipe, dataset: PreparedDataset, device: torch.device, world: World) -> None:
     """AvtoolError where recipe, data, machine and the number of processes do not fit together."""
-    if recipe.spectrogram.sample_rate != dataset.sample_rate:
-        raise TrainingError(
-            f"spectrogram.sample_rate is {recipe.spectrogram.sample_rate}, but {dataset.folder} holds sound of "
-            f"{dataset.sample_rate} samples a second",
-            hint=f"spectrogram.sample_rate={dataset.sample_rate}",
-        )
+    started = recipe.init.model not in (None, NONE)
+    dataset.check_rate(
+        recipe.spectrogram.sample_rate,
+        str(recipe.init.model) if started else "the recipe's spectrogram",
+        hint="" if started else f"spectrogram.sample_rate={dataset.sample_rate}",
+    )
     if recipe.train.batch_size % world.size:
         raise UsageError(
             f"{world.size} processes cannot share a batch of {recipe.train.batch_size} clips evenly",

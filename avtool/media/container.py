@@ -20,12 +20,14 @@ from av.video.stream import VideoStream
 
 from avtool.errors import MediaError
 from avtool.files import LFS_POINTER
+from avtool.media.colour import Looks
 
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
 UNDECODABLE = "undecodable"
 SILENT = "digital silence"
 TOO_SHORT = "less than 0.2 s of sound"
+HDR = "hdr"
 PLAYLISTS = {"concat", "dash", "hls", "imf", "vobsub"}
 """FFmpeg's formats that lead to other files."""
 OPEN_OPTIONS = {
@@ -45,7 +47,7 @@ FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames
 
 
 class UnusableMedia(MediaError):
-    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
+    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE, HDR."""
 
     def __init__(self, message: str, *, reason: str = UNDECODABLE, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -110,6 +112,8 @@ class MediaFile:
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
                 stream.codec_context.thread_count = self.threads
+        if self.video is not None:
+            self.looks = Looks(self.video)
         # only these can hold NaN: lossy codecs give floats too, but decode none
         self.raw_floats = self.sound is not None and self.sound.codec_context.name.startswith("pcm_f")
         self.origin = (self.container.start_time or 0) / av.time_base
@@ -193,7 +197,11 @@ class MediaFile:
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
-            return decode()
+            frames = decode()
+            for frame in frames:
+                if isinstance(frame, av.VideoFrame):
+                    self.looks.note(frame)
+            return frames
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:
@@ -238,18 +246,25 @@ def _stream(container: InputContainer, stream: Stream) -> dict[str, Any]:
     if isinstance(stream, VideoStream) and codec is not None:
         rate = stream.average_rate or stream.guessed_rate
         facts |= {"width": stream.width, "height": stream.height, "fps": float(rate) if rate else None}
-        facts |= {"pixels": stream.pix_fmt, "rotation": _rotation(container, stream)}
+        facts |= {"pixels": stream.pix_fmt, **_look(container, stream)}
     if isinstance(stream, AudioStream) and codec is not None:
         facts |= {"rate": stream.sample_rate, "channels": stream.channels, "layout": stream.layout.name}
     return facts
 
 
-def _rotation(container: InputContainer, stream: VideoStream) -> int | None:
-    """Degrees counter-clockwise that bring the picture upright, from the first frame; None where none decodes."""
-    try:
-        return next((frame.rotation % 360 for frame in container.decode(stream)), None)
-    except av.FFmpegError:
-        return None
+def _look(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
+    """How its first frame is to be shown: ``rotation`` in degrees counter-clockwise, then ``mirrored`` left-right, each
+    pixel ``pixel_aspect`` times as wide as high, ``colour``. None of it where no frame decodes."""
+    looks = Looks(stream)
+    with suppress(av.FFmpegError):
+        for frame in container.decode(stream):
+            looks.note(frame)
+            look = looks.of(frame)
+            rotation = (270, 90)[look.flipped] if look.turned else (0, 180)[look.flipped]
+            mirrored = look.turned ^ look.mirrored ^ look.flipped
+            shape = {"rotation": rotation, "mirrored": mirrored, "pixel_aspect": float(look.aspect)}
+            return shape | {"colour": look.facts()}
+    return {}
 
 
 def tool_versions() -> dict[str, str]:

@@ -54,6 +54,9 @@ class Context:
     world: World = field(default_factory=World)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.dataset.check_rate(self.config.rate, str(self.checkpoint))
+
     def load(self) -> tuple[nn.Module, LogMel]:
         """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is
         made of it would mean anything."""

@@ -60,7 +60,7 @@ class Training(nn.Module):
                 f"train.keep_patches is {self.keep_patches:g}: {recipe.task} needs every patch",
                 hint="train.keep_patches=1",
             )
-        kind, head = self.describe(recipe, dataset)
+        kind, head = self.model_config(recipe, dataset)
         self.config = config_of(kind)(
             kind=kind, origin="", model=Encoder.of(recipe.model), head=head, spectrogram=recipe.spectrogram
         )
@@ -77,7 +77,7 @@ class Training(nn.Module):
         self.log_mel = LogMel(**self.config.log_mel)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: Any) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: Any) -> tuple[str, Section]:
         """The ``kind`` of model and what config.json says of its ``head``: of the recipe's section what the task's
         ``head`` has, unless a task says more. AvtoolError where no head fits ``dataset``."""
         task = TASKS[recipe.task]

@@ -55,7 +55,7 @@ def hosts() -> Iterator[None]:
 
 def torchrun(host: str, data: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
     interface, address = HOSTS[host]
-    rendezvous = f"is_host={int(host == FIRST)},last_call_timeout=5,keep_alive_interval=1"
+    rendezvous = f"is_host={int(host == FIRST)},last_call_timeout=20,keep_alive_interval=1"
     command = [
         "ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2",
         "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.13.1:29400", "--rdzv-id=job",

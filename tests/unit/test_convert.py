@@ -20,7 +20,7 @@ from avtool.model.build import build_empty_model
 from avtool.model.transformer import sincos_positions
 from tests.golden import reader
 from tests.golden.test_golden import LARGE, settings_of
-from tests.models import described
+from tests.models import decoded_everywhere, described
 
 SMALL = [name for name in reader.case_names() if reader.load(name).config["embed_dim"] < LARGE]
 
@@ -84,7 +84,7 @@ def test_a_converted_autoencoder_gives_the_golden_tokens_and_predictions(
         assert_close(getattr(tokens, name), case.array(f"encoder.{name}_tokens"), 2e-5)
     masks = model.masks(case.array("mask.image.noise"), case.array("mask.audio.noise"))
     visible = model.encode_visible(case.image, case.audio(), *masks)
-    predicted = model.image_decoder(visible.image, visible.fusion, masks[0], everything=True)
+    predicted = decoded_everywhere(model.image_decoder, visible.image, visible.fusion, masks[0])
     assert_close(predicted, case.array("mae.pred_image"), 2e-5)
 
 

@@ -13,7 +13,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import threading
 import tomllib
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -42,8 +41,9 @@ from avtool.published import PUBLISHED
 from avtool.registry import DATASETS, FUSIONS, TASKS, resolve
 from avtool.tasks.localize.maps import EVERY
 from tests.clips import clip
+from tests.hub import Hub
 from tests.unit.test_other_programs import cav_mae, vit
-from tests.unit.test_pull import SETTINGS, Server, saved
+from tests.unit.test_pull import SETTINGS, saved, serving
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -244,17 +244,15 @@ def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(synth, "render", render_few)
     monkeypatch.setitem(FUSIONS._places, "mean", torch.nn.Module)  # a page registers it: gone afterwards
     monkeypatch.setenv("no_proxy", "*")
-    server, content = Server(), (files / "checkpoint.pth").read_bytes()
+    raw = {"vggsound.csv": (files / "data" / "vggsound" / "annotations" / "vggsound.csv").read_bytes()}
+    server, content = Hub("Loie/VGGSound", raw), (files / "checkpoint.pth").read_bytes()
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
     name = "deepavfusion-vggsound"
     published = replace(PUBLISHED[name], base=server.url, size=len(content), sha256=None)
     monkeypatch.setitem(PUBLISHED, name, published)
     server.files[published.path] = content
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield
 
 
 @pytest.mark.parametrize("page", TEXT)

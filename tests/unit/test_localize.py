@@ -91,7 +91,9 @@ def test_a_few_blank_patches_stand_for_all(dataset) -> None:
 
 
 @pytest.mark.parametrize("way", ["unimodal", "joint"])
-def test_training_encodes_the_share_of_patches_that_is_kept_and_measuring_encodes_all(dataset, way: str) -> None:
+def test_training_encodes_the_share_of_patches_that_is_kept_and_measuring_encodes_all(
+    dataset, way: str
+) -> None:
     task, recipe = task_of(dataset, f"localize.encoding={way}", "localize.candidates=2", *HALF)
     batch = batch_of(task, recipe, dataset)
     read = []

@@ -12,17 +12,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
-import av
 import cv2
 import numpy as np
 import pytest
 import soundfile
-from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from avtool import media
 from avtool.errors import MediaError
-from avtool.media.frames import to_picture
 from tests import clips
 
 RATE = clips.RATE
@@ -435,32 +432,3 @@ def test_odd_clips():
     assert clips.streams_of(odd / "seven_fps.mp4")["video"]["fps"] == pytest.approx(7.29, abs=0.01)
     with pytest.raises(MediaError, match="no sound track"):
         decode(odd / "no_audio_track.mp4")
-
-
-C601, C709, C2020 = Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020
-LIMITED, FULL = ColorRange.MPEG, ColorRange.JPEG
-
-
-@pytest.mark.parametrize(
-    ("form", "space", "levels", "short_side"),
-    [  # every pair of two of these values together
-        ("yuv420p", C601, LIMITED, None), ("yuv420p", C709, FULL, 64), ("yuv420p", C2020, LIMITED, 64),
-        ("yuvj420p", C601, FULL, 64), ("yuvj420p", C709, LIMITED, None), ("yuvj420p", C2020, FULL, None),
-        ("yuv422p", C601, FULL, None), ("yuv422p", C709, LIMITED, 64), ("yuv422p", C2020, LIMITED, None),
-        ("yuv444p", C601, LIMITED, 64), ("yuv444p", C709, FULL, None), ("yuv444p", C2020, FULL, 64),
-        ("nv12", C601, LIMITED, None), ("nv12", C709, FULL, 64), ("nv12", C2020, LIMITED, 64),
-        ("yuv420p10le", C601, FULL, 64), ("yuv420p10le", C709, LIMITED, None), ("yuv420p10le", C2020, FULL, None),
-        ("gbrp", C601, FULL, None), ("gbrp", C709, LIMITED, 64), ("gbrp", C2020, LIMITED, None),
-    ],
-)  # fmt: skip
-def test_colours_come_out_as_they_went_in(form: str, space: int, levels: int, short_side: int | None):
-    colours = np.array([[200, 30, 60], [20, 180, 90], [40, 50, 220], [250, 250, 250]], np.uint8)
-    picture = np.repeat(np.repeat(colours.reshape(2, 2, 3), 64, axis=0), 67, axis=1)
-    frame = VideoReformatter().reformat(
-        av.VideoFrame.from_ndarray(picture), format=form, dst_colorspace=space, dst_color_range=levels
-    )
-    shown = to_picture(frame, VideoReformatter(), short_side=short_side)
-    height, width = shown.shape[:2]
-    assert (height, width) == ((128, 134) if short_side is None else (64, 67))
-    seen = shown[height // 4 :: height // 2, width // 4 :: width // 2].reshape(4, 3)
-    np.testing.assert_allclose(seen.astype(int), colours, atol=4)

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -61,8 +62,8 @@ class Server(ThreadingHTTPServer):
     """Serves ``files``; ``breaks`` lists after how many bytes of the next answers the line goes dead; answers
     are withheld while ``goes_on`` is not set."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, handler: type[Handler] | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.files: dict[str, bytes] = {}
         self.breaks: list[int] = []
         self.ranges = True
@@ -106,6 +107,19 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving(running: Server) -> Iterator[None]:
+    """The server answers inside the block."""
+    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield
+    finally:
+        running.shutdown()
+        thread.join()
+        running.server_close()
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.setenv("no_proxy", "*")
@@ -113,12 +127,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
     monkeypatch.delenv("AVTOOL_MODEL", raising=False)
     monkeypatch.chdir(tmp_path)
     running = Server()
-    thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield running
-    running.shutdown()
-    thread.join()
-    running.server_close()
+    with serving(running):
+        yield running
 
 
 def publish(

@@ -89,11 +89,28 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Mirror:
+    """A copy of a data set on the Hugging Face hub, ``repo``, that ``avtool fetch`` brings.
+
+    ``places`` says which of its files (patterns as in a shell) go into which folder of the source; the others are left
+    there. ``folder`` is the source's name under $AVTOOL_DATA. ``official``: the authors of the data set put it there.
+    """
+
+    repo: str
+    places: Mapping[str, str]
+    folder: str
+    official: bool = False
+
+
+@dataclass(frozen=True)
 class DataSet:
-    """``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has several."""
+    """``read`` gives its rows from its raw files; ``subsets`` are its parts, where it has several. ``copies`` says what
+    was found of it on the hub, and when; ``mirror`` is the copy to fetch, where there is a usable one."""
 
     read: Callable[[Path, Request], Source]
     subsets: tuple[str, ...] = ()
+    copies: str = ""
+    mirror: Mirror | None = None
 
 
 def read_source(name: str, source: Path, request: Request) -> Source:

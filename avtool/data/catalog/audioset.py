@@ -88,4 +88,5 @@ def file_names(video: str, start: float, end: float) -> Iterator[str]:
         yield name
 
 
-DATASET = DataSet(read, subsets=tuple(FILES))
+COPIES = "agkphysics/AudioSet and its duplicates hold the sounds alone (FLAC in parquet, 2.44 TB), 2026-11"
+DATASET = DataSet(read, subsets=tuple(FILES), copies=COPIES)

@@ -67,4 +67,8 @@ def _box(node: ElementTree.Element) -> Box | None:
     return valid_box(corners)
 
 
-DATASET = DataSet(read)
+COPIES = (
+    "cssen/audio-dataset-flickr-soundnet and UnFaZeD07/FlickrSoundNet bear its name, but do not say what they hold,"
+    " 2026-11"
+)
+DATASET = DataSet(read, copies=COPIES)

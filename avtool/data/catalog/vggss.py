@@ -41,4 +41,8 @@ def _row(source: Path, name: str, known: vggsound.Drawn, stills: bool) -> Row:
     return replace(row, key_time=vggsound.BOXES_AT, boxes=known.valid)
 
 
-DATASET = DataSet(read)
+COPIES = (
+    f"the clips are VGGSound's, {vggsound.COPIES}; the boxes are not among them: get vggss.json from {PAGE}"
+    " into annotations"
+)
+DATASET = DataSet(read, copies=COPIES, mirror=vggsound.MIRROR)

@@ -66,7 +66,7 @@ class Classification(Training):
         return one_hot(self.labels[index], self.config.head.classes)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
         """Heads for the classes of ``dataset``. DataError where it has fewer than two."""
         if len(dataset.classes) < 2:
             known = f"one class, {dataset.classes[0]!r}" if dataset.classes else "no classes"

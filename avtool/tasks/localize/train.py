@@ -129,10 +129,10 @@ class Localization(Training):
             keep if keep is None else keep.repeat_interleave(self.options.candidates, dim=0)
             for keep in self.kept_patches(batch)
         ]
-        cells = self.model.pair_cells(pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1), *kept).float()
-        scores = pool_cells(
-            cells, pooling=self.options.pooling, temperature=self.options.temperature
-        )
+        cells = self.model.pair_cells(
+            pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1), *kept
+        ).float()
+        scores = pool_cells(cells, pooling=self.options.pooling, temperature=self.options.temperature)
         return scores.unflatten(0, (count, -1))
 
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:

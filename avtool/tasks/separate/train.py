@@ -53,7 +53,7 @@ class Separation(Training):
         check_classes(dataset, chosen, self.options.sources, what="to train on")
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
         """A separator. TrainingError for a spectrogram that cannot be turned back into sound, DataError where the data
         has too few classes to mix."""
         if 2 * recipe.spectrogram.hop > recipe.spectrogram.n_fft:
@@ -65,7 +65,7 @@ class Separation(Training):
         check_classes(
             dataset, np.arange(len(dataset)), recipe.options.sources, what=f"of split {dataset.split}"
         )
-        return super().describe(recipe, dataset)
+        return super().model_config(recipe, dataset)
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
