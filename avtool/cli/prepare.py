@@ -124,11 +124,11 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
         table.add_row(key, str(found[key]))
         for reason, count in reasons.items():
             table.add_row(f"  {reason}", str(count))
-    for note, said in {**found.get("notes", {}), **report.found()}.items():
-        table.add_row(note, str(said))
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
+    for note, said in {**found.get("notes", {}), **report.found()}.items():
+        typer.echo(f"{note}: {said}")
 
 
 def _next_command(name: str, out: Path, *, at_home: bool) -> str:

@@ -116,11 +116,15 @@ def test_what_is_mended_is_said(tmp_path):
     assert {dataset.recording(k) for k in range(3)} == {"clips/a.mp4"}  # however the path is written
     shutil.rmtree(tmp_path / "out")
     said = CliRunner().invoke(app, ["prepare", "manifest", str(path), "--out", str(tmp_path / "out")])
-    assert said.exit_code == 0 and all(note[:40] in said.stdout for note in notes)
+    assert said.exit_code == 0 and all(f"{note}: {len(notes[note])}" in said.stdout for note in notes)
 
 
-def test_a_label_stays_twice_where_each_has_its_box(tmp_path):
-    text = 'id,split,label,video,boxes\na,test,cello;cello,a.mp4,"[[0,0,0.4,1],[0.5,0,1,1]]"\n'
+@pytest.mark.parametrize(
+    "means",
+    ['boxes\na,test,cello;cello,a.mp4,"[[0,0,0.4,1],[0.5,0,1,1]]"', "mask\na,test,cello;cello,a.mp4,a.png"],
+)
+def test_a_label_stays_twice_where_each_has_its_box_or_number_in_a_mask(tmp_path, means):
+    text = f"id,split,label,video,{means}\n"
     source = read_source("manifest", table(tmp_path, text), Request())
     assert source.rows[0].labels == ("cello", "cello") and not source.notes
 

@@ -93,7 +93,8 @@ class _Reader:
         if end is not None and end <= start:
             raise self.error(f"end {end:g} is not after start {start:g}", hint="both are seconds of the file")
         labels, boxes = self._labels(), self._json("boxes", self._boxes, ())
-        if len(set(labels)) < len(labels) != len(boxes):  # as many as boxes may be the labels of these
+        # a mask holds k for the k-th label, and as many labels as boxes may be those of the boxes
+        if len(set(labels)) < len(labels) != len(boxes) and not self.fields.get("mask"):
             self.mended.add(TWICE)
             labels = tuple(dict.fromkeys(labels))
         return Row(

@@ -7,7 +7,7 @@ from typing import Any
 
 from avtool.errors import DataError
 from avtool.files import write_json
-from avtool.metrics.localization import binomial_error
+from avtool.metrics.localization import ANOTHER_CLASS, binomial_error
 from avtool.places import resolve_checkpoint, run_of
 
 LOCALIZATION_JSON = "localization.json"
@@ -19,7 +19,7 @@ class PointingResult:
     boxes.
 
     ``score``: the model's maps of a ``kind``. Controls: ``untrained``, the same model with random weights;
-    ``exchanged``, the same weights with the sound of a clip of another class; ``disc``, a centred disc that
+    ``exchanged``, the same weights with ``another`` sound, a clip's of another class; ``disc``, a centred disc that
     sees and hears nothing; ``anywhere``, a point at random, which is the boxes' mean area. ``left_out`` clips
     have no truth in view, or nothing else.
     """
@@ -36,6 +36,7 @@ class PointingResult:
     disc: float
     anywhere: float
     protocol: str = "pointing"
+    another: str = ANOTHER_CLASS
 
     @property
     def error(self) -> float:
@@ -46,7 +47,7 @@ class PointingResult:
         """What the score stands beside, by what was done."""
         return {
             "untrained weights": self.untrained,
-            "another class's sound": self.exchanged,
+            self.another: self.exchanged,
             "a centred disc": self.disc,
             "a point at random": self.anywhere,
         }
@@ -73,7 +74,7 @@ def measure_pointing(
 ) -> PointingResult:
     """Protocol ``pointing`` of one ``kind`` of map (None: the model's own), in short.
 
-    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
+    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes, or one alone has.
     """
     import numpy as np
 
@@ -94,6 +95,11 @@ def measure_pointing(
         maps=(kind,) if kind else (),
     )
     (table,) = evaluate_localization(context, ("pointing",), smooth=False)
+    if len(table.rows) < 5:
+        raise DataError(
+            f"{data}: a single clip of split {split} has boxes, so there is no other's sound to compare with",
+            hint="take data with boxes of more clips",
+        )
     rows = "score", "exchanged", "untrained", "disc", "anywhere"
     shares = (row.measures["pointing"].value / 100 for row in table.rows)
     found: dict[str, Any] = dict(zip(rows, shares, strict=True))
@@ -105,6 +111,7 @@ def measure_pointing(
         clips=table.samples,
         left_out=sum(table.left_out.values()),
         **found,
+        another=table.rows[1].name.removeprefix(f"{table.rows[0].name}, "),
     )
 
 

@@ -16,7 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips, masked_frames
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
-from avtool.metrics.localization import exchange_by_class
+from avtool.metrics.localization import ANOTHER_CLASS, ANOTHER_CLIP, Exchange, exchange_sounds
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
@@ -24,8 +24,8 @@ from avtool.tasks.segment import TASK
 from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
-MODEL_ROW, EXCHANGED = "model", "another class's sound"
-ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
+MODEL_ROW = "model"
+ROLES = {MODEL_ROW: MODEL, ANOTHER_CLASS: CONTROL, ANOTHER_CLIP: CONTROL, UNTRAINED: CONTROL}
 DRAWS = 1000
 
 
@@ -46,13 +46,15 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
     """
     _check_model(context, protocols)
     frames = _frames(context)
-    exchange, why_not = _exchange(context.dataset, frames.frames, context.seed)
+    clips = frames.frames[:, 0].tolist()
+    labels = [context.dataset.record(i).label_ids for i in clips]
+    exchange = exchange_sounds(labels, frames.recordings, clips, seed=context.seed)
     scores = _scores(context, frames.frames, exchange)
     if not context.world.main:
         return []
     context.predictions |= {"frames": frames.frames, **_kept(scores)}
     crowded = _crowded(context.dataset, frames.frames)
-    notes = [why_not] if why_not else []
+    notes = [exchange.note] if exchange.note else []
     if crowded.all():
         notes.append("Every frame has two objects or more in view.")
     tables = [_table(context, protocol, scores, frames, notes) for protocol in protocols]
@@ -105,15 +107,7 @@ def _frames(context: Context) -> Frames:
     return Frames(frames, context.recordings(frames[:, 0]), left_out)
 
 
-def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[np.ndarray | None, str]:
-    """For each frame the one whose sound it gets instead, None where that cannot be, and then why."""
-    try:
-        return exchange_by_class([dataset.record(int(i)).label_ids for i in frames[:, 0]], seed=seed), ""
-    except DataError as error:
-        return None, f"No row with {EXCHANGED}: {error.message}."
-
-
-def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
+def _scores(context: Context, frames: np.ndarray, exchange: Exchange) -> dict[str, Scores]:
     """Each row's scores of all frames; on rank 0, elsewhere there are none."""
     classes = context.config.head.classes
     views = MaskViews(
@@ -122,13 +116,12 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
     model, log_mel = context.load()
     untrained = context.untrained()
     order = np.arange(len(frames))
-    mixtures = order[:, None] if exchange is None else np.stack([order, exchange], axis=1)
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
         logits = {MODEL_ROW: model(image, own)}
-        if exchange is not None:
-            logits[EXCHANGED] = model(image, other_sound(log_mel, batch))
+        if exchange.sounds is not None:
+            logits[exchange.called] = model(image, other_sound(log_mel, batch))
         logits[UNTRAINED] = untrained(image, own)
         logits |= blind(logits[MODEL_ROW])
         return {
@@ -137,7 +130,9 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
             for part, values in scores_of(resized(value, EVALUATION_SIZE), batch["mask"])._asdict().items()
         }
 
-    found = context.each(views if exchange is None else MixtureViews(views, mixtures), order, compute)
+    sounds = exchange.sounds
+    mixed = views if sounds is None else MixtureViews(views, np.stack([order, sounds], axis=1))
+    found = context.each(mixed, order, compute)
     kind = FrameScores if classes == 1 else ClassScores
     return {
         name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
@@ -244,8 +239,9 @@ PROTOCOLS = {
 
 def _crowded(dataset: PreparedDataset, frames: np.ndarray) -> np.ndarray:
     """Of which frames it is known that two objects or more are in view, bool (N,)."""
-    known = {int(i): len(dataset.facts(int(i)).get("view") or ()) for i in np.unique(frames[:, 0])}
-    return np.array([known[int(i)] >= 2 for i in frames[:, 0]], bool)
+    views = {int(i): dataset.facts(int(i)).get("view") for i in np.unique(frames[:, 0])}
+    known = {i for i, view in views.items() if isinstance(view, list) and len(view) >= 2}
+    return np.array([int(i) in known for i in frames[:, 0]], bool)
 
 
 def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:
