@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,9 @@ from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
 from avtool.losses import overlap_loss
+from avtool.places import resolve_checkpoint
 from avtool.report.overlay import lay_over, palette, write_mask
+from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import predict as infer
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
@@ -217,6 +220,11 @@ def test_what_cannot_be_judged_is_refused_before_weights_are_loaded(
     few = prepare("manifest", source / "few.csv", out=tmp_path / "few").out
     with pytest.raises(DataError, match=r"tells 3 classes apart, .* has 2, the background among them"):
         evaluate(semantic, few)
+    other = tmp_path / "other"
+    shutil.copytree(resolve_checkpoint(semantic), other)
+    ClassNames(("background", "red", "green"), several=True).write(other)
+    with pytest.raises(DataError, match=r"class 1 is 'red' for the model and 'blue' in"):
+        evaluate(other, data)
 
 
 def test_without_other_classes_the_exchanged_row_is_left_out_and_said(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
+from avtool.data.names import plain
 from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips, masked_frames
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
@@ -20,6 +21,7 @@ from avtool.metrics.localization import ANOTHER_CLASS, ANOTHER_CLIP, Exchange, e
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import TASK
 from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
@@ -101,6 +103,15 @@ def _frames(context: Context) -> Frames:
                 "background among them",
                 hint="evaluate on the data it was trained for, or fine-tune it on this",
             )
+        known = ClassNames.read(context.checkpoint, count=classes)
+        for number, (own, name) in enumerate(
+            zip(known.names if known else (), class_names(dataset), strict=False)
+        ):
+            if plain(own) != plain(name):
+                raise DataError(
+                    f"class {number} is {own!r} for the model and {name!r} in {dataset.folder}",
+                    hint="evaluate on the data it was trained for, or fine-tune it on this",
+                )
         check_classes(dataset, clips)
     frames = masked_frames(dataset, clips.tolist())
     left_out = {"without a mask": len(context.chosen) - len(clips)}
