@@ -152,6 +152,19 @@ def test_the_same_numbers_for_any_batch_size_and_workers(run: Path, data: Path, 
     f = 100 * kept["F at each threshold: model"].mean(axis=0).max()
     assert f == pytest.approx(measures(one[0])["model"]["F"])
     assert not kept["nothing sounds: model"].any()
+    dataset = PreparedDataset(data, "test")
+    for number, (clip, frame) in enumerate(kept["frames"]):
+        truth = cv2.resize(dataset.mask(clip, frame), (224, 224), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+        mask = kept["mask: model"][number]
+        assert mask.dtype == np.uint8 and mask.shape == truth.shape
+        iou = (truth & (mask > 127)).sum() / (truth | (mask > 127)).sum()
+        assert iou == pytest.approx(kept["foreground IoU: model"][number], abs=1e-3)
+
+
+def test_masks_of_classes_are_kept_as_class_numbers(semantic: Path, data: Path, tmp_path: Path) -> None:
+    evaluate(semantic, data, save_predictions=tmp_path / "p.npz")
+    masks = np.load(tmp_path / "p.npz")["mask: model"]
+    assert masks.dtype == np.uint8 and masks.shape == (8, 224, 224) and masks.max() < 3
 
 
 def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: Path) -> None:
