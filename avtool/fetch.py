@@ -118,7 +118,7 @@ def find_copy(
 ) -> Copy:
     """What the hub says of ``mirror`` today. DataError where it cannot be asked; UsageError where ``only`` matches
     nothing."""
-    from huggingface_hub import HfApi, RepoFile
+    from huggingface_hub.hf_api import HfApi, RepoFile
 
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, library_name="avtool")
     folder = out or source_folder(mirror.folder)

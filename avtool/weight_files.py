@@ -89,6 +89,12 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
                 content = torch.load(path, map_location="cpu", weights_only=True)
             break
         except pickle.UnpicklingError as error:
+            if "operand 149" in str(error):  # a frame, which protocols from 4 on begin with
+                raise CheckpointError(
+                    f"{path} is refused: it was saved with pickle_protocol 4 or a later one, of which torch reads "
+                    "nothing safely",
+                    hint="save the state dict again without pickle_protocol: torch.save(model.state_dict(), FILE)",
+                ) from error
             name = _asked_for(str(error))
             if name is None or name in others or name.partition(".")[0] not in _PASSED_OVER:
                 raise _refused(path, name or ", ".join(others)) from error

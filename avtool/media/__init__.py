@@ -30,6 +30,7 @@ from avtool.media.frames import (
     Picture,
     check_time,
     find_frame,
+    fitted,
     is_picture,
     read_frame,
     read_image,
@@ -43,7 +44,7 @@ from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hea
 __all__ = [
     "AS_IT_IS", "HDR", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
-    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture",
+    "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
     "read_frame", "read_image", "read_mask", "read_waveform", "refusal", "resized",
     "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",
 ]  # fmt: skip

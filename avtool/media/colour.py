@@ -25,7 +25,7 @@ WHITE = 203.0
 OBLONG = 5
 """A tag that says that pixels are so many times as wide as high, or as high as wide, is wrong."""
 _TAGS = ("colorspace", "color_trc", "color_primaries")
-_RGB, _BT709, _UNSPECIFIED, _BT601, _YCGCO, _PQ, _HLG = 0, 1, 2, 6, 8, 16, 18
+_RGB, BT709, _UNSPECIFIED, _BT601, _YCGCO, _PQ, _HLG = 0, 1, 2, 6, 8, 16, 18
 _NAMES = {
     0: "rgb",
     1: "bt709",
@@ -150,8 +150,12 @@ class Looks:
             return matrix or _BT601, span != 1, transfer, primaries, () if span else ("range",)
         span = 2 if frame.format.name.startswith("yuvj") else span
         assumed = (() if matrix else ("matrix",)) + (() if span else ("range",))
-        by_size = _BT709 if frame.height >= HD_LINES else _BT601
-        return matrix or by_size, span == 2, transfer, primaries, assumed
+        return matrix or matrix_by_size(frame.height), span == 2, transfer, primaries, assumed
+
+
+def matrix_by_size(lines: int) -> int:
+    """The matrix, BT.709's or BT.601's, that a picture without a tag is taken to have."""
+    return BT709 if lines >= HD_LINES else _BT601
 
 
 def _display_matrix(frame: av.VideoFrame) -> bytes | None:
@@ -257,7 +261,7 @@ def _tone_mapped(picture: np.ndarray, look: Look) -> np.ndarray:
             * np.maximum(light @ np.array([0.2627, 0.6780, 0.0593], np.float32), 1e-6)[..., None] ** 0.2
         )
     source = _to_xyz(look.primaries if look.primaries in _PRIMARIES else 9)
-    light = cv2.transform(light, np.linalg.inv(_to_xyz(_BT709)) @ source)
+    light = cv2.transform(light, np.linalg.inv(_to_xyz(BT709)) @ source)
     return _srgb()[np.rint(np.clip(light, 0, 1) * 65535).astype(np.uint16)]
 
 

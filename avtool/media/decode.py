@@ -14,7 +14,7 @@ from av.video.reformatter import VideoReformatter
 
 from avtool.media.colour import Hdr, Look
 from avtool.media.container import CLOCK, HDR, PREROLL, MediaFile, UnusableMedia
-from avtool.media.frames import Moments, no_frame, resized, to_picture
+from avtool.media.frames import Moments, fitted, no_frame, to_picture
 from avtool.media.sound import SOUND_GAP, Form, Sound
 
 
@@ -170,6 +170,6 @@ class _Grid:
         if not self.frames:
             self.look, self.kept_size = look, picture.shape[1::-1]
             self.size, self.coded = look.size(frame), look.size(frame, square=False)
-        # the size may change within the clip
-        self.frames.append(self.keep(resized(picture, self.kept_size)))
+        # size and shape may change within the clip
+        self.frames.append(self.keep(fitted(picture, self.kept_size)))
         self.times.append(max(0.0, time - self.start))

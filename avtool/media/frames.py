@@ -179,6 +179,19 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
+def fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height): between black bars where it is of another shape."""
+    height, width = picture.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = [min(round(side * scale), most) for side, most in zip((width, height), size, strict=True)]
+    if max(size[0] - inner[0], size[1] - inner[1]) <= 2:  # rounding
+        return resized(picture, size)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    framed = np.zeros((size[1], size[0], 3), np.uint8)
+    framed[top : top + inner[1], left : left + inner[0]] = resized(picture, (inner[0], inner[1]))
+    return framed
+
+
 def read_image(path: Path) -> np.ndarray:
     """A picture file as uint8 (H, W, 3) RGB: upright (EXIF; AVIF and HEIF say it otherwise), grey in three channels,
     alpha left out."""

@@ -217,6 +217,13 @@ def test_other_objects_are_refused_by_name_and_whole_models_too(
         assert "state dict" in refused.value.hint
 
 
+def test_a_pickle_of_another_protocol_is_told(tmp_path: Path) -> None:
+    torch.save(vit().state_dict(), tmp_path / "x.pth", pickle_protocol=4)
+    with pytest.raises(CheckpointError, match="it was saved with pickle_protocol 4") as refused:
+        read_state_dict(tmp_path / "x.pth")
+    assert "without pickle_protocol" in refused.value.hint
+
+
 def test_a_file_that_holds_nothing_ends(tmp_path: Path) -> None:
     torch.save(None, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="holds a NoneType"):

@@ -15,7 +15,7 @@ from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
-from avtool.media import Form, Picture, resized, write_clip
+from avtool.media import Form, Picture, fitted, write_clip
 from avtool.predict import Chosen, batched, choose_model
 from avtool.progress import progress_bar, warn
 from avtool.report.heatmap import write_png
@@ -206,4 +206,4 @@ def _even(
         frame = picture.rgb()
         size = size or frame.shape[1::-1]
         height, width = (side - side % 2 for side in size[::-1])
-        yield resized(frame, size)[:height, :width], _view(chosen, picture), time
+        yield fitted(frame, size)[:height, :width], _view(chosen, picture), time
