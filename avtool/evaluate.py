@@ -49,8 +49,8 @@ def evaluate(
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
     fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
     ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
-    ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
-    model's head and the data do not fit, before any weights are loaded.
+    ``save_predictions``: an .npz of what the numbers were made of (docs/tasks.md). UsageError for unknown names,
+    DataError where the model's head and the data do not fit, before any weights are loaded.
 
     Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
     writes the files and raises what fails anywhere; the others return [].
@@ -102,6 +102,7 @@ def evaluate(
             maps=maps,
             object_prior=object_prior,
             world=world,
+            keep=save_predictions is not None,
         )
         say_filled_up(config, dataset)
         try:

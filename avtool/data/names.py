@@ -7,7 +7,7 @@ within a word are as good), in the way an accent is written or in characters tha
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 ROLES = {
     "train": ("train", "training"),
@@ -39,6 +39,11 @@ def matched(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
         by_plain[plain(name)].add(name)
     nearest = {name: {name} if name in there else by_plain.get(plain(name), set()) for name in names}
     return {name: next(iter(found)) for name, found in nearest.items() if len(found) == 1}
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first of ``names``, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def role(split: str) -> str:

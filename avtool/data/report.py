@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avtool.data.convert import Rejected
+from avtool.data.names import listed
 from avtool.files import json_text
 
 REPORT_JSON = "report.json"
@@ -100,8 +101,7 @@ class Report:
             for what, of in shared
         }
         if untrained := self.audit.get("classes_without_training_clips"):
-            more = f" and {len(untrained) - 5} more" if len(untrained) > 5 else ""
-            words["classes without training clips"] = ", ".join(untrained[:5]) + more
+            words["classes without training clips"] = listed(untrained)
         return {what: said for what, said in words.items() if said}
 
     def as_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,9 @@ from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
 from avtool.losses import overlap_loss
+from avtool.places import resolve_checkpoint
 from avtool.report.overlay import lay_over, palette, write_mask
+from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import predict as infer
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
@@ -149,6 +152,19 @@ def test_the_same_numbers_for_any_batch_size_and_workers(run: Path, data: Path, 
     f = 100 * kept["F at each threshold: model"].mean(axis=0).max()
     assert f == pytest.approx(measures(one[0])["model"]["F"])
     assert not kept["nothing sounds: model"].any()
+    dataset = PreparedDataset(data, "test")
+    for number, (clip, frame) in enumerate(kept["frames"]):
+        truth = cv2.resize(dataset.mask(clip, frame), (224, 224), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+        mask = kept["mask: model"][number]
+        assert mask.dtype == np.uint8 and mask.shape == truth.shape
+        iou = (truth & (mask > 127)).sum() / (truth | (mask > 127)).sum()
+        assert iou == pytest.approx(kept["foreground IoU: model"][number], abs=1e-3)
+
+
+def test_masks_of_classes_are_kept_as_class_numbers(semantic: Path, data: Path, tmp_path: Path) -> None:
+    evaluate(semantic, data, save_predictions=tmp_path / "p.npz")
+    masks = np.load(tmp_path / "p.npz")["mask: model"]
+    assert masks.dtype == np.uint8 and masks.shape == (8, 224, 224) and masks.max() < 3
 
 
 def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: Path) -> None:
@@ -217,6 +233,11 @@ def test_what_cannot_be_judged_is_refused_before_weights_are_loaded(
     few = prepare("manifest", source / "few.csv", out=tmp_path / "few").out
     with pytest.raises(DataError, match=r"tells 3 classes apart, .* has 2, the background among them"):
         evaluate(semantic, few)
+    other = tmp_path / "other"
+    shutil.copytree(resolve_checkpoint(semantic), other)
+    ClassNames(("background", "red", "green"), several=True).write(other)
+    with pytest.raises(DataError, match=r"class 1 is 'red' for the model and 'blue' in"):
+        evaluate(other, data)
 
 
 def test_without_other_classes_the_exchanged_row_is_left_out_and_said(

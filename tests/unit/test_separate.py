@@ -30,6 +30,7 @@ from avtool.features import LogMel, at_frames
 from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
 from avtool.media import read_frame, write_clip
+from avtool.metrics.separation import bss_eval
 from avtool.model.build import random_model
 from avtool.places import resolve_checkpoint
 from avtool.report.pictures import Panel, render_masks
@@ -289,6 +290,20 @@ def test_a_model_stands_between_floor_and_ceilings(
     )
     assert "the mixture itself" not in values_of(table, "SAR")
     assert (table.samples, table.recordings, dict(table.left_out)) == (12, 6, {})
+
+
+def test_kept_waveforms_have_the_scores_of_the_table(data: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(model, data, device="cpu", batch_size=5, save_predictions=tmp_path / "kept.npz")
+    with np.load(tmp_path / "kept.npz") as kept:
+        found, true, masks = (kept[name] for name in ("waveforms_model", "waveforms_sources", "masks_model"))
+        clips, sdr = kept["mixtures"], kept["SDR_model"]
+    assert (
+        found.dtype == true.dtype == np.int16 and found.shape == true.shape and masks.shape[:2] == clips.shape
+    )
+    assert masks.min() >= 0 and masks.max() <= 1
+    sounds = (torch.from_numpy(sound / 32768).float() for sound in (true, found))
+    again = bss_eval(next(sounds), next(sounds)[:, None]).sdr
+    assert again.flatten().numpy() == pytest.approx(sdr, abs=0.1)
 
 
 def test_the_same_numbers_for_any_batch_size(data: Path, model: Path) -> None:
