@@ -58,6 +58,9 @@ class _Report:
     def tallies(self) -> tuple[dict[str, int], dict[str, int]]:
         return {"no sound track": 1}, {"short": 2}
 
+    def found(self) -> dict[str, str]:
+        return {}
+
     def as_dict(self) -> dict[str, Any]:
         counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 2}
         return {**counts, "reasons": {"no sound track": 1}, "stored": {"bytes_per_second": 75880}}
