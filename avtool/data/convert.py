@@ -105,7 +105,7 @@ class PreparedClip:
             "flags": self.flags,
         }
         rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
-        rest["colour"] = self.colour
+        rest |= {"colour": self.colour, "extra": dict(self.row.extra) or None}
         return facts | {name: value for name, value in rest.items() if value is not None}
 
 

@@ -401,6 +401,12 @@ def test_odd_clips(tmp_path):
     assert report["reasons"][checks.STILL] == ["one_video_frame"]
 
 
+def test_other_columns_are_kept_with_the_clip(tmp_path):
+    clips.clip(tmp_path / "a.mp4", 2.0)
+    prepare("manifest", manifest(tmp_path, [row("a", camera="left, up", licence="")]), out=tmp_path / "out")
+    assert PreparedDataset(tmp_path / "out").facts(0)["extra"] == {"camera": "left, up", "licence": ""}
+
+
 def test_a_soft_mask_is_cut_at_half_and_said(tmp_path):
     clips.clip(tmp_path / "a.mp4", 2.0)
     soft = np.clip(np.arange(64) * 8 - 128, 0, 255).astype(np.uint8)
