@@ -9,8 +9,8 @@ differs by more than 8 of 255 grey levels), *short* (less sound than the setting
 under -50 dBFS), *muted in part* (1 s or more under -60 dBFS, in blocks of 50 ms), *damaged in part* (packets
 that did not decode), *sound and picture of different length* (ends more than 0.5 s apart), *header and
 decoded length disagree* (by more than 0.5 s), *hdr* (PQ or HLG, made SDR unless the settings say
-otherwise), *duplicate id* (a row above has the same), *label not in the
-class list*.
+otherwise), *soft mask, cut at half* and *mask in colours, all taken as one* (see ``media.read_mask``),
+*duplicate id* (a row above has the same), *label not in the class list*.
 """
 
 from collections.abc import Iterable, Sequence

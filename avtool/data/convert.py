@@ -105,7 +105,7 @@ class PreparedClip:
             "flags": self.flags,
         }
         rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
-        rest["colour"] = self.colour
+        rest |= {"colour": self.colour, "extra": dict(self.row.extra) or None}
         return facts | {name: value for name, value in rest.items() if value is not None}
 
 
@@ -260,6 +260,8 @@ def _checked(
         sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
     )
     found += checks.sound_flags(clip.waveform, rate, settings.window_seconds)
+    masks, of_masks = _masks(row, clip, sizes)
+    found += of_masks
     return PreparedClip(
         row=row,
         times=clip.times,
@@ -274,29 +276,32 @@ def _checked(
             name: media.read_waveform(path, sample_rate=rate, start=row.start, end=row.end)
             for name, path in row.stems.items()
         },
-        masks=_masks(row, clip, sizes),
+        masks=masks,
         flags=found,
         colour=None if clip.look is None else clip.look.facts(),
         print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 
-def _masks(row: Row, clip: media.DecodedClip, sizes: Sequence[tuple[int, int]]) -> dict[int, bytes]:
-    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values. They
-    may have its square pixels, or those of its file."""
-    masks, size = {}, clip.frames[0].size
+def _masks(
+    row: Row, clip: media.DecodedClip, sizes: Sequence[tuple[int, int]]
+) -> tuple[dict[int, bytes], list[str]]:
+    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values, and
+    the flags on them. They may have its square pixels, or those of its file."""
+    masks, flags, size = {}, set(), clip.frames[0].size
     numbers = [clip.key] if len(row.masks) == 1 else range(len(sizes))
     for k, path in zip(numbers, row.masks, strict=True) if row.masks else ():
         if path is None:
             continue
-        mask = media.read_mask(path)
+        mask, said = media.read_mask(path)
+        flags |= {said} if said else set()
         if mask.shape[::-1] not in (sizes[k], clip.coded):
             is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], sizes[k]))
             said = f"{path} is {is_size}, its frame {frame_size}"
             raise media.UnusableMedia(said, reason=checks.MASK_SIZE)
         scaled = mask if mask.shape[::-1] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         masks[k] = cv2.imencode(".png", scaled)[1].tobytes()
-    return masks
+    return masks, sorted(flags)
 
 
 def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:

@@ -27,6 +27,8 @@ from avtool.media.container import (
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
 from avtool.media.frames import (
+    COLOURED_MASK,
+    SOFT_MASK,
     Picture,
     check_time,
     find_frame,
@@ -42,7 +44,8 @@ from avtool.media.frames import (
 from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hear, read_waveform, refusal
 
 __all__ = [
-    "AS_IT_IS", "HDR", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",
+    "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "SOFT_MASK",
+    "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
     "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
     "read_frame", "read_image", "read_mask", "read_waveform", "refusal", "resized",

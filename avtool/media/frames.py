@@ -27,6 +27,11 @@ _PICTURE = re.compile(
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
+SOFT_MASK = "soft mask, cut at half"
+COLOURED_MASK = "mask in colours, all taken as one"
+HALF, JPEG_LEVELS = 128, 16
+
+
 @dataclass(frozen=True)
 class Picture:
     """A picture uint8 (H, W, 3), or a frame of ``file`` that is not in RGB yet, and the seconds at which it appears."""
@@ -225,17 +230,39 @@ def _first_of_heif(path: Path) -> np.ndarray:
         return find_frame(file, 0.0).rgb()
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask file as uint8 (H, W): grey values, the indices of a palette, 0 and 255 of a two-valued picture, or the
-    first channel of a colour one."""
+def read_mask(path: Path) -> tuple[np.ndarray, str]:
+    """A mask file as uint8 (H, W), and of SOFT_MASK and COLOURED_MASK what holds for it, "" for neither.
+
+    Values are grey values, the indices of a palette, or 0 and 255 of a two-valued picture. A JPEG, and grey that is not
+    all light or dark, is no row of numbers but how much each pixel is of it: it is cut at half, to 0 and 255. Where
+    only one channel of colours is used it has the values; of others all that is not black counts, as 255.
+    """
     check_file(path)
     try:
         with Image.open(path) as picture:
-            mode, mask = picture.mode, np.array(picture)
+            mode, lossy, mask = picture.mode, picture.format == "JPEG", np.array(picture)
     except _PILLOW_ERRORS as error:
         raise UnusableMedia(f"{path} is not a picture: {error}") from error
-    if mode not in ("L", "P", "1", "RGB", "RGBA"):
+    if mode not in ("L", "LA", "P", "1", "RGB", "RGBA"):
         raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}")
     if mask.dtype == bool:
-        return mask.astype(np.uint8) * 255
-    return mask if mask.ndim == 2 else mask[..., 0]
+        return mask.astype(np.uint8) * 255, ""
+    if mask.ndim == 3:
+        planes = [mask[..., k] for k in range(3 if mode.startswith("RGB") else 1)]
+        coloured = [plane for plane in planes if plane.any()]
+        if any(cv2.absdiff(plane, planes[0]).max() > (JPEG_LEVELS if lossy else 0) for plane in planes[1:]):
+            if lossy:
+                what = f"{path} is a JPEG in colours, which are not exact in one"
+                raise UnusableMedia(what, hint="write the mask as PNG")
+            if len(coloured) > 1:
+                return np.where(np.any(planes, axis=0), 255, 0).astype(np.uint8), COLOURED_MASK
+            planes = coloured
+        mask = planes[0]
+    if lossy and 0 < mask.max() < HALF:
+        what = f"{path} is a JPEG of values up to {mask.max()}, which are not exact in one"
+        raise UnusableMedia(what, hint="write the mask as PNG")
+    levels = np.unique(mask) if mode != "P" else ()
+    soft = any(HALF // 2 <= level < 3 * HALF // 2 for level in levels) and mask.max() >= HALF
+    if lossy or soft:
+        return np.where(mask >= HALF, 255, 0).astype(np.uint8), SOFT_MASK if len(np.unique(mask)) > 2 else ""
+    return mask, ""

@@ -410,16 +410,58 @@ def test_a_mask_keeps_its_values(tmp_path):
     mask = np.zeros((10, 12), np.uint8)
     mask[2:5, 3:7] = 2
     (tmp_path / "mask.png").write_bytes(cv2.imencode(".png", mask)[1].tobytes())
-    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), mask)
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png")[0], mask)
     palette = Image.fromarray(mask, mode="P")
     palette.putpalette([37, 0, 0, 74, 0, 0, 111, 0, 0])
     palette.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), mask)
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png")[0], mask)
     Image.fromarray(mask == 2).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png"), np.uint8(255) * (mask == 2))
+    np.testing.assert_array_equal(media.read_mask(tmp_path / "mask.png")[0], np.uint8(255) * (mask == 2))
     Image.fromarray(mask.astype(np.uint16)).save(tmp_path / "mask.png")
     with pytest.raises(media.UnusableMedia, match="not an 8-bit mask but I;16"):
         media.read_mask(tmp_path / "mask.png")
+
+
+SOFT = cv2.GaussianBlur(np.pad(np.full((24, 24), 255, np.uint8), 20), (0, 0), 3)
+SHARP = np.where(SOFT >= 128, 255, 0).astype(np.uint8)
+
+
+def in_colour(*levels: int) -> np.ndarray:
+    """Two halves of the sharp mask in two colours, BGR."""
+    one, two = levels[:3], levels[3:]
+    halves = np.where((np.arange(64) < 32)[:, None], np.array(one), np.array(two))
+    return np.where(SHARP[..., None] > 0, halves[None], 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("name", "picture", "wanted", "said"),
+    [
+        ("soft.png", SOFT, SHARP, media.SOFT_MASK),
+        ("soft.jpg", SOFT, SHARP, media.SOFT_MASK),
+        ("sharp.jpg", SHARP, SHARP, media.SOFT_MASK),
+        ("grey.jpg", cv2.merge([SOFT] * 3), SHARP, media.SOFT_MASK),
+        ("sharp.png", SHARP, SHARP, ""),
+        ("numbers and a border.png", np.where(SHARP, 3, 255), np.where(SHARP, 3, 255), ""),
+        ("blue is the class.png", in_colour(255, 0, 0, 255, 0, 0), SHARP, ""),
+        ("number in blue.png", in_colour(2, 0, 0, 5, 0, 0), in_colour(2, 0, 0, 5, 0, 0)[..., 0], ""),
+        ("colours.png", in_colour(128, 0, 0, 0, 64, 0), SHARP, media.COLOURED_MASK),
+    ],
+)
+def test_a_mask_of_another_form_covers_what_it_should(name, picture, wanted, said, tmp_path):
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 90] if name.endswith("jpg") else []
+    end = name[-4:]
+    (tmp_path / name).write_bytes(cv2.imencode(end, picture.astype(np.uint8), quality)[1].tobytes())
+    mask, found = media.read_mask(tmp_path / name)
+    union, same = ((mask > 0) | (wanted > 0)).sum(), ((mask > 0) & (wanted > 0)).sum()
+    assert found == said and same / union > (0.98 if end == ".jpg" else 0.9999)
+    assert end == ".jpg" or np.array_equal(mask, wanted)
+
+
+@pytest.mark.parametrize("picture", [np.where(SHARP, 2, 0), in_colour(255, 0, 0, 0, 255, 0)])
+def test_a_jpeg_of_numbers_or_colours_is_no_mask(picture, tmp_path):
+    (tmp_path / "m.jpg").write_bytes(cv2.imencode(".jpg", picture.astype(np.uint8))[1].tobytes())
+    with pytest.raises(media.UnusableMedia, match="not exact in one"):
+        media.read_mask(tmp_path / "m.jpg")
 
 
 @clips.needs_test_data

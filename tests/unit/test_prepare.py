@@ -401,6 +401,21 @@ def test_odd_clips(tmp_path):
     assert report["reasons"][checks.STILL] == ["one_video_frame"]
 
 
+def test_other_columns_are_kept_with_the_clip(tmp_path):
+    clips.clip(tmp_path / "a.mp4", 2.0)
+    prepare("manifest", manifest(tmp_path, [row("a", camera="left, up", licence="")]), out=tmp_path / "out")
+    assert PreparedDataset(tmp_path / "out").facts(0)["extra"] == {"camera": "left, up", "licence": ""}
+
+
+def test_a_soft_mask_is_cut_at_half_and_said(tmp_path):
+    clips.clip(tmp_path / "a.mp4", 2.0)
+    soft = np.clip(np.arange(64) * 8 - 128, 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), np.tile(soft, (48, 1)))
+    report = prepare("manifest", manifest(tmp_path, [row("a", mask="a.png")]), out=tmp_path / "out")
+    assert report.ids[media.SOFT_MASK] == ["a"]
+    assert np.array_equal(PreparedDataset(report.out).mask(0), np.tile(255 * (soft >= 128), (48, 1)))
+
+
 def test_the_next_command_is_the_small_recipe_while_clips_are_few(tmp_path):
     from avtool.cli.prepare import _next_command
 

@@ -265,7 +265,7 @@ def test_a_mask_of_ones_own_clip(run: Path, clip: Path, tmp_path: Path) -> None:
         found = segment(
             clip, out=tmp_path / "m.png", overlay=tmp_path / "o.png", model=run, at=at, force=True
         )
-        mask = media.read_mask(tmp_path / "m.png")
+        mask = media.read_mask(tmp_path / "m.png")[0]
         assert mask.shape == (64, 96)
         assert set(np.unique(mask)) == {0, 255}
         assert np.array_equal(mask > 0, found.mask == 1)
@@ -310,7 +310,7 @@ def test_it_is_said_where_the_sound_of_a_whole_clip_ends_first(
 def test_a_picture_with_its_sound_and_classes(semantic: Path, source: Path, tmp_path: Path) -> None:
     found = segment(source / "1.png", audio=source / "1.wav", out=tmp_path / "m.png", model=semantic)
     assert set(found.shares) <= {"red", "blue"}
-    assert np.array_equal(media.read_mask(tmp_path / "m.png"), found.mask)
+    assert np.array_equal(media.read_mask(tmp_path / "m.png")[0], found.mask)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -381,7 +381,7 @@ def test_an_overlay_tints_what_is_marked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not lie over"):
         lay_over(frame, mask.T)
     write_mask(tmp_path / "m.png", mask, classes=3)
-    assert np.array_equal(media.read_mask(tmp_path / "m.png"), mask)
+    assert np.array_equal(media.read_mask(tmp_path / "m.png")[0], mask)
 
 
 def test_the_loss_of_overlap_is_added_by_its_weight(data: Path) -> None:

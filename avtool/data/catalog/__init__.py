@@ -20,6 +20,7 @@ from avtool.registry import DATASETS
 SHOWN = 5
 """So many pairs of names are shown in an error."""
 NO_STEMS: Mapping[str, Path] = {}
+NO_EXTRA: Mapping[str, str] = {}
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
 
@@ -33,8 +34,9 @@ class Row:
     seconds of the file. ``key_time`` is the time, from ``start``, of the key frame, which ``boxes`` belong to (None:
     the middle). ``masks``: one for the key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the
     name of each source to its own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is
-    anything else known of the picture, kept as it is (JSON). ``recording`` names what the clip was recorded in, which
-    others may share (None: its id). ``video`` may be text: of two million rows a Path each takes 700 MB.
+    anything else known of the picture, kept as it is (JSON); ``extra`` is kept with the clip. ``recording`` names what
+    the clip was recorded in, which others may share (None: its id). ``video`` may be text: of two million rows a Path
+    each takes 700 MB.
     """
 
     id: str
@@ -53,6 +55,7 @@ class Row:
     partner: str | None = None
     view: Any = None
     recording: str | None = None
+    extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
 
     def files(self) -> list[Path]:
         """Every file the row names."""

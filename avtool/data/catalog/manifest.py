@@ -4,12 +4,14 @@ Columns: ``id``, ``split``, ``label`` (; between several), and either ``video`` 
 Optional: ``start`` and ``end`` in seconds, ``boxes`` (JSON: a list of [x1, y1, x2, y2] as fractions of the
 clip's middle frame), ``mask`` (a picture of the middle frame's size), ``stems`` (JSON: name of each source to
 its own sound file), ``recording`` (clips that share one are not independent; else the sound's file is taken for it).
+Other columns are kept with the clip as they are.
 """
 
 import math
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -20,6 +22,7 @@ from avtool.errors import DataError, TableError
 NEEDED = ("id", "split", "label")
 MEDIA = ("video", "image", "audio")
 OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view", "recording")
+KNOWN = (*NEEDED, *MEDIA, *OPTIONAL)
 EXAMPLE = "a header to start from: id,split,label,video"
 BACKSLASHES = "backslashes in a path read as slashes"
 TWICE = "label given twice, counted once"
@@ -50,7 +53,7 @@ def read(source: Path, request: Request) -> Source:
 
 
 def _check_header(source: Path, names: list[str]) -> None:
-    known = (*NEEDED, *MEDIA, *OPTIONAL)
+    known = KNOWN
     with_video = "video" in names or not {"image", "audio"} & set(names)
     for name in (*NEEDED, *(("video",) if with_video else ("image", "audio"))):
         if name not in names:
@@ -60,8 +63,8 @@ def _check_header(source: Path, names: list[str]) -> None:
         if not name:
             hint = "name it or take it out; pandas writes its index so: to_csv(FILE, index=False)"
             raise TableError(f"{source}, line 1: column {number} has no name", hint=hint)
-        if name not in known:
-            hint = f"columns are {', '.join(known)}"
+        if name not in known and (near := get_close_matches(name.lower(), known, n=1, cutoff=0.8)):
+            hint = f"did you mean {near[0]}? else give it a name that is less like it: columns are {', '.join(known)}"
             raise TableError(f"{source}, line 1: unknown column {name}", hint=hint)
         if names.count(name) > 1:
             raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
@@ -110,6 +113,7 @@ class _Reader:
             masks=(mask,) if (mask := self._path("mask")) else (),
             stems=self._json("stems", self._stems, {}),
             view=self._json("view", lambda value: value, None),
+            extra={name: value for name, value in self.fields.items() if name not in KNOWN},
             recording=self.fields.get("recording") or os.path.relpath(audio or video or "", self.folder),
         )
 
