@@ -33,7 +33,7 @@ from avtool.data.convert import PreparedClip, Settings
 from avtool.files import json_text, sha256_of, write_json
 from avtool.media import Tools
 
-FORMAT = 2
+FORMAT = 3
 DATASET_JSON = "dataset.json"
 MADE_WITH = "made_with"
 """In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""

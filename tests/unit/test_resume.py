@@ -301,7 +301,10 @@ def test_an_unfinished_folder_is_no_data_set_and_names_the_command(table, tmp_pa
     assert not list(tmp_path.rglob("dataset.json"))
     with pytest.raises(DataError, match="not prepared to its end") as caught:
         PreparedDataset(tmp_path / "out")
-    assert caught.value.hint == f"go on with: avtool prepare manifest {table} rows_per_shard=4 --out {tmp_path / 'out'}"
+    assert (
+        caught.value.hint
+        == f"go on with: avtool prepare manifest {table} rows_per_shard=4 --out {tmp_path / 'out'}"
+    )
 
 
 def test_another_source_or_other_settings_are_refused_without_force(table, whole, tmp_path, monkeypatch):
