@@ -26,17 +26,9 @@ OBLONG = 5
 """A tag that says that pixels are so many times as wide as high, or as high as wide, is wrong."""
 _TAGS = ("colorspace", "color_trc", "color_primaries")
 _RGB, BT709, _UNSPECIFIED, _BT601, _YCGCO, _PQ, _HLG = 0, 1, 2, 6, 8, 16, 18
-_NAMES = {
-    0: "rgb",
-    1: "bt709",
-    4: "fcc",
-    7: "smpte240m",
-    8: "ycgco",
-    9: "bt2020",
-    10: "bt2020",
-    16: "pq",
-    18: "hlg",
-}
+_MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 8: "ycgco"}
+_MATRICES |= {9: "bt2020", 10: "bt2020"}
+_HDR = {_PQ: "pq", _HLG: "hlg"}
 _BT2020 = (0.2627, 0.0593)
 _WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
 """Weights of red and blue in luma for the matrices of table 4 that do not have BT.601's."""
@@ -68,16 +60,16 @@ class Look:
 
     @property
     def hdr(self) -> bool:
-        return self.transfer in (_PQ, _HLG)
+        return self.transfer in _HDR
 
     def facts(self) -> dict[str, Any]:
         """What is said of its colour: ``matrix``, ``range``, which of them are ``assumed``, and HDR's ``transfer``."""
-        facts = {"matrix": _NAMES.get(self.matrix, "bt601"), "range": "full" if self.full else "limited"}
-        return (
-            facts
-            | {"assumed": list(self.assumed)}
-            | ({"transfer": _NAMES[self.transfer]} if self.hdr else {})
-        )
+        facts: dict[str, Any] = {
+            "matrix": _MATRICES[self.matrix],
+            "range": "full" if self.full else "limited",
+        }
+        facts["assumed"] = list(self.assumed)
+        return facts | {"transfer": _HDR[self.transfer]} if self.hdr else facts
 
     def size(self, frame: av.VideoFrame, *, square: bool = True) -> tuple[int, int]:
         """Width and height of the frame once it is upright, and its pixels ``square``: the shorter side of a pixel
@@ -111,7 +103,7 @@ class Looks:
     def note(self, frame: av.VideoFrame) -> None:
         """This frame was just decoded: what its codec says of shape and orientation may come with key frames only, and
         holds until the next one."""
-        if frame.key_frame:
+        if frame.key_frame or not self.changes:
             found = _display_matrix(frame), self.context.sample_aspect_ratio
             if found != self.latest:
                 self.latest = self.changes[frame.pts or 0] = found
@@ -121,9 +113,8 @@ class Looks:
         known = [pts for pts in self.changes if pts <= (frame.pts or 0)] or list(self.changes)
         matrix, shape = self.changes[max(known)] if known else (None, None)
         matrix = _display_matrix(frame) or matrix
-        a, b, c, d = (
-            struct.unpack("=2i4x2i", matrix[:20]) if matrix else (1, 0, 0, 1)
-        )  # x' = ax + cy, y' = bx + dy
+        # x' = ax + cy, y' = bx + dy
+        a, b, c, d = struct.unpack("=2i4x2i", matrix[:20]) if matrix else (1, 0, 0, 1)
         turned = abs(b) + abs(c) > abs(a) + abs(d)
         aspect = self.shape or shape or Fraction(1)
         if not 1 / OBLONG <= aspect <= OBLONG or abs(aspect - 1) < 0.005:  # a rounded display size
@@ -133,24 +124,21 @@ class Looks:
 
     def _colour(self, frame: av.VideoFrame) -> tuple[int, bool, int, int, tuple[str, ...]]:
         """Matrix, full range, transfer, primaries, and what of it is assumed: as coded, else as the container says."""
-        coded = [int(getattr(frame, name)) for name in _TAGS]
-        said = (
-            [*zip(coded, self.tags, strict=True)]
-            if self.coded_wins
-            else [*zip(self.tags, coded, strict=True)]
-        )
+        tags = [int(getattr(frame, name)) for name in _TAGS], self.tags
         matrix, transfer, primaries = (
-            next((v for v in pair if v not in (0, _UNSPECIFIED)), 0) for pair in said
+            next((tag for tag in pair if tag not in (0, _UNSPECIFIED)), 0)
+            for pair in zip(*(tags if self.coded_wins else tags[::-1]), strict=True)
         )
         kind, _ = _kind(frame.format.name)
-        span = int(frame.color_range) or self.range
         if kind == "rgb":
-            return _RGB, True, transfer, primaries, ()  # FFmpeg writes it in full whatever it says of it
-        if kind == "grey":
-            return matrix or _BT601, span != 1, transfer, primaries, () if span else ("range",)
-        span = 2 if frame.format.name.startswith("yuvj") else span
-        assumed = (() if matrix else ("matrix",)) + (() if span else ("range",))
-        return matrix or matrix_by_size(frame.height), span == 2, transfer, primaries, assumed
+            return _RGB, True, transfer, primaries, ()  # FFmpeg writes it in full, whatever is said of it
+        span = 2 if frame.format.name.startswith("yuvj") else int(frame.color_range) or self.range
+        full = span == 2 or (kind == "grey" and span == 0)
+        assumed = () if span else ("range",)
+        if not matrix or matrix not in _MATRICES:
+            assumed = assumed if kind == "grey" else ("matrix", *assumed)
+            matrix = 9 if primaries == 9 or transfer in _HDR else matrix_by_size(frame.height)
+        return matrix, full, transfer, primaries, assumed
 
 
 def matrix_by_size(lines: int) -> int:

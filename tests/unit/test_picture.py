@@ -39,9 +39,12 @@ def patches(height: int = 96, width: int = 192, colours: np.ndarray = COLOURS) -
 
 def samples(rgb: np.ndarray, matrix: int, full: bool, bits: int) -> np.ndarray:
     """Y, Cb and Cr (H, W, 3) of RGB in 0 to 1, as ITU-T H.273 (8.3) defines them, not rounded."""
-    red, blue = WEIGHTS[matrix]
-    y = rgb @ (red, 1 - red - blue, blue)
-    chroma = [(rgb[..., 2] - y) / (2 - 2 * blue), (rgb[..., 0] - y) / (2 - 2 * red)]
+    if matrix == 8:
+        y, *chroma = np.moveaxis(rgb @ np.array([[1, 2, 1], [-1, 2, -1], [2, 0, -2]]).T / 4, -1, 0)  # YCgCo
+    else:
+        red, blue = WEIGHTS[matrix]
+        y = rgb @ (red, 1 - red - blue, blue)
+        chroma = [(rgb[..., 2] - y) / (2 - 2 * blue), (rgb[..., 0] - y) / (2 - 2 * red)]
     step, top = 2 ** (bits - 8), 2**bits - 1
     if full:
         return np.stack([top * y, *(top * one + 128 * step for one in chroma)], -1).clip(0, top)
@@ -60,7 +63,8 @@ def coded(form: str, matrix: int = 6, full: bool = False, rgb: np.ndarray | None
     height, width = rgb.shape[:2]
     layout = av.VideoFormat(form)
     if form in ORDERS:
-        return VideoReformatter().reformat(coded(ORDERS[form], matrix, full, rgb), format=form)
+        planar = coded(ORDERS[form], matrix, full, rgb)
+        return VideoReformatter().reformat(planar, format=form, src_colorspace=1, dst_colorspace=1)
     if form.startswith("ya"):
         return VideoReformatter().reformat(coded("gray", 6, True, rgb), format=form)
     if layout.is_rgb or layout.has_palette:
@@ -160,6 +164,7 @@ FORMS = [
     form("a.mp4", "libx264", "yuv420p10le", 1, False, UNTAGGED, proof, lines=720, **X264),
     form("a.mkv", "libx264", "yuv422p10le", 6, False, UNTAGGED, proof, **X264),
     form("a.mkv", "libx264", "yuv444p10le", 1, True, None, proof, **X264),
+    form("a.mkv", "libx264", "yuv444p", 8, True, None, proof, **X264),
     form("a.mkv", "libx264", "nv12", 1, False, None, proof, **X264),
     form("a.mkv", "libx264", "gray", 6, False, None, proof, **X264),
     form("a.mkv", "libx264", "gray10le", 6, False, UNTAGGED, proof, **X264),
@@ -229,7 +234,7 @@ def test_colours(tmp_path: Path, name, codec, pixels, matrix, full, tags, lines,
 )
 def test_chroma_layouts_and_depths(pixels: str, full: bool) -> None:
     full = full or pixels.startswith("yuvj")
-    for matrix in (6, 1, 9):
+    for matrix in (6, 1, 9, 8):
         frame = coded(pixels, matrix, full)
         for side in (None, 48):
             read = to_picture(frame, as_tagged(matrix, full=full), VideoReformatter(), short_side=side)
