@@ -11,6 +11,7 @@ A prepared data set is a folder:
   and names, UTF-8).
 - ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, one sum over all of
   it, and beside that the versions of the tools that made it.
+- ``README.md``: what Hugging Face ``datasets`` needs to load the shards.
 - ``report.json`` and ``report.html``: what became of every row that is not simply prepared.
 
 The same source, settings and versions of those tools give the same bytes.
@@ -35,6 +36,7 @@ from avtool.media import Tools
 
 FORMAT = 3
 DATASET_JSON = "dataset.json"
+CARD = "README.md"
 MADE_WITH = "made_with"
 """In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
 PRINT = "print"
@@ -237,7 +239,36 @@ def seal(
         "index": {array: sha256_of(index_path(folder, array)) for array in arrays},
     }
     facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
+    (folder / CARD).write_text(_card(arrays, name), encoding="utf-8")
     write_json(folder / DATASET_JSON, facts, indent=1, ensure_ascii=False)
+
+
+def _card(arrays: Mapping[str, np.ndarray], name: str) -> str:
+    """What Hugging Face ``datasets`` has to be told: it looks at the first five clips alone, and other clips may have
+    other members."""
+    clips, masked = arrays["clips"], sorted(set(arrays["masks"]["frame"].tolist()))
+    most = {part: int(clips[part]["size"].max(initial=0)) for part in ("frames", "stems")}
+    members = {"__key__": "string", "__url__": "string", "json": "json", "wav": "binary"}
+    members |= {f"f{k:03d}.jpg": "image" for k in range(most["frames"])}
+    members |= {f"m{k:03d}.png": "image" for k in masked}
+    members |= {f"stem{k}.wav": "binary" for k in range(most["stems"])}
+    features = "\n".join(
+        f"  - {{name: {json.dumps(member)}, dtype: {kind}}}" for member, kind in members.items()
+    )
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - {{split: clips, path: shards/*.tar}}
+dataset_info:
+  features:
+{features}
+---
+
+{name}, prepared by avtool. `datasets.load_dataset(FOLDER, split="clips")` reads it, from datasets 5 on. A clip's own
+split, labels, times of frames and key frame are in its `json`; a clip without a member has null there. Sound comes as
+bytes of a .wav; where torchcodec is installed `.cast_column("wav", datasets.Audio())` decodes it.
+"""
 
 
 def checksum_of(facts: Mapping[str, Any]) -> str:
