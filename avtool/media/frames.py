@@ -15,7 +15,8 @@ from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from PIL import Image
 
 from avtool.errors import MediaError
-from avtool.media.container import CLOCK, FARTHER, MediaFile, UnusableMedia, check_file
+from avtool.media.clock import CLOCK
+from avtool.media.container import FARTHER, MediaFile, UnusableMedia, check_file
 
 _PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")
 """Formats of 8 bits a sample, scaled plane by plane: FFmpeg's own way to RGB takes three times as long there."""
@@ -96,10 +97,9 @@ class _Run:
         """The last frame that appears at or before ``time``."""
         while True:
             if self.next is None:
-                frame = next(self.frames, None)
-                if frame is None:
+                if (found := next(self.frames, None)) is None:
                     return self.last
-                self.next = Picture(frame, self.file.time_of(frame, default=0.0), self.file)
+                self.next = Picture(*found, self.file)
             if self.next.time > time + CLOCK:
                 return self.last
             self.last, self.next = self.next, None
@@ -119,7 +119,7 @@ class Moments:
 
 
 def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, float]]:
-    """What a clip shows ``rate`` times a second from its first frame on, and when.
+    """What a clip shows ``rate`` times a second from its first frame on, but not before 0 s, and when.
 
     At each moment that is the last frame to appear at or before it; one that lasts longer comes several times. One
     frame is held at a time. MediaError where nothing can be decoded.
@@ -129,15 +129,14 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
     last: Picture | None = None
     moments, interval = Moments(0.0, rate), 1 / rate
     with file.reading():
-        for frame in file.decoded(file.video):
-            picture = Picture(frame, file.time_of(frame, default=last.time if last else 0.0), file)
+        for frame, time in file.decoded(file.video):
             if last is None:
-                moments.origin = picture.time
+                moments = Moments(time, rate, step=math.ceil(max(0.0, -time - CLOCK) * rate))
             else:
-                for moment in moments.until(picture.time - CLOCK):
+                for moment in moments.until(time - CLOCK):
                     yield last, moment
-                interval = picture.time - last.time if picture.time > last.time else interval
-            last = picture
+                interval = time - last.time
+            last = Picture(frame, time, file)
     if last is None:
         raise no_frame(file.path)
     for moment in moments.until(last.time + interval - CLOCK):
