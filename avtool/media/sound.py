@@ -175,7 +175,10 @@ class Sound:
         power = both.diagonal()
         if len(self.power) != count:
             self.power = np.zeros(count)
-            self.shares = np.array([SHARES.get(channel.name, 1.0) for channel in frame.layout.channels])
+            names = [channel.name for channel in frame.layout.channels]
+            if "FL" not in names and count in (6, 8):  # unnamed: FFmpeg takes them to be in the usual order
+                names[:4] = SHARES
+            self.shares = np.array([SHARES.get(name, 1.0) for name in names])
         self.power += power
         if self.shares @ both @ self.shares >= CANCELLED * (power @ self.shares**2):
             return frame

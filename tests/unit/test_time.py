@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from avtool import media
+from avtool.clip import Clip
 from tests import timed
 from tests.timed import CLICKS, RATE
 
@@ -243,3 +245,70 @@ def test_a_jump_ahead_is_closed_up_and_said(tmp_path: Path) -> None:
     seen = timed.see(tmp_path / "both.ts", clicks=4)
     assert seen.uncertain and seen.times[-1] < 9
     assert seen.clicks[2] - 1.0 - np.median(seen.late()[100:]) == pytest.approx(0, abs=2e-3)
+
+
+def test_a_length_that_a_header_gets_wrong(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.avi", **PCM)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"avih") + 8 + 16
+    data[at : at + 4] = (16300).to_bytes(4, "little")
+    at = data.index(b"strh") + 8 + 32
+    data[at : at + 4] = (16300).to_bytes(4, "little")
+    path.write_bytes(data)
+    with media.MediaFile(path) as file:
+        assert file.duration() == pytest.approx(4, abs=0.05)
+
+
+@pytest.mark.parametrize("ending", ["wav", "mkv"])
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_channels_that_cancel_are_not_silence(tmp_path: Path, ending: str, part: float) -> None:
+    left = timed.sound(timed.SECONDS) * 0.5
+    right = np.where(np.arange(len(left)) < part * len(left), -left, left)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], 1), RATE)
+    path = tmp_path / "a.wav"
+    if ending == "mkv":
+        both = np.stack([left, right])
+        path = timed.make(tmp_path / "a.mkv", audio="pcm_s16le", channels=both, layout="stereo")
+    with media.MediaFile(path) as file:
+        sound = media.hear(file, [media.Form(RATE)])[0]
+        heard = sound.waveform()[0]
+    assert sound.mixing == [media.OPPOSITE]
+    assert timed.clicks_in(heard, RATE) == pytest.approx(CLICKS, abs=1e-3)
+    assert np.abs(heard).max() == pytest.approx(0.4 * 32768, rel=0.02)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_a_silent_channel_does_not_lower_the_level(tmp_path: Path, channels: int) -> None:
+    sound = np.zeros((round(timed.SECONDS * RATE), channels), np.float32)
+    sound[:, 0] = timed.sound(timed.SECONDS) * 0.5
+    soundfile.write(tmp_path / "a.wav", sound, RATE, subtype="FLOAT")
+    heard = media.read_waveform(tmp_path / "a.wav", sample_rate=RATE)
+    assert np.abs(heard.astype(int)).max() == pytest.approx(0.4 * 32768, rel=0.02)
+
+
+def test_a_late_picture_and_a_guessed_time_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = timed.make(tmp_path / "late.mp4", picture_begins=3.0)
+    clip = media.decode_clip(path, frame_rate=2, short_side=48, sample_rate=RATE)
+    assert clip.picture_begins == pytest.approx(3.0) and clip.sound_begins == 0
+    with Clip(path) as opened:
+        opened.fresh_frame(1.0)
+    assert "no new frame before 3.00 s: what is seen at 1.00 s is that one" in capsys.readouterr().err
+    path = timed.make(tmp_path / "a.asf")
+    with Clip(path) as opened:
+        opened.fresh_frame(1.0)
+        opened.sound(rate=RATE)
+    assert "uncertain time stamps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("begins", [0.0, 0.5213])
+def test_what_is_written_begins_when_it_should(tmp_path: Path, begins: float) -> None:
+    frames = (timed.frame_of(number) for number in range(30))
+    media.write_clip(
+        tmp_path / "a.mp4", frames, fps=12.5, waveform=timed.sound(4.0), sample_rate=RATE, start=begins
+    )
+    seen = timed.see(tmp_path / "a.mp4")
+    assert seen.late(12.5) == pytest.approx(begins, abs=1e-3) and seen.clicks == pytest.approx(
+        CLICKS, abs=1e-3
+    )
