@@ -15,8 +15,11 @@ from avtool.errors import UsageError
 from avtool.progress import progress_bar, warn
 
 PICTURE, SOUND = "picture", "sound"
-STALE = 1.0
-"""Seconds after which it is said that a frame is not a new one: the picture may have ended before the sound."""
+STALE, EARLY = 1.0, 0.1
+"""Seconds after which it is said that a frame is not a new one: the picture may have ended before the sound; and before
+which that there was none yet."""
+UNSURE = "picture and sound may be apart, or parts of it at other times"
+MIXED = {media.OPPOSITE: "they cancel, so the louder one is taken", media.ONE_SIDED: "it is left out"}
 
 
 class Window(NamedTuple):
@@ -72,6 +75,7 @@ class Clip:
                     hint = way_out or "give its sound as a file of its own: --audio WAV"
                     self.file.need(sound=True, hint=hint)
             self.heard = heard or self.file
+            self.said: set[str] = set()
             self.duration = self.file.duration()
             self._files = files.pop_all()
         self.end = self.duration if self.still is None and self.lacks != PICTURE else math.inf
@@ -92,13 +96,22 @@ class Clip:
         return self.still or media.find_frame(self.file, min(time, self.end))
 
     def fresh_frame(self, time: float) -> media.Picture:
-        """The same; it warns where what is shown appeared long before."""
+        """The same; it warns where what is shown appeared long before, or only after that."""
         picture = self.frame(time)
-        if self.still is None and time - picture.time > STALE:
-            warn(
-                f"{self.path} has no new frame after {picture.time:.2f} s: what is seen at {time:.2f} s is that one"
+        if self.still is None and not -EARLY <= time - picture.time <= STALE:
+            when = "after" if time > picture.time else "before"
+            self._say(
+                f"{self.path} has no new frame {when} {picture.time:.2f} s: what is seen at {time:.2f} s is that one"
             )
         return picture
+
+    def _say(self, what: str) -> None:
+        """Warn, once, and of times that are uncertain."""
+        unsure = [file for file in dict.fromkeys([self.file, self.heard]) if file.uncertain]
+        for said in [what, *(f"{file.path} has uncertain time stamps: {UNSURE}" for file in unsure)]:
+            if said and said not in self.said:
+                self.said.add(said)
+                warn(said)
 
     def frames(self, rate: float) -> Iterator[tuple[media.Picture, float]]:
         """What is shown ``rate`` times a second, from the first frame on, and when."""
@@ -106,11 +119,23 @@ class Clip:
 
     def sound(self, start: float = 0.0, end: float | None = None, *, rate: int) -> np.ndarray:
         """What is heard from ``start`` to ``end`` seconds (None: the end): int16 (N,), mono."""
-        return media.hear(self.heard, [media.Form(rate)], start, end)[0].waveform(start, end)[0]
+        sound = media.hear(self.heard, [media.Form(rate)], start, end)[0]
+        waveform = sound.waveform(start, end)[0]
+        self._say_mixed(sound)
+        return waveform
+
+    def _say_mixed(self, sound: media.Sound) -> None:
+        for what in sound.mixing:
+            self._say(f"{self.sound_path} has {what}: {MIXED[what]}")
+        self._say("")
 
     def whole_sounds(self, *forms: media.Form) -> list[media.Sound]:
         """All that is heard, in several forms from one pass."""
-        return media.hear(self.heard, forms)
+        sounds = media.hear(self.heard, forms)
+        for sound in sounds:
+            sound.waveform()
+            self._say_mixed(sound)
+        return sounds
 
     def check_heard(self, waveform: np.ndarray, rate: int, *, hint: str) -> None:
         """MediaError with ``hint`` where in its sound int16 (N,) there is nothing to hear."""
@@ -169,7 +194,7 @@ class Clip:
                 if self.lacks == PICTURE:
                     image = np.zeros((3, *inputs.as_pair(size)), np.uint8)
                 else:
-                    picture = self.frame((start + end) / 2 / rate)
+                    picture = self.fresh_frame((start + end) / 2 / rate)
                     image = inputs.shown(picture.rgb(inputs.SHORT_SIDE), size, inputs.centre_crop)
                 yield Window((start / rate, end / rate), image, inputs.fit_window(sound[start:end], count))
                 bar.advance(1)

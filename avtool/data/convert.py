@@ -211,7 +211,9 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
     frames = [_kept(settings, media.resized(picture, scaled)) for picture in pictures]
-    waveform = media.read_waveform(row.audio, sample_rate=settings.sample_rate, start=row.start, end=row.end)
+    with media.MediaFile(row.audio) as file:
+        sound = media.hear(file, [media.Form(settings.sample_rate)], row.start, row.end)[0]
+        waveform = sound.waveform(row.start, row.end)[0]
     seconds = len(waveform) / settings.sample_rate
     times = [k + 0.5 for k in range(len(frames))] if row.frames else [seconds / 2]
     middle = seconds / 2 if row.key_time is None else row.key_time
@@ -227,6 +229,8 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
         picture_seconds=picture_seconds,
         sound_seconds=seconds,
         header_seconds=max(seconds, picture_seconds),
+        uncertain=file.uncertain,
+        mixing=sound.mixing,
     )
     return clip, sizes
 
@@ -256,9 +260,7 @@ def _checked(
         found.append(checks.HDR)
     if clip.damaged:
         found.append(checks.DAMAGED)
-    found += checks.length_flags(
-        sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
-    )
+    found += [*checks.time_flags(clip), *clip.mixing]
     found += checks.sound_flags(clip.waveform, rate, settings.window_seconds)
     masks, of_masks = _masks(row, clip, sizes)
     found += of_masks

@@ -41,11 +41,22 @@ from avtool.media.frames import (
     scaled_size,
     shown_frames,
 )
-from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hear, read_waveform, refusal
+from avtool.media.sound import (
+    AS_IT_IS,
+    ONE_SIDED,
+    OPPOSITE,
+    SECONDS_NEEDED,
+    Form,
+    Sound,
+    Track,
+    hear,
+    read_waveform,
+    refusal,
+)
 
 __all__ = [
-    "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "SOFT_MASK",
-    "TOO_SHORT", "UNDECODABLE",
+    "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "ONE_SIDED", "OPPOSITE", "SECONDS_NEEDED", "SILENT",
+    "SOFT_MASK", "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
     "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
     "read_frame", "read_image", "read_mask", "read_waveform", "refusal", "resized",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from avtool.media.clock import CLOCK
 from avtool.media.colour import Hdr, Look
-from avtool.media.container import CLOCK, HDR, PREROLL, MediaFile, UnusableMedia
+from avtool.media.container import HDR, PREROLL, MediaFile, UnusableMedia
 from avtool.media.frames import Moments, fitted, no_frame, to_picture
 from avtool.media.sound import SOUND_GAP, Form, Sound
 
@@ -26,8 +27,9 @@ class DecodedClip:
     of them; ``times`` (K,) when each appears; ``key`` counts the one shown at ``middle``, the key time. ``waveform``:
     int16 (N,) mono. ``size``: (width, height) before scaling, with square pixels; ``coded``: with those of the file.
     ``damaged``: packets that did not decode. Seconds that each stream goes on for as decoded, and the clip as its
-    header says: ``picture_seconds``, ``sound_seconds``, ``header_seconds``. ``look``: how its first frame is to be
-    shown, None for pictures.
+    header says: ``picture_seconds``, ``sound_seconds``, ``header_seconds``; those before each begins:
+    ``picture_begins``, ``sound_begins``. ``uncertain``: whether a time had to be guessed. ``mixing``: see ``Sound``.
+    ``look``: how its first frame is to be shown, None for pictures.
     """
 
     frames: list[Any]
@@ -40,6 +42,10 @@ class DecodedClip:
     picture_seconds: float
     sound_seconds: float
     header_seconds: float
+    picture_begins: float = 0.0
+    sound_begins: float = 0.0
+    uncertain: bool = False
+    mixing: Sequence[str] = ()
     damaged: int = 0
     coded: tuple[int, int] | None = None
     look: Look | None = None
@@ -90,7 +96,11 @@ def decode_clip(
         key=int(np.argmin(np.abs(np.asarray(grid.times) - key))),
         picture_seconds=min(last, picture_end) - start,
         sound_seconds=min(last, sound.due) - start,
-        header_seconds=stop - start,
+        header_seconds=min(last, file.header or length) - start,
+        picture_begins=max(0.0, grid.first - start),
+        sound_begins=max(0.0, min(sound.first, last) - start),
+        uncertain=file.uncertain,
+        mixing=sound.mixing,
         damaged=file.damaged,
         coded=grid.coded,
         look=grid.look,
@@ -100,11 +110,11 @@ def decode_clip(
 def _gather(file: MediaFile, grid: _Grid, sound: Sound, end: float | None) -> None:
     """All that the file holds up to ``end``, into ``grid`` and ``sound``."""
     last = math.inf if end is None else end
-    for frame in file.decoded(file.video, file.sound):
+    for frame, time in file.decoded(file.video, file.sound):
         if isinstance(frame, av.VideoFrame):
-            grid.add(frame, file.time_of(frame, default=grid.due), last)
+            grid.add(frame, time, last)
         elif sound.due <= last:
-            sound.add(frame, file.time_of(frame, default=sound.due))
+            sound.add(frame, time)
         if grid.due > last and sound.due > last:
             break
     grid.finish(last)
@@ -143,7 +153,7 @@ class _Grid:
         """The next frame, which appears at ``time``."""
         self.first = min(self.first, time)
         if self.last is not None:
-            self.interval = max(0.0, time - self.last[1])
+            self.interval = time - self.last[1]
         for _ in self.moments.until(min(time - CLOCK, end)):
             self._keep(*(self.last or (frame, time)))
         self.last, self.due = (frame, time), time

@@ -27,11 +27,13 @@ def write_clip(
     waveform: np.ndarray | None,
     sample_rate: int,
     crf: int = 18,
+    start: float = 0.0,
 ) -> None:
     """Write an H.264 (yuv420p, its colours tagged) + AAC mp4; the same input gives the same bytes.
 
     ``frames``: uint8 (H, W, 3) RGB, all of one size, H and W even. ``waveform``: float32 (N,) or (N, C) in
-    [-1, 1], or None for a clip without a sound track. MediaError where they are not so.
+    [-1, 1], or None for a clip without a sound track. The picture begins ``start`` seconds after the sound. MediaError
+    where they are not so.
     """
     with atomic_file(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(30000)
@@ -44,6 +46,9 @@ def write_clip(
             coder = {"aac_coder": "fast"}  # half the time, and closer to the original here
             audio = container.add_stream("aac", rate=sample_rate, layout=layout, options=coder)
             chunks = _audio_chunks(planes, layout, sample_rate)
+        tick = 1 / rate / (1000 if start else 1)
+        if start:
+            video.codec_context.time_base = tick
         scaler, space, sounded = VideoReformatter(), Colorspace.ITU601, 0.0
         for number, frame in enumerate(frames):
             if number == 0:
@@ -54,9 +59,9 @@ def write_clip(
             picture = scaler.reformat(
                 picture, format="yuv420p", dst_colorspace=space, dst_color_range=ColorRange.MPEG
             )
-            picture.pts, picture.time_base = number, 1 / rate
+            picture.pts, picture.time_base = round((start + number / rate) / tick), tick
             container.mux(video.encode(picture))
-            while sounded <= number / rate and (chunk := next(chunks, None)) is not None:
+            while sounded <= start + number / rate and (chunk := next(chunks, None)) is not None:
                 container.mux(audio.encode(chunk))
                 sounded = ((chunk.pts or 0) + chunk.samples) / sample_rate
         container.mux(video.encode(None))

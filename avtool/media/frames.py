@@ -14,8 +14,9 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
+from avtool.media.clock import CLOCK
 from avtool.media.colour import Look, to_rgb
-from avtool.media.container import CLOCK, FARTHER, MediaFile, UnusableMedia, check_file
+from avtool.media.container import FARTHER, MediaFile, UnusableMedia, check_file
 
 _PICTURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftyp(?:avi[fs]|hei[cxms]|mif1)"
@@ -98,10 +99,9 @@ class _Run:
         """The last frame that appears at or before ``time``."""
         while True:
             if self.next is None:
-                frame = next(self.frames, None)
-                if frame is None:
+                if (found := next(self.frames, None)) is None:
                     return self.last
-                self.next = Picture(frame, self.file.time_of(frame, default=0.0), self.file)
+                self.next = Picture(*found, self.file)
             if self.next.time > time + CLOCK:
                 return self.last
             self.last, self.next = self.next, None
@@ -121,7 +121,7 @@ class Moments:
 
 
 def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, float]]:
-    """What a clip shows ``rate`` times a second from its first frame on, and when.
+    """What a clip shows ``rate`` times a second from its first frame on, but not before 0 s, and when.
 
     At each moment that is the last frame to appear at or before it; one that lasts longer comes several times. One
     frame is held at a time. MediaError where nothing can be decoded.
@@ -131,15 +131,14 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
     last: Picture | None = None
     moments, interval = Moments(0.0, rate), 1 / rate
     with file.reading():
-        for frame in file.decoded(file.video):
-            picture = Picture(frame, file.time_of(frame, default=last.time if last else 0.0), file)
+        for frame, time in file.decoded(file.video):
             if last is None:
-                moments.origin = picture.time
+                moments = Moments(time, rate, step=math.ceil(max(0.0, -time - CLOCK) * rate))
             else:
-                for moment in moments.until(picture.time - CLOCK):
+                for moment in moments.until(time - CLOCK):
                     yield last, moment
-                interval = picture.time - last.time if picture.time > last.time else interval
-            last = picture
+                interval = time - last.time
+            last = Picture(frame, time, file)
     if last is None:
         raise no_frame(file.path)
     for moment in moments.until(last.time + interval - CLOCK):
