@@ -158,7 +158,7 @@ class MediaFile:
 
     def _by_place(self, stream: Stream, **options: str) -> dict[int | None, float]:
         """The time of each packet of a picture that is shown, by its place in the file."""
-        with _opened(self.path, **options) as container:
+        with _opened(self.path, probesize="32", analyzeduration="0", **options) as container:
             stream = container.streams[stream.index]
             tick = float(stream.time_base or 0)
             packets = (one for one in container.demux(stream) if not one.is_discard)
