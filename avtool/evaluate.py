@@ -88,6 +88,7 @@ def evaluate(
                 hint=f"--task {name} --protocol {','.join(usable)}",
             )
         dataset = PreparedDataset(data, split)
+        dataset.check_rate(config.rate, str(checkpoint))
         context = Context(
             checkpoint=checkpoint,
             config=config,

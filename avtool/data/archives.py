@@ -252,6 +252,8 @@ def _tar_members(tar: Forward, found: Listing) -> Iterator[tuple[str, Member]]:
                 yield said.get("path", header.name), Member(begin, size)
             said = {}
         tar.go_to(end)
+    if not tar.at:
+        raise ValueError("it is empty")
     if not ended and not found.problem:
         found.problem = "it ends without an end mark, it may be cut short"
 

@@ -56,9 +56,6 @@ class Context:
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     keep: bool = False
 
-    def __post_init__(self) -> None:
-        self.dataset.check_rate(self.config.rate, str(self.checkpoint))
-
     def load(self) -> tuple[nn.Module, LogMel]:
         """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is
         made of it would mean anything."""
