@@ -35,11 +35,7 @@ PIECE = re.compile(
     r"(.*\.(?:tar|tgz|tbz2?|txz|zip|gz|xz|bz2)[._-](?:part)?[._-]?)((?!gz|xz|bz2|zip)[a-z]{2,3}|[0-9]{1,4})",
     re.I | re.S,
 )
-COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-}
+COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}
 ZIP = (b"PK\3\4", b"PK\5\6")
 OTHERS = {b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar"}
 BROKEN = (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)

@@ -145,6 +145,10 @@ def test_what_is_no_archive_is_none_unless_it_is_called_one(tmp_path):
     (tmp_path / "thing.bin").write_bytes(random.Random(0).randbytes(2000))
     (tmp_path / "page.tar.gz").write_text("<html>not found</html>")
     (tmp_path / "other.rar").write_bytes(b"Rar!\x1a\x07\0")
+    (tmp_path / "py.typed").write_bytes(b"")
+    (tmp_path / "empty.tar").write_bytes(b"")
+    assert archives.listing(tmp_path / "py.typed") is None
+    assert "it is empty" in archives.listing(tmp_path / "empty.tar").problem
     assert archives.listing(tmp_path / "thing.bin") is None
     assert "can be read" in archives.listing(tmp_path / "page.tar.gz").problem
     assert "unpack it" in archives.listing(tmp_path / "other.rar").problem
