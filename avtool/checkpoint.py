@@ -1,4 +1,4 @@
-"""Checkpoint folders, and reading weight files that may be anything.
+"""Checkpoint folders.
 
 A checkpoint is a folder with ``model.safetensors`` (weights), ``config.json`` (what to build, and what the model's
 input is) and, in a run, ``trainer.pt`` (what a resume needs). It is written under a temporary name and renamed, so one
@@ -6,137 +6,31 @@ that is there is whole; whether it is still as it was written is checked before 
 """
 
 import itertools
-import pickle
-import re
 import shutil
-import struct
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from avtool.config.checkpoint import Config, read_config, read_model_config
 from avtool.errors import FULL, CheckpointError, explain, in_bytes
 from avtool.features import LogMel
-from avtool.files import atomic_folder, is_unicode, json_text, name_of_other_content
+from avtool.files import atomic_folder, is_unicode, json_text
 from avtool.model.build import build_empty_model
+from avtool.weight_files import DAMAGED, check_weight_file, read_pickled_weights, read_safetensors
 
 _MODEL_SUM = "model_crc32"
 """The key of trainer.pt that holds the sum of the weights beside it; its own records have theirs, as in any zip."""
 NAMED = 3
 """Misfits that are named; how many more there are is said."""
-_DAMAGED = (
-    ArithmeticError, AttributeError, EOFError, ImportError, LookupError, NotImplementedError, OSError, RuntimeError,
-    TypeError, ValueError, zipfile.BadZipFile, zlib.error, pickle.PickleError, struct.error,
-)  # fmt: skip
-"""Whatever a damaged file leads torch, pickle and zipfile to."""
-
-
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Weights, memory-mapped. CheckpointError names a Git LFS pointer, a truncated file or a file of another kind."""
-    _check_weight_file(path)
-    try:
-        return load_file(path) if is_unicode(path) else load(path.read_bytes())
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is truncated or no safetensors file ({error})", hint="fetch or write it again"
-        ) from error
-
-
-def read_pickled_weights(path: Path) -> dict[str, Any]:
-    """The content of a .pth file, read with ``weights_only``. CheckpointError as in ``read_safetensors``, and where the
-    pickle asks for more than tensors and plain containers."""
-    _check_weight_file(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch advises is no way out here
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise _refused(path, str(error)) from error
-    except _DAMAGED as error:
-        if "TorchScript" in str(error):
-            raise _refused(path, "GLOBAL TorchScript") from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is truncated or damaged ({reason})", hint="fetch the file again"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a {type(content).__name__}, not a dict of weights", hint="save a state dict"
-        )
-    return content
-
-
-def read_state_dict(path: Path, *, keys: Sequence[str] = ("state_dict", "model")) -> dict[str, Tensor]:
-    """The tensors of a file, bare or under the first of ``keys`` that it has, in float32. CheckpointError where there
-    are none."""
-    content: dict[str, Any] = (
-        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
-    )
-    for key in keys:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not content or not all(
-        isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
-        for key, value in content.items()
-    ):
-        shown = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise CheckpointError(
-            f"{path} holds no state dict, neither bare nor under {' or '.join(keys)} (it holds {shown})",
-            hint="save the model's state dict with torch.save",
-        )
-    if all(key.startswith("module.") for key in content):  # as torch's data parallel wrapper saves them
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
-
-
-def _refused(path: Path, reason: str) -> CheckpointError:
-    """The error for a pickle that torch does not read safely, for ``reason`` in torch's many words."""
-    if found := re.search(
-        r"(?:GLOBAL|class|function) ([\w.]+)", reason.partition("WeightsUnpickler error")[2] or reason
-    ):
-        return CheckpointError(
-            f"{path} is refused: it holds {found[1]}, and nothing is read but tensors, numbers, text, lists and dicts",
-            hint="save the state dict alone: torch.save(model.state_dict(), FILE)",
-        )
-    return CheckpointError(
-        f"{path} is refused: it is no file of weights that torch.save wrote, or it is damaged",
-        hint="fetch the file again, or save the state dict alone: torch.save(model.state_dict(), FILE)",
-    )
-
-
-_WAYS_OUT = {
-    "a Git LFS pointer": "run 'git lfs pull' in that repository, or fetch the file itself",
-    "an HTML page": "fetch the file itself, not its web page",
-}
-
-
-def _check_weight_file(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder, a file of weights is needed",
-            hint="name the .pth or .safetensors file in it",
-        )
-    if not path.is_file():
-        raise CheckpointError(f"no weights at {path}", hint="check the path")
-    with path.open("rb") as file:
-        head = file.read(512)
-    if not head:
-        raise CheckpointError(f"{path} is empty", hint="fetch or write it again")
-    if found := name_of_other_content(head):
-        raise CheckpointError(
-            f"{path} is {found} of {path.stat().st_size} bytes, not weights", hint=_WAYS_OUT[found]
-        )
 
 
 def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
@@ -245,11 +139,11 @@ def load_trainer(folder: Path) -> dict[str, Any]:
     trainer.pt are not as they were written."""
     read_config(folder)
     file, model = folder / "trainer.pt", folder / "model.safetensors"
-    _check_weight_file(file)
+    check_weight_file(file)
     try:
         with zipfile.ZipFile(file) as records:
             broken = records.testzip()
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise CheckpointError(f"{file} is truncated or damaged ({error})", hint=_GO_BACK) from error
     if broken is not None:
         raise CheckpointError(f"{file} is damaged: {broken} in it is not as it was written", hint=_GO_BACK)

@@ -14,8 +14,12 @@ from avtool import inputs, media
 from avtool.errors import UsageError
 from avtool.progress import progress_bar, warn
 
-STALE = 1.0
-"""Seconds after which it is said that a frame is not a new one: the picture may have ended before the sound."""
+PICTURE, SOUND = "picture", "sound"
+STALE, EARLY = 1.0, 0.1
+"""Seconds after which it is said that a frame is not a new one: the picture may have ended before the sound; and before
+which that there was none yet."""
+UNSURE = "picture and sound may be apart, or parts of it at other times"
+MIXED = {media.OPPOSITE: "they cancel, so the louder one is taken", media.ONE_SIDED: "it is left out"}
 
 
 class Window(NamedTuple):
@@ -32,32 +36,49 @@ class Clip:
 
     ``duration`` in seconds, as its header says (a picture's: its sound's); what it shows ends at ``end``, a picture
     never. MediaError or UsageError where it cannot be used, with ``way_out`` for a hint where no sound or picture can
-    be given to it.
+    be given to it. With ``alone`` one that only shows or only sounds will do, for ``windows``: ``lacks`` says which
+    it does without, and ``why``.
     """
 
-    def __init__(self, path: Path, audio: Path | None = None, *, way_out: str | None = None) -> None:
+    def __init__(
+        self, path: Path, audio: Path | None = None, *, way_out: str | None = None, alone: bool = False
+    ) -> None:
         media.check_file(path)
         self.path, self.sound_path = path, audio or path
         self.still: media.Picture | None = None
+        self.alone, self.lacks, self.why = alone, "", ""
         with ExitStack() as files:
             heard = None if audio is None else files.enter_context(media.MediaFile(audio))
             if heard is not None:
                 heard.need(sound=True, hint="give another --audio")
             if media.is_picture(path):
-                if heard is None:
-                    what = f"{path} is a picture and has no sound of its own"
+                what = f"{path} is a picture and has no sound of its own"
+                if heard is None and not alone:
                     raise UsageError(what, hint=way_out or "add --audio SOUND.wav")
-                self.file, self.still = heard, media.Picture(media.read_image(path))
+                self.still = media.Picture(media.read_image(path))
+                if heard is None:
+                    self.lacks, self.why, self.duration, self.end = SOUND, what, 0.0, math.inf
+                    self._files = files.pop_all()
+                    return
+                self.file = heard
             else:
                 self.file = files.enter_context(media.MediaFile(path))
-                self.file.need(video=True, hint=way_out or f"give a picture with it: IMAGE --audio {path}")
-                if heard is None:
+                if alone and audio is None and not self.file.videos:
+                    self.lacks, self.why = PICTURE, f"{path} has no picture"
+                elif alone and audio is None and not self.file.sounds:
+                    self.lacks, self.why = SOUND, f"{path} has no sound track"
+                if self.lacks != PICTURE:
+                    self.file.need(
+                        video=True, hint=way_out or f"give a picture with it: IMAGE --audio {path}"
+                    )
+                if heard is None and self.lacks != SOUND:
                     hint = way_out or "give its sound as a file of its own: --audio WAV"
                     self.file.need(sound=True, hint=hint)
             self.heard = heard or self.file
+            self.said: set[str] = set()
             self.duration = self.file.duration()
             self._files = files.pop_all()
-        self.end = self.duration if self.still is None else math.inf
+        self.end = self.duration if self.still is None and self.lacks != PICTURE else math.inf
 
     def __enter__(self) -> Clip:
         return self
@@ -75,13 +96,22 @@ class Clip:
         return self.still or media.find_frame(self.file, min(time, self.end))
 
     def fresh_frame(self, time: float) -> media.Picture:
-        """The same; it warns where what is shown appeared long before."""
+        """The same; it warns where what is shown appeared long before, or only after that."""
         picture = self.frame(time)
-        if self.still is None and time - picture.time > STALE:
-            warn(
-                f"{self.path} has no new frame after {picture.time:.2f} s: what is seen at {time:.2f} s is that one"
+        if self.still is None and not -EARLY <= time - picture.time <= STALE:
+            when = "after" if time > picture.time else "before"
+            self._say(
+                f"{self.path} has no new frame {when} {picture.time:.2f} s: what is seen at {time:.2f} s is that one"
             )
         return picture
+
+    def _say(self, what: str) -> None:
+        """Warn, once, and of times that are uncertain."""
+        unsure = [file for file in dict.fromkeys([self.file, self.heard]) if file.uncertain]
+        for said in [what, *(f"{file.path} has uncertain time stamps: {UNSURE}" for file in unsure)]:
+            if said and said not in self.said:
+                self.said.add(said)
+                warn(said)
 
     def frames(self, rate: float) -> Iterator[tuple[media.Picture, float]]:
         """What is shown ``rate`` times a second, from the first frame on, and when."""
@@ -89,11 +119,23 @@ class Clip:
 
     def sound(self, start: float = 0.0, end: float | None = None, *, rate: int) -> np.ndarray:
         """What is heard from ``start`` to ``end`` seconds (None: the end): int16 (N,), mono."""
-        return media.hear(self.heard, [media.Form(rate)], start, end)[0].waveform(start, end)[0]
+        sound = media.hear(self.heard, [media.Form(rate)], start, end)[0]
+        waveform = sound.waveform(start, end)[0]
+        self._say_mixed(sound)
+        return waveform
+
+    def _say_mixed(self, sound: media.Sound) -> None:
+        for what in sound.mixing:
+            self._say(f"{self.sound_path} has {what}: {MIXED[what]}")
+        self._say("")
 
     def whole_sounds(self, *forms: media.Form) -> list[media.Sound]:
         """All that is heard, in several forms from one pass."""
-        return media.hear(self.heard, forms)
+        sounds = media.hear(self.heard, forms)
+        for sound in sounds:
+            sound.waveform()
+            self._say_mixed(sound)
+        return sounds
 
     def check_heard(self, waveform: np.ndarray, rate: int, *, hint: str) -> None:
         """MediaError with ``hint`` where in its sound int16 (N,) there is nothing to hear."""
@@ -127,9 +169,18 @@ class Clip:
     def windows(self, every: float | None, *, size: inputs.Size, count: int, rate: int) -> Iterator[Window]:
         """Windows of ``count`` samples, one at a time: one ``every`` so many seconds from the start and one at the end,
         or for None the one in the middle; sound that is shorter is reflected. MediaError where there is nothing to hear
-        in all of it."""
-        sound = self.sound(rate=rate)
-        self.check_heard(sound, rate, hint="choose a clip with sound")
+        in all of it; a clip that may be ``alone`` is then silent, or black where it has no picture, which is said."""
+        sound = np.zeros(0, np.int16) if self.lacks == SOUND else self.sound(rate=rate)
+        if self.alone and not self.lacks and (reason := media.refusal(sound, rate)):
+            self.lacks, self.why = SOUND, f"{self.sound_path} has {reason}"
+        if self.lacks != SOUND:
+            self.check_heard(sound, rate, hint="choose a clip with sound")
+        else:
+            sound = np.zeros(round(self.duration * rate) or count, np.int16)
+        if self.lacks:
+            warn(
+                f"{self.why}: {self.path} is judged by its {PICTURE if self.lacks == SOUND else SOUND} alone"
+            )
         middle = inputs.window_within(0.5, count, len(sound))
         starts = [middle] if every is None else inputs.window_starts(len(sound), count, every * rate)
         ends = [min(start + count, len(sound)) for start in starts]
@@ -140,7 +191,10 @@ class Clip:
             )
         with progress_bar(self.path.name, total=len(starts), unit="windows", brief=True) as bar:
             for start, end in zip(starts, ends, strict=True):
-                picture = self.frame((start + end) / 2 / rate)
-                image = inputs.shown(picture.rgb(inputs.SHORT_SIDE), size, inputs.centre_crop)
+                if self.lacks == PICTURE:
+                    image = np.zeros((3, *inputs.as_pair(size)), np.uint8)
+                else:
+                    picture = self.fresh_frame((start + end) / 2 / rate)
+                    image = inputs.shown(picture.rgb(inputs.SHORT_SIDE), size, inputs.centre_crop)
                 yield Window((start / rate, end / rate), image, inputs.fit_window(sound[start:end], count))
                 bar.advance(1)

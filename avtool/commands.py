@@ -29,98 +29,61 @@ def _device(value: str) -> str:
     return value
 
 
-Device = Annotated[
-    str, typer.Option("--device", callback=_device, help="auto, cpu, cuda, cuda:N or mps.", metavar="NAME")
-]
-
-
 def _seed(value: int | None) -> int | None:
     if value is not None and not 0 <= value < 2**63:
         raise typer.BadParameter(f"{value} is not from 0 to 2**63 - 1")
     return value
 
 
-Seed = Annotated[
-    int, typer.Option("--seed", callback=_seed, help="Seed of everything drawn at random.", metavar="N")
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads", metavar="N", min=1, help="CPU threads for tensors.", show_default="PyTorch's own choice"
-    ),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace the output where it exists.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="NAME",
-        help="A recipe's name (avtool recipes ls) or a YAML file.",
-        show_default="with --resume --out the run's",
-    ),
-]
-PreparedData = Annotated[
-    Path | None,
-    typer.Option("--data", help="Prepared data.", show_default="$AVTOOL_DATA/prepared/NAME", metavar="DIR"),
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", help="Run folder.", show_default="./runs/RECIPE-DATE", metavar="RUN")
-]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on from the newest checkpoint of --out, or of the newest such run."),
-]
-StopAfter = Annotated[
-    int | None,
-    typer.Option("--stop-after", min=1, help="Stop after step N; the schedule stays as it is.", metavar="N"),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Only print the recipe and what it would cost: size, steps, memory, bytes."
-    ),
-]
-RunSeed = Annotated[
-    int | None,
-    typer.Option(
-        "--seed",
-        callback=_seed,
-        help="Seed of everything drawn at random.",
-        metavar="N",
-        show_default="the recipe's",
-    ),
-]
+def option(metavar: str | None, words: str, *names: str, usual: str = "", **more: Any) -> Any:
+    """An option with ``words`` as its help, called as its parameter is unless it has ``names``; ``usual`` says in words
+    what holds where it is not given."""
+    return typer.Option(*names, metavar=metavar, help=words, show_default=usual or True, **more)
 
 
-Clip = Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")]
-Clips = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or an image with --audio.")]
-Audio = Annotated[
-    Path | None, typer.Option(help="Sound that goes with an image, or in place of a clip's.", metavar="WAV")
-]
-Model = Annotated[
-    Path | None,
-    typer.Option(
-        help="Run, checkpoint or converted folder.",
-        show_default="$AVTOOL_MODEL, else the newest run or demo",
-        metavar="DIR",
-    ),
-]
-At = Annotated[
-    float | None,
-    typer.Option(metavar="SECONDS", min=0, help="Time of the frame in seconds.", show_default="the middle"),
-]
 A_DAY = 86_400.0
 """The longest step between windows, in seconds."""
 
 
 def every(words: str, usual: str) -> Any:
     """``--every`` of a command that hears a clip in windows: what it means there, and what is usual."""
-    return typer.Option("--every", metavar="SECONDS", min=0.01, max=A_DAY, help=words, show_default=usual)
+    return option("SECONDS", words, "--every", usual=usual, min=0.01, max=A_DAY)
+
+
+Clip = Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")]
+Clips = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or an image with --audio.")]
+Settings = Annotated[
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
+]
+DRAWN = "Seed of everything drawn at random."
+RunSeed = Annotated[int | None, option("N", DRAWN, usual="the recipe's", callback=_seed)]
+
+_RECIPE, _OF_RUN = "A recipe's name (avtool recipes ls) or a YAML file.", "with --resume --out the run's"
+_RESUME = "Go on from the newest checkpoint of --out, or of the newest such run."
+_COST = "Only print the recipe and what it would cost: size, steps, memory, bytes."
+_MODEL = "$AVTOOL_MODEL, else the newest run or demo"
+SHARED: dict[str, tuple[Any, Any, Any]] = {
+    "recipe": (str | None, option("NAME", _RECIPE, usual=_OF_RUN), None),
+    "data": (Path | None, option("DIR", "Prepared data.", usual="$AVTOOL_DATA/prepared/NAME"), None),
+    "out": (Path | None, option("RUN", "Run folder.", usual="./runs/RECIPE-DATE"), None),
+    "resume": (bool, option(None, _RESUME, "--resume"), False),
+    "stop_after": (int | None, option("N", "Stop after step N; the schedule stays as it is.", min=1), None),
+    "dry_run": (bool, option(None, _COST, "--dry-run"), False),
+    "audio": (Path | None, option("WAV", "Sound that goes with an image, or in place of a clip's."), None),
+    "model": (Path | None, option("DIR", "Run, checkpoint or converted folder.", usual=_MODEL), None),
+    "at": (float | None, option("SECONDS", "Time of the frame in seconds.", min=0, usual="the middle"), None),
+    "seed": (int, option("N", DRAWN, callback=_seed), 0),
+    "device": (str, option("NAME", "auto, cpu, cuda, cuda:N or mps.", callback=_device), "auto"),
+    "threads": (
+        int | None,
+        option("N", "CPU threads for tensors.", min=1, usual="PyTorch's own choice"),
+        None,
+    ),
+    "json": (bool, option(None, "Print one JSON object instead of a table.", "--json"), False),
+    "force": (bool, option(None, "Replace the output where it exists.", "--force"), False),
+    "debug": (bool, option(None, "Show the traceback of an error.", "--debug"), False),
+}
+"""Options by name that a command need not repeat: type, option, default."""
 
 
 def command_line() -> list[str]:
@@ -215,39 +178,22 @@ class ClipCommand(TyperCommand):
             raise
 
 
-SHARED: dict[str, tuple[Any, Any]] = {
-    "recipe": (RecipeName, None),
-    "data": (PreparedData, None),
-    "out": (Out, None),
-    "resume": (Resume, False),
-    "stop_after": (StopAfter, None),
-    "dry_run": (DryRun, False),
-    "audio": (Audio, None),
-    "model": (Model, None),
-    "at": (At, None),
-    "seed": (Seed, 0),
-    "device": (Device, "auto"),
-    "threads": (Threads, None),
-    "json": (Json, False),
-    "force": (Force, False),
-    "debug": (Debug, False),
-}
-"""Options by name, with their defaults, that a command need not repeat."""
-
-
 def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with the options ``shared`` of ``SHARED`` beside its own. It gets them as keywords, except ``threads``,
-    which are set before it runs. What it raises becomes one line on stderr, the way out and the exit code; with
-    ``--debug`` the traceback is shown as well. The help of a command on clips says how to write names like -x.mp4."""
+    """A command with the options ``shared`` of ``SHARED`` beside its own. It gets them as keywords; ``threads`` are set
+    before it runs, and given to a command that names them. What it raises becomes one line on stderr, the way out and
+    the exit code; with ``--debug`` the traceback is shown as well. The help of a command on clips says how to write
+    names like -x.mp4."""
 
     def decorate(run: Callable[..., None]) -> Callable[..., None]:
         added = [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=SHARED[name][1], annotation=SHARED[name][0])
+            Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, described])
             for name in sorted({*shared, "debug"}, key=[*SHARED].index)
+            for kind, described, default in [SHARED[name]]
         ]
+        wanted = signature(run, eval_str=True).parameters
         own = [
             parameter
-            for name, parameter in signature(run, eval_str=True).parameters.items()
+            for name, parameter in wanted.items()
             if parameter.kind is not Parameter.VAR_KEYWORD and name not in (*shared, "debug")
         ]
 
@@ -256,7 +202,7 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
             before = signal.signal(signal.SIGTERM, _interrupt)
             try:
                 if "threads" in shared:
-                    set_threads(kwargs.pop("threads"))
+                    set_threads(kwargs["threads"] if "threads" in wanted else kwargs.pop("threads"))
                 run(*args, **kwargs)
             except KeyboardInterrupt:
                 _fail("interrupted" if first_process() else "", "", INTERRUPTED)

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from avtool.checkpoint import misfits, read_state_dict, save_checkpoint
+from avtool.checkpoint import check_finite, misfits, save_checkpoint
 from avtool.config.checkpoint import Config, config_of, divided
 from avtool.config.model import Decoders, Fusion, Spectrogram
 from avtool.config.types import argument, flat, keys
@@ -18,19 +18,21 @@ from avtool.errors import CheckpointError, UsageError, did_you_mean
 from avtool.files import check_output
 from avtool.model.build import AUTOENCODER, build_empty_model
 from avtool.model.published import FIXED_POSITIONS, from_published, to_published
+from avtool.progress import say
 from avtool.registry import TASKS, VIT
+from avtool.vits import has_streams, is_fixed_table, one_encoder
+from avtool.weight_files import part_of, read_state_dict
 
 HEAD_WIDTH, DECODER_HEAD_WIDTH = 64, 32
 TOKENS = [16, 8, 8]
 MELS = 128
-LEFT_OUT_OF_VITS = ("cls_token", "pos_embed", "mask_token", "decoder")
 _MARKS = {
     AUTOENCODER: r"(image|audio)_decoder_",
     "separation": r"avss_decoder\.",
     "segmentation": r"(normv|predictor)\.",
     "linear_probe": r"(image|audio|fusion)_norm\.running_mean",
     "classifier": r"(image|audio|fusion)_head\.",
-    VIT: r"blocks\.0\.",
+    VIT: r"blocks(_a)?\.0\.",
 }
 """Which keys give a kind of model away, in the order in which they are looked for."""
 ASSUMED = (
@@ -41,25 +43,46 @@ ASSUMED = (
 
 
 def convert(
-    path: Path, out: Path, *, assume: Mapping[str, Any] | None = None, origin: str = "", force: bool = False
+    path: Path,
+    out: Path,
+    *,
+    assume: Mapping[str, Any] | None = None,
+    origin: str = "",
+    key: str | None = None,
+    drop_positions: bool = False,
+    force: bool = False,
 ) -> Config:
     """Read a published checkpoint and write it as a folder that every command takes; returns its config.json.
 
     ``path``: a .pth file (a dict with ``state_dict`` or ``model``, or bare) or .safetensors of a masked autoencoder,
-    classifier, linear probe, separation or segmentation model, or of a plain MAE or AudioMAE ViT (kind ``vit``: a
-    starting point for one encoder). ``assume`` takes the place of the published models' values where no tensor tells:
-    ``heads`` and ``decoder_heads`` (dim / 64 and decoder dim / 32), ``fusion_tokens`` (fusion, image-aggregating,
-    audio-aggregating: 16, 8, 8), ``image_size`` (rows, columns: a square), ``audio_size`` (mel bands, frames: 128
-    bands), ``mask_ratio_image`` and ``mask_ratio_audio`` (0.75 and 0.8), and the spectrogram's ``sample_rate``,
-    ``n_fft`` and ``hop`` in samples (16000, 800, 250). What a tensor tells may be named as well, and is checked.
+    classifier, linear probe, separation or segmentation model, or of a ViT (see ``avtool.vits``; kind ``vit``: a
+    starting point for one encoder). ``key`` chooses what is read of a file that holds several; ``drop_positions`` goes
+    on without a ViT's learned positions. What is left out or changed is said.
+
+    ``assume`` takes the place of the published models' values where no tensor tells: ``heads`` and ``decoder_heads``
+    (dim / 64 and decoder dim / 32), ``fusion_tokens`` (fusion, image-aggregating, audio-aggregating: 16, 8, 8),
+    ``image_size`` (rows, columns: a square), ``audio_size`` (mel bands, frames: 128 bands), ``mask_ratio_image`` and
+    ``mask_ratio_audio`` (0.75 and 0.8), ``stream`` (image or audio, of a CAV-MAE), and the spectrogram's
+    ``sample_rate``, ``n_fft`` and ``hop`` in samples (16000, 800, 250). What a tensor tells may be named as well, and
+    is checked.
 
     CheckpointError names whatever the file may be instead, and every key that is missing, unexpected or of another
-    shape; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit. ``origin``
-    goes into config.json (none: the file's name).
+    shape or not finite; UsageError where ``assume`` does not go with it. Nothing is written before all is known to fit.
+    ``origin`` goes into config.json (none: the file's name).
     """
     check_output(out, force=force, markers=("config.json",))
-    state = read_published(path)
-    config = infer(state, assume or {}, source=path, origin=origin or f"converted from {path.name}")
+    assume = dict(assume or {})
+    state = read_published(path, key=key)
+    check_finite(state, source=path)
+    if kind_of(state) == VIT:
+        stream = assume.pop("stream", None) if has_streams(state) else None
+        state, note = one_encoder(state, source=path, stream=stream, drop_positions=drop_positions)
+    else:
+        other = any(FIXED_POSITIONS.search(name) and not is_fixed_table(state[name]) for name in state)
+        note = "without the positions of its encoders, which are not the fixed table" if other else ""
+    if note:
+        say(f"{path}: {note}")
+    config = infer(state, assume, source=path, origin=origin or f"converted from {path.name}")
     try:
         model = build_empty_model(config.kind, config.settings)
     except (ValueError, TypeError, RuntimeError) as error:
@@ -79,25 +102,38 @@ def convert(
 _HINT = "set what no tensor tells to fit, as heads=12 or decoder_heads=4 (avtool convert --help)"
 
 
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The tensors of a published file under its own keys, in float32, without the encoders' fixed positions.
-
-    CheckpointError where the file holds no state dict.
-    """
-    content = read_state_dict(path)
-    if "blocks.0.norm1.weight" in content:
-        content = {key: value for key, value in content.items() if not key.startswith(LEFT_OUT_OF_VITS)}
+def read_published(path: Path, *, key: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a file under a published model's own keys, in float32; ``key`` and what is said as in
+    ``read_state_dict``. CheckpointError where the file holds no state dict, or models under several names."""
+    content = read_state_dict(path, key=key)
+    if kind_of(content) is not None:
+        return content
+    for mark in _MARKS.values():
+        found = {match[1] for name in content if (match := re.match(rf"(.+?)\.{mark}", name))}
+        if len(found) == 1:
+            return part_of(content, *found, source=path)
+        if found:
+            names = ", ".join(sorted(found))
+            raise CheckpointError(
+                f"{path} holds models under several names: {names}",
+                hint=f"choose one: avtool convert {path} --key {min(found)}",
+            )
     return content
+
+
+def kind_of(state: Mapping[str, Tensor]) -> str | None:
+    """The kind of a published model by its keys."""
+    return next((kind for kind, mark in _MARKS.items() if any(re.match(mark, key) for key in state)), None)
 
 
 def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, origin: str) -> Config:
     """What the tensors of a published state dict tell, and the rest from ``assume`` or as the published models have it.
     Takes the encoders' fixed positions out of ``state``."""
-    kind = next((kind for kind, mark in _MARKS.items() if any(re.match(mark, key) for key in state)), None)
+    kind = kind_of(state)
     if kind is None:
         raise CheckpointError(
             f"{source} is no published model: its keys begin with {', '.join(list(state)[:3])}",
-            hint="there are masked autoencoder, classifier, linear probe, separation, segmentation, and MAE's ViT",
+            hint="there are masked autoencoder, classifier, linear probe, separation, segmentation, and ViTs",
         )
     file = _File(state, source)
     told = file.settings(kind)

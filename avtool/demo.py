@@ -23,7 +23,7 @@ from avtool.data.prepare import RENDERED
 from avtool.errors import AvtoolError, UsageError
 from avtool.files import check_output, write_json
 from avtool.progress import say
-from avtool.tasks.localize.pointing import Localization, keep_localization, measure_pointing
+from avtool.tasks.localize.pointing import PointingResult, keep_localization, measure_pointing
 from avtool.tracking import RUN_JSON, read_run_facts
 
 
@@ -62,7 +62,7 @@ class Demo:
     pretrained: Path
     localizer: Path
     heatmap: Path
-    result: Localization
+    result: PointingResult
 
 
 def demo(
@@ -267,10 +267,9 @@ def _print(made: Demo, *, small: bool) -> None:
     console = Console()
     console.print()
     console.print(table)
-    paths = made.data, made.pretrained, made.localizer, made.heatmap
-    names = "data:", "pretrained:", "localizer:", "heat map:", "next:"
-    for name, words in zip(names, (*paths, what_next(made.localizer)), strict=True):
-        print(f"{name:<12}{words}")
+    paths = {"data": made.data, "pretrained": made.pretrained, "localizer": made.localizer}
+    for name, words in {**paths, "heat map": made.heatmap, "next": what_next(made.localizer)}.items():
+        print(f"{name + ':':<12}{words}")
     say(
         "This model has only seen rendered clips: on a clip of your own it shows how to go on, not where the sound is."
     )

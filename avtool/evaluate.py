@@ -19,6 +19,7 @@ from avtool.progress import quiet
 from avtool.registry import TASKS, kinds, resolve
 from avtool.tasks import Evaluation, Task
 from avtool.tasks.context import Context
+from avtool.tasks.settings import say_filled_up
 from avtool.tasks.table import Table
 
 __all__ = ["Table", "evaluate", "metrics"]
@@ -48,8 +49,8 @@ def evaluate(
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
     fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
     ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
-    ``save_predictions``: an .npz of what the numbers were made of. UsageError for unknown names, DataError where the
-    model's head and the data do not fit, before any weights are loaded.
+    ``save_predictions``: an .npz of what the numbers were made of (docs/tasks.md). UsageError for unknown names,
+    DataError where the model's head and the data do not fit, before any weights are loaded.
 
     Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
     writes the files and raises what fails anywhere; the others return [].
@@ -87,6 +88,7 @@ def evaluate(
                 hint=f"--task {name} --protocol {','.join(usable)}",
             )
         dataset = PreparedDataset(data, split)
+        dataset.check_rate(config.rate, str(checkpoint))
         context = Context(
             checkpoint=checkpoint,
             config=config,
@@ -101,7 +103,9 @@ def evaluate(
             maps=maps,
             object_prior=object_prior,
             world=world,
+            keep=save_predictions is not None,
         )
+        say_filled_up(config, dataset)
         try:
             tables = evaluation.tables(context, chosen_protocols)
         except NotFinite as error:

@@ -13,7 +13,7 @@ import numpy as np
 
 from avtool import places
 from avtool.data.dataset import PreparedDataset, read_facts
-from avtool.data.report import REPORT_JSON
+from avtool.data.report import REPORT_JSON, Report
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
 from avtool.data.views import start_around
 from avtool.errors import AvtoolError, DataError, UsageError
@@ -180,13 +180,16 @@ def describe_dataset(folder: Path, *, verify: bool = False) -> dict[str, Any]:
 
 
 def _report(folder: Path) -> dict[str, Any] | None:
-    """Rows for each reason and flag, and ids for each note, of report.json; None where there is none."""
+    """Rows for each reason and flag, ids for each note, and the audit, of report.json; None where there is none."""
     path = folder / REPORT_JSON
     if not path.is_file():
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        return {part: {name: len(ids) for name, ids in report[part].items()} for part in ("reasons", "notes")}
+        counts = {
+            part: {name: len(ids) for name, ids in report[part].items()} for part in ("reasons", "notes")
+        }
+        return counts | {"audit": Report.from_listing(report, folder).found()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is broken", hint="prepare the data set again") from error
 

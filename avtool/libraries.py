@@ -10,6 +10,7 @@ TRIED = {
     "torchvision": ("0.26", "0.29"),
     "torchaudio": ("2.11", "2.11"),
     "timm": ("1.0.22", "1.0"),
+    "huggingface_hub": ("0.30", "2.4"),
     "numpy": ("1.26", "2.5"),
     "av": ("17.1", "19.0"),
     "opencv-python-headless": ("4.10.0.84", "5.0"),
@@ -32,6 +33,7 @@ ONLY_FOR = {
     "torchaudio": "nothing is missing: its mel filters are computed without it, to the same values",
     "torchvision": "evaluate --object-prior, init.image=timm:NAME and bench data need it, the rest does not",
     "timm": "init.image=timm:NAME needs it, the rest does not",
+    "huggingface_hub": "avtool fetch and init.image=timm:NAME need it, the rest does not",
 }
 """What needs a package that does not load beside every build of torch: torchaudio 2.11.0 wants the CUDA of the build
 that it was made for (torch 2.11 to 2.14), torchvision the build of its own minor version; timm imports torchvision."""

@@ -23,32 +23,27 @@ SHARED_MEMORY = Path("/dev/shm")
 _STEP = re.compile(r"step-\d+")
 
 
-def path_in_environment(name: str) -> Path | None:
-    """The path in environment variable ``name``, ~ expanded; None where it is not set or empty."""
+def path_in_environment(name: str, *, folder: bool = False) -> Path | None:
+    """The path in environment variable ``name``, ~ expanded; None where it is not set or empty. UsageError where there
+    is no such home folder, and where a ``folder`` is meant and a file is in its place."""
     value = os.environ.get(name)
     if not value:
         return None
     try:
-        return Path(value).expanduser()
+        path = Path(value).expanduser()
     except RuntimeError as error:
         raise UsageError(
             f"${name} is {value}, and there is no such home folder", hint=f"set {name} to a whole path"
         ) from error
-
-
-def _folder_in_environment(name: str) -> Path | None:
-    """The same for a folder that may not be there yet. UsageError where a file is in its place."""
-    path = path_in_environment(name)
-    if path is not None and path.exists() and not path.is_dir():
-        raise UsageError(
-            f"${name} is {path}, a file: a folder is needed", hint=f"set {name} to a folder, or unset {name}"
-        )
+    if folder and path.exists() and not path.is_dir():
+        hint = f"set {name} to a folder, or unset {name}"
+        raise UsageError(f"${name} is {path}, a file: a folder is needed", hint=hint)
     return path
 
 
 def data_root() -> Path:
     """$AVTOOL_DATA, else ./data."""
-    return _folder_in_environment("AVTOOL_DATA") or Path("data")
+    return path_in_environment("AVTOOL_DATA", folder=True) or Path("data")
 
 
 def source_folder(name: str) -> Path:
@@ -63,7 +58,7 @@ def prepared_folder(name: str) -> Path:
 
 def cache_root() -> Path:
     """$AVTOOL_CACHE, else $XDG_CACHE_HOME/avtool, else ~/.cache/avtool."""
-    if explicit := _folder_in_environment("AVTOOL_CACHE"):
+    if explicit := path_in_environment("AVTOOL_CACHE", folder=True):
         return explicit
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "avtool"
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
-from avtool.clip import Clip, Window
+from avtool.clip import PICTURE, SOUND, Clip, Window
 from avtool.config.checkpoint import Config, read_model_config
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
-from avtool.features import LogMel, as_batch, inputs_of
+from avtool.features import LogMel, as_batch, blank_frames, inputs_of, silence
 from avtool.places import find_model, run_of
 from avtool.progress import say, warn
 from avtool.registry import TASKS
@@ -107,7 +107,9 @@ class Computed(NamedTuple):
 
 @dataclass(frozen=True)
 class Clips:
-    """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``Clip.windows``.
+    """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``Clip.windows``. ``alone``:
+    pictures without sound, and sounds without a picture, are clips as well, with the other one blank; ``lacks`` then
+    says "picture" or "sound" of those that were computed.
 
     A clip that cannot be used is told to ``failed`` and left out, or its error raised where that is None.
     """
@@ -116,6 +118,8 @@ class Clips:
     audio: Path | None
     every: float | None
     failed: Failed | None
+    alone: bool = False
+    lacks: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.audio is not None and len(self.clips) != 1:
@@ -131,17 +135,18 @@ class Clips:
             times: list[tuple[float, float]] = []
             parts: list[dict[str, np.ndarray]] = []
             try:
-                with Clip(path, self.audio) as clip:
+                with Clip(path, self.audio, alone=self.alone) as clip:
                     windows = clip.windows(
                         self.every, size=config.image_size, count=config.window, rate=config.rate
                     )
                     for some in batched(windows, WINDOWS_AT_ONCE):
                         times += [window.times for window in some]
-                        parts.append(_computed(chosen, some, compute))
+                        parts.append(_computed(chosen, some, compute, clip.lacks))
             except (MediaError, UsageError, OSError) as error:
                 self._tell(path, error)
                 continue
             found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            self.lacks[path] = clip.lacks
             yield Computed(path, np.array(times), found)
 
     def _tell(self, clip: Path, error: Exception) -> None:
@@ -152,9 +157,12 @@ class Clips:
 
 
 @torch.no_grad()
-def _computed(chosen: Chosen, windows: Sequence[Window], compute: Compute) -> dict[str, np.ndarray]:
-    inputs = chosen.inputs([one.image for one in windows], [one.waveform for one in windows])
-    results = compute(chosen.module, *inputs)
+def _computed(
+    chosen: Chosen, windows: Sequence[Window], compute: Compute, lacks: str
+) -> dict[str, np.ndarray]:
+    image, audio = chosen.inputs([one.image for one in windows], [one.waveform for one in windows])
+    image = blank_frames(image) if lacks == PICTURE else image
+    results = compute(chosen.module, image, silence(audio) if lacks == SOUND else audio)
     return {
         name: chosen.check_finite(value, "numbers").float().cpu().numpy() for name, value in results.items()
     }

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -119,9 +119,13 @@ class Replicas(nn.Module):
                 meeting.barrier.abort()  # the others do not wait for this one
                 raise
 
-        with _one_thread_each():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # operations are not split over threads meanwhile
+        try:
             futures = [self._pool.submit(replica, rank) for rank in range(self.count)]
             errors = [error for error in (future.exception() for future in futures) if error is not None]
+        finally:
+            torch.set_num_threads(threads)
         for error in errors:
             if not isinstance(error, threading.BrokenBarrierError):
                 raise error
@@ -181,14 +185,3 @@ class _Peer(Peers):
     def sum_of_own(self, rows: Tensor) -> Tensor:
         parts = self.meeting.exchange(self.rank, rows)
         return torch.stack([part.chunk(len(parts))[self.rank] for part in parts]).sum(dim=0)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Operations are not split over threads in the block."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import copy
 import difflib
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,23 +14,16 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from avtool.checkpoint import NAMED, check_fit, read_state_dict
+from avtool.checkpoint import NAMED, check_fit
 from avtool.errors import CheckpointError, explain
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.libraries import need
 from avtool.model.encoder import VisionTransformer
-from avtool.model.transformer import VIT_EPS, sincos_positions
+from avtool.model.transformer import VIT_EPS
 from avtool.published import TIMM
+from avtool.vits import LEFT_OUT, left_out
+from avtool.weight_files import read_state_dict
 
-_LEFT_OUT = {
-    "cls_token": "class token",
-    "dist_token": "distillation token",
-    "pos_embed": "positions (the fixed table takes their place)",
-    "attn_pool.": "attention pooling",
-    "fc_norm.": "norm of the pooled features",
-    "head": "head",
-}
-"""What lies before or behind the blocks and is left out: beginning of its keys -> name."""
 _REFUSED = {
     "reg_token": "register tokens",
     "norm_pre.": "a norm before the first block",
@@ -43,8 +34,6 @@ _REFUSED = {
     "blocks.attn.k_norm.": "a norm of queries and keys",
 }
 """What the blocks here do not have: beginning of its keys, without a block's number -> name."""
-_OF_TRAINING = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where a checkpoint of timm's training keeps weights; averaged ones first, as timm reads them."""
 
 
 @dataclass(frozen=True)
@@ -116,13 +105,9 @@ class TimmViT:
         or changed. CheckpointError where they do not fit, or are neither in timm's cache nor to be had."""
         model = self.check(encoder)
         state = self._read(self.file) if self.file else self._fetch(model.pretrained_cfg)
-        left = {
-            start: name for start, name in _LEFT_OUT.items() if any(key.startswith(start) for key in state)
-        }
-        if "pos_embed" in state and _is_fixed_table(state["pos_embed"]):
-            del left["pos_embed"]
-        notes = [f"without its {', '.join(left.values())}"] if left else []
-        weights = {key: value for key, value in state.items() if not key.startswith(tuple(_LEFT_OUT))}
+        left = left_out(state)
+        notes = [f"without its {', '.join(left)}"] if left else []
+        weights = {key: value for key, value in state.items() if not key.startswith(tuple(LEFT_OUT))}
         if isinstance(model.norm, nn.Identity):
             weights |= {f"norm.{key}": value for key, value in encoder.norm.state_dict().items()}
             notes.append("with a new final norm")
@@ -138,9 +123,7 @@ class TimmViT:
     def _read(self, file: Path) -> dict[str, Tensor]:
         from timm.models import clean_state_dict
 
-        # timm's own training leaves its arguments, a Namespace of plain values, beside the weights
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return clean_state_dict(read_state_dict(file, keys=_OF_TRAINING))
+        return clean_state_dict(read_state_dict(file))
 
     def _fetch(self, cfg: dict[str, Any]) -> dict[str, Tensor]:
         import timm
@@ -175,7 +158,7 @@ def _faults(model: Any, encoder: VisionTransformer) -> list[str]:
     theirs, ours = (
         {re.sub(r"^blocks\.\d+\.", "blocks.", key) for key in vit.state_dict()} for vit in (model, encoder)
     )
-    more = [key for key in sorted(theirs - ours) if not key.startswith(tuple(_LEFT_OUT))]
+    more = [key for key in sorted(theirs - ours) if not key.startswith(tuple(LEFT_OUT))]
     less = [key for key in sorted(ours - theirs) if not key.startswith("norm.")]
     named = [next((name for start, name in _REFUSED.items() if key.startswith(start)), key) for key in more]
     named = list(dict.fromkeys(named))
@@ -221,16 +204,6 @@ def _compute_the_same(theirs: nn.Module, ours: nn.Module) -> bool:
     tokens = torch.randn(1, 5, weights["norm1.weight"].shape[0], generator=generator).double()
     with torch.no_grad():
         return torch.allclose(theirs(tokens), ours(tokens), atol=1e-9, rtol=1e-6)
-
-
-def _is_fixed_table(positions: Tensor) -> bool:
-    """Whether (1, prefix + N, D) positions, N those of a square of patches, are the ones that the encoder has."""
-    if positions.ndim != 3:
-        return False
-    _, rows, width = positions.shape
-    side = math.isqrt(rows)
-    own = positions[0, rows - side**2 :].float()
-    return width % 4 == 0 and torch.allclose(own, sincos_positions(width, (side, side)), atol=1e-5)
 
 
 def _for_our_pixels(weights: dict[str, Tensor], *theirs: tuple[float, ...]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import difflib
 from pathlib import Path
 
-from avtool.checkpoint import check_finite, check_fit, read_safetensors
+from avtool.checkpoint import check_finite, check_fit
 from avtool.config.checkpoint import read_config
 from avtool.convert import convert, read_published
 from avtool.download import download, only_one
@@ -15,6 +15,8 @@ from avtool.progress import say
 from avtool.published import PUBLISHED, TIMM, cached_file, pulled_folder
 from avtool.registry import VIT
 from avtool.timm_vit import TimmViT
+from avtool.vits import one_encoder, spread_over_colours
+from avtool.weight_files import read_safetensors
 
 NONE = "none"
 
@@ -54,7 +56,7 @@ def pull(name: str, *, base_url: str | None = None, offline: bool = False, force
             if fetched:
                 file.unlink()
             raise
-        convert(file, folder, origin=f"{name}, {published.licence}, {url}", force=True)
+        convert(file, folder, origin=f"{name}, {published.licence}, {url}", drop_positions=True, force=True)
         if fetched:
             file.unlink()
         return folder
@@ -117,15 +119,21 @@ def find_starting_weights(key: str, value: str) -> Path | TimmViT | None:
 
 
 def load_vit(encoder: VisionTransformer, start: Path | TimmViT) -> str:
-    """Start one modality's encoder from ``start``, a MAE or AudioMAE file or converted folder (class token, positions
-    and decoder are left out) or a ViT of timm's; returns in words what of that was left out or changed. CheckpointError
-    names what does not fit, or is not finite."""
+    """Start one modality's encoder from ``start``, a ViT's file (see ``avtool.vits``) or converted folder or a ViT of
+    timm's; returns in words what of that was left out or changed. CheckpointError names what does not fit, or is not
+    finite."""
     note = ""
     if isinstance(start, TimmViT):
         note = start.load(encoder)
     else:
+        channels = encoder.patch_embed.proj.in_channels
         if not start.is_dir():
-            weights = read_published(start)
+            weights, note = one_encoder(
+                read_published(start),
+                source=start,
+                stream="image" if channels == 3 else "audio",
+                drop_positions=start in map(cached_file, PUBLISHED),
+            )
         elif (kind := read_config(start).kind) == VIT:
             weights = read_safetensors(start / "model.safetensors")
         else:
@@ -133,6 +141,8 @@ def load_vit(encoder: VisionTransformer, start: Path | TimmViT) -> str:
                 f"{start} holds a model of kind {kind}, not the encoder of one modality",
                 hint="name weights of a plain MAE or AudioMAE ViT",
             )
+        weights, spread = spread_over_colours(weights, channels)
+        note = "; ".join(filter(None, (note, spread)))
         hint = "use weights of the recipe's model.dim, model.depth and model.patch_size, or change those"
         check_fit(weights, encoder, source=start, hint=hint)
         encoder.load_state_dict(weights)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from av.bitstream import BitStreamFilterContext
 
 from avtool.media import AS_IT_IS, MediaFile, Track, describe_container, hear, write_clip
 
@@ -88,6 +89,32 @@ def tag_rotation(path: Path, matrix: tuple[int, int, int, int]) -> None:
 
 CLOCKWISE = (0, 1, -1, 0)
 """x right goes to down, y down goes to left: a quarter turn clockwise brings the picture upright."""
+
+
+def filtered(source: Path, target: Path, change: str | Callable[[bytes], bytes]) -> Path:
+    """The packets of a silent clip through one of FFmpeg's bitstream filters, or a function of each key frame's."""
+    with av.open(str(source)) as read, av.open(str(target), "w") as written:
+        video = read.streams.video[0]
+        out = written.add_stream_from_template(video, opaque=True)
+        through = BitStreamFilterContext(change, video, out) if isinstance(change, str) else None
+        for packet in read.demux(video):
+            if through is not None:
+                packets = through.filter(packet if packet.size else None)
+            else:
+                packets = [_changed(packet, change)] if packet.size else []
+            for one in packets:
+                one.stream = out
+                written.mux(one)
+    return target
+
+
+def _changed(packet: av.Packet, change: Callable[[bytes], bytes]) -> av.Packet:
+    if not packet.is_keyframe:
+        return packet
+    changed = av.Packet(change(bytes(packet)))
+    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+    changed.duration, changed.is_keyframe = packet.duration, True
+    return changed
 
 
 def remux(source: Path, target: Path, *, delay_sound: float = 0.0, delay_video: float = 0.0) -> Path:

@@ -1,11 +1,15 @@
-"""What tests say of tiny models: their config.json from keyword arguments."""
+"""What tests say of tiny models: their config.json from keyword arguments; and a decoder as the paper writes it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from avtool.config.checkpoint import Config, config_of, divided
+from avtool.model.mae import Decoder, Mask
 from avtool.registry import VIT
 
 
@@ -19,3 +23,14 @@ def described(
     usual = {} if kind == VIT else {"fusion": "factorized"}
     content = divided(kind, {**usual, **settings, **(spectrogram or {})})
     return config_of(kind).model_validate({"kind": kind, "origin": origin, **content})
+
+
+def decoded_everywhere(decoder: Decoder, visible: Tensor, fusion: Tensor, mask: Mask) -> Tensor:
+    """What ``decoder`` predicts of all patches, (B, N, p * p * C) in grid order: every block asked for every row."""
+    place = torch.cat([mask.keep, mask.removed], dim=1)
+    tokens = torch.cat([decoder.embed(visible), decoder.mask_token.expand(*mask.removed.shape, -1)], dim=1)
+    x = torch.cat([decoder.embed(fusion), tokens + decoder.pos_embed[0][place]], dim=1)
+    for block in decoder.blocks:
+        x = block(x)
+    x = decoder.pred(decoder.norm(x))[:, fusion.shape[1] :]
+    return x.gather(1, place.argsort(dim=1).unsqueeze(-1).expand_as(x))

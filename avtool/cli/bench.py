@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, print_json, set_threads
+from avtool.commands import command, examples, option, print_json, set_threads
 from avtool.errors import in_bytes
 
 EPILOG = examples(
@@ -17,32 +17,27 @@ EPILOG = examples(
 )
 app = typer.Typer(
     help="Measure what the model and its data cost on this machine.\n\n"
-    "All that is compared runs by turns in one process, after a warm-up. Let nothing else run meanwhile.",
+    "What is compared is interleaved (ABCABC) in one process, after a warm-up. Let nothing else run meanwhile.",
     epilog=EPILOG,
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Rounds that are measured.")]
+Rounds = Annotated[int, option("N", "Rounds that are measured.", min=1)]
 
 
 @command("device", "threads", "json")
 def of_the_model(
     context: typer.Context,
     *,
-    size: Annotated[str, typer.Option(metavar="NAME", help="full (ViT-B) or tiny.")] = "full",
+    size: Annotated[str, option("NAME", "full (ViT-B) or tiny.")] = "full",
     fusion: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KIND", help="token, factorized or dense; may be given again.", show_default="all"
-        ),
+        list[str] | None, option("KIND", "token, factorized or dense; may be given again.", usual="all")
     ] = None,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a pass.")] = 4,
-    precision: Annotated[str, typer.Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
+    batch: Annotated[int, option("N", "Clips in a pass.", min=1)] = 4,
+    precision: Annotated[str, option("NAME", "float32, bf16 or fp16.")] = "float32",
     rounds: Rounds = 5,
-    attn_ratio: Annotated[
-        float, typer.Option(metavar="X", help="Width of fusion's queries and keys over the model's.")
-    ] = 0.25,
-    compile_passes: Annotated[bool, typer.Option("--compile", help="Compile with torch.compile.")] = False,
+    attn_ratio: Annotated[float, option("X", "Width of fusion's queries and keys over the model's.")] = 0.25,
+    compile_passes: Annotated[bool, option(None, "Compile with torch.compile.", "--compile")] = False,
     device: str,
     json: bool,
 ) -> None:
@@ -104,8 +99,8 @@ def data(
         ),
     ] = None,
     *,
-    clips: Annotated[int, typer.Option(metavar="N", min=1, help="Clips to take or to render, at most.")] = 64,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Clips in a batch.")] = 32,
+    clips: Annotated[int, option("N", "Clips to take or to render, at most.", min=1)] = 64,
+    batch: Annotated[int, option("N", "Clips in a batch.", min=1)] = 32,
     rounds: Rounds = 5,
     seed: int,
     json: bool,

@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import ClipCommand, command, examples, print_json
+from avtool.commands import ClipCommand, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
     "avtool convert small.pth --out models/small heads=3 fusion_tokens=[4,2,3]",
     "avtool convert mae_pretrain_vit_base.pth --out models/mae --json",
+    "avtool convert cav-mae.pth --out models/cav-mae-audio stream=audio",
     next_command="avtool localize clip.mp4 --model models/vggsound --out heatmap.png",
 )
 BEFORE = {
@@ -46,7 +47,18 @@ def convert(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What the file does not tell.")
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
+    out: Annotated[Path, option("DIR", "Folder to write.")],
+    key: Annotated[
+        str | None,
+        option(
+            "NAME",
+            "What to read of a file that holds several, as state_dict_ema.",
+            usual="averaged weights, if there are some",
+        ),
+    ] = None,
+    drop_positions: Annotated[
+        bool, typer.Option("--drop-positions", help="Go on without a ViT's learned positions.")
+    ] = False,
     force: bool,
     json: bool,
 ) -> None:
@@ -54,18 +66,20 @@ def convert(
 
     What the tensors do not tell is assumed, printed, kept in config.json, and set by KEY=VALUE: heads (width / 64),
     decoder_heads (width / 32), fusion_tokens=[16,8,8], image_size=[224,224], audio_size=[128,192],
-    mask_ratio_image=0.75, mask_ratio_audio=0.8, sample_rate=16000, n_fft=800 and hop=250.
+    mask_ratio_image=0.75, mask_ratio_audio=0.8, sample_rate=16000, n_fft=800 and hop=250. A CAV-MAE has two encoders:
+    stream=image or stream=audio. What is left out of a file is said.
     """
     from avtool.config.values import parse_setting
     from avtool.convert import ASSUMED
     from avtool.convert import convert as run
     from avtool.progress import say
 
-    config = run(file, out, assume=dict(map(parse_setting, settings or ())), force=force)
+    assume = dict(map(parse_setting, settings or ()))
+    config = run(file, out, assume=assume, key=key, drop_positions=drop_positions, force=force)
     said = config.settings if config.spectrogram is None else config.settings | dict(config.spectrogram)
     say(f"{config.kind} of {file}; what no tensor tells is marked *")
-    for key, value in said.items():
-        say(f"{'*' if key in ASSUMED else ' '} {key} = {value}")
+    for name, value in said.items():
+        say(f"{'*' if name in ASSUMED else ' '} {name} = {value}")
     if json:
         print_json({"out": str(out), **config.model_dump()})
     else:

@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from avtool.commands import Threads, command, command_line, examples, set_threads
+from avtool.commands import command, command_line, examples, option
 from avtool.places import DEMO
 
 EPILOG = examples(
@@ -16,22 +14,19 @@ EPILOG = examples(
 )
 
 
-@command("device", "seed")
+@command("seed", "device", "threads")
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for all it makes.", metavar="DIR")] = DEMO,
+    out: Annotated[Path, option("DIR", "Folder for all it makes.")] = DEMO,
     small: Annotated[
-        bool,
-        typer.Option("--small", help="A quick check that everything runs; its map means nothing."),
+        bool, option(None, "A quick check that everything runs; its map means nothing.", "--small")
     ] = False,
     device: str,
     seed: int,
-    threads: Threads = None,
+    threads: int | None,
     force: Annotated[
         bool,
-        typer.Option(
-            "--force", help="Replace the folders and files that a demo made in DIR, and nothing else."
-        ),
+        option(None, "Replace the folders and files that a demo made in DIR, and nothing else.", "--force"),
     ] = False,
 ) -> None:
     """Go the whole way on clips that avtool renders itself.
@@ -39,7 +34,6 @@ def demo(
     It prints and runs the commands a user would type: prepare, pretrain, finetune,
     localize. 8 to 20 minutes on two cores, a minute with --small.
     """
-    set_threads(threads)
     from avtool.demo import demo as run
     from avtool.devices import resolve_device
 

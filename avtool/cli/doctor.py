@@ -25,10 +25,7 @@ LITTLE_SHARED_MEMORY = 2**30
 
 
 @command("threads", "json")
-def doctor(
-    *,
-    json: bool,
-) -> None:
+def doctor(*, json: bool) -> None:
     """Say what is installed, what works and where things lie.
 
     Exit code 1 when something that avtool needs is broken.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, first_process, print_json
+from avtool.commands import command, examples, first_process, option, print_json
 from avtool.registry import TASKS
 
 if TYPE_CHECKING:
@@ -41,54 +41,41 @@ def _fold(value: str | None) -> str | None:
 def evaluate(
     model: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or converted folder.")],
     *,
-    data: Annotated[Path, typer.Option(help="Prepared data.", metavar="DIR")],
+    data: Annotated[Path, option("DIR", "Prepared data.")],
     task: Annotated[
         str | None,
-        typer.Option(
-            metavar="TASK",
-            help=f"{', '.join(name for name, task in TASKS.items() if task.evaluation)}.",
-            show_default="the model's",
+        option(
+            "TASK",
+            f"{', '.join(name for name, task in TASKS.items() if task.evaluation)}.",
+            usual="the model's",
         ),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(
-            metavar="P,...",
-            help="Comma-separated protocols; an unknown name lists them.",
-            show_default="those usual for the model",
+        option(
+            "P,...",
+            "Comma-separated protocols; an unknown name lists them.",
+            usual="those usual for the model",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to judge, or all.")] = "test",
+    split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
         str | None,
-        typer.Option(
-            metavar="K/N", callback=_fold, help="Only fold K of N by recording, as data.fold leaves it out."
-        ),
+        option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", callback=_fold),
     ] = None,
     windows: Annotated[
-        int,
-        typer.Option(
-            min=1, max=MOST_WINDOWS, metavar="N", help="Windows per clip, averaged (classify, retrieve)."
-        ),
+        int, option("N", "Windows per clip, averaged (classify, retrieve).", min=1, max=MOST_WINDOWS)
     ] = 1,
     maps: Annotated[
-        str | None,
-        typer.Option(
-            "--map", metavar="KIND,...", help="Maps to judge (localize).", show_default="the model's own"
-        ),
+        str | None, option("KIND,...", "Maps to judge (localize).", "--map", usual="the model's own")
     ] = None,
     object_prior: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PTH", help="ResNet weights: also judge maps mixed with its objects (localize)."
-        ),
+        Path | None, option("PTH", "ResNet weights: also judge maps mixed with its objects (localize).")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Samples at once.")] = 32,
-    workers: Annotated[int, typer.Option(min=0, metavar="N", help="Processes that load data.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="JSON", help="Save the tables as JSON.")] = None,
-    save_predictions: Annotated[
-        Path | None, typer.Option(metavar="NPZ", help="Save per-sample predictions.")
-    ] = None,
+    batch_size: Annotated[int, option("N", "Samples at once.", min=1)] = 32,
+    workers: Annotated[int, option("N", "Processes that load data.", min=0)] = 0,
+    out: Annotated[Path | None, option("JSON", "Save the tables as JSON.")] = None,
+    save_predictions: Annotated[Path | None, option("NPZ", "Save per-sample predictions.")] = None,
     json: bool,
     **options: Any,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import command, examples, option, print_json
 
 EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
@@ -21,12 +21,9 @@ def export(
         Path, typer.Argument(metavar="DIR", help="Run, checkpoint or converted folder, or a pulled name.")
     ],
     *,
-    out: Annotated[Path, typer.Option(help="Program to write.", metavar="PT2")],
+    out: Annotated[Path, option("PT2", "Program to write.")],
     kind: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KIND", help="encoder or classifier.", show_default="classifier if the model is one"
-        ),
+        str | None, option("KIND", "encoder or classifier.", usual="classifier if the model is one")
     ] = None,
     force: bool,
     json: bool,

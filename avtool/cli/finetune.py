@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from avtool.cli.runs import TRAINING, start_training
-from avtool.commands import RunSeed, Settings, command, examples
+from avtool.commands import RunSeed, Settings, command, examples, option
 from avtool.errors import check_choice
 from avtool.registry import TASKS
 
@@ -21,32 +21,23 @@ FINETUNED = [name for name, task in TASKS.items() if task.finetuned]
 
 @command(*TRAINING)
 def finetune(
-    task: Annotated[
-        str,
-        typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False),
-    ],
+    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False)],
     settings: Settings = None,
     *,
     start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="MODEL",
-            help="Run, checkpoint, pulled name, or none.",
-            show_default="the recipe's",
-        ),
+        str | None, option("MODEL", "Run, checkpoint, pulled name, or none.", "--from", usual="the recipe's")
     ] = None,
     allow_random: Annotated[
-        bool, typer.Option("--allow-random", help="Allow random fusion weights, as a control.")
+        bool, option(None, "Allow random fusion weights, as a control.", "--allow-random")
     ] = False,
     seed: RunSeed = None,
     **options: Any,
 ) -> None:
     """Fine-tune a pretrained model for a task.
 
-    The sizes of the encoder are those of the model it starts from. The best weights, chosen on a part of the training
-    split, are kept in RUN/best, the last ones in RUN/checkpoints. Settings are keys of the recipe, as
-    optim.base_lr=1e-4.
+    The encoder is that of the model it starts from; model.image_size, model.audio_size and spectrogram.* can be others.
+    The best weights, chosen on a part of the training split, are kept in RUN/best, the last ones in RUN/checkpoints.
+    Settings are keys of the recipe, as optim.base_lr=1e-4.
     """
     check_choice("TASK", task, FINETUNED)
     begun = () if start is None else (f"init.model={start}",)

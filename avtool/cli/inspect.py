@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, print_facts, print_json
+from avtool.commands import command, examples, option, print_facts, print_json
 from avtool.errors import UsageError, in_bytes
 
 EPILOG = examples(
@@ -38,17 +38,13 @@ def inspect(
     ],
     *,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read all of a data set and compare its checksums.")
+        bool, option(None, "Read all of a data set and compare its checksums.", "--verify")
     ] = False,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Contact sheet of random clips of a data set to write.")
+        Path | None, option("PNG", "Contact sheet of random clips of a data set to write.")
     ] = None,
-    clips: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Clips in the sheet.", show_default=str(CLIPS))
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Seed that they are drawn from.", show_default="0")
-    ] = None,
+    clips: Annotated[int | None, option("N", "Clips in the sheet.", usual=str(CLIPS), min=1)] = None,
+    seed: Annotated[int | None, option("N", "Seed that they are drawn from.", usual="0", min=0)] = None,
     force: bool,
     json: bool,
 ) -> None:

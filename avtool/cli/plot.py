@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import command, examples
+from avtool.commands import command, examples, option
 
 EPILOG = examples(
     "avtool plot runs/tiny-20260101-120000",
@@ -18,7 +18,7 @@ EPILOG = examples(
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
     *,
-    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("curves.png"),
+    out: Annotated[Path, option("PNG", "Picture to write.")] = Path("curves.png"),
     force: bool,
 ) -> None:
     """Draw the curves of training runs over each other.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import command, examples, option, print_json
 from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EPILOG = examples(
     "avtool prepare synth",
-    "avtool prepare vggsound downloads/vggsound",
+    "avtool prepare vggsound downloads/vggsound frame_rate=4 short_side=360",
     "avtool prepare music downloads/music --subset duet",
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
@@ -35,6 +35,10 @@ def prepare(
     source: Annotated[
         Path | None, typer.Argument(metavar="SOURCE", help="Folder or csv.", show_default="$AVTOOL_DATA/NAME")
     ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="What is kept of a clip.", show_default="see below"),
+    ] = None,
     *,
     out: Annotated[
         Path | None,
@@ -44,33 +48,23 @@ def prepare(
     ] = None,
     subset: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
-            show_default="balanced and eval; solo; avss",
+        option(
+            "NAME",
+            "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
+            usual="balanced and eval; solo; avss",
         ),
     ] = None,
-    clips: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Clips to render, synth only.", show_default=str(CLIPS)),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="N", min=0, help="Seed of the clips, synth only.", show_default="0")
-    ] = None,
+    clips: Annotated[int | None, option("N", "Clips to render, synth only.", usual=str(CLIPS), min=1)] = None,
+    seed: Annotated[int | None, option("N", "Seed of the clips, synth only.", usual="0", min=0)] = None,
     jobs: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Processes to convert clips.", show_default="one for each core"
-        ),
+        int | None, option("N", "Processes to convert clips.", usual="one for each core", min=1)
     ] = None,
     part: Annotated[
-        str | None,
-        typer.Option(metavar="I/N", help="Prepare only part I of N; the last one to finish writes DIR."),
+        str | None, option("I/N", "Prepare only part I of N; the last one to finish writes DIR.")
     ] = None,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a Ray cluster.")] = "local",
+    engine: Annotated[str, option("NAME", "local, or ray for a Ray cluster.")] = "local",
     address: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="Where the cluster is.", show_default="Ray on this machine"),
+        str | None, option("HOST:PORT", "Where the cluster is.", usual="Ray on this machine")
     ] = None,
     force: bool,
     json: bool,
@@ -81,14 +75,23 @@ def prepare(
     when anything was prepared, 1 when nothing was. $AVTOOL_DATA is ./data unless set.
 
     It can be stopped at any moment: what is done is kept in DIR.unfinished, and the same command goes on there.
+
+    Settings: frame_rate=2 short_side=256 jpeg_quality=90 sample_rate=16000 window_seconds=3 rows_per_shard=256
+    hdr=tonemap.
     """
     from avtool.errors import DataError, UsageError
+
+    given = list(settings or ())
+    if source is not None and "=" in source.name and not source.exists():  # no SOURCE, the first setting
+        given.insert(0, str(source))
+        source = None
 
     if name != "synth" and (clips, seed) != (None, None):
         raise UsageError(f"--clips and --seed go with synth, not with {name}", hint="leave them out")
     from avtool.data.prepare import prepare as run
 
     how: dict[str, Any] = {"subset": subset, "part": part, "jobs": jobs, "engine": engine, "address": address}
+    how["settings"] = given
     report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **how)
     found = report.as_dict()
     sealed = found.get("sealed", True)
@@ -124,6 +127,8 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
+    for note, said in {**found.get("notes", {}), **report.found()}.items():
+        typer.echo(f"{note}: {said}")
 
 
 def _next_command(name: str, out: Path, *, at_home: bool) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import command, examples, option, print_json
 from avtool.errors import in_bytes
 from avtool.places import is_checkpoint
 from avtool.progress import say
@@ -23,17 +23,14 @@ EPILOG = examples(
 def pull(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Published weights.")] = None,
     *,
-    show: Annotated[bool, typer.Option("--list", help="List what there is, and fetch nothing.")] = False,
+    show: Annotated[bool, option(None, "List what there is, and fetch nothing.", "--list")] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Use the cache and files put there by hand only.")
+        bool, option(None, "Use the cache and files put there by hand only.", "--offline")
     ] = False,
     base_url: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Address in place of the publisher's.", show_default="$AVTOOL_WEIGHTS_URL"
-        ),
+        str | None, option("URL", "Address in place of the publisher's.", usual="$AVTOOL_WEIGHTS_URL")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch and convert again.")] = False,
+    force: Annotated[bool, option(None, "Fetch and convert again.", "--force")] = False,
     json: bool,
 ) -> None:
     """Fetch published weights, check them and convert them into the cache.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Settings, command, examples, print_json
+from avtool.commands import Settings, command, examples, option, print_json
 from avtool.config.shipped import find_recipe, list_recipes
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output
@@ -28,10 +28,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped rec
     epilog=examples("avtool recipes ls", "avtool recipes ls --json", next_command="avtool recipes show tiny")
 )
 @command("json")
-def ls(
-    *,
-    json: bool,
-) -> None:
+def ls(*, json: bool) -> None:
     """List the shipped recipes and what each is for."""
     heads = list_recipes()
     if json:
@@ -55,7 +52,7 @@ def ls(
 def show(
     name: Name,
     settings: Settings = None,
-    raw: Annotated[bool, typer.Option("--raw", help="The file as it is, with its comments.")] = False,
+    raw: Annotated[bool, option(None, "The file as it is, with its comments.", "--raw")] = False,
 ) -> None:
     """Print a recipe with everything resolved: parent, settings, defaults."""
     if raw:
@@ -78,10 +75,7 @@ def show(
 )
 @command("force")
 def cp(
-    name: Name,
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="File to write.")],
-    *,
-    force: bool,
+    name: Name, dest: Annotated[Path, typer.Argument(metavar="DEST", help="File to write.")], *, force: bool
 ) -> None:
     """Copy a recipe, comments and all, to a file of your own."""
     source = find_recipe(name)
@@ -102,10 +96,7 @@ def cp(
     )
 )
 @command()
-def validate(
-    name: Name,
-    settings: Settings = None,
-) -> None:
+def validate(name: Name, settings: Settings = None) -> None:
     """Check a recipe: keys, types, and values that must go together."""
     from avtool.config.recipes import load_recipe
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -28,15 +28,15 @@ def start_training(
     data: Path | None,
     out: Path | None,
     resume: bool,
-    stop_after: int | None,
     dry_run: bool,
     seed: int | None,
     device: str,
-    force: bool,
     allow_random: bool = False,
+    **how: Any,
 ) -> None:
-    """Train by ``recipe`` with ``settings`` over it, and print the run folder; with ``dry_run`` print the recipe and
-    what a run of it would be. UsageError where that is not enough, or is of another task than ``task``."""
+    """Train by ``recipe`` with ``settings`` over it, ``how`` as ``avtool.engine.train`` takes it, and print the run
+    folder; with ``dry_run`` print the recipe and what a run of it would be. UsageError where that is not enough, or is
+    of another task than ``task``."""
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
     chosen, name = _recipe(task, recipe, settings, out if resume else None)
@@ -45,18 +45,8 @@ def start_training(
     if not dry_run:
         from avtool.engine import train
 
-        run = train(
-            chosen,
-            data=data,
-            out=out,
-            allow_random=allow_random,
-            device=device,
-            resume=resume,
-            stop_after=stop_after,
-            force=force,
-            command=command_line(),
-        )
-        print_once(run)
+        how |= {"allow_random": allow_random, "device": device, "resume": resume, "command": command_line()}
+        print_once(train(chosen, data=data, out=out, **how))
         return
     from avtool.config.recipes import dump_recipe
     from avtool.engine import dry_run as what_it_would_be

@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from avtool.config.schema import Recipe
-from avtool.config.shipped import find_recipe, recipe_names
+from avtool.config.shipped import find_recipe, recipe_names, recipes_folder
 from avtool.config.types import keys
 from avtool.config.values import Key, explain, parse_setting, yaml_problem
 from avtool.errors import RecipeError
@@ -44,12 +44,19 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         origins.update((key, f"argument {argument!r}") for key in _paths(value))
     _rename(values, origins)
     try:
-        return Recipe.model_validate(values)
+        recipe = Recipe.model_validate(values)
     except ValidationError as error:
         wrong = explain(error, values, recipe_keys())
         above = (wrong.key[:length] for length in range(len(wrong.key), 0, -1))
         where = next((origins[key] for key in above if key in origins), path)
         raise RecipeError(f"{where}: {wrong.message}", hint=wrong.hint) from None
+    recipe.asked.update((key, where) for key, where in origins.items() if not _shipped(where))
+    return recipe
+
+
+def _shipped(where: str) -> bool:
+    """Whether a key was given there ("file:line", or an argument) by a shipped recipe."""
+    return Path(where.rpartition(":")[0]).resolve().parent == recipes_folder().resolve()
 
 
 def _rename(values: dict[str, Any], origins: Origins | None = None) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, PrivateAttr, create_model, model_validator
 
 from avtool.config.model import Decoders, Encoder, Spectrogram, one_of
 from avtool.config.types import (
@@ -114,6 +114,8 @@ class Train(Section):
     """batches whose gradients make one step"""
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     """auto, float32, bf16 or fp16 (with a scaled loss, for GPUs without bf16)"""
+    keep_patches: Annotated[Number, Field(gt=0, le=1)] = 1.0
+    """share of each modality's patches that a training step encodes, drawn anew for each sample (classify, localize)"""
     drop_path: ShareBelow1 = 0.0
     """share of the samples that skip a branch of the last layer; rises from 0 in the first"""
     activation_checkpointing: bool = False
@@ -177,6 +179,8 @@ else:
 class Recipe(_Middle):
     """A whole recipe, resolved. A task's own settings are in the section of its name."""
 
+    _asked: dict[tuple[str, ...], str] = PrivateAttr(default_factory=dict)
+
     optim: Optim = Optim()
     """the optimizer and its schedule"""
     train: Train
@@ -199,6 +203,11 @@ class Recipe(_Middle):
             if not given and task == self.task:
                 raise fault(task, "it is missing; {} takes every default")
         return self
+
+    @property
+    def asked(self) -> dict[tuple[str, ...], str]:
+        """Keys that a file of one's own or an argument gave, no shipped recipe, and where that was."""
+        return self._asked
 
     @property
     def options(self) -> Any:

@@ -8,8 +8,11 @@ Flagged: *still picture* (at least half of the stored frames repeat the one befo
 differs by more than 8 of 255 grey levels), *short* (less sound than the settings' window, 3 s), *quiet* (RMS
 under -50 dBFS), *muted in part* (1 s or more under -60 dBFS, in blocks of 50 ms), *damaged in part* (packets
 that did not decode), *sound and picture of different length* (ends more than 0.5 s apart), *header and
-decoded length disagree* (by more than 0.5 s), *duplicate id* (a row above has the same), *label not in the
-class list*.
+decoded length disagree* (by more than 0.5 s), *picture begins late* and *sound begins late* (by more than 0.1 s),
+*uncertain times* (time stamps restart, stray far, or are those of decoding), *opposite channels* (they cancel: the
+loudest was taken), *silent channel* (left out of the mixture), *clipped* (more than 0.1 % of the samples at full
+scale), *hdr* (PQ or HLG, made SDR unless the settings say otherwise), *soft mask, cut at half* and *mask in colours,
+all taken as one* (see ``media.read_mask``), *duplicate id* (a row above has the same), *label not in the class list*.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,7 +22,7 @@ import cv2
 import numpy as np
 
 from avtool.data.catalog import Row
-from avtool.media import SECONDS_NEEDED, SILENT, TOO_SHORT, refusal  # noqa: F401 - what is refused is listed here
+from avtool.media import HDR, SECONDS_NEEDED, SILENT, TOO_SHORT, DecodedClip, refusal  # noqa: F401 - what is refused is listed here
 
 MASK_SIZE = "mask of another size than its frame"
 MISSING = "no such file"
@@ -35,11 +38,16 @@ MUTED = "muted in part"
 DAMAGED = "damaged in part"
 UNEVEN = "sound and picture of different length"
 HEADER = "header and decoded length disagree"
+PICTURE_LATE, SOUND_LATE = "picture begins late", "sound begins late"
+UNCERTAIN = "uncertain times"
+CLIPPED = "clipped"
 DUPLICATE = "duplicate id"
 UNKNOWN_LABEL = "label not in the class list"
 
 STILL_SIDE, STILL_LEVELS = 64, 8
 """Two frames are the same where no cell of 64 x 64 differs by more than 8 grey levels: codec noise."""
+STILL_SECONDS = 0.5
+"""Frames of a video closer to each other are not compared: much that moves is nearly the same after 40 ms."""
 QUIET_DBFS = -50.0
 """RMS over the clip, relative to full scale."""
 MUTED_DBFS, MUTED_SECONDS, MUTED_BLOCK = -60.0, 1.0, 0.05
@@ -48,6 +56,9 @@ STRETCH = 1000
 """Blocks of sound that are looked at together."""
 LENGTH_SECONDS = 0.5
 """Lengths that differ by more than this are different: codecs pad by up to 0.15 s, a last frame lasts some time."""
+
+LATE_SECONDS = 0.1
+CLIPPED_SHARE = 1e-3
 
 
 def row_flags(rows: Iterable[Row], classes: Sequence[str]) -> list[list[str]]:
@@ -62,14 +73,21 @@ def row_flags(rows: Iterable[Row], classes: Sequence[str]) -> list[list[str]]:
     return flags
 
 
-def length_flags(*, sound: float, picture: float, header: float) -> list[str]:
-    """Of UNEVEN and HEADER what holds for the seconds decoded of each stream and those the header gives."""
-    flags = [UNEVEN] if abs(sound - picture) > LENGTH_SECONDS else []
-    return flags + ([HEADER] if abs(max(sound, picture) - header) > LENGTH_SECONDS else [])
+def time_flags(clip: DecodedClip) -> list[str]:
+    """Of UNEVEN, HEADER, PICTURE_LATE, SOUND_LATE and UNCERTAIN what holds for a clip."""
+    sound, picture = clip.sound_seconds, clip.picture_seconds
+    found = {
+        UNEVEN: abs(sound - picture) > LENGTH_SECONDS,
+        HEADER: abs(max(sound, picture) - clip.header_seconds) > LENGTH_SECONDS,
+        PICTURE_LATE: clip.picture_begins > LATE_SECONDS,
+        SOUND_LATE: clip.sound_begins > LATE_SECONDS,
+        UNCERTAIN: clip.uncertain,
+    }
+    return [flag for flag, holds in found.items() if holds]
 
 
 def sound_flags(waveform: np.ndarray, sample_rate: int, window_seconds: float) -> list[str]:
-    """Of SHORT, QUIET and MUTED what holds for sound int16 (N,)."""
+    """Of SHORT, QUIET, MUTED and CLIPPED what holds for sound int16 (N,)."""
     block = round(MUTED_BLOCK * sample_rate)
     powers = block_powers(waveform, block)
     whole = len(waveform) // block
@@ -80,6 +98,9 @@ def sound_flags(waveform: np.ndarray, sample_rate: int, window_seconds: float) -
         flags.append(QUIET)
     if longest_run(dbfs(powers[:whole]) < MUTED_DBFS) * MUTED_BLOCK >= MUTED_SECONDS - 1e-9:
         flags.append(MUTED)
+    full = np.count_nonzero(waveform == 32767) + np.count_nonzero(waveform <= -32767)
+    if full > CLIPPED_SHARE * len(waveform):
+        flags.append(CLIPPED)
     return flags
 
 

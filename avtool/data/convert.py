@@ -2,18 +2,24 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Self
 
 import cv2
 import numpy as np
+from pydantic import Field, ValidationError
 
 from avtool import media
-from avtool.data import checks, workers
+from avtool.config.types import Number, Positive, Section, Whole, keys
+from avtool.config.values import explain, parse_setting
+from avtool.data import audit, checks, workers
+from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
-from avtool.errors import MediaError
+from avtool.data.spool import Held
+from avtool.errors import MediaError, UsageError
 from avtool.inputs import JPEG_QUALITY, SHORT_SIDE, to_jpeg
 
 THUMBNAIL_SIDE = 160
@@ -22,23 +28,46 @@ LIMIT_SECONDS, LIMIT_SECONDS_PER_MB = 300.0, 10.0
 """Time that a clip may take: what decodes at all takes 0.02 to 2 s a megabyte, the more the stiller it is."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How clips are prepared: kept in dataset.json; the same source and settings give the same bytes."""
+class Settings(Section):
+    """What is kept of a clip: set as ``key=value``, kept in plan.json and dataset.json. The same source and settings
+    give the same bytes. A new one is a line here, and is used in ``_from_video`` and ``_from_pictures``."""
 
-    short_side: int = SHORT_SIDE
-    frame_rate: float = 2.0
-    sample_rate: int = 16000
-    jpeg_quality: int = JPEG_QUALITY
-    rows_per_shard: int = 256
-    window_seconds: float = 3.0
+    short_side: Annotated[Whole, Field(ge=16, le=4096)] = SHORT_SIDE
+    """pixels of a frame's short side, from 16 to 4096; smaller frames are not enlarged"""
+    frame_rate: Annotated[Number, Field(gt=0, le=120)] = 2.0
+    """frames a second that are kept, above 0 and at most 120; none is kept twice"""
+    sample_rate: Annotated[Whole, Field(ge=1000, le=192_000)] = 16000
+    """samples of sound a second, from 1000 to 192000"""
+    jpeg_quality: Annotated[Whole, Field(le=100)] = JPEG_QUALITY
+    """quality of the stored frames, from 1 to 100"""
+    rows_per_shard: Annotated[Whole, Field(le=100_000)] = 256
+    """rows of the source in a shard, at most 100000"""
+    window_seconds: Positive = 3.0
+    """clips with less sound than this are flagged as short"""
+    hdr: media.Hdr = "tonemap"
+    """HDR pictures: tonemap, keep as they are coded, or refuse"""
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Self:
+        """The settings of ``key=value`` arguments. UsageError for one that is wrong."""
+        values = dict(map(parse_setting, arguments))
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            wrong = explain(error, values, dict(keys(cls)))
+            raise UsageError(wrong.message, hint=wrong.hint) from None
+
+    def arguments(self) -> list[str]:
+        """What ``parse`` makes them of: those that are not usual."""
+        usual = type(self)().model_dump()
+        return [f"{key}={value}" for key, value in self.model_dump().items() if value != usual[key]]
 
 
 @dataclass(frozen=True)
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG.
+    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
     """
 
     row: Row
@@ -53,6 +82,8 @@ class PreparedClip:
     masks: dict[int, bytes]
     stems: dict[str, np.ndarray]
     flags: list[str]
+    colour: dict[str, Any] | None
+    print: audit.Print
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -74,6 +105,7 @@ class PreparedClip:
             "flags": self.flags,
         }
         rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
+        rest |= {"colour": self.colour, "extra": dict(self.row.extra) or None}
         return facts | {name: value for name, value in rest.items() if value is not None}
 
 
@@ -98,9 +130,35 @@ class _Frame:
     cells: np.ndarray
 
 
-def convert(row: Row, settings: Settings, flags: Sequence[str] = ()) -> PreparedClip | Rejected:
-    """Decode, scale and check the clip of ``row``, of which ``flags`` are known. Never raises: whatever goes
-    wrong with a clip is the reason why it is refused. In a worker process there is a time limit, see ``workers``."""
+def convert(
+    row: Row, settings: Settings, flags: Sequence[str] = (), held: Held | None = None
+) -> PreparedClip | Rejected:
+    """Decode, scale and check the clip of ``row``, of which ``flags`` are known; ``held``: where its files are that lie
+    in archives. Never raises: whatever goes wrong with a clip is the reason why it is refused. In a worker process
+    there is a time limit, see ``workers``."""
+    if not held:
+        return _convert(row, settings, flags)
+    with TemporaryDirectory(prefix="avtool-", ignore_cleanup_errors=True) as folder:
+        files = {
+            path: one if isinstance(one, Path) else Path(folder, f"{k}{Path(path).suffix[:8]}")
+            for k, (path, one) in enumerate(held.items())
+        }
+        try:
+            for path, one in held.items():
+                if not isinstance(one, Path):
+                    read_member(*one, files[path])
+        except (Damaged, OSError) as error:
+            return Rejected(row, getattr(error, "reason", checks.FAILED), f"{path}: {error}")
+        outcome = _convert(row.with_files(files), settings, flags)
+        if isinstance(outcome, Rejected):
+            detail = outcome.detail
+            for path, file in files.items():
+                detail = detail.replace(str(file), path)
+            outcome = replace(outcome, detail=detail)
+        return replace(outcome, row=row)
+
+
+def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip | Rejected:
     with workers.time_limit(LIMIT_SECONDS + LIMIT_SECONDS_PER_MB * _megabytes(row)):
         try:
             if gone := [path for path in row.files() if not path.exists()]:
@@ -139,6 +197,7 @@ def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
         start=row.start,
         end=row.end,
         key_time=row.key_time,
+        hdr=settings.hdr,
         threads=1,  # the processes share the cores, and what is damaged decodes the same everywhere
         keep=partial(_kept, settings),  # as they come: an hour of frames would take gigabytes
     )
@@ -152,7 +211,9 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
     frames = [_kept(settings, media.resized(picture, scaled)) for picture in pictures]
-    waveform = media.read_waveform(row.audio, sample_rate=settings.sample_rate, start=row.start, end=row.end)
+    with media.MediaFile(row.audio) as file:
+        sound = media.hear(file, [media.Form(settings.sample_rate)], row.start, row.end)[0]
+        waveform = sound.waveform(row.start, row.end)[0]
     seconds = len(waveform) / settings.sample_rate
     times = [k + 0.5 for k in range(len(frames))] if row.frames else [seconds / 2]
     middle = seconds / 2 if row.key_time is None else row.key_time
@@ -168,6 +229,8 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
         picture_seconds=picture_seconds,
         sound_seconds=seconds,
         header_seconds=max(seconds, picture_seconds),
+        uncertain=file.uncertain,
+        mixing=sound.mixing,
     )
     return clip, sizes
 
@@ -190,14 +253,17 @@ def _checked(
         said = f"{row.audio or row.video}: {reason}, {len(clip.waveform) / rate:.2f} s in all"
         raise media.UnusableMedia(said, reason=reason)
     found = list(flags)
-    if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames]):
+    apart = max(1, round(settings.frame_rate * checks.STILL_SECONDS)) if row.video else 1
+    if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames[::apart]]):
         found.append(checks.STILL)
+    if clip.look is not None and clip.look.hdr:
+        found.append(checks.HDR)
     if clip.damaged:
         found.append(checks.DAMAGED)
-    found += checks.length_flags(
-        sound=clip.sound_seconds, picture=clip.picture_seconds, header=clip.header_seconds
-    )
+    found += [*checks.time_flags(clip), *clip.mixing]
     found += checks.sound_flags(clip.waveform, rate, settings.window_seconds)
+    masks, of_masks = _masks(row, clip, sizes)
+    found += of_masks
     return PreparedClip(
         row=row,
         times=clip.times,
@@ -212,26 +278,32 @@ def _checked(
             name: media.read_waveform(path, sample_rate=rate, start=row.start, end=row.end)
             for name, path in row.stems.items()
         },
-        masks=_masks(row, clip.key, sizes, clip.frames[0].size),
+        masks=masks,
         flags=found,
+        colour=None if clip.look is None else clip.look.facts(),
+        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 
-def _masks(row: Row, key: int, sizes: Sequence[tuple[int, int]], size: tuple[int, int]) -> dict[int, bytes]:
-    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values."""
-    masks = {}
-    numbers = [key] if len(row.masks) == 1 else range(len(sizes))
+def _masks(
+    row: Row, clip: media.DecodedClip, sizes: Sequence[tuple[int, int]]
+) -> tuple[dict[int, bytes], list[str]]:
+    """The row's masks as PNG, one for each frame or one for the key frame, scaled like it without mixing values, and
+    the flags on them. They may have its square pixels, or those of its file."""
+    masks, flags, size = {}, set(), clip.frames[0].size
+    numbers = [clip.key] if len(row.masks) == 1 else range(len(sizes))
     for k, path in zip(numbers, row.masks, strict=True) if row.masks else ():
         if path is None:
             continue
-        mask = media.read_mask(path)
-        if mask.shape[::-1] != sizes[k]:
+        mask, said = media.read_mask(path)
+        flags |= {said} if said else set()
+        if mask.shape[::-1] not in (sizes[k], clip.coded):
             is_size, frame_size = (" x ".join(map(str, pair)) for pair in (mask.shape[::-1], sizes[k]))
             said = f"{path} is {is_size}, its frame {frame_size}"
             raise media.UnusableMedia(said, reason=checks.MASK_SIZE)
-        scaled = mask if sizes[k] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+        scaled = mask if mask.shape[::-1] == size else cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
         masks[k] = cv2.imencode(".png", scaled)[1].tobytes()
-    return masks
+    return masks, sorted(flags)
 
 
 def _beyond(row: Row, reason: str, detail: str) -> tuple[str, str]:

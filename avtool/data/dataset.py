@@ -174,9 +174,23 @@ class PreparedDataset:
         facts = self.facts(i)
         return str(facts.get("recording", facts["id"]))
 
+    def check_rate(self, rate: int, whose: str, *, hint: str = "") -> None:
+        """DataError where the sound is not stored at the ``rate`` that ``whose`` spectrogram is made of."""
+        if rate != self.sample_rate:
+            raise DataError(
+                f"{whose} is made for sound of {rate} samples a second, but {self.folder} holds sound of "
+                f"{self.sample_rate}",
+                hint=hint
+                or f"prepare the clips once more with sample_rate={rate}, into a folder of their own",
+            )
+
     def durations(self) -> np.ndarray:
         """Seconds of every clip: float32 (N,)."""
         return self._clips["duration"][np.asarray(self._positions)]
+
+    def shorter_than(self, samples: int) -> int:
+        """How many clips have less sound than so many samples."""
+        return int((self._clips["samples"][np.asarray(self._positions)] < samples).sum())
 
     def class_counts(self) -> np.ndarray:
         """How many clips have each class as a label: int64 (classes,)."""

@@ -6,12 +6,13 @@ last of its rows is there, and the data set takes its place when the last shard 
 moment and gone on with, by any number of processes or machines, and comes out the same.
 """
 
+import base64
 import hashlib
 import json
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -20,17 +21,21 @@ from multiprocessing import current_process
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from avtool import media, places
 from avtool.data import catalog, checks, workers
+from avtool.data.audit import Print, audit
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
+from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, PRINT, ShardWriter, clip_bytes, seal
+from avtool.data.spool import Held, Spool
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
 from avtool.files import check_output, json_text, printable, put_in_place, write_json
-from avtool.progress import progress_bar, say
+from avtool.progress import progress_bar, say, warn
 from avtool.registry import DATASETS
 
 RENDERED = "source"
@@ -39,8 +44,8 @@ MADE_FROM = "made_from.json"
 """The rows and settings of a finished data set, by which a part that comes late knows it."""
 ENGINES = ("local", "ray")
 
-Task = tuple[int, catalog.Row, list[str]]
-"""A row by its number, and the flags known of it."""
+Task = tuple[int, catalog.Row, list[str], Held]
+"""A row by its number, the flags known of it, and where its files are that lie in archives."""
 Engine = Callable[[Callable[[Task], bytes], Iterable[Task]], Iterator[tuple[Task, bytes | workers.Crash]]]
 
 
@@ -57,6 +62,7 @@ def prepare(
     jobs: int | None = None,
     engine: str = "local",
     address: str | None = None,
+    settings: Sequence[str] = (),
 ) -> Report:
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
@@ -66,7 +72,7 @@ def prepare(
     name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
     ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
     finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
-    machine).
+    machine). ``settings``: what is kept of a clip, as ["frame_rate=4"], see ``convert.Settings``.
 
     Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
@@ -76,7 +82,8 @@ def prepare(
         raise SystemExit(1)  # the process that started it says so, once
     DATASETS.find(name)
     request = catalog.Request(clips=clips, seed=seed, subset=subset)
-    job = job_of(name, source, out, request, part)
+    job = job_of(name, source, out, request, part, settings=settings)
+    job = replace(job, shared=address is None)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
@@ -84,6 +91,8 @@ def prepare(
     rows = None if job.renders else catalog.read_source(name, job.source, request)
     with job.staging.opened(job.plan(rows), job.part, force=force), _kept(job):
         rows = _rendered(job) if rows is None else rows
+        for problem in rows.notes.get(catalog.DAMAGED_ARCHIVE, ()):
+            warn(f"damaged archive {problem}")
         _convert_all(job, rows, run_all)
         return _finish(job, rows)
 
@@ -103,6 +112,8 @@ class Job:
     part: Part
     in_parts: bool
     settings: Settings
+    shared: bool = True
+    """Whether all that work on it see the same disks."""
 
     @property
     def renders(self) -> bool:
@@ -118,7 +129,7 @@ class Job:
             "name": self.called,
             "data set": self.name,
             "format": FORMAT,
-            "settings": asdict(self.settings),
+            "settings": self.settings.model_dump(),
             "request": asdict(self.request),
             "source": None if self.renders else str(self.source.resolve()),
             "rows": None if rows is None else _sum_of(rows, self.source),
@@ -132,6 +143,7 @@ class Job:
         words = ["avtool", "prepare", self.name]
         if not self.renders:
             words.append(str(self.source))
+        words += self.settings.arguments()
         for option, value in asdict(self.request).items():
             if value is not None and value != getattr(catalog.Request(), option):
                 words += [f"--{option}", str(value)]
@@ -149,7 +161,13 @@ class Job:
 
 
 def job_of(
-    name: str, source: Path | None, out: Path | None, request: catalog.Request, part: str | None
+    name: str,
+    source: Path | None,
+    out: Path | None,
+    request: catalog.Request,
+    part: str | None,
+    *,
+    settings: Sequence[str] = (),
 ) -> Job:
     """What the arguments of ``prepare`` ask for. Raises UsageError."""
     if source is None and name == "manifest":
@@ -160,6 +178,7 @@ def job_of(
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
+    kept = Settings.parse(settings) if settings else Settings()
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -172,7 +191,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=Settings(),
+        settings=kept,
     )
 
 
@@ -256,8 +275,8 @@ def _kept(job: Job) -> Iterator[None]:
 
 def _stage(settings: Settings, task: Task) -> bytes:
     """The work on one row, in whatever process: its outcome as it is staged."""
-    number, row, flags = task
-    outcome = convert(row, settings, flags)
+    number, row, flags, held = task
+    outcome = convert(row, settings, flags, held)
     return clip_bytes(number, outcome, settings) if isinstance(outcome, PreparedClip) else _refused(outcome)
 
 
@@ -274,14 +293,17 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
     shards = [shard for shard in job.shards(source) if job.part.owns(shard)]
     unwritten = [shard for shard in shards if not staging.has_shard(shard)]
     left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
-    todo = ((row, source.rows[row], flags[row]) for shard in unwritten for row in sorted(left[shard]))
+    todo = ((row, source.rows[row].files()) for shard in unwritten for row in sorted(left[shard]))
     total = sum(len(job.rows_of(shard, source)) for shard in shards)
     done = total - sum(map(len, left.values()))
     shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=done)
-    with ThreadPoolExecutor(1) as writer, shown as bar:
+    with ThreadPoolExecutor(1) as writer, shown as bar, staging.spool(str(job.part)) as folder:
+        spool = Spool(folder, shared=job.shared)
+        tasks = ((row, source.rows[row], flags[row], held) for row, held in spool.held(todo))
         writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
-        for task, result in run_all(partial(_stage, job.settings), todo):
+        for task, result in run_all(partial(_stage, job.settings), tasks):
             staging.write_row(task[0], _outcome(task[1], result))
+            spool.done(task[3])
             shard = task[0] // job.settings.rows_per_shard
             left[shard].discard(task[0])
             bar.advance()
@@ -304,15 +326,17 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
     staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
-    written = staging.new_shard(shard)
+    written, prints = staging.new_shard(shard), []
     with ShardWriter(written, shard, source.classes, source.splits) as writer:
         for row in rows:
             data = staging.read_row(row)
             if data.startswith(b"{"):
                 report.add_rejected(json.loads(data))
             else:
-                report.add_clip(writer.add(row, data))
-    record = {"shard": writer.facts(), "report": report.record()}
+                facts = writer.add(row, data)
+                prints.append(base64.b64encode(facts[PRINT]).decode())
+                report.add_clip(facts)
+    record = {"shard": writer.facts(), "report": report.record(), "prints": prints}
     staging.finish_shard(shard, written, writer.packed(), record, rows)
 
 
@@ -335,19 +359,23 @@ def _finish(job: Job, source: catalog.Source) -> Report:
 
 def _seal(job: Job, source: catalog.Source) -> Report:
     report = Report(job.called, job.out, notes=source.notes)
-    parts, shards = [], []
+    parts, shards, prints = [], [], list[Print]()
     for shard in job.shards(source):
         arrays, record = job.staging.read_shard(shard)
         parts.append(arrays)
         shards.append(record["shard"])
+        prints += [Print.from_bytes(base64.b64decode(text)) for text in record["prints"]]
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
     facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
     seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
+    dataset = PreparedDataset(whole, ALL) if report.prepared else None
+    if dataset is not None:
+        numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
+        report.audit = audit(dataset, source.rows, numbers, prints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     if not job.renders:
         write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
-    dataset = PreparedDataset(whole, ALL) if report.prepared else None
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

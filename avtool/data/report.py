@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from avtool.data.convert import Rejected
+from avtool.data.names import listed
 from avtool.files import json_text
 
 REPORT_JSON = "report.json"
@@ -22,8 +23,8 @@ class Report:
 
     ``ids``: reason or flag to ids; ``details``: id of a row that gave no clip to a sentence; ``thumbnails``: id
     of a refused row to a JPEG in base64; ``flags``: position among the prepared clips to its flags;
-    ``notes``: what was wrong in the annotations. ``seconds`` and ``bytes`` of all prepared clips. ``sealed``:
-    whether ``out`` is finished, or waits for other parts.
+    ``notes``: what was wrong in the annotations; ``audit``: of the whole, as ``avtool.data.audit`` says. ``seconds``
+    and ``bytes`` of all prepared clips. ``sealed``: whether ``out`` is finished, or waits for other parts.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Report:
     thumbnails: dict[str, str] = field(default_factory=dict)
     flags: dict[int, list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    audit: dict[str, Any] = field(default_factory=dict)
     sealed: bool = True
 
     def add_clip(self, facts: dict[str, Any]) -> None:
@@ -89,25 +91,47 @@ class Report:
         rate = round(self.bytes / max(seconds, 1e-3))
         return {"seconds": seconds, "bytes": self.bytes, "bytes_per_second": rate}
 
+    def found(self) -> dict[str, str]:
+        """What of the audit is to be looked at, in words."""
+        shared = self.audit.get("in_several_splits", {}).items()
+        words = {
+            f"{what}s in several splits": ", ".join(
+                f"{n} clips of {split}" for split, n in of["clips"].items()
+            )
+            for what, of in shared
+        }
+        if untrained := self.audit.get("classes_without_training_clips"):
+            words["classes without training clips"] = listed(untrained)
+        return {what: said for what, said in words.items() if said}
+
     def as_dict(self) -> dict[str, Any]:
-        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``stored`` and ``out``."""
+        """The counts, ``reasons`` (name to number of rows, flags and refusals alike), ``notes`` likewise where there
+        are any, ``stored`` and ``out``."""
         found = self.listing()
-        del found["details"], found["notes"]
-        reasons = {name: len(ids) for name, ids in found["reasons"].items()}
-        found |= {"reasons": reasons, "out": str(self.out)}
+        del found["details"], found["audit"]
+        for part in ("reasons", "notes"):
+            found[part] = {name: len(ids) for name, ids in found[part].items()}
+        found = {name: value for name, value in found.items() if name != "notes" or value}
+        found["out"] = str(self.out)
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:
-        """What report.json holds: the counts, ``reasons`` (name to ids), ``stored``, details and notes."""
+        """What report.json holds: the counts, ``reasons`` (name to ids), ``stored``, details, notes, audit."""
         text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
-        return {**text, "stored": self.stored(), "details": self.details, "notes": self.notes}
+        return {
+            **text,
+            "stored": self.stored(),
+            "details": self.details,
+            "notes": self.notes,
+            "audit": self.audit,
+        }
 
     @classmethod
     def from_listing(cls, listing: dict[str, Any], out: Path) -> Report:
         """The report that a report.json holds."""
         counts = {name: listing[name] for name in COUNTS} | {name: listing["stored"][name] for name in SIZES}
         rest = {name: listing[name] for name in ("name", "details", "notes")}
-        return cls(out=out, ids=listing["reasons"], **counts, **rest)
+        return cls(out=out, ids=listing["reasons"], audit=listing.get("audit", {}), **counts, **rest)
 
     def record(self) -> dict[str, Any]:
         """All of it as JSON takes it; ``from_record`` is the way back."""

@@ -11,6 +11,7 @@ A prepared data set is a folder:
   and names, UTF-8).
 - ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, one sum over all of
   it, and beside that the versions of the tools that made it.
+- ``README.md``: what Hugging Face ``datasets`` needs to load the shards.
 - ``report.json`` and ``report.html``: what became of every row that is not simply prepared.
 
 The same source, settings and versions of those tools give the same bytes.
@@ -24,7 +25,6 @@ import json
 import struct
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ from avtool.data.convert import PreparedClip, Settings
 from avtool.files import json_text, sha256_of, write_json
 from avtool.media import Tools
 
-FORMAT = 2
+FORMAT = 3
 DATASET_JSON = "dataset.json"
+CARD = "README.md"
 MADE_WITH = "made_with"
 """In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
+PRINT = "print"
+"""The last member of a clip as it is staged: what the audit tells it by, which no shard keeps."""
 WAV_HEADER = 44
 TAR_BLOCK = 512
 
@@ -84,13 +87,14 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 
 
 def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
-    """The clip of source row ``row`` as its members lie in a shard."""
+    """The clip of source row ``row`` as its members lie in a shard, and its print after them."""
     text = json_text(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
     members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
     members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
+    members.append((PRINT, clip.print.to_bytes()))
     return b"".join(
         part
         for name, data in members
@@ -134,7 +138,8 @@ class ShardWriter:
         }
 
     def add(self, row: int, data: bytes) -> dict[str, Any]:
-        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, and the ``bytes`` it takes."""
+        """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, the ``bytes`` it takes and its
+        ``print``."""
         with tarfile.open(
             fileobj=io.BytesIO(data), mode="r:"
         ) as tar:  # by what follows the key: where it will lie
@@ -142,12 +147,14 @@ class ShardWriter:
                 member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
                 for member in tar
             }
-        begin, size = spans["json"]
+        (begin, size), (last, length) = spans["json"], spans.pop(PRINT)
         facts = json.loads(data[begin - self.size : begin - self.size + size])
         self._index(row, facts, spans)
-        self._write(data)
+        stored = data[: last - self.size - TAR_BLOCK]
+        found = data[last - self.size :][:length]
+        self._write(stored)
         self.clips += 1
-        return {**facts, "bytes": len(data)}
+        return {**facts, "bytes": len(stored), PRINT: found}
 
     def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
         frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]
@@ -224,7 +231,7 @@ def seal(
     facts = {
         "format": FORMAT,
         "name": name,
-        "settings": asdict(settings),
+        "settings": settings.model_dump(),
         "counts": counts,
         "classes": list(classes),
         "splits": {split: int(count) for split, count in zip(splits, in_split, strict=True)},
@@ -232,7 +239,36 @@ def seal(
         "index": {array: sha256_of(index_path(folder, array)) for array in arrays},
     }
     facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
+    (folder / CARD).write_text(_card(arrays, name), encoding="utf-8")
     write_json(folder / DATASET_JSON, facts, indent=1, ensure_ascii=False)
+
+
+def _card(arrays: Mapping[str, np.ndarray], name: str) -> str:
+    """What Hugging Face ``datasets`` has to be told: it looks at the first five clips alone, and other clips may have
+    other members."""
+    clips, masked = arrays["clips"], sorted(set(arrays["masks"]["frame"].tolist()))
+    most = {part: int(clips[part]["size"].max(initial=0)) for part in ("frames", "stems")}
+    members = {"__key__": "string", "__url__": "string", "json": "json", "wav": "binary"}
+    members |= {f"f{k:03d}.jpg": "image" for k in range(most["frames"])}
+    members |= {f"m{k:03d}.png": "image" for k in masked}
+    members |= {f"stem{k}.wav": "binary" for k in range(most["stems"])}
+    features = "\n".join(
+        f"  - {{name: {json.dumps(member)}, dtype: {kind}}}" for member, kind in members.items()
+    )
+    return f"""---
+configs:
+- config_name: default
+  data_files:
+  - {{split: clips, path: shards/*.tar}}
+dataset_info:
+  features:
+{features}
+---
+
+{name}, prepared by avtool. `datasets.load_dataset(FOLDER, split="clips")` reads it, from datasets 5 on. A clip's own
+split, labels, times of frames and key frame are in its `json`; a clip without a member has null there. Sound comes as
+bytes of a .wav; where torchcodec is installed `.cast_column("wav", datasets.Audio())` decodes it.
+"""
 
 
 def checksum_of(facts: Mapping[str, Any]) -> str:

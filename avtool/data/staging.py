@@ -188,6 +188,17 @@ class Staging:
         folder.mkdir()
         return folder / "shard.tar"
 
+    @contextmanager
+    def spool(self, part: str) -> Iterator[Path]:
+        """A folder for what ``part`` takes out of archives, empty before and gone after."""
+        folder = self.folder / f".spool-{part.replace('/', '-of-')}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def finish_shard(
         self, number: int, written: Path, arrays: dict[str, np.ndarray], record: dict[str, Any], rows: range
     ) -> None:
@@ -272,7 +283,11 @@ class Staging:
         if keys[0] == "rows":
             what = f"of other rows: the annotations of {plan['source']} are not what they were"
             return what, "make them as they were, and give the same command; or "
-        what = f"with another {keys[0]}: {begun.get(keys[0])}, now {plan.get(keys[0])}"
+        then, now, name = begun.get(keys[0]), plan.get(keys[0]), keys[0]
+        if isinstance(then, dict) and isinstance(now, dict):
+            name = next(key for key in {**now, **then} if then.get(key) != now.get(key))
+            then, now = then.get(name), now.get(name)
+        what = f"with another {name}: {then}, now {now}"
         if keys[0] == "format":
             return what, "go on with the version of avtool that began it; or "
         return what, f"go on with it: {self.command()}; or "

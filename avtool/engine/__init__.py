@@ -15,11 +15,13 @@ from avtool.engine import loop
 from avtool.engine.dry import dry_run
 from avtool.engine.run import OthersFailed, Run
 from avtool.engine.start import check_same_data, newest_checkpoint, starting_model
-from avtool.errors import TrainingError, UsageError
+from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.places import BEST
 from avtool.progress import quiet, say
+from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
+from avtool.weights import NONE
 
 __all__ = ["Run", "dry_run", "starting_model", "train"]
 
@@ -42,9 +44,9 @@ def train(
     ``stop_after`` ends early after that step; the schedule stays as it is. On SIGINT or SIGTERM a checkpoint
     is written, then KeyboardInterrupt is raised. Under ``torchrun`` every process takes its share of each batch.
 
-    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, whose sizes take the place
-    of its own; with ``allow_random`` that may be ``none``. The weights with the best validation measure are then kept
-    in the run's ``best``, the last ones in its checkpoints.
+    A recipe of a task after pretraining starts from the encoder that ``init.model`` names, which takes the place of its
+    own but for sizes that were asked for; with ``allow_random`` that may be ``none``. The weights with the best
+    validation measure are then kept in the run's ``best``, the last ones in its checkpoints.
 
     AvtoolError where the recipe, the data, the weights and the machine do not fit together; nothing is written before
     that is known.
@@ -76,12 +78,12 @@ def train(
 
 def _check(recipe: Recipe, dataset: PreparedDataset, device: torch.device, world: World) -> None:
     """AvtoolError where recipe, data, machine and the number of processes do not fit together."""
-    if recipe.spectrogram.sample_rate != dataset.sample_rate:
-        raise TrainingError(
-            f"spectrogram.sample_rate is {recipe.spectrogram.sample_rate}, but {dataset.folder} holds sound of "
-            f"{dataset.sample_rate} samples a second",
-            hint=f"spectrogram.sample_rate={dataset.sample_rate}",
-        )
+    started = recipe.init.model not in (None, NONE)
+    dataset.check_rate(
+        recipe.spectrogram.sample_rate,
+        str(recipe.init.model) if started else "the recipe's spectrogram",
+        hint="" if started else f"spectrogram.sample_rate={dataset.sample_rate}",
+    )
     if recipe.train.batch_size % world.size:
         raise UsageError(
             f"{world.size} processes cannot share a batch of {recipe.train.batch_size} clips evenly",
@@ -109,6 +111,8 @@ def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) 
     run.evaluate()
     if run.best is not None:
         say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
+    elif run.task.monitor and len(run.clips.held_out):
+        say(f"no best checkpoint: {run.task.monitor} was never a number; the last one is used")
 
 
 def _begin(run: Run, data: Path, command: list[str]) -> None:
@@ -142,6 +146,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
         f"{verb} on {len(clips.training)} clips of {dataset.name}{left_out}, {run.schedule.max_steps} steps of "
         f"{recipe.train.batch_size * recipe.train.accumulate} clips ({run.device}, {precision}), into {run.folder}"
     )
+    say_filled_up(recipe, dataset)
     if run.task.monitor and not len(clips.held_out):
         share = recipe.data.validation
         why = f": data.validation={share:g} rounds to no recording of any class" if share else ""

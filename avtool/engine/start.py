@@ -8,26 +8,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from torch import Tensor
 
-from avtool.checkpoint import check_finite, check_fit, load_trainer, read_safetensors
-from avtool.config.checkpoint import read_model_config
+from avtool.checkpoint import check_finite, check_fit, load_trainer
+from avtool.config.checkpoint import Config, config_of, read_model_config
+from avtool.config.model import Spectrogram
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN, Recipe
+from avtool.config.types import keys
+from avtool.config.values import Key, explain
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
 from avtool.distributed import World
-from avtool.errors import CheckpointError, DataError, UsageError
+from avtool.errors import CheckpointError, DataError, RecipeError, UsageError
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.registry import TASKS
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
+from avtool.weight_files import read_safetensors
 from avtool.weights import NONE, find_starting_weights, load_vit
 
 ENCODER = "encoder."
 VALIDATION = "validation"
+SIZES: tuple[Key, ...] = (
+    ("model", "image_size"), ("model", "audio_size"), *(("spectrogram", name) for name in Spectrogram.model_fields),
+)  # fmt: skip
+"""What fine-tuning may have otherwise than the model that it starts from."""
+STARTS: tuple[Key, ...] = (("init", "image"), ("init", "audio"))
 
 
 @dataclass(frozen=True)
@@ -147,20 +157,27 @@ def check_same_data(out: Path, dataset: PreparedDataset) -> None:
         )
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    found = []
-    for key, value in now.items():
-        earlier = before.get(key)
-        if isinstance(value, dict) and isinstance(earlier, dict):
-            found += _differences(earlier, value, f"{prefix}{key}.")
-        elif earlier != value:
-            found.append(f"{prefix}{key} was {earlier}, is now {value}")
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    earlier = _leaves(before)
+    return [
+        f"{'.'.join(key)} was {earlier.get(key)}, is now {value}"
+        for key, value in _leaves(now).items()
+        if earlier.get(key) != value
+    ]
+
+
+def _leaves(values: Mapping[str, Any], *above: str) -> dict[Key, Any]:
+    """Nested ``values`` by their whole keys."""
+    found: dict[Key, Any] = {}
+    for name, value in values.items():
+        found |= _leaves(value, *above, name) if isinstance(value, Mapping) else {(*above, name): value}
     return found
 
 
 def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
-    """The recipe with the encoder and the spectrogram of the checkpoint that ``init.model`` names, and that checkpoint;
-    None in pretraining and for random weights, which have to be allowed. Nothing but config.json is read."""
+    """The recipe with the encoder and the spectrogram of the checkpoint that ``init.model`` names (see ``_fitted``),
+    and that checkpoint; None in pretraining and for random weights, which have to be allowed. Nothing but config.json
+    is read."""
     named = recipe.init.model
     if recipe.task == PRETRAIN:
         return recipe, None
@@ -178,9 +195,41 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
             )
         return recipe, None
     checkpoint = resolve_checkpoint(Path(named))
-    config = read_model_config(checkpoint)
-    model = recipe.model.model_copy(update=dict(config.model))
-    return recipe.model_copy(update={"model": model, "spectrogram": config.spectrogram}), checkpoint
+    return _fitted(recipe, read_model_config(checkpoint), checkpoint), checkpoint
+
+
+def _fitted(recipe: Recipe, config: Config, checkpoint: Path) -> Recipe:
+    """The recipe with the encoder and the spectrogram of ``config``, but in the sizes that were asked for: its
+    positions are fixed, for any grid. RecipeError names what else was asked for and cannot be had of that model."""
+    content, wanted = config.model_dump(mode="json"), _leaves(recipe.model_dump(mode="json"))
+    own = _leaves({section: content[section] for section in ("model", "spectrogram")})
+    typed = [key for key, where in recipe.asked.items() if where.startswith("argument")]
+    other = [key for key in recipe.asked if key in own and wanted[key] != own[key]]
+    wrong = {key: f"{checkpoint} has {'.'.join(key)} {own[key]}" for key in other if key not in SIZES} | {
+        key: f"both encoders start from {checkpoint}"
+        for key in typed
+        if key in STARTS and wanted[key] not in (None, NONE)
+    }
+    if wrong:
+        raise RecipeError(
+            "; ".join(f"{recipe.asked[key]}: {what}" for key, what in wrong.items()),
+            hint=f"set it to that or leave it out; fine-tuning can change {', '.join(map('.'.join, SIZES))}",
+        )
+    if unused := [".".join(key) for key in typed if key in wanted and key[0] == "model" and key not in own]:
+        warn(f"{', '.join(unused)}: of no use here, for fine-tuning has no decoders")
+    for section, name in other:
+        content[section][name] = wanted[section, name]
+    kind = config_of(config.kind)
+    try:
+        fitted = kind.model_validate(content)
+    except ValidationError as error:
+        found = explain(error, content, dict(keys(kind)))
+        raise RecipeError(f"with the sizes of {checkpoint}, {found.message}", hint=found.hint) from None
+    if other:
+        changed = "; ".join(f"{'.'.join(key)} is {wanted[key]}, was {own[key]}" for key in other)
+        say(f"other sizes than those of {checkpoint}, with positions made anew: {changed}")
+    model = recipe.model.model_copy(update=dict(fitted.model))
+    return recipe.model_copy(update={"model": model, "spectrogram": fitted.spectrogram})
 
 
 def load_start(task: Training, recipe: Recipe, checkpoint: Path | None) -> list[str]:

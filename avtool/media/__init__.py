@@ -1,14 +1,16 @@
 """Clips, frames, images and sound: the only user of PyAV (FFmpeg comes inside its wheel).
 
-Frames are uint8 (H, W, 3) RGB, upright: rotation tags are applied. Sound read here is int16 (N,), mono, all
-channels mixed down. Times are seconds from the clip's start, which is the start of its earliest stream: a
+Frames are uint8 (H, W, 3) RGB, upright, with square pixels: all tags are applied. Sound read here is int16 (N,), mono,
+all channels mixed down. Times are seconds from the clip's start, which is the start of its earliest stream: a
 stream that starts later is placed where it belongs, so that picture and sound stay aligned.
 """
 
 import av
 import cv2
 
+from avtool.media.colour import Hdr
 from avtool.media.container import (
+    HDR,
     NO_SOUND,
     NO_VIDEO,
     SILENT,
@@ -25,9 +27,12 @@ from avtool.media.container import (
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
 from avtool.media.frames import (
+    COLOURED_MASK,
+    SOFT_MASK,
     Picture,
     check_time,
     find_frame,
+    fitted,
     is_picture,
     read_frame,
     read_image,
@@ -36,12 +41,24 @@ from avtool.media.frames import (
     scaled_size,
     shown_frames,
 )
-from avtool.media.sound import AS_IT_IS, SECONDS_NEEDED, Form, Sound, Track, hear, read_waveform, refusal
+from avtool.media.sound import (
+    AS_IT_IS,
+    ONE_SIDED,
+    OPPOSITE,
+    SECONDS_NEEDED,
+    Form,
+    Sound,
+    Track,
+    hear,
+    read_waveform,
+    refusal,
+)
 
 __all__ = [
-    "AS_IT_IS", "NO_SOUND", "NO_VIDEO", "SECONDS_NEEDED", "SILENT", "TOO_SHORT", "UNDECODABLE",
-    "DecodedClip", "Form", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
-    "check_time", "decode_clip", "describe_container", "find_frame", "hear", "is_picture",
+    "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "ONE_SIDED", "OPPOSITE", "SECONDS_NEEDED", "SILENT",
+    "SOFT_MASK", "TOO_SHORT", "UNDECODABLE",
+    "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
+    "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
     "read_frame", "read_image", "read_mask", "read_waveform", "refusal", "resized",
     "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,32 +21,40 @@ from av.video.stream import VideoStream
 
 from avtool.errors import MediaError
 from avtool.files import LFS_POINTER
+from avtool.media.clock import AHEAD, Clock, Edits, correction, edit_corrections
+from avtool.media.colour import Looks
 
 NO_SOUND = "no sound track"
 NO_VIDEO = "no video"
 UNDECODABLE = "undecodable"
 SILENT = "digital silence"
 TOO_SHORT = "less than 0.2 s of sound"
+HDR = "hdr"
 PLAYLISTS = {"concat", "dash", "hls", "imf", "vobsub"}
 """FFmpeg's formats that lead to other files."""
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": ",".join(sorted(av.formats_available - PLAYLISTS)),
     "pattern_type": "none",  # %d in the name of a picture does not mean a row of them
+    "fflags": "-genpts",  # PyAV asks FFmpeg to invent the times that a container does not have
 }
 """What is opened is the file named and nothing else: a playlist must not make us fetch from elsewhere."""
+MOV, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+INDEXED = {MOV, MATROSKA, "wav", "flac"}
+"""Formats in which stamps are the same after a seek; the others are read from the start."""
+MEASURED = {MOV, "wav", "flac"}
+"""Formats whose header has the length from what is in the file, if it is whole."""
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
 Tools = Mapping[str, str]
 """Tool: its version; empty where nobody noted them."""
 _NAMES = {"av": "PyAV", "ffmpeg": "FFmpeg", "opencv": "OpenCV", "numpy": "numpy"}
-CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
 
 
 class UnusableMedia(MediaError):
-    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE."""
+    """A file that is there but cannot be used; ``reason`` is one of NO_SOUND, NO_VIDEO, UNDECODABLE, HDR."""
 
     def __init__(self, message: str, *, reason: str = UNDECODABLE, hint: str = "") -> None:
         super().__init__(message, hint=hint)
@@ -83,6 +92,8 @@ def check_file(path: Path) -> None:
 class MediaFile:
     """A clip's or a sound's file, opened once: its first picture and sound streams, its clock, and where it is read.
 
+    ``header``: seconds that its header gives, if any; ``uncertain``: whether a time that was read had to be guessed.
+
     ``threads`` decode it (0: as many as FFmpeg sees fit). MediaError where it is missing or cannot be opened.
     """
 
@@ -90,6 +101,8 @@ class MediaFile:
         self.path, self.threads = path, threads
         self.scalers: defaultdict[int | None, VideoReformatter] = defaultdict(VideoReformatter)
         self.seconds: float | None = None
+        self.edits: dict[str, Edits] | None = None
+        self.uncertain = False
         self._open()
 
     def __enter__(self) -> MediaFile:
@@ -110,11 +123,46 @@ class MediaFile:
             if stream is not None:
                 stream.codec_context.thread_type = "AUTO"
                 stream.codec_context.thread_count = self.threads
+        if self.video is not None:
+            self.looks = Looks(self.video)
         # only these can hold NaN: lossy codecs give floats too, but decode none
         self.raw_floats = self.sound is not None and self.sound.codec_context.name.startswith("pcm_f")
         self.origin = (self.container.start_time or 0) / av.time_base
+        self.format = self.container.format.name
+        self.header = self.container.duration / av.time_base if self.container.duration else None
         self.damaged, self.moved = 0, False
         self.run: Any = None  # frames that are being gone through, see ``find_frame``
+        if self.edits is None:
+            self.edits = self._edits()
+
+    def _edits(self) -> dict[str, Edits]:
+        """See ``edit_corrections``: none where all pictures of an mp4 are shown."""
+        found: dict[str, Edits] = {}
+        if (
+            self.format != MOV
+            or self.video is None
+            or not any(e.is_discard for e in self.video.index_entries)
+        ):
+            return found
+        try:
+            for stream in (self.video, self.sound):
+                if (
+                    stream is not None and len(found.get("video", "more")) > 1
+                ):  # FFmpeg cuts a first edit of sound
+                    shown, plain = self._by_place(stream), self._by_place(stream, advanced_editlist="0")
+                    times = [(time, plain[place]) for place, time in shown.items() if place in plain]
+                    found[stream.type] = edit_corrections(self.path, stream.id, times)
+        except (av.FFmpegError, struct.error, IndexError, StopIteration, ValueError):
+            self.uncertain = True
+        return found
+
+    def _by_place(self, stream: Stream, **options: str) -> dict[int | None, float]:
+        """The time of each packet of a picture that is shown, by its place in the file."""
+        with _opened(self.path, probesize="32", analyzeduration="0", **options) as container:
+            stream = container.streams[stream.index]
+            tick = float(stream.time_base or 0)
+            packets = (one for one in container.demux(stream) if not one.is_discard)
+            return {one.pos: stamp * tick for one in packets if (stamp := one.pts) is not None}
 
     def reading(self) -> AbstractContextManager[None]:
         """What FFmpeg fails on inside is the file's fault: MediaError."""
@@ -128,7 +176,8 @@ class MediaFile:
         without an index, as MPEG-TS is. For the others the file is opened anew: one that is wound back may not find its
         first key frame again.
         """
-        for number, start in enumerate([*(start for start in (time, time - FARTHER) if start > 0), 0.0]):
+        starts = [start for start in (time, time - FARTHER) if start > 0 and self.format in INDEXED]
+        for number, start in enumerate([*(starts if not self.uncertain else ()), 0.0]):
             if self.moved and (number or start == 0):
                 self.container.close()
                 self._open()
@@ -151,49 +200,84 @@ class MediaFile:
                 )
 
     def duration(self) -> float:
-        """Seconds, from the header; where it does not say, from the time stamps of all packets."""
-        if self.container.duration:
-            return self.container.duration / av.time_base
+        """Seconds: from the header where it is to be trusted, else from the time stamps of all packets."""
         if self.seconds is None:
-            blamed = _blamed(self.path, "cannot be read", hint="it may be damaged")
-            with blamed, _opened(self.path) as container:
-                packets = (packet for packet in container.demux() if packet.pts is not None)
-                ends = (float(((one.pts or 0) + (one.duration or 0)) * one.time_base) for one in packets)
-                self.seconds = max(ends, default=self.origin) - self.origin
+            streams = [one for one in (self.video, self.sound) if one is not None and one.duration]
+            lengths = [float((one.duration or 0) * (one.time_base or 0)) for one in streams]
+            odd = max(lengths, default=0.0) - min(lengths, default=0.0) > AHEAD or 0 < self.frame_rate() < 1
+            trusted = self.header if self.format in MEASURED and not odd else None
+            self.seconds = trusted or self._measured()
         return self.seconds
+
+    def _measured(self) -> float:
+        end, clock = self.origin, self._clock()
+        with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
+            for packet in container.demux(*self._followed(container)):
+                clock.follow(packet)
+                if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
+                    end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
+        self.uncertain |= clock.uncertain
+        return end - self.origin
 
     def frame_rate(self) -> float:
         """Frames a second, 0 where it is unknown or there is no video."""
         return 0.0 if self.video is None else float(self.video.average_rate or self.video.guessed_rate or 0)
 
-    def time_of(self, frame: av.VideoFrame | av.AudioFrame, default: float) -> float:
-        return default if frame.time is None else frame.time - self.origin
+    def _clock(self) -> Clock:
+        return Clock(self.video, decode_times=self.format == "avi", edits=(self.edits or {}).get("video", ()))
 
-    def decoded(self, *streams: Stream | None) -> Iterator[Any]:
-        """The frames of ``streams``, which it must have (``need``), in the file's order; what is damaged is counted and
-        passed over."""
-        packets = self.container.demux(*streams)
+    def _followed(self, container: InputContainer) -> list[Stream]:
+        return [container.streams[one.index] for one in (self.video, self.sound) if one is not None]
+
+    def decoded(self, *streams: Stream | None) -> Iterator[tuple[Any, Any]]:
+        """The frames of ``streams``, which it must have (``need``), in the file's order, and the seconds at which each
+        is presented, None for a block of sound that does not say; what is damaged is counted and passed over."""
+        clock = self._clock()
+        packets = self.container.demux(*self._followed(self.container))
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
-                return
+                break
             except av.FFmpegError:
                 self.damaged += 1
                 break
+            clock.follow(packet)
+            if packet.stream not in streams:
+                continue
             frames = self._frames(packet.decode)
-            checked = frames if self.raw_floats and packet.stream is self.sound else []
-            if not all(np.isfinite(frame.to_ndarray()).all() for frame in checked):
-                what = f"{self.path} has samples of sound that are no numbers (NaN, or infinite)"
-                raise UnusableMedia(what, hint="write the sound anew without them")
-            yield from frames
-        for stream in streams:  # reading broke off before the file's end: take what the decoders still hold
+            if packet.stream is self.sound and self.raw_floats:
+                self._check_finite(frames)
+            yield from self._timed(clock, frames)
+        for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
             if isinstance(stream, VideoStream | AudioStream):
-                yield from self._frames(stream.decode)
+                yield from self._timed(clock, self._frames(stream.decode))
+        if self.video in streams:
+            yield from self._timed(clock, [None])
+
+    def _timed(self, clock: Clock, frames: list) -> Iterator[tuple[Any, Any]]:
+        for frame in frames:
+            if isinstance(frame, av.AudioFrame):
+                time = frame.time
+                more = correction((self.edits or {}).get("audio", ()), time or 0.0)
+                yield frame, None if time is None else time + more - self.origin
+            else:
+                for picture, time in clock.place(frame):
+                    yield picture, time - self.origin
+        self.uncertain |= clock.uncertain
+
+    def _check_finite(self, frames: list) -> None:
+        if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
+            what = f"{self.path} has samples of sound that are no numbers (NaN, or infinite)"
+            raise UnusableMedia(what, hint="write the sound anew without them")
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
-            return decode()
+            frames = decode()
+            for frame in frames:
+                if isinstance(frame, av.VideoFrame):
+                    self.looks.note(frame)
+            return frames
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:
@@ -209,9 +293,9 @@ def _blamed(path: Path, problem: str, *, hint: str) -> Iterator[None]:
         raise UnusableMedia(f"{path} {problem}: {error.strerror or error}", hint=hint) from error
 
 
-def _opened(path: Path) -> InputContainer:
+def _opened(path: Path, **options: str) -> InputContainer:
     check_file(path)
-    return av.open(f"file:{path}", options=OPEN_OPTIONS, **LENIENT)
+    return av.open(f"file:{path}", options=OPEN_OPTIONS | options, **LENIENT)
 
 
 def describe_container(path: Path) -> dict[str, Any]:
@@ -238,18 +322,25 @@ def _stream(container: InputContainer, stream: Stream) -> dict[str, Any]:
     if isinstance(stream, VideoStream) and codec is not None:
         rate = stream.average_rate or stream.guessed_rate
         facts |= {"width": stream.width, "height": stream.height, "fps": float(rate) if rate else None}
-        facts |= {"pixels": stream.pix_fmt, "rotation": _rotation(container, stream)}
+        facts |= {"pixels": stream.pix_fmt, **_look(container, stream)}
     if isinstance(stream, AudioStream) and codec is not None:
         facts |= {"rate": stream.sample_rate, "channels": stream.channels, "layout": stream.layout.name}
     return facts
 
 
-def _rotation(container: InputContainer, stream: VideoStream) -> int | None:
-    """Degrees counter-clockwise that bring the picture upright, from the first frame; None where none decodes."""
-    try:
-        return next((frame.rotation % 360 for frame in container.decode(stream)), None)
-    except av.FFmpegError:
-        return None
+def _look(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
+    """How its first frame is to be shown: ``rotation`` in degrees counter-clockwise, then ``mirrored`` left-right, each
+    pixel ``pixel_aspect`` times as wide as high, ``colour``. None of it where no frame decodes."""
+    looks = Looks(stream)
+    with suppress(av.FFmpegError):
+        for frame in container.decode(stream):
+            looks.note(frame)
+            look = looks.of(frame)
+            rotation = (270, 90)[look.flipped] if look.turned else (0, 180)[look.flipped]
+            mirrored = look.turned ^ look.mirrored ^ look.flipped
+            shape = {"rotation": rotation, "mirrored": mirrored, "pixel_aspect": float(look.aspect)}
+            return shape | {"colour": look.facts()}
+    return dict.fromkeys(("rotation", "mirrored", "pixel_aspect", "colour"))
 
 
 def tool_versions() -> dict[str, str]:

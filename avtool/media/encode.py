@@ -6,9 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 from avtool.errors import MediaError
 from avtool.files import atomic_file
+from avtool.media.colour import BT709, matrix_by_size
 
 AUDIO_CHUNK = 1024
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
@@ -24,11 +27,13 @@ def write_clip(
     waveform: np.ndarray | None,
     sample_rate: int,
     crf: int = 18,
+    start: float = 0.0,
 ) -> None:
-    """Write an H.264 (yuv420p) + AAC mp4; the same input gives the same bytes.
+    """Write an H.264 (yuv420p, its colours tagged) + AAC mp4; the same input gives the same bytes.
 
     ``frames``: uint8 (H, W, 3) RGB, all of one size, H and W even. ``waveform``: float32 (N,) or (N, C) in
-    [-1, 1], or None for a clip without a sound track. MediaError where they are not so.
+    [-1, 1], or None for a clip without a sound track. The picture begins ``start`` seconds after the sound. MediaError
+    where they are not so.
     """
     with atomic_file(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(30000)
@@ -41,15 +46,22 @@ def write_clip(
             coder = {"aac_coder": "fast"}  # half the time, and closer to the original here
             audio = container.add_stream("aac", rate=sample_rate, layout=layout, options=coder)
             chunks = _audio_chunks(planes, layout, sample_rate)
-        sounded = 0.0
+        tick = 1 / rate / (1000 if start else 1)
+        if start:
+            video.codec_context.time_base = tick
+        scaler, space, sounded = VideoReformatter(), Colorspace.ITU601, 0.0
         for number, frame in enumerate(frames):
             if number == 0:
                 video.height, video.width = frame.shape[:2]
+                space = _tag(video.codec_context, frame.shape[0])
             _check_frame(path, frame, (video.height, video.width, 3))
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = number, 1 / rate
+            picture = scaler.reformat(
+                picture, format="yuv420p", dst_colorspace=space, dst_color_range=ColorRange.MPEG
+            )
+            picture.pts, picture.time_base = round((start + number / rate) / tick), tick
             container.mux(video.encode(picture))
-            while sounded <= number / rate and (chunk := next(chunks, None)) is not None:
+            while sounded <= start + number / rate and (chunk := next(chunks, None)) is not None:
                 container.mux(audio.encode(chunk))
                 sounded = ((chunk.pts or 0) + chunk.samples) / sample_rate
         container.mux(video.encode(None))
@@ -57,6 +69,14 @@ def write_clip(
             container.mux(audio.encode(chunk))
         if waveform is not None:
             container.mux(audio.encode(None))
+
+
+def _tag(context: VideoCodecContext, lines: int) -> Colorspace:
+    """Say in the file which colours these are, and choose the matrix that a reader of no tags would take."""
+    matrix = matrix_by_size(lines)
+    context.colorspace, context.color_range = matrix, ColorRange.MPEG
+    context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return Colorspace.ITU709 if matrix == BT709 else Colorspace.ITU601
 
 
 def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:

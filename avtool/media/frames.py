@@ -4,31 +4,33 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import cast
 
 import av
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
-from PIL import Image
+from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
+from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
-from avtool.media.container import CLOCK, FARTHER, MediaFile, UnusableMedia, check_file
+from avtool.media.clock import CLOCK
+from avtool.media.colour import Look, to_rgb
+from avtool.media.container import FARTHER, MediaFile, UnusableMedia, check_file
 
-_PLANAR = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12")
-"""Formats of 8 bits a sample, scaled plane by plane: FFmpeg's own way to RGB takes three times as long there."""
-_BT601 = (0.299, 0.114)
-_BT2020 = (0.2627, 0.0593)
-_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
-"""Weights of red and blue in luma for the colour spaces of ITU-T H.273, table 4, that do not have BT.601's."""
 _PICTURE = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftypavi[fs]"
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftyp(?:avi[fs]|hei[cxms]|mif1)"
     rb"|\0\0\0\x0cjP  |\xff\x4f\xff\x51|P[1-7Ff]\s|#\?R|\x59\xa6\x6a\x95",
     re.DOTALL,
 )
-"""How files begin that OpenCV decodes: it is not asked itself, for it takes no path that is not UTF-8."""
+"""How pictures begin: OpenCV is not asked itself, for it takes no path that is not UTF-8."""
+
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+SOFT_MASK = "soft mask, cut at half"
+COLOURED_MASK = "mask in colours, all taken as one"
+HALF, JPEG_LEVELS = 128, 16
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Picture:
             return resized(self.source, scaled_size(self.source.shape[1], self.source.shape[0], short_side))
         assert self.file is not None
         with self.file.reading():
-            return to_picture(self.source, self.file.scalers[short_side], short_side=short_side)
+            look = self.file.looks.of(self.source)
+            return to_picture(self.source, look, self.file.scalers[short_side], short_side=short_side)
 
 
 def read_frame(path: Path, at: float | None = None) -> tuple[np.ndarray, float]:
@@ -96,10 +99,9 @@ class _Run:
         """The last frame that appears at or before ``time``."""
         while True:
             if self.next is None:
-                frame = next(self.frames, None)
-                if frame is None:
+                if (found := next(self.frames, None)) is None:
                     return self.last
-                self.next = Picture(frame, self.file.time_of(frame, default=0.0), self.file)
+                self.next = Picture(*found, self.file)
             if self.next.time > time + CLOCK:
                 return self.last
             self.last, self.next = self.next, None
@@ -119,7 +121,7 @@ class Moments:
 
 
 def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, float]]:
-    """What a clip shows ``rate`` times a second from its first frame on, and when.
+    """What a clip shows ``rate`` times a second from its first frame on, but not before 0 s, and when.
 
     At each moment that is the last frame to appear at or before it; one that lasts longer comes several times. One
     frame is held at a time. MediaError where nothing can be decoded.
@@ -129,15 +131,14 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
     last: Picture | None = None
     moments, interval = Moments(0.0, rate), 1 / rate
     with file.reading():
-        for frame in file.decoded(file.video):
-            picture = Picture(frame, file.time_of(frame, default=last.time if last else 0.0), file)
+        for frame, time in file.decoded(file.video):
             if last is None:
-                moments.origin = picture.time
+                moments = Moments(time, rate, step=math.ceil(max(0.0, -time - CLOCK) * rate))
             else:
-                for moment in moments.until(picture.time - CLOCK):
+                for moment in moments.until(time - CLOCK):
                     yield last, moment
-                interval = picture.time - last.time if picture.time > last.time else interval
-            last = picture
+                interval = time - last.time
+            last = Picture(frame, time, file)
     if last is None:
         raise no_frame(file.path)
     for moment in moments.until(last.time + interval - CLOCK):
@@ -157,43 +158,18 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Width and height of the frame once it is upright."""
-    size = frame.width, frame.height
-    return size[::-1] if round(frame.rotation / 90) % 2 else size
-
-
 def to_picture(
-    frame: av.VideoFrame, scaler: VideoReformatter, *, short_side: int | None = None
+    frame: av.VideoFrame,
+    look: Look,
+    scaler: VideoReformatter,
+    *,
+    short_side: int | None = None,
+    tonemap: bool = True,
 ) -> np.ndarray:
-    """The frame in RGB, scaled and upright; ``scaler`` keeps what it set up for the frame before."""
-    size = scaled_size(frame.width, frame.height, short_side)
-    planar = frame.format.name in _PLANAR
-    full = frame.color_range == ColorRange.JPEG
-    target = ("yuvj444p" if full else "yuv444p") if planar else "rgb24"
-    # One thread: processes share the cores, and to start threads takes longer than to scale.
-    scaled = scaler.reformat(frame, *size, format=target, interpolation=Interpolation.AREA, threads=1)
-    if planar:
-        rows = [np.frombuffer(cast(bytes, one), np.uint8).reshape(-1, one.line_size) for one in scaled.planes]
-        planes = [row[: size[1], : size[0]] for row in rows]
-        picture = cv2.transform(cv2.merge(planes), _to_rgb(frame.colorspace, full))
-    else:
-        picture = scaled.to_ndarray()
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise
-    return np.ascontiguousarray(np.rot90(picture, turns) if turns else picture)
-
-
-@cache
-def _to_rgb(colorspace: int, full: bool) -> np.ndarray:
-    """What takes Y, Cb and Cr of 8 bits, and 1, to R, G and B: float32 (3, 4); ITU-T H.273, 8.3."""
-    red, blue = _WEIGHTS.get(colorspace, _BT601)
-    green = 1 - red - blue
-    luma, chroma, black = (1, 1, 0) if full else (255 / 219, 255 / 224, 16)
-    to_red, to_blue = 2 * (1 - red) * chroma, 2 * (1 - blue) * chroma
-    matrix = np.array(
-        [[luma, 0, to_red], [luma, -to_blue * blue / green, -to_red * red / green], [luma, to_blue, 0]]
-    )
-    return np.column_stack([matrix, -matrix @ (black, 128, 128)]).astype(np.float32)
+    """The frame in RGB, upright, with square pixels, scaled; ``scaler`` keeps what it set up for the frame before."""
+    size = scaled_size(*look.size(frame), short_side)
+    picture = to_rgb(frame, look, size[::-1] if look.turned else size, scaler, tonemap=tonemap)
+    return look.upright(picture)
 
 
 def is_picture(path: Path) -> bool:
@@ -209,11 +185,33 @@ def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
+def fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture in ``size`` (width, height): between black bars where it is of another shape."""
+    height, width = picture.shape[:2]
+    scale = min(size[0] / width, size[1] / height)
+    inner = [min(round(side * scale), most) for side, most in zip((width, height), size, strict=True)]
+    if max(size[0] - inner[0], size[1] - inner[1]) <= 2:  # rounding
+        return resized(picture, size)
+    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    framed = np.zeros((size[1], size[0], 3), np.uint8)
+    framed[top : top + inner[1], left : left + inner[0]] = resized(picture, (inner[0], inner[1]))
+    return framed
+
+
 def read_image(path: Path) -> np.ndarray:
-    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF), grey in three channels, alpha left out."""
+    """A picture file as uint8 (H, W, 3) RGB: upright (EXIF; AVIF and HEIF say it otherwise), grey in three channels,
+    alpha left out."""
     check_file(path)
+    data = np.fromfile(path, np.uint8)
+    if data[4:8].tobytes() == b"ftyp":
+        return _first_of_heif(path)
     try:
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        if data[8:12].tobytes() == b"WEBP":  # OpenCV 4.10 leaves it as it lies
+            with Image.open(path) as webp:
+                return np.array(ImageOps.exif_transpose(webp).convert("RGB"))
+        picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except _PILLOW_ERRORS as error:
+        raise UnusableMedia(f"{path} cannot be decoded: {error}") from error
     except cv2.error as error:  # larger than OpenCV takes, or of a kind that it was built without
         raise UnusableMedia(f"{path} cannot be decoded: {error.err}") from error
     if picture is None:
@@ -221,17 +219,49 @@ def read_image(path: Path) -> np.ndarray:
     return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """A mask file as uint8 (H, W): grey values, the indices of a palette, 0 and 255 of a two-valued picture, or the
-    first channel of a colour one."""
+def _first_of_heif(path: Path) -> np.ndarray:
+    """What an AVIF or HEIF file shows; OpenCV reads not all of them, and none upright."""
+    with MediaFile(path) as file:
+        file.need(video=True)
+        if file.video is None or not file.video.disposition & Disposition.default:
+            what = f"{path} holds its picture in tiles, which is not supported"
+            raise UnusableMedia(what, hint="save it as JPEG or PNG")
+        return find_frame(file, 0.0).rgb()
+
+
+def read_mask(path: Path) -> tuple[np.ndarray, str]:
+    """A mask file as uint8 (H, W), and of SOFT_MASK and COLOURED_MASK what holds for it, "" for neither.
+
+    Values are grey values, the indices of a palette, or 0 and 255 of a two-valued picture. A JPEG, and grey that is not
+    all light or dark, is no row of numbers but how much each pixel is of it: it is cut at half, to 0 and 255. Where
+    only one channel of colours is used it has the values; of others all that is not black counts, as 255.
+    """
     check_file(path)
     try:
         with Image.open(path) as picture:
-            mode, mask = picture.mode, np.array(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            mode, lossy, mask = picture.mode, picture.format == "JPEG", np.array(picture)
+    except _PILLOW_ERRORS as error:
         raise UnusableMedia(f"{path} is not a picture: {error}") from error
-    if mode not in ("L", "P", "1", "RGB", "RGBA"):
+    if mode not in ("L", "LA", "P", "1", "RGB", "RGBA"):
         raise UnusableMedia(f"{path} is not an 8-bit mask but {mode}")
     if mask.dtype == bool:
-        return mask.astype(np.uint8) * 255
-    return mask if mask.ndim == 2 else mask[..., 0]
+        return mask.astype(np.uint8) * 255, ""
+    if mask.ndim == 3:
+        planes = [mask[..., k] for k in range(3 if mode.startswith("RGB") else 1)]
+        coloured = [plane for plane in planes if plane.any()]
+        if any(cv2.absdiff(plane, planes[0]).max() > (JPEG_LEVELS if lossy else 0) for plane in planes[1:]):
+            if lossy:
+                what = f"{path} is a JPEG in colours, which are not exact in one"
+                raise UnusableMedia(what, hint="write the mask as PNG")
+            if len(coloured) > 1:
+                return np.where(np.any(planes, axis=0), 255, 0).astype(np.uint8), COLOURED_MASK
+            planes = coloured
+        mask = planes[0]
+    if lossy and 0 < mask.max() < HALF:
+        what = f"{path} is a JPEG of values up to {mask.max()}, which are not exact in one"
+        raise UnusableMedia(what, hint="write the mask as PNG")
+    levels = np.unique(mask) if mode != "P" else ()
+    soft = any(HALF // 2 <= level < 3 * HALF // 2 for level in levels) and mask.max() >= HALF
+    if lossy or soft:
+        return np.where(mask >= HALF, 255, 0).astype(np.uint8), SOFT_MASK if len(np.unique(mask)) > 2 else ""
+    return mask, ""

@@ -13,9 +13,16 @@ import numpy as np
 
 from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
-SOUND_GAP = 0.1  # seconds: a longer hole between the time stamps of two blocks of sound is kept as silence
+SOUND_GAP = 0.1  # seconds: sound that begins so much after what was sought has gone by
+APART = 2e-3  # seconds: stamps that are farther from the count of samples may be right
+IN_A_ROW = 6  # blocks that must be so for sound to be placed anew; fewer are strays
 CODEC_PADDING = 0.15  # seconds: codecs fill their last block with silence that is no part of the clip
 SECONDS_NEEDED = 0.2
+OPPOSITE, ONE_SIDED = "opposite channels", "silent channel"
+SHARES = {"FL": 2**0.5, "FR": 2**0.5, "FC": 2.0, "LFE": 0.0}
+"""What FFmpeg mixes to mono, relative to a rear or side channel."""
+SILENCE, CANCELLED = 1e-6, 0.2
+"""Power of a silent channel in that of the loudest; power of a mixture in that of channels that do not cancel."""
 
 
 class Form(NamedTuple):
@@ -54,8 +61,7 @@ def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float 
     with file.reading():
         for at_start in file.positions(start - PREROLL):
             sounds = [Sound(form, length=file.duration()) for form in forms]
-            for frame in file.decoded(file.sound):
-                time = file.time_of(frame, default=sounds[0].due)
+            for frame, time in file.decoded(file.sound):
                 for sound in sounds:
                     sound.add(frame, time)
                 if end is not None and sounds[0].due > end:
@@ -75,12 +81,19 @@ def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
 
 
 class Sound:
-    """Gathers decoded sound in one form, every stretch of it where its time stamps put it."""
+    """Gathers decoded sound in one form, every stretch of it where its time stamps put it.
+
+    ``mixing`` names what was decided in mixing to mono: OPPOSITE, the louder one of channels that cancel was taken;
+    ONE_SIDED, channels that are silent all the time were left out. ``power``: of each channel.
+    """
 
     def __init__(self, form: Form, *, length: float) -> None:
         self.wanted, self.length = form, length
         self.rate, self.layout = form.rate or 0, form.layout or ""
         self.due = 0.0  # seconds of the clip at which the next block is expected
+        self.waiting: list[tuple[av.AudioFrame, float]] = []  # blocks whose place is not settled yet
+        self.mixing: list[str] = []
+        self.power, self.shares = np.zeros(1), np.ones(1)
         self.stretches: list[tuple[float, list[np.ndarray]]] = []
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
@@ -91,29 +104,102 @@ class Sound:
         """Seconds of the clip at which the first block begins."""
         return self.stretches[0][0] if self.stretches else math.inf
 
-    def add(self, frame: av.AudioFrame, time: float) -> None:
-        """The next block, which begins at ``time``."""
+    def add(self, frame: av.AudioFrame, time: float | None) -> None:
+        """The next block, which begins at ``time`` seconds, None: after the one before it."""
+        due = self.due + sum(_seconds(block) for block, _ in self.waiting)
+        time = due if time is None else time
+        if not self.stretches or abs(time - due) > APART:
+            self.waiting.append((frame, time))
+            if len(self.waiting) >= IN_A_ROW:
+                self._settle()
+            return
+        for block in [*(block for block, _ in self.waiting), frame]:  # those that waited were strays
+            self._write(block)
+        self.waiting.clear()
+
+    def _settle(self) -> None:
+        """Decide where the first of the blocks that wait belongs, and add the others again."""
+        waiting, self.waiting = self.waiting, []
+        first, times = waiting[0][0], [time for _, time in waiting]
+        spent = np.cumsum([0.0, *(_seconds(block) for block, _ in waiting[:-1])])
+        if not self.stretches:
+            self.due = times[0]
+            if len(times) > 1 and times[1] < times[0] + spent[1] - APART:
+                self.due = times[1] - spent[1]  # the first one strays
+        off = np.array(times) - self.due - spent
+        sign = 1 if off[0] > 0 else -1
+        steady = len(off) > 1 and (sign * (off - off[0]) > -APART).all()
+        if not self.stretches or (steady and abs(off[0]) > APART):  # a hole, an overlap, or drift
+            alike = np.abs(off - off[0]) <= APART
+            self._begin(self.due + float(np.median(off[: len(off) if alike.all() else int(alike.argmin())])))
+        elif len(off) > 1 and np.abs(off).min() > np.ptp(off):  # the same with jitter
+            self._begin(self.due + float(np.median(off)))
+        self._write(first)
+        for block, time in waiting[1:]:
+            self.add(block, time)
+
+    def _begin(self, time: float) -> None:
+        self._flush()
+        self.due, self.form = time, None
+        self.stretches.append((time, []))
+
+    def _write(self, frame: av.AudioFrame) -> None:
+        """The next block, at ``due``."""
         form = (frame.sample_rate, frame.layout.name, frame.format.name)
         self.rate, self.layout = self.rate or frame.sample_rate, self.layout or frame.layout.name
-        hole = self.due + (SOUND_GAP if self.stretches else 0.0) < time <= self.length + 1.0
-        if form != self.form or hole:
-            self._flush()
+        if form != self.form:
+            if self.form is not None:
+                self._begin(self.due)
             self.form = form
             self.fifo = av.AudioFifo()
             self.resampler = av.AudioResampler(self.wanted.format, self.layout, self.rate)
-            if hole or not self.stretches:
-                self.due = time if hole else min(time, self.due)
-            self.stretches.append((self.due, []))
         frame.pts = None
         self.fifo.write(frame)
         if self.fifo.samples >= frame.sample_rate:
             self._resample(self.fifo.read())
-        self.due += frame.samples / frame.sample_rate
+        self.due += _seconds(frame)
 
     def _resample(self, frame: av.AudioFrame | None) -> None:
         assert self.resampler is not None
+        if frame is not None and self.wanted.layout == "mono" and frame.layout.nb_channels > 1:
+            frame = self._audible(frame)
         resampled = self.resampler.resample(frame)
         self.stretches[-1][1].extend(out.to_ndarray() for out in resampled if out is not None)
+
+    def _audible(self, frame: av.AudioFrame) -> av.AudioFrame:
+        """The block, with its loudest channel in all others where they cancel."""
+        data, count = frame.to_ndarray(), frame.layout.nb_channels
+        planes = data if frame.format.is_planar else data.reshape(-1, count).T
+        floats = planes.astype(np.float32, copy=False) - (128 if planes.dtype == np.uint8 else 0)
+        both = floats @ floats.T
+        power = both.diagonal()
+        if len(self.power) != count:
+            self.power = np.zeros(count)
+            names = [channel.name for channel in frame.layout.channels]
+            if "FL" not in names and count in (6, 8):  # unnamed: FFmpeg takes them to be in the usual order
+                names[:4] = SHARES
+            self.shares = np.array([SHARES.get(name, 1.0) for name in names])
+        self.power += power
+        if self.shares @ both @ self.shares >= CANCELLED * (power @ self.shares**2):
+            return frame
+        self._decided(OPPOSITE)
+        same = np.repeat(planes[[power.argmax()]], count, axis=0)
+        same = same if frame.format.is_planar else same.T.reshape(1, -1)
+        mixed = av.AudioFrame.from_ndarray(np.ascontiguousarray(same), frame.format.name, frame.layout.name)
+        mixed.sample_rate = frame.sample_rate
+        return mixed
+
+    def _decided(self, what: str) -> None:
+        if what not in self.mixing:
+            self.mixing.append(what)
+
+    def _gain(self) -> float:
+        """What makes up for channels that are silent all the time."""
+        heard = self.shares[self.power > SILENCE * self.power.max()].sum()
+        if not 0 < heard < self.shares.sum():
+            return 1.0
+        self._decided(ONE_SIDED)
+        return self.shares.sum() / heard
 
     def _flush(self) -> None:
         if self.resampler is not None:
@@ -124,6 +210,8 @@ class Sound:
 
     def waveform(self, start: float = 0.0, end: float | None = None) -> np.ndarray:
         """What was heard from ``start`` to ``end``, holes filled with silence: (C, N), int16 or float32 by its form."""
+        while self.waiting:
+            self._settle()
         self._flush()
         stop = self.length if 0 < self.due - self.length < CODEC_PADDING else self.due
         if end is not None:
@@ -138,6 +226,13 @@ class Sound:
             begin = max(0, begin)
             room = max(0, whole.shape[1] - begin)
             whole[:, begin : begin + heard.shape[1]] = heard[:, :room]
+        if (gain := self._gain()) > 1:
+            louder = whole * gain
+            whole = (
+                np.clip(louder.round(), -32767, 32767).astype(kind)
+                if kind is np.int16
+                else louder.astype(kind)
+            )
         return whole
 
     def track(self, path: Path) -> Track:
@@ -145,3 +240,7 @@ class Sound:
         if not self.stretches:
             raise UnusableMedia(f"{path}: none of its sound can be decoded")
         return Track(self.waveform(), self.rate, self.layout)
+
+
+def _seconds(frame: av.AudioFrame) -> float:
+    return frame.samples / frame.sample_rate

@@ -5,7 +5,7 @@ recording, whole recordings are drawn (the cluster bootstrap), because they do n
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,24 +58,16 @@ def bootstrap_mean(
     return _interval(float(values.mean()), means, level, len(values), len(sums))
 
 
-def bootstrap_difference(
-    first: np.ndarray,
-    second: np.ndarray,
-    *,
-    groups: np.ndarray | None = None,
-    seed: int = 0,
-    draws: int = DRAWS,
-    level: float = LEVEL,
-) -> Interval:
+def bootstrap_difference(first: np.ndarray, second: np.ndarray, **how: Any) -> Interval:
     """The mean of ``first`` - ``second`` (N,), two models on the same samples, and its interval: paired.
 
-    Where 0 lies outside, the one is better on such samples. Samples that are NaN in either are left out; the rest as
-    ``bootstrap_mean``.
+    Where 0 lies outside, the one is better on such samples. Samples that are NaN in either are left out; ``how`` and
+    the rest are ``bootstrap_mean``'s.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.shape != second.shape:
         raise ValueError(f"values {first.shape} and {second.shape} are not of the same samples")
-    return bootstrap_mean(first - second, groups=groups, seed=seed, draws=draws, level=level)
+    return bootstrap_mean(first - second, **how)
 
 
 def bootstrap_statistic(

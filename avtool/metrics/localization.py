@@ -229,3 +229,40 @@ def exchange_by_class(labels: Sequence[Collection[int]], *, seed: int) -> np.nda
         other = generator.choice(np.flatnonzero(fits))
         sound[[unfit, other]] = sound[[other, unfit]]
     return sound
+
+
+class Exchange(NamedTuple):
+    """Sample i gets the sound of sample ``sounds[i]``, int64 (N,), None where there is no other; ``called`` says whose
+    that is, and ``note`` why it is not another class's."""
+
+    sounds: np.ndarray | None
+    called: str
+    note: str = ""
+
+
+ANOTHER_CLASS, ANOTHER_CLIP = "another class's sound", "another clip's sound"
+
+
+def exchange_sounds(
+    labels: Sequence[Collection[int]], recordings: Sequence[str], clips: Sequence[int], *, seed: int
+) -> Exchange:
+    """``exchange_by_class``; where that cannot be, an exchange between recordings, or else clips.
+
+    ``labels``, ``recordings`` and ``clips`` say of each sample, a frame say, its class ids, and what it is of.
+    """
+    try:
+        return Exchange(exchange_by_class(labels, seed=seed), ANOTHER_CLASS)
+    except DataError as error:
+        why = f"No row with {ANOTHER_CLASS}: {error.message}"
+    for names in (recordings, clips):
+        _, group, count = np.unique(names, return_inverse=True, return_counts=True)
+        if 2 * count.max() > len(group):
+            continue
+        order = np.random.default_rng(seed).permutation(len(group))
+        order = order[
+            np.argsort(group[order], kind="stable")
+        ]  # groups side by side: the longest one's length is enough
+        sounds = np.empty_like(order)
+        sounds[order] = np.roll(order, -int(count.max()))
+        return Exchange(sounds, ANOTHER_CLIP, f"{why}; one with {ANOTHER_CLIP} is in its place.")
+    return Exchange(None, "", f"{why}; nor with {ANOTHER_CLIP}: most samples are of one clip.")

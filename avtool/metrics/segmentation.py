@@ -69,7 +69,7 @@ def _f_curve(level: Tensor, inside: Tensor) -> Tensor:
     return _f_measure(precision, recall)
 
 
-class Segmentation(NamedTuple):
+class MaskScores(NamedTuple):
     """A set's scores, 0 to 1, over ``frames``; ``left_out`` of them hold no object and count in ``f`` not at all, in
     ``miou`` as the protocol says."""
 
@@ -79,7 +79,7 @@ class Segmentation(NamedTuple):
     left_out: int
 
 
-def avs_tpavi(scores: FrameScores) -> Segmentation:
+def avs_tpavi(scores: FrameScores) -> MaskScores:
     """Protocol ``avs-tpavi``, the literature's, from the scores of a whole set.
 
     miou: the mean over all frames of foreground IoU, of background IoU where the truth is empty; f: the highest point
@@ -89,10 +89,10 @@ def avs_tpavi(scores: FrameScores) -> Segmentation:
     """
     iou = torch.where(scores.empty, scores.background, scores.foreground)
     curve = scores.f_curve[~scores.empty].mean(dim=0)
-    return Segmentation(iou.mean().item(), curve.max().item(), len(iou), int(scores.empty.sum()))
+    return MaskScores(iou.mean().item(), curve.max().item(), len(iou), int(scores.empty.sum()))
 
 
-def avs_published(scores: FrameScores) -> Segmentation:
+def avs_published(scores: FrameScores) -> MaskScores:
     """Protocol ``avs-published``: what the published DeepAVFusion numbers are, over the frames with an object.
 
     miou: the mean of (foreground IoU + background IoU) / 2; f: the mean of each frame's own highest F. Both are higher
@@ -102,7 +102,7 @@ def avs_published(scores: FrameScores) -> Segmentation:
     kept = ~scores.empty
     iou = (scores.foreground[kept] + scores.background[kept]) / 2
     f = scores.f_curve[kept].amax(dim=1).mean()
-    return Segmentation(iou.mean().item(), f.item(), int(kept.sum()), int(scores.empty.sum()))
+    return MaskScores(iou.mean().item(), f.item(), int(kept.sum()), int(scores.empty.sum()))
 
 
 class ClassScores(NamedTuple):

@@ -76,7 +76,8 @@ def bss_eval(references: Tensor, estimates: Tensor) -> BssEval:
     # one mixture at a time where a cache is to be kept, else as many as memory holds
     at_once = 1 if rivals.device.type == "cpu" else max(1, NUMBERS_AT_ONCE // rivals[0].numel())
     for some in heard.nonzero().flatten().split(at_once):
-        scores[:, some] = torch.stack(_ratios(sources[some], rivals[some]))
+        if len(some):  # an empty tensor is split into one part, an empty one
+            scores[:, some] = torch.stack(_ratios(sources[some], rivals[some]))
     parts = (*scores.masked_fill(left_out, torch.nan), left_out)
     return BssEval(*(part.reshape(estimates.shape[:-1]) for part in parts))
 

@@ -33,11 +33,6 @@ class Tokens(NamedTuple):
     fusion: Tensor
 
 
-def gather_tokens(x: Tensor, ids: Tensor) -> Tensor:
-    """Rows ``ids`` (B, K) of ``x`` (B, N, D) -> (B, K, D)."""
-    return x.gather(1, ids.unsqueeze(-1).expand(-1, -1, x.shape[-1]))
-
-
 def fusion_layer_ids(layers: FusionLayers, depth: int) -> list[int]:
     """The layers that have a fusion block; ValueError for one outside 0 .. depth - 1."""
     if layers == "all":

@@ -46,10 +46,10 @@ class AudioVisualClassifier(nn.Module):
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
-    def forward(self, image: Tensor, audio: Tensor, path_noise: Tensor | None = None) -> ClassLogits:
-        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C). ``path_noise`` is
-        the encoder's."""
-        return self.logits(*pool(self.encoder(image, audio, path_noise=path_noise)))
+    def forward(self, image: Tensor, audio: Tensor, **options: Tensor | None) -> ClassLogits:
+        """(B, 3, H, W), (B, 1, mel, frames) as the encoder takes them -> logits (B, C). ``options``: the encoder's
+        ``image_keep``, ``audio_keep`` and ``path_noise``."""
+        return self.logits(*pool(self.encoder(image, audio, **options)))
 
     def logits(self, image: Tensor, audio: Tensor, fusion: Tensor) -> ClassLogits:
         """What the heads say of the pooled streams (B, D): logits (B, C) and their mean."""
@@ -81,10 +81,10 @@ class LinearProbe(AudioVisualClassifier):
         self.encoder.eval()
         return self
 
-    def forward(self, image: Tensor, audio: Tensor, path_noise: Tensor | None = None) -> ClassLogits:
+    def forward(self, image: Tensor, audio: Tensor, **options: Tensor | None) -> ClassLogits:
         """The same; ``path_noise`` means nothing to an encoder that does not train."""
         with torch.no_grad():
-            image, audio, fusion = pool(self.encoder(image, audio))
+            image, audio, fusion = pool(self.encoder(image, audio, **options))
         return self.logits(self.image_norm(image), self.audio_norm(audio), self.fusion_norm(fusion))
 
 

@@ -50,17 +50,28 @@ class LocalizationModel(nn.Module):
         if self.encoding == UNIMODAL:
             cells = (self.patches(image, audio) @ self.sounds(image, audio).unsqueeze(2)).squeeze(2)
         else:
-            cells = self.cell_score(self.encoder(image, audio).image).squeeze(2)
+            cells = self.pair_cells(image, audio)
         return cells.unflatten(1, grid_of(image.shape[2], image.shape[3], self.encoder.patch_size))
 
-    def patches(self, image: Tensor, audio: Tensor) -> Tensor:
-        """Unimodal: unit vectors (B, N, width) of the patches, seen with silence in place of ``audio``."""
-        tokens = self.encoder(image, silence(audio), audio_keep=self._standing_for_all(audio)).image
+    def pair_cells(
+        self, image: Tensor, audio: Tensor, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+    ) -> Tensor:
+        """Joint: scores (B, N) of the patches, or (B, K) of those in ``image_keep``, encoded with the sound."""
+        tokens = self.encoder(image, audio, image_keep=image_keep, audio_keep=audio_keep).image
+        return self.cell_score(tokens).squeeze(2)
+
+    def patches(self, image: Tensor, audio: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Unimodal: unit vectors (B, N, width) of the patches, or (B, K, width) of those in ``keep``, seen with silence
+        in place of ``audio``."""
+        blank = self._standing_for_all(audio)
+        tokens = self.encoder(image, silence(audio), image_keep=keep, audio_keep=blank).image
         return F.normalize(self.image_projection(tokens), dim=-1)
 
-    def sounds(self, image: Tensor, audio: Tensor) -> Tensor:
-        """Unimodal: unit vectors (B, width) of the sounds, heard with a blank frame in place of ``image``."""
-        tokens = self.encoder(blank_frames(image), audio, image_keep=self._standing_for_all(image)).audio
+    def sounds(self, image: Tensor, audio: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Unimodal: unit vectors (B, width) of the sounds, or of their patches ``keep`` (B, K), heard with a blank
+        frame in place of ``image``."""
+        blank = self._standing_for_all(image)
+        tokens = self.encoder(blank_frames(image), audio, image_keep=blank, audio_keep=keep).audio
         return F.normalize(self.audio_projection(tokens.mean(dim=1)), dim=-1)
 
     def _standing_for_all(self, blank: Tensor) -> Tensor | None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avtool.model.encoder import AudioVisualEncoder, Tokens, gather_tokens
+from avtool.model.encoder import AudioVisualEncoder, Tokens
 from avtool.model.transformer import Block, init_like_mae, patchify, recomputed, sincos_positions
 
 
@@ -94,9 +94,8 @@ class Decoder(nn.Module):
         with torch.no_grad():
             self.pos_embed.copy_(sincos_positions(self.pos_embed.shape[-1], self.grid))
 
-    def forward(self, visible: Tensor, fusion: Tensor, mask: Mask, *, everything: bool = False) -> Tensor:
-        """Predicted patches: (B, R, p * p * C) for the removed ones, in the order of ``mask.removed``; or, with
-        ``everything``, (B, N, p * p * C) for all in grid order (those of visible patches are not trained).
+    def forward(self, visible: Tensor, fusion: Tensor, mask: Mask) -> Tensor:
+        """Predicted patches (B, R, p * p * C): the removed ones, in the order of ``mask.removed``.
 
         ``visible`` (B, K, D) in the order of ``mask.keep``, ``fusion`` (B, T, D). The last block is asked only for the
         rows that are returned.
@@ -107,11 +106,8 @@ class Decoder(nn.Module):
         x = torch.cat([self.embed(fusion), visible, removed.to(visible.dtype)], dim=1)
         for block in self.blocks[:-1]:
             x = self._run(block, x)
-        unasked = fusion.shape[1] + (0 if everything else visible.shape[1])
-        x = self.pred(self.norm(self._run(self.blocks[-1], x[:, unasked:], x[:, :unasked])))
-        if everything:
-            x = gather_tokens(x, torch.cat([mask.keep, mask.removed], dim=1).argsort(dim=1))
-        return x
+        unasked = fusion.shape[1] + visible.shape[1]
+        return self.pred(self.norm(self._run(self.blocks[-1], x[:, unasked:], x[:, :unasked])))
 
     def _run(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         return recomputed(block, *inputs) if self.activation_checkpointing else block(*inputs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from avtool.report.canvas import FAMILY, GAP, LINE, Canvas, fitted, stacked, text_width
+from avtool.report.page import FAMILY, GAP, LINE, Page, fitted, stacked, text_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -103,9 +103,9 @@ def thinned(points: np.ndarray, most: int) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(points, most)])
 
 
-def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Canvas:
+def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Page:
     """Panels beside each other, all over the same steps; those of one scale have the same vertical axis."""
-    page, width = Canvas(WIDTH, PANEL_HEIGHT), (WIDTH - 2 * GAP) // len(panels)
+    page, width = Page(WIDTH, PANEL_HEIGHT), (WIDTH - 2 * GAP) // len(panels)
     last = max((row["step"] for rows in runs.values() for row in rows), default=1)
     values: dict[str, list[float]] = {}
     for panel in panels:
@@ -151,7 +151,7 @@ def _draw(axes: Axes, panel: Panel, rows: Rows, colour: str, *, most: int) -> No
         axes.axhline(floor[:, 1].mean(), color=colour, linewidth=1, linestyle="--")
 
 
-def _legend(names: Sequence[str]) -> Canvas:
+def _legend(names: Sequence[str]) -> Page:
     """The runs' names, each beside its colour, in as many columns as they leave room for."""
     widest = max(map(text_width, names)) + 100
     columns = max(1, min(len(names), int((WIDTH - 2 * GAP) // widest)))
@@ -159,7 +159,7 @@ def _legend(names: Sequence[str]) -> Canvas:
     texts = [fitted(width - 60, name) for name in names]
     lines = [(run, k, line) for run, text in enumerate(texts) for k, line in enumerate(text)]
     rows = math.ceil(len(lines) / columns)
-    page = Canvas(WIDTH, 2 * GAP + rows * LINE)
+    page = Page(WIDTH, 2 * GAP + rows * LINE)
     for number, (run, k, line) in enumerate(lines):
         left, top = GAP + (number // rows) * width, GAP + (number % rows) * LINE
         if k == 0:

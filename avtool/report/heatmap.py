@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from avtool.files import atomic_file
-from avtool.report.paint import INK, PALE, PAPER, coloured, text_width, wrap, write
+from avtool.report.paint import INK, PALE, PAPER, text_width, wrap, write
 
 MARGIN = 16
 """Pixels around the frame, whose upper left corner lies at (MARGIN, MARGIN)."""
@@ -51,6 +51,12 @@ def render_heatmap(
     for k, (line, colour) in enumerate(lines):
         write(page, line, (MARGIN, top + k * line_height + size), size, colour)
     return page
+
+
+def coloured(level: np.ndarray) -> np.ndarray:
+    """Levels 0 .. 1 (H, W) in colour, uint8 (H, W, 3) RGB: inferno, whose lightness rises evenly, so that it can be
+    read in grey, too."""
+    return cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
 def overlay(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -20,12 +20,6 @@ def loudest(log_mel: np.ndarray) -> float:
     return max(float(log_mel.max()), -1.0)
 
 
-def coloured(level: np.ndarray) -> np.ndarray:
-    """Levels 0 .. 1 (H, W) in colour, uint8 (H, W, 3) RGB: inferno, whose lightness rises evenly, so that it can be
-    read in grey, too."""
-    return cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
-
-
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width and height in pixels of what ``write`` draws of ``text``."""
     width, height = cv2.getTextSize(text, _FONT, size / _FONT_PIXELS, 1)[0]

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from avtool.report.canvas import GAP, LINE, Canvas, fitted, stacked
-from avtool.report.paint import DECADES, INK, MAT, PALE, coloured, loudest
+from avtool.report.heatmap import coloured
+from avtool.report.page import GAP, LINE, Page, fitted, stacked
+from avtool.report.paint import DECADES, INK, MAT, PALE, loudest
 
 GREY = 200
 """Of what was removed, in all three channels."""
@@ -66,10 +67,10 @@ def contact_sheet(tiles: Sequence[Tile]) -> np.ndarray:
     return stacked([_tiles(tiles[first : first + columns], width) for first in range(0, len(tiles), columns)])
 
 
-def _tiles(tiles: Sequence[Tile], width: int) -> Canvas:
+def _tiles(tiles: Sequence[Tile], width: int) -> Page:
     texts = [[fitted(TILE_WIDTH, line) for line in tile.lines] for tile in tiles]
     below = GAP + FRAME_HEIGHT + MEL_HEIGHT
-    page = Canvas(width, below + LINE * max(sum(map(len, text)) for text in texts) + GAP)
+    page = Page(width, below + LINE * max(sum(map(len, text)) for text in texts) + GAP)
     for number, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         left = GAP + number * (TILE_WIDTH + GAP)
         page.paste(left, GAP, _matted(_boxed(tile), TILE_WIDTH, FRAME_HEIGHT))
@@ -116,16 +117,16 @@ def draw_reconstructions(examples: Sequence[Example], *, caption: Sequence[str])
     """The picture, uint8 (height, width, 3) RGB: a row a clip, under ``caption`` lines. What was removed is grey in the
     masked input; spectrograms of a clip have the colours of the target's loudness."""
     lines = fitted(_RECONSTRUCTIONS_WIDTH - 2 * GAP, *caption)
-    head = Canvas(_RECONSTRUCTIONS_WIDTH, GAP + LINE * (len(lines) + 1))
+    head = Page(_RECONSTRUCTIONS_WIDTH, GAP + LINE * (len(lines) + 1))
     head.write(lines, GAP, GAP)
     for left, title in zip(_FRAMES + _MELS, ("masked input", "prediction", "target") * 2, strict=True):
         head.write([title], left, GAP + LINE * len(lines), PALE)
     return stacked([head, *map(_reconstruction, examples)])
 
 
-def _reconstruction(example: Example) -> Canvas:
+def _reconstruction(example: Example) -> Page:
     """The six pictures of a clip above its name."""
-    page = Canvas(_RECONSTRUCTIONS_WIDTH, MEL_SIZE[1] + LINE + GAP)
+    page = Page(_RECONSTRUCTIONS_WIDTH, MEL_SIZE[1] + LINE + GAP)
     masked = np.where(example.frame_removed[..., None], np.uint8(GREY), example.frame)
     for left, frame in zip(_FRAMES, (masked, example.predicted_frame, example.frame), strict=True):
         page.paste(left, 0, _matted(frame, FRAME_SIDE, FRAME_SIDE))
@@ -179,7 +180,7 @@ def render_masks(
         left = np.maximum(mixture + 2 * np.log10(np.maximum(panel.mask, 1e-6)), FLOOR)
         pages.append(_masked(panel.name, panel.picture, panel.mask, left, **shown))
     lines = fitted(_MASKS_WIDTH - 2 * GAP, *caption)
-    foot = Canvas(_MASKS_WIDTH, LINE * len(lines) + GAP)
+    foot = Page(_MASKS_WIDTH, LINE * len(lines) + GAP)
     foot.write(lines, GAP, 0, PALE)
     return stacked([*pages, foot])
 
@@ -193,11 +194,11 @@ def _masked(
     peak: float,
     seconds: float,
     highest: float,
-) -> Canvas:
+) -> Page:
     """A row, in which ``peak`` is the brightest colour of the ``sound`` (mels, frames)."""
     lines = fitted(_MASKS_WIDTH - 2 * GAP, name)
     top = GAP // 2 + LINE * len(lines)
-    page = Canvas(_MASKS_WIDTH, top + PLOT_HEIGHT + 2 * LINE)
+    page = Page(_MASKS_WIDTH, top + PLOT_HEIGHT + 2 * LINE)
     page.write(lines, GAP, GAP // 2 - 2)
     if picture is not None:
         page.paste(GAP, top, _matted(picture, PLOT_HEIGHT, PLOT_HEIGHT))

@@ -35,8 +35,9 @@ class Context:
     ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. ``windows``
     of a clip are averaged where a protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with
     ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions`` collects what
-    ``--save-predictions`` writes: arrays by name. Results are the same for any ``batch_size``, any ``workers``, and any
-    number of processes in ``world``, which share the samples and leave what is made of them to rank 0.
+    ``--save-predictions`` writes: arrays by name, with ``keep`` large ones as well. Results are the same for any
+    ``batch_size``, any ``workers``, and any number of processes in ``world``, which share the samples and leave what is
+    made of them to rank 0.
     """
 
     checkpoint: Path
@@ -53,6 +54,7 @@ class Context:
     object_prior: Path | None = None
     world: World = field(default_factory=World)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
+    keep: bool = False
 
     def load(self) -> tuple[nn.Module, LogMel]:
         """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is

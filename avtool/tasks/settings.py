@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, TrainingViews
+from avtool.progress import say
 
 if TYPE_CHECKING:
     from avtool.config.checkpoint import Config
@@ -16,6 +17,17 @@ def view_size(described: Recipe | Config) -> dict[str, Any]:
     """The frame's size and the length of sound of a view, which a recipe or a checkpoint's config.json says."""
     model, spectrogram = described.model, described.spectrogram
     return {"image_size": model.image_size, "window_samples": spectrogram.window(model.audio_size[1])}
+
+
+def say_filled_up(described: Recipe | Config, dataset: PreparedDataset) -> None:
+    """Say how many clips have less sound than the window, which is filled up by reflection."""
+    window = view_size(described)["window_samples"]
+    if short := dataset.shorter_than(window):
+        seconds = window / described.spectrogram.sample_rate
+        say(
+            f"{short} of {len(dataset)} clips of {dataset.folder} have less sound than the window of {seconds:.2f} s: "
+            "it is filled up by reflection"
+        )
 
 
 def drawn_views(

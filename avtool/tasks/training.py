@@ -1,5 +1,6 @@
 """What the engine asks of a task that is trained: a ``torch.nn.Module`` that gives the losses of a batch."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -18,12 +19,16 @@ from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import LogMel
 from avtool.model.build import random_model
+from avtool.model.encoder import encoder_of
+from avtool.model.mae import sample_noise
 from avtool.registry import TASKS
 from avtool.tasks.settings import drawn_views, fixed_views
 
 ALONE = World()
 Batches = Callable[[], Iterable[dict[str, Tensor]]]
 """Begins the same batches anew, on the task's device."""
+_PATCHES = 0x9A7C
+"""Added to the seed: which patches are kept has nothing to do with what else is drawn of a sample."""
 
 
 class Training(nn.Module):
@@ -33,6 +38,8 @@ class Training(nn.Module):
     that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
     parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
 
+    ``drops_patches``: whether it can train on a part of the patches (``train.keep_patches``).
+
     ``forward`` takes a batch and gives ``loss`` and its parts, scalars: means over the samples it gets, which may be a
     slice of one or of several batches. A loss that compares samples gathers the others of their batch
     (``distributed.all_gather_with_grad``).
@@ -41,12 +48,19 @@ class Training(nn.Module):
     monitor: ClassVar[str] = ""
     unused_parameters: ClassVar[bool] = False
     group: ClassVar[int] = 1
+    drops_patches: ClassVar[bool] = False
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset | None, chosen: np.ndarray | None) -> None:
         """Random starting weights, drawn from the recipe's seed alone; ``chosen``: the clips of ``dataset`` that are
         trained on."""
         super().__init__()
-        kind, head = self.describe(recipe, dataset)
+        self.keep_patches, self.patch_seed = recipe.train.keep_patches, recipe.seed + _PATCHES
+        if self.keep_patches < 1 and not self.drops_patches:
+            raise TrainingError(
+                f"train.keep_patches is {self.keep_patches:g}: {recipe.task} needs every patch",
+                hint="train.keep_patches=1",
+            )
+        kind, head = self.model_config(recipe, dataset)
         self.config = config_of(kind)(
             kind=kind, origin="", model=Encoder.of(recipe.model), head=head, spectrogram=recipe.spectrogram
         )
@@ -63,7 +77,7 @@ class Training(nn.Module):
         self.log_mel = LogMel(**self.config.log_mel)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: Any) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: Any) -> tuple[str, Section]:
         """The ``kind`` of model and what config.json says of its ``head``: of the recipe's section what the task's
         ``head`` has, unless a task says more. AvtoolError where no head fits ``dataset``."""
         task = TASKS[recipe.task]
@@ -84,6 +98,20 @@ class Training(nn.Module):
     ) -> tuple[FixedViews, np.ndarray]:
         """What ``measure`` looks at, of the held-out clips ``chosen``: views and the numbers to show of them."""
         return fixed_views(recipe, dataset), chosen
+
+    def kept_patches(self, batch: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+        """Which image and audio patches of a batch are encoded, (B, K) each as the encoder takes them, None for all: in
+        training the share ``keep_patches`` of them, a function of (seed, epoch, index)."""
+        if not self.training or self.keep_patches == 1:
+            return None, None
+        encoder = encoder_of(self.model)
+        sizes = [math.prod(grid) for grid in (encoder.image_grid, encoder.audio_grid)]
+        noise = sample_noise(batch["index"], seed=self.patch_seed, epoch=batch["epoch"], count=sum(sizes))
+        image, audio = (
+            part.argsort(dim=1, stable=True)[:, : max(1, round(self.keep_patches * part.shape[1]))]
+            for part in noise.split(sizes, dim=1)
+        )
+        return image, audio
 
     @contextmanager
     def judged(self) -> Iterator[None]:

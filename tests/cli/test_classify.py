@@ -16,10 +16,11 @@ from tests.unit.test_embed import NAMES, checkpoint
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A model and two clips, one of them without sound."""
+    """A model, a clip, one without sound and a text."""
     ClassNames(NAMES).write(checkpoint(tmp_path / "model"))
     clips.clip(tmp_path / "-x.mp4", 2.0)
     clips.write_clip(tmp_path / "mute.mp4", clips.level_frames(5), fps=5, waveform=None, sample_rate=16000)
+    (tmp_path / "text.mp4").write_text("no clip")
     return tmp_path
 
 
@@ -36,34 +37,40 @@ def test_the_likeliest_classes_and_those_over_time(avtool: Avtool, home: Path) -
 
 
 def test_json_has_all_windows_and_what_failed(avtool: Avtool, home: Path) -> None:
-    done = avtool("classify", "--json", "--model", "model", "--", "mute.mp4", "-x.mp4", "gone.mp4")
+    done = avtool(
+        "classify", "--json", "--model", "model", "--", "text.mp4", "-x.mp4", "mute.mp4", "gone.mp4"
+    )
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    (clip,) = found["clips"]
+    clip, mute = found["clips"]
+    assert (clip["lacks"], mute["lacks"]) == (None, "sound")
     assert clip["clip"] == "-x.mp4" and len(clip["windows"]) == 3
     assert sum(entry["probability"] for entry in clip["top"]) == pytest.approx(1, abs=1e-4)
     assert {entry["class"] for entry in clip["windows"][0]["top"]} == set(NAMES)
-    assert [entry["clip"] for entry in found["failed"]] == ["mute.mp4", "gone.mp4"]
+    assert [entry["clip"] for entry in found["failed"]] == ["text.mp4", "gone.mp4"]
     for line in (
-        "error: mute.mp4 has no sound track",
+        "error: text.mp4 is a text file",
         "error: gone.mp4 does not exist",
-        "2 of 3 clips failed",
+        "mute.mp4 has no sound track: mute.mp4 is judged by its picture alone",
+        "2 of 4 clips failed",
     ):
         assert line in done.stderr
 
 
 def test_a_single_clip_that_fails_is_an_error_like_any_other(avtool: Avtool, home: Path) -> None:
-    done = avtool("classify", "--model", "model", "mute.mp4")
+    done = avtool("classify", "--model", "model", "gone.mp4")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-2] == "error: mute.mp4 has no sound track"
+    assert done.stderr.splitlines()[-2] == "error: gone.mp4 does not exist"
+    done = avtool("classify", "--model", "model", "mute.mp4")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "mute.mp4: without sound")
     done = avtool("classify", "-x.mp4")
     assert done.returncode == 2 and "write ./-x.mp4" in " ".join(done.stderr.split())
 
 
 def test_embed_writes_what_can_be_used(avtool: Avtool, home: Path) -> None:
-    done = avtool("embed", "--model", "model", "--out", "t.npz", "--", "-x.mp4", "mute.mp4")
+    done = avtool("embed", "--model", "model", "--out", "t.npz", "--", "-x.mp4", "text.mp4")
     assert (done.returncode, done.stdout) == (1, "t.npz\n")
-    assert "error: mute.mp4 has no sound track" in done.stderr
+    assert "error: text.mp4 is a text file" in done.stderr
     with np.load(home / "t.npz") as file:
         assert file["files"].tolist() == ["-x.mp4"] and file["fusion"].shape == (1, 24)
     again = avtool("embed", "--model", "model", "--out", "t.npz", "./-x.mp4")

@@ -58,6 +58,9 @@ class _Report:
     def tallies(self) -> tuple[dict[str, int], dict[str, int]]:
         return {"no sound track": 1}, {"short": 2}
 
+    def found(self) -> dict[str, str]:
+        return {}
+
     def as_dict(self) -> dict[str, Any]:
         counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 2}
         return {**counts, "reasons": {"no sound track": 1}, "stored": {"bytes_per_second": 75880}}
@@ -166,7 +169,7 @@ def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
     splits_of(work / _Report.out, train=20, test=1)
     done = invoke("prepare", "synth", "--clips", "8", "--seed", "5")
     assert done.exit_code == 0, done.output
-    how = {"subset": None, "part": None, "jobs": None, "engine": "local", "address": None}
+    how = {"subset": None, "part": None, "jobs": None, "engine": "local", "address": None, "settings": []}
     assert calls == [(("synth", None), {"out": None, "force": False, "clips": 8, "seed": 5, **how})]
     assert re.findall(r"(\w[\w ]*?) +(\d+)\s", done.stdout)[:6] == [
         ("prepared", "3"),

@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from avtool.checkpoint import save_checkpoint
-from avtool.commands import Device, command
+from avtool.commands import command
 from avtool.errors import DataError, RecipeError
 from avtool.model.build import build_model
 from tests import clips
@@ -92,7 +92,8 @@ def test_devices(value: str, code: int) -> None:
     app = typer.Typer()
 
     @app.command()
-    def show(device: Device = "auto") -> None:
+    @command("device")
+    def show(*, device: str) -> None:
         typer.echo(device)
 
     assert CliRunner().invoke(app, ["--device", value]).exit_code == code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,7 +21,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
 
     def separate(*args: Any, **kwargs: Any) -> SimpleNamespace:
         seen.append((args, kwargs))
-        sdr = {"guided": (3.0, 1.0)} if kwargs["other"] else {}
+        sdr = {"guided": (3.0, 1.0), "other": (math.nan, math.nan)} if kwargs["other"] else {}
         return SimpleNamespace(files=[Path("o/guided.wav"), Path("o/rest.wav")], rate=16000, sdr=sdr)
 
     fake = ModuleType("avtool.tasks.separate.predict")
@@ -47,9 +48,11 @@ def test_how_well_mixed_clips_were_found_is_told(calls: list) -> None:
     command = ["separate", "a.mp4", "--with", "b.mp4", "--out", "o"]
     done = CliRunner().invoke(app, command)
     assert "guided: SDR 3.00 dB, the mixture itself 1.00 dB" in done.stderr and "SDR" not in done.stdout
+    assert "other: no SDR, for a source is silent" in done.stderr
     assert calls[0][1]["other"] == Path("b.mp4")
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)
-    assert found["sdr"] == {"guided": {"found": 3.0, "mixture": 1.0}} and found["rate"] == 16000
+    assert found["sdr"]["guided"] == {"found": 3.0, "mixture": 1.0} and found["rate"] == 16000
+    assert found["sdr"]["other"] == {"found": None, "mixture": None}
 
 
 @pytest.mark.parametrize("box", ["1,2,3", "a,b,c,d", "0.1 0.2 0.3 0.4"])

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 import torch
 
-from avtool.checkpoint import read_safetensors
 from avtool.places import checkpoints_of
+from avtool.weight_files import read_safetensors
 from tests.clips import clip
 from tests.processes import run
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from avtool.checkpoint import read_safetensors
 from avtool.data.prepare import prepare
 from avtool.places import checkpoints_of
+from avtool.weight_files import read_safetensors
 
 STEPS = 40
 SMALL = (
@@ -55,7 +55,7 @@ def hosts() -> Iterator[None]:
 
 def torchrun(host: str, data: Path, out: Path, log: Path) -> subprocess.Popen[bytes]:
     interface, address = HOSTS[host]
-    rendezvous = f"is_host={int(host == FIRST)},last_call_timeout=5,keep_alive_interval=1"
+    rendezvous = f"is_host={int(host == FIRST)},last_call_timeout=20,keep_alive_interval=1"
     command = [
         "ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run", "--nnodes=1:2",
         "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=10.77.13.1:29400", "--rdzv-id=job",
@@ -95,19 +95,13 @@ def test_a_job_goes_on_where_a_host_is_lost(hosts: None, tmp_path: Path) -> None
     said = (tmp_path / "avtool-one").read_text()
     assert "begun by 4 processes, goes on with 2" in said
     assert checkpoints_of(out)[-1].name == f"step-{STEPS:08}"
-    command = [
-        "-m",
-        "avtool",
-        "pretrain",
-        "--recipe",
-        "tiny",
-        *SMALL,
-        "--data",
-        str(data),
-        "--out",
-        str(whole),
-    ]
+    command = ["-m", "avtool", "pretrain", "--recipe", "tiny", *SMALL, "--data", data, "--out", whole]
     subprocess.run([sys.executable, *command, "--threads", "1"], check=True, capture_output=True)
     ours, theirs = (read_safetensors(checkpoints_of(run)[-1] / "model.safetensors") for run in (out, whole))
     for name, value in theirs.items():
-        torch.testing.assert_close(ours[name], value, rtol=1e-5, atol=1e-5, msg=name)
+        allowed = torch.full_like(value, 1e-5)
+        if name.endswith(
+            "qkv.bias"
+        ):  # a key's bias changes no weight of attention: Adam follows rounding alone
+            allowed.view(3, -1)[1] = 1e-4
+        assert ((ours[name] - value).abs() <= allowed + 1e-5 * value.abs()).all(), name

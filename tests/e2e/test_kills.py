@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from avtool.checkpoint import read_safetensors
 from avtool.places import checkpoints_of, step_of
+from avtool.weight_files import read_safetensors
 from tests.processes import DEVNULL, Process
 
 SMALL = (

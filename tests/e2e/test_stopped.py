@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from avtool import engine
-from avtool.checkpoint import load_trainer, read_safetensors
+from avtool.checkpoint import load_trainer
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN
 from avtool.engine import run as engine_run
 from avtool.places import BEST, checkpoints_of
 from avtool.tasks.classify.train import Classification
 from avtool.tracking import read_metrics
+from avtool.weight_files import read_safetensors
 
 SMALL = (
     "max_steps=10", "train.log_every=1", "train.save_every=1000", "train.precision=float32", "train.batch_size=4",

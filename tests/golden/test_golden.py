@@ -25,6 +25,7 @@ from avtool.model.transformer import sincos_positions
 from avtool.model.unet import SegmentationModel, SeparationModel
 from avtool.optim import layer_id
 from tests.golden import reader
+from tests.models import decoded_everywhere
 
 PUBLISHED_FUSION = {"token": "token", "dense_mmi": "dense", "factorized_mmi": "factorized"}
 """Published name of an interaction -> name here."""
@@ -146,7 +147,7 @@ def test_predictions(case: reader.Case, model: MaskedAutoencoder) -> None:
         ("image", tokens.image, image_mask, model.image_decoder),
         ("audio", tokens.audio, audio_mask, model.audio_decoder),
     ):
-        everything = decoder(visible, tokens.fusion, mask, everything=True)
+        everything = decoded_everywhere(decoder, visible, tokens.fusion, mask)
         assert_close(case.thin(everything), case.array(f"mae.pred_{name}"), 2e-5)
 
 

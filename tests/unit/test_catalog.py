@@ -15,13 +15,12 @@ import pytest
 from typer.testing import CliRunner
 
 from avtool.cli import app
-from avtool.data import catalog, checks
+from avtool.data import catalog, checks, parts
 from avtool.data.catalog import (
     BROKEN_BOX,
     NO_BOX,
     Request,
     Source,
-    audioset,
     flickr_soundnet,
     music,
     tables,
@@ -244,6 +243,24 @@ def test_the_real_vggss(tmp_path):
     assert read("vggsound", folder) == whole
 
 
+@clips.needs_test_data
+def test_real_clips_of_one_video_are_of_one_recording(tmp_path):
+    folder = real(tmp_path / "vgg", vggsound__csv="vggsound_89k_of_199k.csv", vggss__json="vggss.json")
+    whole = read("vggsound", folder)
+    rows = [row for row in whole.rows if row.split == "train"]
+    labels = [whole.classes.index(row.labels[0]) for row in rows]
+    shared = []
+    for names in ([row.id for row in rows], [row.recording for row in rows]):
+        held_out = parts.held_out(names, labels, 0.1)
+        trained = {row.recording for row, out in zip(rows, held_out, strict=True) if not out}
+        with_it = sum(row.recording in trained for row, out in zip(rows, held_out, strict=True) if out)
+        shared.append((with_it, int(held_out.sum())))
+    assert shared == [(2515, 7376), (0, 7364)]  # by clips, and by recordings
+    drawn = read("vggss", folder).rows
+    assert all(row.id.startswith(f"{row.recording}_") for row in drawn)
+    assert len({row.recording for row in drawn}) < len(drawn)
+
+
 def test_vggsound_music_pairs_clips_to_mix(tmp_path):
     lines = [
         PAIRS,
@@ -319,6 +336,7 @@ def test_both_styles_of_audioset_say_the_same(tmp_path):
     google = read("audioset", audio_set(tmp_path), "balanced")
     assert google == read("audioset", audio_set(tmp_path, COPY.replace("\n", "\r\n")), "balanced")
     assert [row.id for row in google.rows] == ["--a_000030", "_b_000000"]
+    assert [row.recording for row in google.rows] == ["--a", "_b"]
     assert google.rows[0].labels == ("Male speech, man speaking", "Speech")
     assert google.classes == ["Speech", "Male speech, man speaking", "Bark"]  # in the order of their ids
     both = read("audioset", tmp_path).rows
@@ -450,6 +468,7 @@ def test_the_real_lists_of_music(tmp_path):
         assert 0.07 < Counter(row.split for row in found.rows)["test"] / len(found.rows) < 0.13
     width = duet.rows[0].boxes[0][2] - duet.rows[0].boxes[0][0]
     assert width == pytest.approx(0.20559210526315788)
+    assert len({row.recording for row in duet.rows}) == 6
 
 
 # --- Flickr-SoundNet --------------------------------------------------------------------------------------
@@ -501,6 +520,15 @@ def test_flickr_soundnet_is_prepared_without_labels(tmp_path):
     assert (report.prepared, report.missing) == (1, 1)
     record = PreparedDataset(tmp_path / "out", "test").record(0)
     assert len(record.boxes) == 3 and record.label_ids == ()
+
+
+def test_flickr_soundnet_in_the_folders_of_its_makers(tmp_path):
+    folder = flickr(tmp_path)
+    for name in ("Data/0/100.jpg", "Data/0/100.mp3", "Data/7/300.mp4"):
+        write(folder / name, "")
+    first, second = read("flickr-soundnet", folder).rows
+    assert first.files() == [folder / "Data/0/100.jpg", folder / "Data/0/100.mp3"]
+    assert second.files() == [folder / "Data/7/300.mp4"] and second.view == flickr_soundnet.CONSENSUS
 
 
 @clips.needs_test_data
@@ -584,6 +612,76 @@ def test_avsbench_files_that_are_wrong(tmp_path, name, text, message):
         read("avsbench", tmp_path)
 
 
+S4 = "name,start,category,split\n-_wznbUu3DY,0,helicopter,train\n0d9u2CymIxc,0,helicopter,test\n"
+MS3 = "video_id,split\njlhuZfcw61w,train\nxv7eM6-UmkY_36,val\n0d9u2CymIxc,test\n"
+
+
+def first_release(folder: Path) -> Path:
+    write(folder / "Single-source" / "s4_meta_data.csv", S4)
+    write(folder / "Multi-sources" / "ms3_meta_data.csv", MS3)
+    picture, mask = np.full((30, 40, 3), 90, np.uint8), np.zeros((30, 40), np.uint8)
+    mask[:10] = 255
+    for name, split, category in (
+        ("-_wznbUu3DY", "train", "helicopter"),
+        ("0d9u2CymIxc", "test", "helicopter"),
+    ):
+        data, where = folder / "Single-source" / "s4_data", f"{split}/{category}"
+        write_wav(data / "audio_wav" / where / f"{name}.wav", 5.0)
+        for k in range(1, 6):
+            write(
+                data / "visual_frames" / where / name / f"{name}_{k}.png",
+                cv2.imencode(".png", picture)[1].tobytes(),
+            )
+            if k == 1 or split == "test":
+                write(
+                    data / "gt_masks" / where / name / f"{name}_{k}.png",
+                    cv2.imencode(".png", mask)[1].tobytes(),
+                )
+    for name, split in (("xv7eM6-UmkY_36", "val"), ("0d9u2CymIxc", "test")):
+        data = folder / "Multi-sources" / "ms3_data"
+        write_wav(data / "audio_wav" / split / f"{name}.wav", 5.0)
+        for k in range(1, 6):
+            write(
+                data / "visual_frames" / name / f"{name}.mp4_{k}.png",
+                cv2.imencode(".png", picture)[1].tobytes(),
+            )
+            write(
+                data / "gt_masks" / split / name / f"{name}_{k}.png", cv2.imencode(".png", mask)[1].tobytes()
+            )
+    return folder
+
+
+def test_the_first_release_of_avsbench(tmp_path):
+    folder = first_release(tmp_path / "avsbench_data")
+    single, several = (read("avsbench", folder, subset) for subset in ("s4", "ms3"))
+    assert single.classes == ["helicopter"] and several.classes == []
+    assert [row.recording for row in several.rows] == ["jlhuZfcw61w", "xv7eM6-UmkY", "0d9u2CymIxc"]
+    first, second = single.rows
+    assert (len(first.frames), first.masks[1:]) == (5, (None,) * 4) and None not in second.masks
+    alike = several.rows[2]  # of the same name as the second, in another folder
+    for row, part in ((second, "Single-source"), (alike, "Multi-sources")):
+        assert all(path.is_file() and part in path.parts for path in row.files())
+    report = prepare("avsbench", folder, out=tmp_path / "out")
+    assert (report.prepared, report.missing, report.refused) == (4, 1, 0)
+    dataset = PreparedDataset(tmp_path / "out", "all")
+    assert dataset.record(1).masked == (0, 1, 2, 3, 4) and dataset.mask(1, 0).max() == 255
+    (folder / "Multi-sources" / "ms3_meta_data.csv").unlink()
+    with pytest.raises(DataError, match=r"has no ms3_meta_data\.csv"):
+        read("avsbench", folder, "ms3")
+
+
+@clips.needs_test_data
+def test_the_real_lists_of_avsbench_s_first_release(tmp_path):
+    for name in ("s4", "ms3"):
+        file = f"avsbench_{name}_meta_data.csv"
+        shutil.copyfile(clips.TEST_DATA / "annotations" / file, tmp_path / file.removeprefix("avsbench_"))
+    single, several = (read("avsbench", tmp_path, subset) for subset in ("s4", "ms3"))
+    assert (len(single.rows), len(single.classes), len(several.rows)) == (4932, 23, 424)
+    for found, odd in ((single, []), (several, ["baby_dog_2_1"])):
+        assert [row.recording for row in found.rows if len(row.recording) != 11] == odd
+    assert len({row.id for row in single.rows}) == 4932
+
+
 @clips.needs_test_data
 def test_the_real_classes_of_avsbench(tmp_path):
     avs_bench(tmp_path)
@@ -594,7 +692,7 @@ def test_the_real_classes_of_avsbench(tmp_path):
 
 
 def test_the_usual_name_of_a_segment_and_the_split_of_a_video():
-    assert next(audioset.file_names("a", 30.0, 40.0)) == "a_000030_000040"
+    assert next(tables.clip_names("a", 30.0, 40.0)) == "a_000030_000040"
     assert {music.split_of(f"video{k}") for k in range(40)} == {"train", "test"}
     pinned = {"0nib7bMm8BA": "train", "6zlMP_kQ_-w": "train", "M1pPtg6a_g8": "test"}
     assert {name: music.split_of(name) for name in pinned} == pinned

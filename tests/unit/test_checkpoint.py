@@ -19,13 +19,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from avtool import checkpoint
-from avtool.checkpoint import load_model, load_trainer, read_pickled_weights, save_checkpoint
+from avtool.checkpoint import load_model, load_trainer, save_checkpoint
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
 from avtool.errors import CheckpointError
 from avtool.model.build import build_model, random_model
+from avtool.model.transformer import sincos_positions
 from avtool.registry import VIT, kinds
 from avtool.tracking import read_run_facts, write_run_facts
+from avtool.weight_files import read_pickled_weights
 from avtool.weights import find_starting_weights, load_vit
 from tests.models import described
 
@@ -506,7 +508,8 @@ def test_an_encoder_starts_from_a_plain_vit(tmp_path: Path) -> None:
     source.reset_parameters()
     target.reset_parameters()
     state = source.image.state_dict()
-    extra = {"cls_token": torch.zeros(1), "pos_embed": torch.zeros(1), "decoder_embed.weight": torch.zeros(1)}
+    fixed = sincos_positions(24, (2, 2))[None]
+    extra = {"cls_token": torch.zeros(1), "pos_embed": fixed, "decoder_embed.weight": torch.zeros(1)}
     torch.save({"model": {**state, **extra}}, tmp_path / "vit.pth")
     load_vit(target.image, tmp_path / "vit.pth")
     assert all(torch.equal(target.image.state_dict()[key], state[key]) for key in state)

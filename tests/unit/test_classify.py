@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from avtool import engine
-from avtool.checkpoint import read_safetensors
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
@@ -34,6 +33,7 @@ from avtool.tasks.classify.recipe import Classify
 from avtool.tasks.classify.train import Classification, beta_quantile, blanked, labels_of, mix, one_hot
 from avtool.tasks.names import CLASSES, ClassNames
 from avtool.tracking import read_metrics
+from avtool.weight_files import read_safetensors
 
 SMALL = (
     "max_steps=6",
@@ -259,6 +259,17 @@ def test_paths_are_dropped_by_the_samples_own_noise(data: Path) -> None:
     dropped, kept = task.train()(batch)["loss"], still.train()(batch)["loss"]
     assert dropped != kept
     assert task.eval()(batch)["loss"] == kept
+
+
+def test_a_share_of_the_patches_is_trained_on_and_all_are_looked_at(data: Path) -> None:
+    task, recipe, dataset, chosen = task_of(data, "train.keep_patches=0.5")
+    batch = batch_of(task, recipe, dataset, [(0, int(i)) for i in chosen[:4]])
+    seen = []
+    task.model.encoder.register_forward_hook(lambda _, inputs, tokens: seen.append(tokens))
+    for training in (True, False):
+        task.train(training)(batch)
+    part, whole = ((tokens.image.shape[1], tokens.audio.shape[1]) for tokens in seen)
+    assert part == (whole[0] // 2, whole[1] // 2)
 
 
 # Optimiser

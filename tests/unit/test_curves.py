@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
-from avtool.report import canvas, curves
+from avtool.report import curves, page
 from avtool.report.curves import COLOURS, WIDTH, draw_curves, panels_of, points_of, thinned
 
 
@@ -133,12 +133,12 @@ def test_a_constant_can_be_drawn() -> None:
 def test_names_are_drawn_as_they_are_and_a_question_mark_stands_for_what_no_font_has(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    canvas._family_with.cache_clear()
-    canvas._say_once.cache_clear()
+    page._family_with.cache_clear()
+    page._say_once.cache_clear()
     names = ("собака", "כלב", "??????", "???", "$x$", "x", "_x")
     drawn_names = {name: curves._legend([name]).pixels().tobytes() for name in names}
     assert len(set(drawn_names.values())) == len(names)
-    assert canvas.text_width("$x$") > 2 * canvas.text_width("x")  # no formula
+    assert page.text_width("$x$") > 2 * page.text_width("x")  # no formula
     right_ends = [
         np.nonzero((curves._legend([name]).pixels() < 200).any((0, 2)))[0].max() for name in ("$x$", "x")
     ]

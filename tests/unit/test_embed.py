@@ -15,7 +15,7 @@ from avtool.checkpoint import load_model, save_checkpoint
 from avtool.clip import Clip, Window
 from avtool.config.checkpoint import Config
 from avtool.errors import AvtoolError, MediaError, UsageError
-from avtool.features import normalize_frames, to_float_waveform
+from avtool.features import blank_frames, normalize_frames, silence, to_float_waveform
 from avtool.inputs import centre_crop, shown, window_starts
 from avtool.media import read_waveform, write_clip
 from avtool.model.build import build_model
@@ -178,13 +178,9 @@ def test_weights_wait_for_a_usable_clip_and_the_others_go_on(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = clips.clip(tmp_path / "good.mp4", 1.0)
-    write_clip(
-        tmp_path / "silent.mp4", clips.level_frames(5), fps=5, waveform=np.zeros(16000), sample_rate=16000
-    )
-    write_clip(tmp_path / "mute.mp4", clips.level_frames(5), fps=5, waveform=None, sample_rate=16000)
-    soundfile.write(tmp_path / "heard.wav", clips.tone(1.0), clips.RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000), clips.RATE)
     (tmp_path / "text.mp4").write_text("no clip")
-    bad = [tmp_path / name for name in ("mute.mp4", "heard.wav", "text.mp4", "gone.mp4")]
+    bad = [tmp_path / name for name in ("silent.wav", "text.mp4", "gone.mp4")]
     told: list[tuple[str, AvtoolError]] = []
     options = {"model": model, "device": "cpu"}
 
@@ -192,10 +188,10 @@ def test_weights_wait_for_a_usable_clip_and_the_others_go_on(
         told.append((clip.name, error))
 
     names = [path.name for path in bad]
-    found = list(classify([*bad, tmp_path / "silent.mp4", good], failed=failed, **options))
+    found = list(classify([*bad, good], failed=failed, **options))
     assert [one.clip for one in found] == [good]
-    assert [name for name, _ in told] == [*names, "silent.mp4"]
-    words = ("no sound track", "has no video", "is a text file", "does not exist", "digital silence")
+    assert [name for name, _ in told] == names
+    words = ("digital silence", "is a text file", "does not exist")
     assert all(word in error.message for word, (_, error) in zip(words, told, strict=True))
 
     def unwanted(*_args, **_options):
@@ -203,11 +199,74 @@ def test_weights_wait_for_a_usable_clip_and_the_others_go_on(
 
     monkeypatch.setattr("avtool.predict.load_model", unwanted)
     assert list(classify(bad, failed=failed, **options)) == []
-    with pytest.raises(MediaError, match="no sound track"):
+    with pytest.raises(MediaError, match="digital silence"):
         next(classify(bad, **options))
     with pytest.raises(MediaError, match="none of the clips"):
         embed(bad, out=tmp_path / "t.npz", failed=failed, **options)
     assert not (tmp_path / "t.npz").exists()
+
+
+def without(folder: Path, what: str) -> Path:
+    """Two seconds that lack something: a file of one's own."""
+    path = folder / what
+    match path.suffix:
+        case ".mp4":
+            waveform = None if what == "mute.mp4" else np.zeros(32000, np.float32)
+            write_clip(path, clips.moving_frames(10), fps=5, waveform=waveform, sample_rate=clips.RATE)
+        case ".wav" | ".mp3":
+            soundfile.write(path, clips.tone(2.0), clips.RATE)
+        case _:
+            cv2.imwrite(str(path), next(clips.moving_frames(1)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks", "words", "windows"),
+    [
+        ("heard.wav", "picture", "heard.wav has no picture: .*heard.wav is judged by its sound alone", 3),
+        ("heard.mp3", "picture", "heard.mp3 has no picture: .* by its sound alone", 3),
+        ("mute.mp4", "sound", "mute.mp4 has no sound track: .* by its picture alone", 3),
+        ("silent.mp4", "sound", "silent.mp4 has digital silence: .* by its picture alone", 3),
+        ("photo.png", "sound", "is a picture and has no sound of its own: .* by its picture alone", 1),
+    ],
+)
+def test_a_sound_or_a_picture_alone_is_judged_by_its_own_head(
+    tmp_path: Path,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    lacks: str,
+    words: str,
+    windows: int,
+) -> None:
+    path, good = without(tmp_path, name), clips.clip(tmp_path / "good.mp4", 1.0)
+    found, both = classify([path, good], model=model, device="cpu")
+    assert re.search(words, " ".join(capsys.readouterr().err.split()))
+    assert (found.lacks, both.lacks, len(found.times)) == (lacks, "", windows)
+    classifier, log_mel, config = load_model(model)
+    with Clip(path, alone=True) as source:
+        view, *_ = source.windows(0.5, size=config.image_size, count=config.window, rate=config.rate)
+    image = normalize_frames(torch.tensor(view.image)[None])
+    audio = log_mel(to_float_waveform(torch.tensor(view.waveform)[None]))
+    with torch.no_grad():
+        if lacks == "sound":
+            logits = classifier(image, silence(audio)).image[0]
+        else:
+            logits = classifier(blank_frames(image), audio).audio[0]
+        tokens = classifier.encoder(
+            *(blank_frames(image), audio) if lacks == "picture" else (image, silence(audio))
+        )
+    np.testing.assert_allclose(found.over_time[0], logits.softmax(dim=0), atol=1e-5)
+    arrays = embed([path, good], out=tmp_path / "t.npz", model=model, device="cpu", every=0.5)
+    assert arrays["lacks"].tolist() == [lacks, ""]
+    np.testing.assert_allclose(arrays["image_tokens"][0], tokens.image[0], atol=1e-5)
+    np.testing.assert_allclose(arrays["audio_tokens"][0], tokens.audio[0], atol=1e-5)
+
+
+def test_a_picture_with_a_silent_sound_is_judged_by_itself(tmp_path: Path, model: Path) -> None:
+    soundfile.write(tmp_path / "x.wav", np.zeros(16000), clips.RATE)
+    (found,) = classify([without(tmp_path, "photo.png")], audio=tmp_path / "x.wav", model=model, device="cpu")
+    assert found.lacks == "sound"
 
 
 def test_other_models_do_not_classify(tmp_path: Path) -> None:
@@ -227,7 +286,7 @@ def test_tokens_are_the_encoders_and_lie_in_the_file(tmp_path: Path, model: Path
     assert all((saved[name] == arrays[name]).all() for name in saved)
     assert saved["files"].tolist() == list(map(str, paths))
     assert saved["clip"].tolist() == [0, 0, 0, 1]
-    shapes = {name: value.shape for name, value in saved.items() if name not in ("files", "clip")}
+    shapes = {name: value.shape for name, value in saved.items() if name not in ("files", "clip", "lacks")}
     assert shapes == {
         "times": (4, 2),
         "image_tokens": (4, 4, 24),

@@ -237,8 +237,10 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
 
     monkeypatch.setattr("avtool.tasks.context.load_model", unwanted)
     of_two = write_data(tmp_path, [(f"{label}{k}", "test", label) for label in "ab" for k in range(2)])
+    (tmp_path / "others").mkdir()
+    others = write_data(tmp_path / "others", [("d", "test", "a cat"), ("e", "test", "b dog")])
     cases: list[tuple[Path, dict, type[Exception], str]] = [
-        (of_two, {}, DataError, "tells 3 classes apart, .* has 2"),
+        (others, {}, DataError, "the model knows none of the classes of .*: it tells a, b, c apart"),
         (of_two, {"split": "train"}, DataError, "no clip of split train; there are: test"),
         (data, {"protocols": ["top2"]}, UsageError, "no protocol 'top2'"),
         (data, {"task": "sing"}, UsageError, "no task 'sing'"),
@@ -258,11 +260,58 @@ def test_what_does_not_fit_is_refused_before_weights_are_loaded(
         with pytest.raises(kind, match=words) as told:
             judge(model, folder, **options)
         assert told.value.hint
-    ClassNames(("a", "x", "c")).write(tmp_path)
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((model / BEST / name).read_bytes())
-    with pytest.raises(DataError, match="class 1 is 'x' for the model and 'b' in"):
-        judge(tmp_path, data)
+    with pytest.raises(
+        DataError, match=r"tells 3 classes apart, whose names were not saved with it, .* has 2"
+    ):
+        judge(tmp_path, of_two)
+
+
+def test_classes_are_matched_by_name_whatever_their_order_and_spelling(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    """The same clips in data that have two of the model's classes, one spelled otherwise, and one of their own."""
+    whole, part = PreparedDataset(data, "test"), tmp_path / "part"
+    part.mkdir()
+    rows = [(whole.record(i).id, "test", *whole.record(i).labels) for i in range(12)]
+    renamed = {"a": "c_", "b": "b?", "c": "a"}  # write_data makes clips by their first letter
+    made = write_data(part, [(name, split, renamed[label]) for name, split, label in rows])
+    assert PreparedDataset(made, "test").classes == ["a", "b?", "c_"]
+    saved = tmp_path / "saved.npz"
+    (table,) = judge(model, made, protocols=["top1"], save_predictions=saved)
+    assert table.samples == 8 and table.left_out == {"of classes that the model does not know": 4}
+    assert table.notes == [
+        "Classes were matched by name: 2 of the model's 3 are in the data.",
+        "Taken for the same: c_ as c.",
+        "The model does not know b?.",
+    ]
+    with np.load(saved) as kept:
+        assert kept["classes"].tolist() == ["a", "b", "c"]
+        named = {"a": 0, "c_": 2}
+        labels = [PreparedDataset(made, "test").record(int(i)).labels[0] for i in kept["clips"]]
+        assert kept["targets"].argmax(axis=1).tolist() == [named[label] for label in labels]
+        hits = kept["logits_fused"].argmax(axis=1) == kept["targets"].argmax(axis=1)
+    assert values(table)["fused", "top1"] == pytest.approx(100 * hits.mean())
+
+
+def test_a_table_says_over_how_many_classes_a_mean_is(model: Path, tmp_path: Path) -> None:
+    rows = [("t0", "train", "c"), *((f"{k}", "test", "a;b" if k % 2 else "a") for k in range(4))]
+    table, sets = judge(model, write_data(tmp_path, rows), protocols=["top1", "top5", "mAP", "AUC"])
+    assert table.notes == ["top5 is 100 % by any scores: there are 3 classes."]
+    assert sets.notes == [
+        "mAP is the mean over 2 of 3 classes: the others (c) have no clip here.",
+        "Every clip has 1 of these classes, whose average precision is 100 % by any scores.",
+        "AUC is the mean over 1 of 3 classes: the others (a, c) have no clip here, or every one.",
+    ]
+
+
+def test_measures_that_any_model_gets_are_named(model: Path, tmp_path: Path) -> None:
+    made = write_data(tmp_path, [("t0", "train", "c"), *((f"{k}", "test", "ab"[k % 2]) for k in range(6))])
+    (table,) = judge(model, made, task="retrieve")
+    assert table.notes == ["recall@10 is 100 % by any embedding: there are 6 clips."]
+    (table,) = judge(model, made, protocols=["knn"])
+    assert table.notes == ["6 clips are of classes without a training clip: none can be their neighbour."]
 
 
 def test_clips_without_labels_are_refused(model: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from avtool.model.fusion import PairAttention
 from avtool.model.mae import MaskedAutoencoder, mask_from_noise, sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import backbone_warmup, cosine_schedule, parameter_groups
+from tests.models import decoded_everywhere
 
 SMALL = {
     "image_size": (64, 48),
@@ -109,7 +110,7 @@ def test_removed_predictions_are_those_of_all_patches(fusion: str) -> None:
     masks = model.masks(*noise(model).values())
     tokens = model.encode_visible(image, audio, *masks)
     removed = model.image_decoder(tokens.image, tokens.fusion, masks[0])
-    everything = model.image_decoder(tokens.image, tokens.fusion, masks[0], everything=True)
+    everything = decoded_everywhere(model.image_decoder, tokens.image, tokens.fusion, masks[0])
     rows = masks[0].removed.unsqueeze(-1).expand(-1, -1, everything.shape[-1])
     torch.testing.assert_close(removed, everything.gather(1, rows))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -22,6 +23,7 @@ from avtool.features import normalize_frames
 from avtool.media import write_clip
 from avtool.model.build import build_model
 from avtool.tasks.localize.predict import localize
+from avtool.tasks.names import ClassNames
 from tests.models import described
 
 SETTINGS = {
@@ -308,6 +310,31 @@ def test_an_export_computes_the_same_where_there_is_no_avtool(
             assert outputs.keys() == want.keys() == said["outputs"].keys()
             for name, value in want.items():
                 torch.testing.assert_close(outputs[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_classifiers_program_holds_the_names_of_its_classes(tmp_path: Path, several: bool) -> None:
+    folder, program = saved(tmp_path / "model", "classifier", fusion="token"), tmp_path / "x.pt2"
+    assert export(folder, program)["classes"] is None  # as a converted model, which has no names
+    names = tuple(f"klasse {number}, ä" for number in range(avtool.load(folder).config.head.classes))
+    ClassNames(names, several=several).write(folder)
+    described = export(folder, program, force=True)
+    files = {"avtool.json": ""}
+    outputs = torch.export.load(program, extra_files=files).module()(*inputs(2))
+    said = json.loads(files["avtool.json"])
+    assert (tuple(said["classes"]), said["several"]) == (names, several)
+    assert outputs["mean"].shape == (2, len(names)) and described["classes"] == names
+    assert "classes" not in export(folder, program, kind="encoder", force=True)
+
+
+def test_an_export_of_weights_that_are_not_finite_is_refused(tmp_path: Path) -> None:
+    model = saved(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["encoder.fusion_tokens"][0, 0, 0] = torch.nan
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"encoder.fusion_tokens holds values that are not finite"):
+        export(model, tmp_path / "model.pt2", kind="encoder")
+    assert not (tmp_path / "model.pt2").exists()
 
 
 def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) -> None:

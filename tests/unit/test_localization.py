@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from avtool import evaluate as evaluation
 from avtool.checkpoint import save_checkpoint
 from avtool.config.checkpoint import read_config
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
-from avtool.errors import DataError, NotFinite
+from avtool.data.prepare import prepare
+from avtool.errors import DataError, NotFinite, UsageError
 from avtool.features import upsampled
 from avtool.metrics.localization import (
     EVALUATION_SIZE,
@@ -28,6 +32,7 @@ from avtool.metrics.localization import (
     ciou_median,
     consensus_map,
     exchange_by_class,
+    exchange_sounds,
     ideal_map,
     pointing_hits,
     slavc_confidence,
@@ -37,12 +42,13 @@ from avtool.model.build import build_model
 from avtool.tasks.localize import protocols as evaluate
 from avtool.tasks.localize.pointing import (
     LOCALIZATION_JSON,
-    Localization,
+    PointingResult,
     keep_localization,
     kept_localization,
     measure_pointing,
 )
 from avtool.tasks.localize.predict import localize
+from tests import clips
 from tests.models import described
 
 
@@ -316,6 +322,35 @@ def test_clips_without_labels_are_named() -> None:
 
 # On prepared data -------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    ("labels", "recordings", "clips"),
+    [
+        ([()] * 7, list("aabbccd"), range(7)),
+        ([(0, 1)] * 6 + [(2, 3)], list("aaabbbc"), range(7)),
+        ([(0,)] * 5, list("aaaab"), range(5)),  # the recordings cannot be exchanged, the clips can
+        ([(0,)] * 6, list("aaaaaa"), [3, 3, 3, 5, 5, 5]),
+    ],
+)
+def test_where_no_class_can_be_exchanged_it_is_another_clips_sound_and_said(
+    labels: list[tuple[int, ...]], recordings: list[str], clips: Sequence[int]
+) -> None:
+    sounds, called, note = exchange_sounds(labels, recordings, clips, seed=1)
+    assert sounds is not None and sorted(sounds) == list(range(len(labels)))
+    names = recordings if len(set(recordings)) > 2 else clips
+    assert all(names[own] != names[other] for own, other in enumerate(sounds))
+    assert called == "another clip's sound"
+    assert note.startswith("No row with another class's sound: ")
+    assert note.endswith("; one with another clip's sound is in its place.")
+    assert np.array_equal(sounds, exchange_sounds(labels, recordings, clips, seed=1)[0])
+
+
+def test_a_single_clip_has_no_other_sound() -> None:
+    found = exchange_sounds([(0,)] * 3, ["a"] * 3, [4, 4, 4], seed=0)
+    assert found.sounds is None and "; nor with another clip's sound: " in found.note
+    assert exchange_sounds([(0,), (1,)], ["a", "a"], [0, 1], seed=0)[1:] == ("another class's sound", "")
+
+
 SETTINGS = {
     "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 8, "dim": 32, "depth": 2, "heads": 2,
     "fusion": "factorized", "fusion_tokens": [3, 2, 2], "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 2,
@@ -400,6 +435,56 @@ def test_each_control_changes_what_it_says_and_nothing_else(
     assert (distance.diagonal() > 0.1).all()
 
 
+def boxed(folder: Path, labels: Sequence[str], view: str = "") -> Path:
+    """Prepared pictures with a sound and two boxes, one over the other."""
+    folder.mkdir()
+    rows = ["id,split,label,image,audio,boxes,view"]
+    for k, label in enumerate(labels):
+        picture = np.random.default_rng(k).integers(0, 255, (32, 32, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{k}.png"), picture)
+        soundfile.write(folder / f"{k}.wav", clips.tone(1.0, frequency=300 + 50 * k), clips.RATE)
+        rows.append(f'{k},test,{label},{k}.png,{k}.wav,"[[0,0,0.5,0.5],[0,0,0.25,1]]","{view}"')
+    (folder / "boxed.csv").write_text("\n".join(rows))
+    return prepare("manifest", folder / "boxed.csv", out=folder / "prepared").out
+
+
+@pytest.mark.parametrize("labels", [[""] * 5, ["cello;violin"] * 4 + ["flute;horn"], ["cat", "cat"]])
+def test_boxes_without_labels_or_of_one_class_have_a_table(
+    run: Path, tmp_path: Path, labels: list[str]
+) -> None:
+    data = boxed(tmp_path / "data", labels)
+    tables = evaluation.evaluate(run, data, task="localize", maps=["cosine"], device="cpu")
+    tables += evaluation.evaluate(
+        run, data, task="localize", maps=["cosine"], protocols=["slavc-extended"], device="cpu"
+    )
+    for table in tables:
+        assert table.rows[1].name == "cosine, another clip's sound" and table.rows[1].role == "control"
+        assert "No row with another class's sound" in table.notes[0] and table.samples == len(labels)
+    assert "with another clip's sound and with silence" in tables[-1].words
+    result = measure_pointing(run, data, kind="cosine", device="cpu")
+    assert list(result.controls())[1] == "another clip's sound"
+
+
+def test_a_single_clip_with_boxes_has_a_table_without_another_sound(run: Path, tmp_path: Path) -> None:
+    data = boxed(tmp_path / "data", ["cat"])
+    table = evaluation.evaluate(run, data, task="localize", protocols=["pointing"], device="cpu")[0]
+    assert not any("another" in row.name for row in table.rows)
+    assert "nor with another clip's sound" in table.notes[0]
+    with pytest.raises(UsageError, match="there is one alone"):
+        evaluation.evaluate(
+            run, data, task="localize", maps=["cosine"], protocols=["slavc-extended"], device="cpu"
+        )
+    with pytest.raises(DataError, match="a single clip of split test has boxes"):
+        measure_pointing(run, data, device="cpu")
+
+
+@pytest.mark.parametrize(("view", "least"), [("", 1.0), ('{""truth"": ""consensus""}', 0.5), ("[1]", 1.0)])
+def test_the_stored_view_says_how_truth_is_made_of_boxes(tmp_path: Path, view: str, least: float) -> None:
+    dataset = PreparedDataset(boxed(tmp_path / "flickr-soundnet", ["", ""], view), "test")
+    truth = evaluate.truth_of(dataset, np.arange(2))[0]
+    assert truth[0, 10, 10] == 1 and truth[0, 10, 100] == truth[0, 200, 10] == least
+
+
 def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = PreparedDataset.record
     bare = {"boxes": np.zeros((0, 4), np.float32)}
@@ -408,9 +493,9 @@ def test_data_without_boxes_is_refused(data: Path, run: Path, monkeypatch: pytes
         measure_pointing(run, data, device="cpu")
 
 
-def measured(score: float) -> Localization:
+def measured(score: float) -> PointingResult:
     shares = {"untrained": 0.2, "exchanged": 0.3, "disc": 0.25, "anywhere": 0.1}
-    return Localization(
+    return PointingResult(
         "step-00000001", "attention", "synth", "test", clips=80, left_out=0, score=score, **shares
     )
 

@@ -30,6 +30,8 @@ SMALL = (
     "model.depth=2", "localize.width=8", "init.model=none",
 )  # fmt: skip
 
+HALF = ("train.keep_patches=0.5", "localize.blank_share=1")
+
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
@@ -86,6 +88,29 @@ def test_a_few_blank_patches_stand_for_all(dataset) -> None:
     assert torch.equal(patches, F.normalize(task.model.image_projection(expected), dim=-1))
     assert sounds.shape == (4, 8)
     assert task.config.head.blank_share == 0.25
+
+
+@pytest.mark.parametrize("way", ["unimodal", "joint"])
+def test_training_encodes_the_share_of_patches_that_is_kept_and_measuring_encodes_all(
+    dataset, way: str
+) -> None:
+    task, recipe = task_of(dataset, f"localize.encoding={way}", "localize.candidates=2", *HALF)
+    batch = batch_of(task, recipe, dataset)
+    read = []
+    task.model.encoder.register_forward_hook(
+        lambda _, inputs, tokens: read.append((tokens.image.shape[1], tokens.audio.shape[1]))
+    )
+    whole = task.forward(batch)["loss"]
+    everything, part = (4, 8), {"unimodal": {(2, 8), (4, 4)}, "joint": {(2, 4)}}[way]
+    assert set(read) == {everything}
+    read.clear()
+    loss = task.train().forward(batch)["loss"]
+    assert set(read) == part and loss != whole
+    assert torch.equal(task.forward(batch)["loss"], loss)  # drawn from (seed, epoch, index) alone
+    assert task.forward({**batch, "epoch": batch["epoch"] + 1})["loss"] != loss
+    image, audio = task.kept_patches(batch)
+    assert image.shape == (4, 2) and audio.shape == (4, 4)
+    assert all(len(set(row.tolist())) == len(row) for row in (*image, *audio))
 
 
 def test_the_loss_compares_each_batch_within_itself(dataset) -> None:

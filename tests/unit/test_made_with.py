@@ -119,7 +119,7 @@ def test_other_rows_or_settings_are_dropped_with_their_versions(run, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         run(NEW, stop=3)
     monkeypatch.setattr(module, "Settings", partial(Settings, rows_per_shard=2, short_side=32))
-    with pytest.raises(UsageError, match="with another settings"):
+    with pytest.raises(UsageError, match="with another short_side: 256, now 32"):
         run(OLD)
     assert run(OLD, force=True).prepared == ROWS
     assert facts(tmp_path / "out")["made_with"] == [OLD]

@@ -204,7 +204,7 @@ def test_images_with_sound(tmp_path):
     assert list(report_of(tmp_path / "out")["reasons"]) == [checks.SHORT]
     dataset = PreparedDataset(tmp_path / "out")
     assert [dataset.frame(i, 0).shape for i in range(2)] == [(32, 32, 3), (256, 512, 3)]
-    assert dataset.record(0).labels == ("b", "a", "b") and dataset.classes == ["a", "b"]
+    assert dataset.record(0).labels == ("b", "a") and dataset.classes == ["a", "b"]
 
 
 def test_boxes_masks_and_stems_go_with_the_middle_frame(tmp_path):
@@ -399,6 +399,21 @@ def test_odd_clips(tmp_path):
     assert (report["prepared"], report["refused"]) == (5, 1)
     assert report["reasons"][media.NO_SOUND] == ["no_audio_track"]
     assert report["reasons"][checks.STILL] == ["one_video_frame"]
+
+
+def test_other_columns_are_kept_with_the_clip(tmp_path):
+    clips.clip(tmp_path / "a.mp4", 2.0)
+    prepare("manifest", manifest(tmp_path, [row("a", camera="left, up", licence="")]), out=tmp_path / "out")
+    assert PreparedDataset(tmp_path / "out").facts(0)["extra"] == {"camera": "left, up", "licence": ""}
+
+
+def test_a_soft_mask_is_cut_at_half_and_said(tmp_path):
+    clips.clip(tmp_path / "a.mp4", 2.0)
+    soft = np.clip(np.arange(64) * 8 - 128, 0, 255).astype(np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), np.tile(soft, (48, 1)))
+    report = prepare("manifest", manifest(tmp_path, [row("a", mask="a.png")]), out=tmp_path / "out")
+    assert report.ids[media.SOFT_MASK] == ["a"]
+    assert np.array_equal(PreparedDataset(report.out).mask(0), np.tile(255 * (soft >= 128), (48, 1)))
 
 
 def test_the_next_command_is_the_small_recipe_while_clips_are_few(tmp_path):

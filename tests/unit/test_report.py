@@ -22,6 +22,7 @@ from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.data.report import Report
+from avtool.media import DecodedClip
 from tests import clips
 
 SETTINGS = Settings()
@@ -70,11 +71,19 @@ def test_header_and_decoded_length_disagree(tmp_path):
     assert checks.HEADER in flags_of(video=tmp_path / "cut.mkv")
 
 
-def test_lengths_are_flagged_beyond_half_a_second():
-    assert checks.length_flags(sound=10, picture=9.5, header=10.5) == []
-    assert checks.length_flags(sound=10, picture=9.4, header=10.0) == [checks.UNEVEN]
-    assert checks.length_flags(sound=10, picture=10, header=9.4) == [checks.HEADER]
-    assert checks.length_flags(sound=4, picture=2, header=10) == [checks.UNEVEN, checks.HEADER]
+def test_lengths_and_beginnings_are_flagged_beyond_a_limit():
+    def flags(sound=10.0, picture=10.0, header=10.0, **begins):
+        times = {"picture_seconds": picture, "sound_seconds": sound, "header_seconds": header, **begins}
+        return checks.time_flags(DecodedClip([], [], np.zeros(0), 10, (1, 1), 0, 5, **times))
+
+    assert flags(picture=9.5, header=10.5) == []
+    assert flags(picture=9.4) == [checks.UNEVEN]
+    assert flags(header=9.4) == [checks.HEADER]
+    assert flags(sound=4, picture=2) == [checks.UNEVEN, checks.HEADER]
+    assert flags(picture_begins=0.11) == [checks.PICTURE_LATE]
+    assert flags(sound_begins=0.11) == [checks.SOUND_LATE]
+    assert flags(picture_begins=0.09, sound_begins=0.09) == []
+    assert flags(uncertain=True) == [checks.UNCERTAIN]
 
 
 def test_duplicate_ids_and_labels_that_are_no_class_are_flagged(tmp_path, monkeypatch):

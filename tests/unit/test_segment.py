@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,7 +20,9 @@ from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
 from avtool.losses import overlap_loss
+from avtool.places import resolve_checkpoint
 from avtool.report.overlay import lay_over, palette, write_mask
+from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import predict as infer
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
@@ -149,6 +152,19 @@ def test_the_same_numbers_for_any_batch_size_and_workers(run: Path, data: Path, 
     f = 100 * kept["F at each threshold: model"].mean(axis=0).max()
     assert f == pytest.approx(measures(one[0])["model"]["F"])
     assert not kept["nothing sounds: model"].any()
+    dataset = PreparedDataset(data, "test")
+    for number, (clip, frame) in enumerate(kept["frames"]):
+        truth = cv2.resize(dataset.mask(clip, frame), (224, 224), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+        mask = kept["mask: model"][number]
+        assert mask.dtype == np.uint8 and mask.shape == truth.shape
+        iou = (truth & (mask > 127)).sum() / (truth | (mask > 127)).sum()
+        assert iou == pytest.approx(kept["foreground IoU: model"][number], abs=1e-3)
+
+
+def test_masks_of_classes_are_kept_as_class_numbers(semantic: Path, data: Path, tmp_path: Path) -> None:
+    evaluate(semantic, data, save_predictions=tmp_path / "p.npz")
+    masks = np.load(tmp_path / "p.npz")["mask: model"]
+    assert masks.dtype == np.uint8 and masks.shape == (8, 224, 224) and masks.max() < 3
 
 
 def test_what_training_measures_does_not_depend_on_the_batches(run: Path, data: Path) -> None:
@@ -196,6 +212,8 @@ def test_what_cannot_be_trained_is_refused(data: Path, tmp_path: Path, source: P
 
     with pytest.raises(TrainingError, match="needs an encoder of width 128 or more"):
         train(data, "model.dim=64")
+    with pytest.raises(TrainingError, match="segment needs every patch"):
+        train(data, "train.keep_patches=0.5")
     with pytest.raises(DataError, match="no clip of split train has a mask"):
         train(other("bare", mask=None))
     with pytest.raises(DataError, match=r"clip 0 of .* holds 255, but the clip has 1 labels"):
@@ -215,6 +233,11 @@ def test_what_cannot_be_judged_is_refused_before_weights_are_loaded(
     few = prepare("manifest", source / "few.csv", out=tmp_path / "few").out
     with pytest.raises(DataError, match=r"tells 3 classes apart, .* has 2, the background among them"):
         evaluate(semantic, few)
+    other = tmp_path / "other"
+    shutil.copytree(resolve_checkpoint(semantic), other)
+    ClassNames(("background", "red", "green"), several=True).write(other)
+    with pytest.raises(DataError, match=r"class 1 is 'red' for the model and 'blue' in"):
+        evaluate(other, data)
 
 
 def test_without_other_classes_the_exchanged_row_is_left_out_and_said(
@@ -242,7 +265,7 @@ def test_a_mask_of_ones_own_clip(run: Path, clip: Path, tmp_path: Path) -> None:
         found = segment(
             clip, out=tmp_path / "m.png", overlay=tmp_path / "o.png", model=run, at=at, force=True
         )
-        mask = media.read_mask(tmp_path / "m.png")
+        mask = media.read_mask(tmp_path / "m.png")[0]
         assert mask.shape == (64, 96)
         assert set(np.unique(mask)) == {0, 255}
         assert np.array_equal(mask > 0, found.mask == 1)
@@ -287,7 +310,7 @@ def test_it_is_said_where_the_sound_of_a_whole_clip_ends_first(
 def test_a_picture_with_its_sound_and_classes(semantic: Path, source: Path, tmp_path: Path) -> None:
     found = segment(source / "1.png", audio=source / "1.wav", out=tmp_path / "m.png", model=semantic)
     assert set(found.shares) <= {"red", "blue"}
-    assert np.array_equal(media.read_mask(tmp_path / "m.png"), found.mask)
+    assert np.array_equal(media.read_mask(tmp_path / "m.png")[0], found.mask)
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -358,7 +381,7 @@ def test_an_overlay_tints_what_is_marked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not lie over"):
         lay_over(frame, mask.T)
     write_mask(tmp_path / "m.png", mask, classes=3)
-    assert np.array_equal(media.read_mask(tmp_path / "m.png"), mask)
+    assert np.array_equal(media.read_mask(tmp_path / "m.png")[0], mask)
 
 
 def test_the_loss_of_overlap_is_added_by_its_weight(data: Path) -> None:

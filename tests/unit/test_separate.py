@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -29,13 +30,16 @@ from avtool.features import LogMel, at_frames
 from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
 from avtool.media import read_frame, write_clip
+from avtool.metrics.separation import bss_eval
 from avtool.model.build import random_model
+from avtool.places import resolve_checkpoint
 from avtool.report.pictures import Panel, render_masks
 from avtool.tasks.separate import predict as inference
 from avtool.tasks.separate import protocols as evaluation
 from avtool.tasks.separate import train as task_module
 from avtool.tasks.separate.predict import separate
 from avtool.tasks.separate.train import Mixtures, Separation, fixed_mixtures, mask_logits, mix
+from avtool.tracking import read_metrics
 from tests.clips import moving_frames, read_track, tone
 from tests.models import described
 
@@ -67,8 +71,9 @@ def recipe(*changes: str) -> Recipe:
     return load_recipe("tiny-separate", [*SMALL, *changes])
 
 
-def prepared(folder: Path, labels: str, *, silent: int | None = None) -> Path:
-    """A still and a tone of its own class's pitch for each of ``labels``; the last quarter is split test."""
+def prepared(folder: Path, labels: str, *, silent: Sequence[int] = ()) -> Path:
+    """A still and a tone of its own class's pitch for each of ``labels``; the last quarter is split test. What is heard
+    of the ``silent`` ones in evaluation, their middle, has no sound."""
     generator = np.random.default_rng(0)
     rows = []
     for number, label in enumerate(labels):
@@ -76,8 +81,8 @@ def prepared(folder: Path, labels: str, *, silent: int | None = None) -> Path:
         sound = tone(1.5, frequency=300 * 2 ** "abc".index(label), level=0.2) + generator.normal(
             0, 0.01, 24000
         )
-        if number == silent:
-            sound[3000:] = 0  # what is heard of it is the middle
+        if number in silent:
+            sound[3000:] = 0
         soundfile.write(folder / f"{number}.wav", sound, RATE)
         split = "test" if number >= 3 * len(labels) // 4 else "train"
         rows.append((f"clip{number}", split, label, f"{number}.png", f"{number}.wav"))
@@ -287,6 +292,20 @@ def test_a_model_stands_between_floor_and_ceilings(
     assert (table.samples, table.recordings, dict(table.left_out)) == (12, 6, {})
 
 
+def test_kept_waveforms_have_the_scores_of_the_table(data: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(model, data, device="cpu", batch_size=5, save_predictions=tmp_path / "kept.npz")
+    with np.load(tmp_path / "kept.npz") as kept:
+        found, true, masks = (kept[name] for name in ("waveforms_model", "waveforms_sources", "masks_model"))
+        clips, sdr = kept["mixtures"], kept["SDR_model"]
+    assert (
+        found.dtype == true.dtype == np.int16 and found.shape == true.shape and masks.shape[:2] == clips.shape
+    )
+    assert masks.min() >= 0 and masks.max() <= 1
+    sounds = (torch.from_numpy(sound / 32768).float() for sound in (true, found))
+    again = bss_eval(next(sounds), next(sounds)[:, None]).sdr
+    assert again.flatten().numpy() == pytest.approx(sdr, abs=0.1)
+
+
 def test_the_same_numbers_for_any_batch_size(data: Path, model: Path) -> None:
     one, many = (evaluate(model, data, device="cpu", batch_size=size)[0] for size in (1, 5))
     for measure in ("SDR", "SIR", "SAR"):
@@ -295,10 +314,31 @@ def test_the_same_numbers_for_any_batch_size(data: Path, model: Path) -> None:
 
 
 def test_silent_sources_are_left_out_and_counted(tmp_path: Path, model: Path) -> None:
-    quiet = prepared(tmp_path, "abc" * 8, silent=20)
-    (table,) = evaluate(model, quiet, device="cpu")
+    quiet = prepared(tmp_path, "abc" * 8, silent=[20])
+    (table,), (one_by_one,) = (evaluate(model, quiet, device="cpu", batch_size=size) for size in (32, 1))
     left_out = table.left_out["as silent sources"]
     assert left_out >= 2 and table.samples == 12 - left_out
+    assert one_by_one.left_out == table.left_out  # also where they are all that a batch has
+    assert values_of(one_by_one, "SDR") == pytest.approx(values_of(table, "SDR"), abs=1e-3)
+
+
+@pytest.mark.parametrize("silent", [[0], range(24)])
+def test_a_run_whose_held_out_mixtures_have_silent_sources_says_how_many(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], silent: Sequence[int]
+) -> None:
+    quiet = prepared(tmp_path, "abc" * 8, silent=silent)
+    out = tmp_path / "run"
+    small = recipe("train.batch_size=1", "data.validation=0.5")
+    engine.train(small, data=quiet, out=out, allow_random=True, device="cpu")
+    said = " ".join(capsys.readouterr().err.split())
+    row = read_metrics(out)[-1]
+    if len(silent) == 1:
+        assert f"; {row['held_out_silent']:.0f} sources of mixtures with a silent one left out; loss" in said
+        assert row["held_out_silent"] >= 2 and row["held_out_sdr_improvement"] is not None
+    else:
+        assert "no SDR, for no mixture has two sources that sound; " in said
+        assert "no best checkpoint: sdr_improvement was never a number; the last one is used" in said
+        assert read_config(resolve_checkpoint(out)).kind == "separation" and not (out / "best").exists()
 
 
 def test_pairs_that_the_data_names_are_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

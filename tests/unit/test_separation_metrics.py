@@ -146,6 +146,14 @@ def test_the_silent_are_named_and_the_others_measured() -> None:
         assert torch.equal(ours[~scores.silent], whole[~scores.silent])
 
 
+def test_a_batch_in_which_every_mixture_has_a_silent_source_has_no_score() -> None:
+    references, estimates = noise(2, 2, 3000), noise(2, 3, 2, 3000, seed=1)
+    references[:, 1] = 0
+    scores = bss_eval(references, estimates)
+    assert scores.silent.shape == (2, 3, 2) and scores.silent.all()
+    assert all(part.isnan().all() for part in scores[:3])
+
+
 def test_silence_is_an_energy_below_a_hundred_thousandth() -> None:
     quiet = torch.full((2, 10), 1e-3)  # energy 1e-5, up to rounding
     assert silent(quiet * torch.tensor([[0.99], [1.01]])).tolist() == [True, False]

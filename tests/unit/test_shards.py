@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import webdataset
+import yaml
 
 from avtool.data import dataset as dataset_module
 from avtool.data import shards
@@ -108,6 +109,19 @@ def test_tar_members_carry_no_time_and_no_owner_and_the_index_fits(folder, prepa
         assert [frame["begin"] for frame in frames] == [
             ends[f"{key}.f{k:03d}.jpg"] for k in range(len(frames))
         ]
+
+
+def test_the_card_names_every_member_of_any_clip(folder):
+    _, header, text = (folder / "README.md").read_text().split("---\n")
+    card = yaml.safe_load(header)
+    assert card["configs"][0]["data_files"] == [{"split": "clips", "path": "shards/*.tar"}]
+    kinds = {feature["name"]: feature["dtype"] for feature in card["dataset_info"]["features"]}
+    members = set()
+    for path in (folder / "shards").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            members |= {name.partition(".")[2] for name in tar.getnames()}
+    assert set(kinds) == members | {"__key__", "__url__"}
+    assert kinds["f000.jpg"] == "image" and kinds["wav"] == "binary" and 'split="clips"' in text
 
 
 def test_random_access_gives_what_was_stored(folder, prepared):

@@ -15,6 +15,7 @@ from avtool.data.views import EvaluationViews
 from avtool.errors import UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.features import inputs_of, silence
+from avtool.metrics.localization import Exchange
 from avtool.model.build import random_model
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
@@ -46,7 +47,9 @@ def table_of(maps: dict[str, np.ndarray], truth: np.ndarray) -> Table:
     context = Context(Path(), CONFIG, None, np.arange(len(truth)), torch.device("cpu"))  # type: ignore[arg-type]
     recordings = [str(clip) for clip in range(len(truth))]
     found = {("cosine", of): of_sound for of, of_sound in maps.items()}
-    return slavc_table(context, found, truth, recordings=recordings, left_out={})
+    return slavc_table(
+        context, found, truth, recordings=recordings, left_out={}, exchange=Exchange(None, EXCHANGED)
+    )
 
 
 def values(table: Table) -> dict[str, tuple[float, ...]]:

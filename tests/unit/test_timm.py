@@ -25,7 +25,6 @@ from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 
 from avtool import engine
-from avtool.checkpoint import read_safetensors
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import CheckpointError, RecipeError
@@ -34,6 +33,7 @@ from avtool.model.encoder import VisionTransformer
 from avtool.model.transformer import VIT_EPS, Block, sincos_positions
 from avtool.places import checkpoints_of
 from avtool.timm_vit import TimmViT, _compute_the_same
+from avtool.weight_files import read_safetensors
 from avtool.weights import find_starting_weights, load_vit
 from tests.processes import run
 

@@ -5,16 +5,22 @@ name _ stands for -). ``read`` turns annotation files into rows (``tables`` read
 come from the annotations, never from folders on disk.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from avtool.errors import UsageError
+from avtool.data import archives, names
+from avtool.data.tree import tree_of
+from avtool.errors import TableError, UsageError
 from avtool.registry import DATASETS
 
+SHOWN = 5
+"""So many pairs of names are shown in an error."""
 NO_STEMS: Mapping[str, Path] = {}
+NO_EXTRA: Mapping[str, str] = {}
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
 
@@ -24,12 +30,13 @@ class Row:
     """One line of a data set: a ``video``, or an ``image`` or ``frames`` with an ``audio`` file, and what is
     known of it.
 
-    ``frames`` are pictures one a second, the first at 0.5 s. Times in seconds of the file. ``key_time`` is the
-    time, from ``start``, of the key frame, which ``boxes`` belong to (None: the middle). ``masks``: one for the
-    key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the name of each source to its
-    own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is anything else known of the
-    picture, kept as it is (JSON). ``recording`` names what the clip was recorded in, which others may share (None:
-    its id). ``video`` may be text: of two million rows a Path each takes 700 MB.
+    Paths may lead into archives, see ``archives``. ``frames`` are pictures one a second, the first at 0.5 s. Times in
+    seconds of the file. ``key_time`` is the time, from ``start``, of the key frame, which ``boxes`` belong to (None:
+    the middle). ``masks``: one for the key frame, or one for each of ``frames`` (None: it has none). ``stems`` maps the
+    name of each source to its own sound file. ``partner``: the id of the clip to mix this one with. ``view`` is
+    anything else known of the picture, kept as it is (JSON); ``extra`` is kept with the clip. ``recording`` names what
+    the clip was recorded in, which others may share (None: its id). ``video`` may be text: of two million rows a Path
+    each takes 700 MB.
     """
 
     id: str
@@ -48,11 +55,28 @@ class Row:
     partner: str | None = None
     view: Any = None
     recording: str | None = None
+    extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
 
     def files(self) -> list[Path]:
         """Every file the row names."""
         named = (self.video, self.image, self.audio, *self.frames, *self.masks, *self.stems.values())
         return [Path(path) for path in named if path is not None]
+
+    def with_files(self, files: Mapping[str, Path]) -> Self:
+        """The same row with other files, by the paths of those that they stand for."""
+
+        def moved(path: Any) -> Any:
+            return path if path is None else files.get(str(path), path)
+
+        return replace(
+            self,
+            video=moved(self.video),
+            image=moved(self.image),
+            audio=moved(self.audio),
+            frames=tuple(map(moved, self.frames)),
+            masks=tuple(map(moved, self.masks)),
+            stems={name: moved(path) for name, path in self.stems.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -111,12 +135,66 @@ class DataSet:
 
 def read_source(name: str, source: Path, request: Request) -> Source:
     """The rows of data set ``name`` from its raw files at ``source``. UsageError where there is no such data set, or
-    it has no such part."""
+    it has no such part; TableError where two of its labels or splits are alike (``avtool.data.names``)."""
     dataset = DATASETS.find(name)
     if request.subset is not None and request.subset not in dataset.subsets:
         hint = f"there are: {', '.join(dataset.subsets)}" if dataset.subsets else "leave out --subset"
         raise UsageError(f"{name} has no subset {request.subset}", hint=hint)
-    return dataset.read(source, request)
+    tree_of.cache_clear()
+    found = _checked(dataset.read(source, request), source)
+    if source.is_dir():
+        problems = tree_of(source).problems
+    else:
+        named = {inside[0] for row in found.rows for path in row.files() if (inside := archives.inside(path))}
+        listed = {str(archive): archives.listing(archive) for archive in sorted(named)}
+        problems = {archive: one.problem for archive, one in listed.items() if one and one.problem}
+    said = [f"{archive}: {problem}" for archive, problem in problems.items()]
+    return replace(found, notes={**found.notes, DAMAGED_ARCHIVE: said}) if said else found
+
+
+def video_of(name: str) -> str:
+    """The YouTube video, whose ids have 11 characters, of a clip ``name``d ID_WHICH; else the name."""
+    return name[:11] if name[11:12] == "_" else name
+
+
+OTHER_SPELLING = "label spelled as the class list spells it"
+ONE_ROLE = "splits whose names mean the same, kept apart"
+
+
+def _checked(found: Source, source: Path) -> Source:
+    """``found`` with each label as the class list spells it; what was mended, or may be wrong, is in the notes."""
+    _check_alike(found, source)
+    spelled = names.matched({label for row in found.rows for label in row.labels}, found.classes)
+    notes = defaultdict(list, found.notes)
+    rows = list(found.rows)
+    for number, row in enumerate(rows):
+        labels = tuple(spelled.get(label, label) for label in row.labels)
+        if labels != row.labels:
+            notes[OTHER_SPELLING].append(row.id)
+            rows[number] = replace(row, labels=labels)
+    roles = defaultdict(list)
+    for split in found.splits:
+        roles[names.role(split)].append(split)
+    if same := [split for splits in roles.values() if len(splits) > 1 for split in splits]:
+        notes[ONE_ROLE] += same
+    return replace(found, rows=rows, notes=dict(notes))
+
+
+def _check_alike(found: Source, source: Path) -> None:
+    """TableError where two splits or two classes are alike: rows of each would be told apart without a reason."""
+    for what, there in (("splits", found.splits), ("labels", found.classes)):
+        if not (twins := names.alike(there)):
+            continue
+        of = {value: row.id for row in reversed(found.rows) for value in (row.split, *row.labels)}
+        pairs = [
+            " and ".join(f"{name!a}" + (f" (clip {of[name]})" if name in of else "") for name in pair)
+            for pair in twins[:SHOWN]
+        ]
+        more = f"; and {len(twins) - SHOWN} more" if len(twins) > SHOWN else ""
+        raise TableError(
+            f"{source}: {what} that look the same: {'; '.join(pairs)}{more}",
+            hint="give all rows that mean the same one spelling: spaces, case and signs are compared",
+        )
 
 
 def classes_of(rows: Iterable[Row]) -> list[str]:
@@ -124,6 +202,7 @@ def classes_of(rows: Iterable[Row]) -> list[str]:
     return sorted({label for row in rows for label in row.labels})
 
 
+DAMAGED_ARCHIVE = "damaged archive"
 BROKEN_BOX = "broken box left out"
 NO_BOX = "no box left, clip left out"
 

@@ -5,16 +5,17 @@ balanced_train_segments.csv, unbalanced_train_segments.csv, eval_segments.csv: l
 id, start, end, mids in quotes, with or without a space before each, seconds as 30 or 30.000. Without a subset:
 balanced as split train and eval as split test.
 
-Clips lie in ``clips/`` or in any folder in it, named ID, ID_START or ID_START_END with the times in seconds
+Clips lie anywhere under the folder, also in archives, named ID, ID_START or ID_START_END with the times in seconds
 (30, 30.000, 000030) or milliseconds (30000); Y before the ID is skipped. Each holds just its 10 seconds.
 Classes and their ids are those of class_labels_indices.csv.
 """
 
 import os
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from avtool.data.catalog import DataSet, Request, Row, Source, tables
+from avtool.data.tree import VIDEO, Tree, tree_of
 
 PAGE = "https://research.google.com/audioset/download.html"
 FILES = {
@@ -40,7 +41,7 @@ def read(source: Path, request: Request) -> Source:
         get = GET.format(name=name, source=source, given=given)
         tables.check_there(source, annotations / name, title="AudioSet", get=get)
     names = read_classes(annotations / "class_labels_indices.csv")
-    clips = tables.media_under(source / "clips")
+    clips = tree_of(source)
     missing = str(source / "clips") + os.sep
     hint = "use the file of the AudioSet page as it is: id, start, end and quoted labels"
     rows = []
@@ -62,30 +63,18 @@ def read_classes(path: Path) -> dict[str, str]:
     return names
 
 
-def _row(line: tables.Line, split: str, names: dict[str, str], clips: dict[str, str], missing: str) -> Row:
+def _row(line: tables.Line, split: str, classes: dict[str, str], clips: Tree, missing: str) -> Row:
     """A class that is not in the list keeps its mid as its label."""
     video, start, end = line["id"], float(line["start"]), float(line["end"])
-    usual = f"{video}_{start:06.0f}_{end:06.0f}"
-    found = clips.get(usual)
-    if found is None and clips:
-        found = next((clips[name] for name in file_names(video, start, end) if name in clips), None)
+    usual = next(tables.clip_names(video, start, end))
+    found = clips.find(VIDEO, chain(tables.clip_names(video, start, end), (video, f"Y{video}")))
     return Row(
         id=f"{video}_{start:06g}",
         split=split,
-        labels=tuple(names.get(mid.strip(), mid.strip()) for mid in line["labels"].split(",")),
-        video=found or f"{missing}{usual}.mp4",
+        labels=tuple(classes.get(mid.strip(), mid.strip()) for mid in line["labels"].split(",")),
+        video=str(found or f"{missing}{usual}.mp4"),
+        recording=video,
     )
-
-
-def file_names(video: str, start: float, end: float) -> Iterator[str]:
-    """The names, without suffix, under which the clip of a segment is looked for: the first is the usual one."""
-    forms = (("06.0f", 1), (".0f", 1), (".3f", 1), (".0f", 1000))
-    times = [(format(start * scale, form), format(end * scale, form)) for form, scale in forms]
-    for name in (video, f"Y{video}"):
-        for first, last in times:
-            yield f"{name}_{first}_{last}"
-            yield f"{name}_{first}"
-        yield name
 
 
 COPIES = "agkphysics/AudioSet and its duplicates hold the sounds alone (FLAC in parquet, 2.44 TB), 2026-11"

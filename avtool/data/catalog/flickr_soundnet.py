@@ -2,7 +2,8 @@
 
 ``annotations/flickr_test.csv`` (no header): id, and a number that is not used. ``annotations/Annotations/ID.xml``
 has, under its root, nodes that hold ``bbox``, one for each box of an annotator: a first sub-node to skip, then
-xmin, ymin, xmax, ymax in 256ths of the frame. ``frames/ID.jpg`` and ``audio/ID.wav``.
+xmin, ymin, xmax, ymax in 256ths of the frame. The picture ID.jpg and the sound ID.wav, or the clip ID.mp4 (its
+middle frame), lie anywhere under the folder, as in ``frames/`` and ``audio/`` or in ``Data/0`` to ``Data/9``.
 
 A row's ``boxes`` are those of all annotators, and its ``view`` is {"truth": "consensus"}: the true map is the sum
 of the boxes / 2, clipped to 1, so a pixel that one annotator marked counts half. There are no labels.
@@ -12,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from avtool.data.catalog import BROKEN_BOX, NO_BOX, Box, DataSet, Request, Row, Source, tables, valid_box
+from avtool.data.tree import PICTURE, SOUND, VIDEO, tree_of
 from avtool.errors import TableError
 
 PAGE = "https://github.com/ardasnck/learning_to_localize_sound_source"
@@ -31,7 +33,7 @@ def read(source: Path, request: Request) -> Source:
     """The rows of ``annotations/flickr_test.csv`` under the folder ``source``."""
     table, drawn = source / "annotations" / "flickr_test.csv", source / "annotations" / "Annotations"
     tables.check_there(source, table, drawn, title="Flickr-SoundNet", get=GET.format(source=source))
-    rows = []
+    rows, tree = [], tree_of(source)
     notes: dict[str, list[str]] = {}
     for line in tables.read_rows(table, COLUMNS, hint="use the published list as it is: it has no header"):
         name = line["id"]
@@ -45,8 +47,14 @@ def read(source: Path, request: Request) -> Source:
         if not valid:
             notes.setdefault(NO_BOX, []).append(name)
             continue
-        image, audio = source / "frames" / f"{name}.jpg", source / "audio" / f"{name}.wav"
-        rows.append(Row(name, "test", (), image=image, audio=audio, boxes=valid, view=CONSENSUS))
+        image, audio = tree.find(PICTURE, [name]), tree.find(SOUND, [name])
+        video = None if image and audio else tree.find(VIDEO, [name])
+        if video is None:
+            image = image or source / "frames" / f"{name}.jpg"
+            audio = audio or source / "audio" / f"{name}.wav"
+            rows.append(Row(name, "test", (), image=image, audio=audio, boxes=valid, view=CONSENSUS))
+        else:
+            rows.append(Row(name, "test", (), video=video, boxes=valid, view=CONSENSUS))
     return Source(rows, [], notes)
 
 

@@ -4,12 +4,16 @@ Columns: ``id``, ``split``, ``label`` (; between several), and either ``video`` 
 Optional: ``start`` and ``end`` in seconds, ``boxes`` (JSON: a list of [x1, y1, x2, y2] as fractions of the
 clip's middle frame), ``mask`` (a picture of the middle frame's size), ``stems`` (JSON: name of each source to
 its own sound file), ``recording`` (clips that share one are not independent; else the sound's file is taken for it).
+Other columns are kept with the clip as they are.
 """
 
 import math
+import os
+from collections import defaultdict
 from collections.abc import Callable
+from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from avtool.data.catalog import Box, DataSet, Request, Row, Source, classes_of, numbers_of, tables, valid_box
@@ -18,7 +22,10 @@ from avtool.errors import DataError, TableError
 NEEDED = ("id", "split", "label")
 MEDIA = ("video", "image", "audio")
 OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view", "recording")
+KNOWN = (*NEEDED, *MEDIA, *OPTIONAL)
 EXAMPLE = "a header to start from: id,split,label,video"
+BACKSLASHES = "backslashes in a path read as slashes"
+TWICE = "label given twice, counted once"
 BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of the frame from 0 to 1"
 
 
@@ -29,8 +36,12 @@ def read(source: Path, request: Request) -> Source:
         raise DataError(f"{source} is {what}", hint="avtool prepare manifest FILE.csv --out DIR")
     rows: list[Row] = []
     lines_of: dict[str, int] = {}
+    notes = defaultdict(list)
     for line in tables.read_headed(source, NEEDED, hint=EXAMPLE, check=partial(_check_header, source)):
-        row = _Reader(line).row()
+        reader = _Reader(line)
+        row = reader.row()
+        for note in sorted(reader.mended):
+            notes[note].append(row.id)
         if row.id in lines_of:
             hint = "give every row an id of its own"
             raise line.error(f"id {row.id} is on line {lines_of[row.id]} too", hint=hint)
@@ -38,19 +49,22 @@ def read(source: Path, request: Request) -> Source:
         rows.append(row)
     if not rows:
         raise TableError(f"{source} has a header but no rows", hint="add a line for each clip")
-    return Source(rows, classes_of(rows))
+    return Source(rows, classes_of(rows), dict(notes))
 
 
 def _check_header(source: Path, names: list[str]) -> None:
-    known = (*NEEDED, *MEDIA, *OPTIONAL)
+    known = KNOWN
     with_video = "video" in names or not {"image", "audio"} & set(names)
     for name in (*NEEDED, *(("video",) if with_video else ("image", "audio"))):
         if name not in names:
             there = ", ".join(names)
             raise TableError(f"{source}, line 1: no column {name} (there are: {there})", hint=EXAMPLE)
-    for name in names:
-        if name not in known:
-            hint = f"columns are {', '.join(known)}"
+    for number, name in enumerate(names, 1):
+        if not name:
+            hint = "name it or take it out; pandas writes its index so: to_csv(FILE, index=False)"
+            raise TableError(f"{source}, line 1: column {number} has no name", hint=hint)
+        if name not in known and (near := get_close_matches(name.lower(), known, n=1, cutoff=0.8)):
+            hint = f"did you mean {near[0]}? else give it a name that is less like it: columns are {', '.join(known)}"
             raise TableError(f"{source}, line 1: unknown column {name}", hint=hint)
         if names.count(name) > 1:
             raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
@@ -66,6 +80,7 @@ class _Reader:
 
     def __init__(self, line: tables.Line) -> None:
         self.fields, self.error, self.folder = line.values, line.error, line.path.parent
+        self.mended: set[str] = set()
 
     def row(self) -> Row:
         for name in ("id", "split"):
@@ -80,20 +95,26 @@ class _Reader:
         start, end = self._seconds("start") or 0.0, self._seconds("end")
         if end is not None and end <= start:
             raise self.error(f"end {end:g} is not after start {start:g}", hint="both are seconds of the file")
+        labels, boxes = self._labels(), self._json("boxes", self._boxes, ())
+        # a mask holds k for the k-th label, and as many labels as boxes may be those of the boxes
+        if len(set(labels)) < len(labels) != len(boxes) and not self.fields.get("mask"):
+            self.mended.add(TWICE)
+            labels = tuple(dict.fromkeys(labels))
         return Row(
             id=self.fields["id"],
             split=self.fields["split"],
-            labels=self._labels(),
+            labels=labels,
             video=video,
             image=image,
             audio=audio,
             start=start,
             end=end,
-            boxes=self._json("boxes", self._boxes, ()),
+            boxes=boxes,
             masks=(mask,) if (mask := self._path("mask")) else (),
             stems=self._json("stems", self._stems, {}),
             view=self._json("view", lambda value: value, None),
-            recording=self.fields.get("recording") or self.fields.get("audio") or self.fields.get("video"),
+            extra={name: value for name, value in self.fields.items() if name not in KNOWN},
+            recording=self.fields.get("recording") or os.path.relpath(audio or video or "", self.folder),
         )
 
     def _labels(self) -> tuple[str, ...]:
@@ -101,7 +122,20 @@ class _Reader:
 
     def _path(self, name: str) -> Path | None:
         value = self.fields.get(name)
-        return self.folder / value if value else None
+        return self._file(value) if value else None
+
+    def _file(self, value: str) -> Path:
+        """File ``value``; where there is none, with \\ for /, as Windows writes it. TableError for a drive's."""
+        path, of_drive = self.folder / value, PureWindowsPath(value).is_absolute()
+        if os.name == "nt" or not (of_drive or "\\" in value) or path.exists():
+            return path
+        if of_drive:
+            raise self.error(
+                f"{value} is a path of another computer",
+                hint="write paths relative to the csv, as clips/a.mp4",
+            )
+        self.mended.add(BACKSLASHES)
+        return self.folder / value.replace("\\", "/")
 
     def _seconds(self, name: str) -> float | None:
         value = self.fields.get(name)
@@ -158,7 +192,7 @@ class _Reader:
         if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
             hint = 'write {"NAME": "FILE.wav", ...}'
             raise self.error("stems are neither a list nor a map of sound files", hint=hint)
-        return {name: self.folder / path for name, path in value.items()}
+        return {name: self._file(path) for name, path in value.items()}
 
 
 DATASET = DataSet(read)

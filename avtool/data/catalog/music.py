@@ -1,7 +1,7 @@
 """MUSIC (Zhao et al., 2018, 2019): solos of 11 instruments (solo) or 21 (solo21), and duets with boxes (duet).
 
 ``annotations/MUSIC_solo_videos.json`` and ``MUSIC21_solo_videos.json``: {"videos": {class: [ids]}}. Whole videos
-lie in ``videos/`` or in any folder in it, as ID.mp4 (or .mkv, .webm). No split is published: a tenth of the
+lie anywhere under the folder, also in archives, as ID.mp4 (or .mkv, .webm). No split is published: a tenth of the
 videos is split test, chosen by a checksum of the id, so that a video is on the same side in both lists.
 
 ``annotations/music_duet.json``: [{"file", "class_src1", "bbox_src1", "class_src2", "bbox_src2"}], boxes as x, y,
@@ -15,6 +15,7 @@ from typing import Any
 
 from avtool.data import catalog
 from avtool.data.catalog import Box, DataSet, Request, Row, Source, tables
+from avtool.data.tree import PICTURE, SOUND, VIDEO, tree_of
 
 PAGE = "https://github.com/roudimit/MUSIC_dataset"
 DUET_PAGE = "https://github.com/stoneMo/AVGN"
@@ -52,9 +53,14 @@ def split_of(video: str) -> str:
 
 def _solos(source: Path, table: Path) -> Source:
     videos = tables.read_json(table, '{"videos": {class: [ids]}}', _ids)
-    found = tables.media_under(source / "videos")
+    tree = tree_of(source)
     rows = [
-        Row(video, split_of(video), (label,), video=found.get(video, str(source / "videos" / f"{video}.mp4")))
+        Row(
+            video,
+            split_of(video),
+            (label,),
+            video=tree.find(VIDEO, [video]) or source / "videos" / f"{video}.mp4",
+        )
         for label, ids in videos.items()
         for video in ids
     ]
@@ -70,13 +76,15 @@ def _ids(whole: dict[str, Any]) -> dict[str, list[str]]:
 
 def _duets(source: Path, table: Path) -> Source:
     entries = tables.read_json(table, "a list of file, class_src1, bbox_src1, class_src2, bbox_src2", _pairs)
-    rows, left_out = [], []
+    rows, left_out, tree = [], list[str](), tree_of(source)
     for name, labels, boxes in entries:
         if None in boxes:  # both sources are asked for, one alone would be scored as the wrong one
             left_out.append(name)
             continue
-        image, audio = source / "frames" / f"{name}.jpg", source / "audio" / f"{name}.wav"
-        rows.append(Row(name, "test", labels, image=image, audio=audio, boxes=boxes))
+        image = tree.find(PICTURE, [name]) or source / "frames" / f"{name}.jpg"
+        audio = tree.find(SOUND, [name]) or source / "audio" / f"{name}.wav"
+        known = {"boxes": boxes, "recording": catalog.video_of(name)}
+        rows.append(Row(name, "test", labels, image=image, audio=audio, **known))
     notes = {catalog.BROKEN_BOX: left_out, catalog.NO_BOX: left_out} if left_out else {}
     return Source(rows, catalog.classes_of(rows), notes)
 

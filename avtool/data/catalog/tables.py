@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ NESTED = 100
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 COMMAS = "save it with commas between the columns (CSV, UTF-8)"
 LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
-MEDIA_SUFFIXES = ("mp4", "mkv", "webm", "avi", "mov", "flv")
 
 
 @dataclass(frozen=True)
@@ -143,9 +141,10 @@ def read_headed(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r."""
+    """The lines that are not empty, with their numbers; they may end in \\n, \\r\\n or \\r, and begin with a byte-order
+    mark where files were joined."""
     for number, line in enumerate(LINE.finditer(read_text(path)), 1):
-        if text := line[1].rstrip():
+        if text := line[1].rstrip().lstrip("\ufeff"):
             yield number, text
 
 
@@ -163,19 +162,12 @@ def _split(path: Path, number: int, text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def media_under(folder: Path) -> dict[str, str]:
-    """The video files in ``folder`` and in the folders in it, by their name without the suffix; of two with one
-    name the first in alphabetical order. Empty where there is no such folder."""
-    found: dict[str, str] = {}
-    if not folder.is_dir():
-        return found
-    with os.scandir(folder) as entries:
-        folders = [folder, *sorted(Path(entry.path) for entry in entries if entry.is_dir())]
-    for place in folders:
-        with os.scandir(place) as entries:
-            names = sorted(entry.name for entry in entries)
-        for name in names:
-            stem, _, suffix = name.rpartition(".")
-            if suffix.lower() in MEDIA_SUFFIXES:
-                found.setdefault(stem, f"{place}{os.sep}{name}")
-    return found
+def clip_names(video: str, start: float, end: float) -> Iterator[str]:
+    """The names, without suffix, that people give the clip of a video from ``start`` to ``end`` seconds; the first is
+    the usual one."""
+    forms = (("06.0f", 1), (".0f", 1), (".3f", 1), (".0f", 1000))
+    times = [(format(start * scale, form), format(end * scale, form)) for form, scale in forms]
+    for name in (video, f"Y{video}"):
+        for first, last in times:
+            yield f"{name}_{first}_{last}"
+            yield f"{name}_{first}"

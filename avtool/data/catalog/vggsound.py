@@ -1,9 +1,12 @@
 """VGGSound (Chen et al., 2020) in its published layout, with the boxes of VGG-SS (Chen et al., 2021).
 
 ``annotations/vggsound.csv`` has no header: id, start in seconds, label, split; ids may begin with - or _,
-labels may hold commas. The clip of a row is ``clips/LABEL/ID_START_END.mp4``, LABEL with _ for every space,
-comma and bracket. ``annotations/vggss.json``, where it is there: [{"file": "ID_START", "class": ..., "bbox":
-[[x1, y1, x2, y2], ...]}], drawn on the frame at 5 s.
+labels may hold commas. The clip of a row lies anywhere under the folder, also in archives, named ID_START_END or
+ID_START, in seconds with or without zeros in front or in milliseconds; usual is ``clips/LABEL/ID_START_END.mp4``, LABEL
+with _ for every space, comma and bracket.
+
+``annotations/vggss.json``, where it is there: [{"file": "ID_START", "class": ..., "bbox": [[x1, y1, x2, y2], ...]}],
+drawn on the frame at 5 s.
 """
 
 import re
@@ -23,6 +26,7 @@ from avtool.data.catalog import (
     tables,
     valid_box,
 )
+from avtool.data.tree import VIDEO, tree_of
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
 GET = (
@@ -78,7 +82,14 @@ def read_clips(source: Path) -> Iterator[Row]:
 def clip_row(source: Path, name: str, label: str, split: str) -> Row:
     """The row of clip ``name``, ID_START with the start as six digits."""
     folder, end = re.sub(r"[ ,()]", "_", label), int(name[-6:]) + SECONDS
-    return Row(name, split, (label,), video=source / "clips" / folder / f"{name}_{end:06d}.mp4")
+    found = tree_of(source).find(VIDEO, file_names(name))
+    video = found or source / "clips" / folder / f"{name}_{end:06d}.mp4"
+    return Row(name, split, (label,), video=video, recording=name[:-7])
+
+
+def file_names(name: str) -> Iterator[str]:
+    """The names, without suffix, that the files of clip ``name`` may have."""
+    return tables.clip_names(name[:-7], int(name[-6:]), int(name[-6:]) + SECONDS)
 
 
 def is_clip_name(name: object) -> bool:

@@ -5,7 +5,7 @@ and sep_type (Easy: two instruments, Hard: the same one twice). Every pair is a 
 source_2 as its ``partner``; its ``view`` is {"sep_type": ..., "same_class": whether both are of one class}, by which
 an evaluation can tell the pairs that no label tells apart. A class is VGGSound's label without "playing", with _ for
 each space. Where ``annotations/vggsound.csv`` is there too, its clips of these classes and of split train are
-the rows of split train. Clips lie as VGGSound's, ``clips/LABEL/ID_START_END.mp4``.
+the rows of split train. Clips lie as VGGSound's.
 """
 
 from dataclasses import replace

@@ -30,7 +30,8 @@ def classify(
 ) -> None:
     """Say what clips are of.
 
-    A clip that is longer than the model's window is heard in several: first their mean, then one line each.
+    A clip that is longer than the model's window is heard in several: first their mean, then one line each. A sound or
+    a picture alone is judged by the head that is trained on it.
     """
     from avtool.tasks.classify.predict import classify as run
 
@@ -52,12 +53,15 @@ def _as_dict(found: ClassificationResult, top: int) -> dict[str, Any]:
         {"start": round(float(start), 3), "end": round(float(end), 3), "top": named(found.top(top, window))}
         for window, (start, end) in enumerate(found.times)
     ]
-    return {"clip": str(found.clip), "top": named(found.top(top)), "windows": windows}
+    lacks = found.lacks or None
+    return {"clip": str(found.clip), "lacks": lacks, "top": named(found.top(top)), "windows": windows}
 
 
 def _print(found: ClassificationResult, top: int) -> None:
     windows = len(found.times)
-    typer.echo(f"{found.clip}" + (f": mean of {windows} windows" if windows > 1 else ""))
+    notes = [f"mean of {windows} windows"] if windows > 1 else []
+    notes += [f"without {found.lacks}"] if found.lacks else []
+    typer.echo(f"{found.clip}" + (f": {', '.join(notes)}" if notes else ""))
     for name, value in found.top(top):
         typer.echo(f"  {value:7.1%}  {name}")
     for window, (start, end) in enumerate(found.times if windows > 1 else ()):

@@ -7,22 +7,28 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from avtool.clip import PICTURE, SOUND
 from avtool.devices import resolve_device
 from avtool.predict import Chosen, Clips, Failed, choose_model
 from avtool.tasks.names import ClassNames
+
+HEADS = {"": "mean", PICTURE: "audio", SOUND: "image"}
+"""Which prediction holds, by what a clip lacks."""
 
 
 @dataclass(frozen=True)
 class ClassificationResult:
     """What ``classify`` says of a clip. ``probabilities`` float64 (C,) of its classes, from the logits' mean over
     windows; ``over_time`` (W, C) those of each window, of ``times`` (W, 2) from start to end in seconds. ``names`` of
-    the classes: their numbers where the model has no names."""
+    the classes: their numbers where the model has no names. ``lacks``: picture or sound, where the clip has none and
+    the head of the other one alone has predicted."""
 
     clip: Path
     names: Sequence[str]
     probabilities: np.ndarray
     times: np.ndarray
     over_time: np.ndarray
+    lacks: str = ""
 
     def top(self, count: int, window: int | None = None) -> list[tuple[str, float]]:
         """The ``count`` likeliest classes of the clip, or of one ``window``, with their probabilities."""
@@ -40,7 +46,8 @@ def classify(
     device: str = "auto",
     failed: Failed | None = None,
 ) -> Iterator[ClassificationResult]:
-    """The classes of each of ``clips``, one after the other: videos, or one picture with the sound file ``audio``.
+    """The classes of each of ``clips``, one after the other: videos, or one picture with the sound file ``audio``. Of a
+    sound or a picture alone, or a video without sound, the head of what there is predicts, with the other one blank.
 
     A clip longer than the model's window is heard in windows, one ``every`` so many seconds (None: half a window).
     Probabilities are a softmax over classes, or of each class alone where the model was trained on clips of several.
@@ -51,20 +58,21 @@ def classify(
     """
     chosen = choose_model(model, device=resolve_device(device), task="classify")
     half = chosen.config.window / chosen.config.rate / 2
-    return _classified(Clips(clips, audio, every or half, failed), chosen)
+    return _classified(Clips(clips, audio, every or half, failed, alone=True), chosen)
 
 
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
     share = _sigmoid if names.several else _softmax
     for clip, times, results in clips.compute(chosen, _logits):
-        logits = results["logits"].astype(np.float64)
-        yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits))
+        lacks = clips.lacks[clip]
+        logits = results[HEADS[lacks]].astype(np.float64)
+        yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits), lacks)
 
 
 def _logits(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
-    """The fused prediction of windows (W, C)."""
-    return {"logits": model(image, audio).mean}
+    """The predictions of windows (W, C), of each head and fused."""
+    return model(image, audio)._asdict()
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:

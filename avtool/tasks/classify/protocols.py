@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
+from avtool.data.names import listed, matched
 from avtool.data.parts import labelled
 from avtool.errors import DataError
 from avtool.features import LogMel, blank_frames, inputs_of, silence
@@ -38,21 +40,22 @@ SETS = ("mAP", "AUC")
 
 def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[Table]:
     """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
-    commonest class gets. Windows of a clip are averaged as logits."""
-    _check_head(context)
+    commonest class gets. Windows of a clip are averaged as logits. The data may have some of the model's classes, in
+    any order, and others: they are matched by name, all of the model's compete, and clips of others are left out."""
+    classes = _classes(context)
     single, sets = (tuple(p for p in protocols if (p in SETS) == of_sets) for of_sets in (False, True))
-    groups = [(group, *_judged(context, several=group is sets)) for group in (single, sets) if group]
+    groups = [(group, *_judged(context, classes, several=group is sets)) for group in (single, sets) if group]
     clips = np.unique(np.concatenate([fitting for _, fitting, _ in groups]))
     model, log_mel = context.load()
     everything = _logits(context, model, log_mel, clips)
     if not context.world.main:
         return []
-    truth = one_hot(labels_of(context.dataset)[clips], len(context.dataset.classes)).numpy()
+    truth = one_hot(classes.of_clips[torch.from_numpy(clips)], len(classes.names)).numpy()
     context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {
         "clips": clips,
         "ids": np.array([context.dataset.record(int(i)).id for i in clips]),
         "targets": truth,
-        "classes": np.array(context.dataset.classes),
+        "classes": np.array(classes.names),
     }
     tables = []
     for group, fitting, left_out in groups:
@@ -77,12 +80,75 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
                 rows=rows,
                 recordings=recordings,
                 left_out=left_out,
+                notes=[*classes.notes, *_trivial(group, targets.astype(bool), classes.names)],
             )
         )
     return tables
 
 
-def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
+def _trivial(protocols: Sequence[str], targets: np.ndarray, names: Sequence[str]) -> list[str]:
+    """What the classes of ``targets`` bool (N, C) make of each protocol, where that is more or less than it seems."""
+    positives, count = targets.sum(axis=0), len(names)
+    notes = []
+    for protocol in protocols:
+        scored = (positives > 0) & ((positives < len(targets)) | (protocol != "AUC"))
+        if protocol in SETS and not scored.all():
+            without = listed([name for name, there in zip(names, scored, strict=True) if not there])
+            why = "no clip here" if protocol == "mAP" else "no clip here, or every one"
+            notes.append(
+                f"{protocol} is the mean over {scored.sum()} of {count} classes: the others ({without}) have {why}."
+            )
+        if protocol == "mAP" and (full := int((positives == len(targets)).sum())):
+            notes.append(
+                f"Every clip has {full} of these classes, whose average precision is 100 % by any scores."
+            )
+        if protocol == "top5" and count <= 5:
+            notes.append(f"top5 is 100 % by any scores: there are {count} classes.")
+    return notes
+
+
+class Classes(NamedTuple):
+    """``names`` of the model's classes, and of every clip of the data those it has: int64 (N, L), -1 for none;
+    ``unknown`` are its others. ``notes`` say how they were matched."""
+
+    names: Sequence[str]
+    of_clips: Tensor
+    unknown: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def _classes(context: Context) -> Classes:
+    """Those of the data as the model numbers them. DataError where it knows none of them, or only how many it has."""
+    count, dataset = context.config.head.classes, context.dataset
+    of_clips, known = labels_of(dataset), ClassNames.read(context.checkpoint, count=count)
+    hint = "evaluate on the data it was trained for, or fine-tune it on this"
+    if known is None:
+        if count != len(dataset.classes):
+            found = f"the model tells {count} classes apart, whose names were not saved with it, {dataset.folder} has"
+            raise DataError(f"{found} {len(dataset.classes)}", hint=hint)
+        return Classes(dataset.classes, of_clips)
+    if known.names == tuple(dataset.classes):
+        return Classes(known.names, of_clips)
+    same = matched(dataset.classes, known.names)
+    if not same:
+        found = (
+            f"the model knows none of the classes of {dataset.folder}: it tells {listed(known.names)} apart"
+        )
+        raise DataError(found, hint=hint)
+    number = {name: k for k, name in enumerate(known.names)}
+    numbers = torch.tensor([number[same[name]] if name in same else -1 for name in dataset.classes] + [-1])
+    notes = [
+        f"Classes were matched by name: {len(set(same.values()))} of the model's {count} are in the data."
+    ]
+    if spelled := [f"{name} as {own}" for name, own in same.items() if name != own]:
+        notes.append(f"Taken for the same: {listed(spelled)}.")
+    unknown = [name for name in dataset.classes if name not in same]
+    if unknown:
+        notes.append(f"The model does not know {listed(unknown)}.")
+    return Classes(known.names, numbers[of_clips], unknown, notes)
+
+
+def _judged(context: Context, classes: Classes, *, several: bool) -> tuple[np.ndarray, dict[str, int]]:
     """The clips that a protocol can judge, ascending, and how many it cannot, by reason. ``several``: one of sets of
     labels; the others need exactly one, whatever is asked for beside them. DataError where none is left."""
     dataset = context.dataset
@@ -92,22 +158,14 @@ def _judged(context: Context, *, several: bool) -> tuple[np.ndarray, dict[str, i
             f"no clip of split {dataset.split} of {dataset.folder} has {'a label' if several else 'exactly one label'}",
             hint="choose another --split, or --protocol mAP,AUC for clips with several labels",
         )
-    return clips, left_out
-
-
-def _check_head(context: Context) -> None:
-    """DataError where the model's classes are not those of the data, by number or by name."""
-    count, dataset = context.config.head.classes, context.dataset
-    known = ClassNames.read(context.checkpoint, count=count)
-    if count != len(dataset.classes):
-        found = f"the model tells {count} classes apart, {dataset.folder} has {len(dataset.classes)}"
-    elif known is not None and known.names != tuple(dataset.classes):
-        pairs = enumerate(zip(known.names, dataset.classes, strict=True))
-        number, (of_model, of_data) = next((k, pair) for k, pair in pairs if pair[0] != pair[1])
-        found = f"class {number} is {of_model!r} for the model and {of_data!r} in {dataset.folder}"
-    else:
-        return
-    raise DataError(found, hint="evaluate on the data it was trained for, or fine-tune it on this")
+    fits = (classes.of_clips[torch.from_numpy(clips)] >= 0).any(dim=1).numpy()
+    if not fits.any():
+        raise DataError(
+            f"no clip of split {dataset.split} of {dataset.folder} is of a class that the model knows: "
+            f"{listed(classes.unknown)} are others",
+            hint="evaluate on the data it was trained for, or fine-tune it on this",
+        )
+    return clips[fits], left_out | {"of classes that the model does not know": int((~fits).sum())}
 
 
 def _logits(context: Context, model: nn.Module, log_mel: LogMel, clips: np.ndarray) -> dict[str, np.ndarray]:
@@ -187,6 +245,7 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
     shares = np.broadcast_to(np.bincount(labels), (len(labels), labels.max() + 1))
     commonest = top_k_correct(shares, labels, 1)
     rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
+    strangers = int((~np.isin(labels, other_labels.numpy())).sum())
     table = context.table(
         task="classify",
         protocol="knn",
@@ -194,6 +253,8 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         rows=rows,
         recordings=recordings,
         left_out=left_out,
+        notes=[f"{strangers} clips are of classes without a training clip: none can be their neighbour."]
+        * (strangers > 0),
     )
     return [table]
 

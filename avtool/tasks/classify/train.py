@@ -36,6 +36,7 @@ class Classification(Training):
     """
 
     monitor: ClassVar[str] = "score"
+    drops_patches = True
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
         super().__init__(recipe, dataset, chosen)
@@ -65,7 +66,7 @@ class Classification(Training):
         return one_hot(self.labels[index], self.config.head.classes)
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
         """Heads for the classes of ``dataset``. DataError where it has fewer than two."""
         if len(dataset.classes) < 2:
             known = f"one class, {dataset.classes[0]!r}" if dataset.classes else "no classes"
@@ -118,8 +119,11 @@ class Classification(Training):
             own = {"image": image, "audio": audio, "targets": targets}
             image, audio, targets = mix(own, self._partner(batch), drawn, self.options)
         image, audio = blanked(image, audio, drawn[:, 5], self.options.modality_dropout)
-        extra = {} if self.options.probe else {"path_noise": path_noise.unflatten(1, (self.depth, 6))}
-        logits = self.model(image, audio, **extra).mean
+        image_keep, audio_keep = self.kept_patches(batch)
+        path_noise = path_noise.unflatten(1, (self.depth, 6))
+        logits = self.model(
+            image, audio, image_keep=image_keep, audio_keep=audio_keep, path_noise=path_noise
+        ).mean
         targets = smoothed(targets, self.options.label_smoothing)
         loss = multi_label_loss if self.options.multi_label else single_label_loss
         return {"loss": loss(logits, targets, self.weight)}

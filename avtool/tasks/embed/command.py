@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, every, examples
+from avtool.commands import Clips, Failures, command, every, examples, option
 
 EPILOG = examples(
     "avtool embed *.mp4 --out tokens.npz --model deepavfusion-vggsound",
@@ -19,15 +19,15 @@ EPILOG = examples(
 def embed(
     clips: Clips,
     *,
-    out: Annotated[Path, typer.Option(help="File to write.", metavar="NPZ")] = Path("tokens.npz"),
+    out: Annotated[Path, option("NPZ", "File to write.")] = Path("tokens.npz"),
     every: Annotated[float | None, every("Seconds between windows.", "one in the middle")] = None,
     **options: Any,
 ) -> None:
     """Write the tokens of clips to an .npz, as float32.
 
     Of N windows it holds: image_tokens (N, Ni, D), audio_tokens (N, Na, D) and fusion_tokens (N, T, D); their means
-    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of; and
-    files, their names.
+    image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of;
+    files, their names; and lacks, what of picture and sound a file has not, which was blank.
     """
     from avtool.tasks.embed.predict import embed as run
 

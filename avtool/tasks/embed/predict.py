@@ -30,21 +30,24 @@ def embed(
     """Write the encoder's tokens of ``clips`` (videos, or one picture with the sound file ``audio``) to ``out``, an
     .npz, and return them: N windows, the middle one of each clip, or one ``every`` so many seconds.
 
-    ``files`` (F,) names of the clips used; ``clip`` int64 (N,) which of them a window is of; ``times`` float32 (N, 2)
-    its start and end in seconds; ``image_tokens`` float32 (N, Ni, D) and ``audio_tokens`` (N, Na, D) in row-major order
-    of their grids, ``fusion_tokens`` (N, T, D), all after the final norms; ``image``, ``audio`` and ``fusion`` (N, D)
-    their means.
+    Of a sound or a picture alone, or a video without sound, what there is is embedded with the other one blank.
+
+    ``files`` (F,) names of the clips used; ``lacks`` (F,) picture or sound, where a clip has none, else ""; ``clip``
+    int64 (N,) which of them a window is of; ``times`` float32 (N, 2) its start and end in seconds; ``image_tokens``
+    float32 (N, Ni, D) and ``audio_tokens`` (N, Na, D) in row-major order of their grids, ``fusion_tokens`` (N, T, D),
+    all after the final norms; ``image``, ``audio`` and ``fusion`` (N, D) their means.
 
     A clip that cannot be used is told to ``failed`` and left out, or raised where that is None; where none can be used,
     MediaError and no file. The weights are loaded once the first clip is found to be usable.
     """
     check_output(out, force=force, suffix=".npz", others=(*clips, audio))
-    given = Clips(clips, audio, every, failed)
+    given = Clips(clips, audio, every, failed, alone=True)
     computed = list(given.compute(choose_model(model, device=resolve_device(device)), _tokens))
     if not computed:
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")
     arrays: dict[str, Any] = {
         "files": np.array([str(of.clip) for of in computed]),
+        "lacks": np.array([given.lacks[of.clip] for of in computed]),
         "clip": np.repeat(np.arange(len(computed)), [len(of.times) for of in computed]),
         "times": np.concatenate([of.times for of in computed]).astype(np.float32),
         **{name: np.concatenate([of.results[name] for of in computed]) for name in computed[0].results},

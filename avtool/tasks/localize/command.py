@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clip, command, examples
+from avtool.commands import Clip, command, examples, option
 
 EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
@@ -19,18 +19,16 @@ EPILOG = examples(
 def localize(
     clip: Clip,
     *,
-    out: Annotated[Path, typer.Option(help="Picture to write.", metavar="PNG")] = Path("heatmap.png"),
+    out: Annotated[Path, option("PNG", "Picture to write.")] = Path("heatmap.png"),
     map: Annotated[
         str | None,
-        typer.Option(
-            metavar="KIND",
-            help="attention, difference, cosine; trained or decoder if fine-tuned.",
-            show_default="the model's own",
+        option(
+            "KIND",
+            "attention, difference, cosine; trained or decoder if fine-tuned.",
+            usual="the model's own",
         ),
     ] = None,
-    raw: Annotated[
-        Path | None, typer.Option(help="Also write the map as float32 (height, width).", metavar="NPY")
-    ] = None,
+    raw: Annotated[Path | None, option("NPY", "Also write the map as float32 (height, width).")] = None,
     **options: Any,
 ) -> None:
     """Show where in the frame a clip's sound comes from."""

@@ -3,22 +3,23 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from avtool.errors import DataError
 from avtool.files import write_json
-from avtool.metrics.localization import binomial_error
+from avtool.metrics.localization import ANOTHER_CLASS, binomial_error
 from avtool.places import resolve_checkpoint, run_of
 
 LOCALIZATION_JSON = "localization.json"
 
 
 @dataclass(frozen=True)
-class Localization:
+class PointingResult:
     """Protocol ``pointing`` on one split: shares of ``clips`` images whose highest cell lies inside the
     boxes.
 
     ``score``: the model's maps of a ``kind``. Controls: ``untrained``, the same model with random weights;
-    ``exchanged``, the same weights with the sound of a clip of another class; ``disc``, a centred disc that
+    ``exchanged``, the same weights with ``another`` sound, a clip's of another class; ``disc``, a centred disc that
     sees and hears nothing; ``anywhere``, a point at random, which is the boxes' mean area. ``left_out`` clips
     have no truth in view, or nothing else.
     """
@@ -35,6 +36,7 @@ class Localization:
     disc: float
     anywhere: float
     protocol: str = "pointing"
+    another: str = ANOTHER_CLASS
 
     @property
     def error(self) -> float:
@@ -45,7 +47,7 @@ class Localization:
         """What the score stands beside, by what was done."""
         return {
             "untrained weights": self.untrained,
-            "another class's sound": self.exchanged,
+            self.another: self.exchanged,
             "a centred disc": self.disc,
             "a point at random": self.anywhere,
         }
@@ -69,10 +71,10 @@ def measure_pointing(
     split: str = "test",
     device: str = "auto",
     seed: int = 0,
-) -> Localization:
+) -> PointingResult:
     """Protocol ``pointing`` of one ``kind`` of map (None: the model's own), in short.
 
-    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes or no labels.
+    ``model`` is a run, a checkpoint or a converted folder. DataError where the clips have no boxes, or one alone has.
     """
     import numpy as np
 
@@ -93,19 +95,23 @@ def measure_pointing(
         maps=(kind,) if kind else (),
     )
     (table,) = evaluate_localization(context, ("pointing",), smooth=False)
-    score, exchanged, untrained, disc, anywhere = (row.measures["pointing"].value / 100 for row in table.rows)
-    return Localization(
+    if len(table.rows) < 5:
+        raise DataError(
+            f"{data}: a single clip of split {split} has boxes, so there is no other's sound to compare with",
+            hint="take data with boxes of more clips",
+        )
+    rows = "score", "exchanged", "untrained", "disc", "anywhere"
+    shares = (row.measures["pointing"].value / 100 for row in table.rows)
+    found: dict[str, Any] = dict(zip(rows, shares, strict=True))
+    return PointingResult(
         checkpoint=context.checkpoint.name,
         kind=table.rows[0].name,
         data=context.dataset.name,
         split=context.dataset.split,
         clips=table.samples,
         left_out=sum(table.left_out.values()),
-        score=score,
-        untrained=untrained,
-        exchanged=exchanged,
-        disc=disc,
-        anywhere=anywhere,
+        **found,
+        another=table.rows[1].name.removeprefix(f"{table.rows[0].name}, "),
     )
 
 
@@ -114,7 +120,7 @@ def _place(checkpoint: Path) -> Path:
     return (run_of(checkpoint) or checkpoint) / LOCALIZATION_JSON
 
 
-def keep_localization(model: Path, result: Localization) -> Path:
+def keep_localization(model: Path, result: PointingResult) -> Path:
     """Write localization.json beside the model, where ``avtool localize`` finds its warning; returns its
     path.
     """
@@ -123,7 +129,7 @@ def keep_localization(model: Path, result: Localization) -> Path:
     return path
 
 
-def kept_localization(model: Path, kind: str) -> Localization | None:
+def kept_localization(model: Path, kind: str) -> PointingResult | None:
     """What was kept beside the model for this checkpoint and kind of map, if anything. DataError where
     broken.
     """
@@ -132,7 +138,7 @@ def kept_localization(model: Path, kind: str) -> Localization | None:
     if not path.is_file():
         return None
     try:
-        result = Localization(**json.loads(path.read_text(encoding="utf-8")))
+        result = PointingResult(**json.loads(path.read_text(encoding="utf-8")))
         if None in vars(result).values():
             raise ValueError("a number is missing")
     except (ValueError, TypeError) as error:

@@ -10,11 +10,12 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avtool.checkpoint import check_fit, read_state_dict
+from avtool.checkpoint import check_fit
 from avtool.errors import CheckpointError
 from avtool.features import upsampled
 from avtool.libraries import need
 from avtool.metrics.localization import EVALUATION_SIZE
+from avtool.weight_files import read_state_dict
 
 SHARE = 0.4
 """The map's share of the mixture; the rest is the prior's."""

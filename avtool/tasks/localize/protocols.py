@@ -14,19 +14,21 @@ import numpy as np
 from torch import Tensor, nn
 
 from avtool.config.checkpoint import Config
+from avtool.data.catalog.flickr_soundnet import CONSENSUS
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, MixtureViews
-from avtool.errors import DataError
+from avtool.errors import DataError, UsageError
 from avtool.features import LogMel, inputs_of, other_sound, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
+    Exchange,
     boxes_to_mask,
     centred_disc,
     ciou_adaptive,
     ciou_median,
     consensus_map,
-    exchange_by_class,
+    exchange_sounds,
     ideal_map,
     pointing_hits,
 )
@@ -46,8 +48,6 @@ from avtool.tasks.localize.slavc import PROTOCOL as SLAVC
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
-CONSENSUS = "flickr-soundnet"
-"""The data set whose boxes are several annotators' of the same thing: truth is min(1, their sum / 2)."""
 PRIOR = ("object prior", "")
 CONTROLS = ("", EXCHANGED, UNTRAINED)
 """Whose maps every protocol scores: the model's ("") and its controls'."""
@@ -91,15 +91,20 @@ PROTOCOLS = {
 
 
 def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth: bool = True) -> list[Table]:
-    """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class, of
-    untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %.
+    """A table a protocol: the context's ``maps``, as they are and smoothed, with the sound of another class (see
+    ``exchange_sounds``), of untrained weights, and the blind disc; the ceiling where the protocol has one below 100 %.
 
     With an object prior in the context, all but the smoothed ones also mixed with it, and the prior alone.
-    UsageError where ``slavc-extended`` is asked for maps that are no cosines.
+    UsageError where ``slavc-extended`` is asked for maps that are no cosines, or of a single clip.
     """
     truth, clips, left_out = truth_of(context.dataset, context.chosen)
     labels = [context.dataset.record(int(i)).label_ids for i in clips]
-    others = clips[exchange_by_class(labels, seed=context.seed)]
+    recordings = context.recordings(clips)
+    exchange = exchange_sounds(labels, recordings, clips.tolist(), seed=context.seed)
+    if exchange.sounds is None and SLAVC in protocols:
+        raise UsageError(
+            f"{SLAVC} takes the sounds of other clips, and there is one alone", hint="leave that protocol out"
+        )
     prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
@@ -110,7 +115,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         model,
         log_mel,
         clips=clips,
-        others=others,
+        others=None if exchange.sounds is None else clips[exchange.sounds],
         kinds=chosen,
         negatives=SLAVC in protocols,
         prior=prior,
@@ -128,16 +133,18 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         }
     context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
     context.predictions |= {
-        f"{kind}: {control or 'model'}": found for (kind, control), found in (every | maps).items()
+        f"{kind}: {control or 'model'}".replace(EXCHANGED, exchange.called): found
+        for (kind, control), found in (every | maps).items()
     }
     if objects is not None:
         context.predictions["object prior"] = objects
-    recordings = context.recordings(clips)
     judge = partial(_table, plain=plain, objects=objects)
     tables = []
     for name in protocols:
         table, judged = (slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
-        tables.append(table(context, judged, truth, recordings=recordings, left_out=left_out))
+        tables.append(
+            table(context, judged, truth, recordings=recordings, left_out=left_out, exchange=exchange)
+        )
     return tables
 
 
@@ -151,6 +158,7 @@ def _table(
     objects: np.ndarray | None,
     recordings: Sequence[str],
     left_out: Mapping[str, int],
+    exchange: Exchange,
 ) -> Table:
     """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol ``name``;
     those that are ``plain`` also with the prior of ``objects`` (N, 7, 7)."""
@@ -162,7 +170,7 @@ def _table(
 
     def row(kind: str, control: str, found: np.ndarray) -> Row:
         name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
-        return Row(name, role, measures(found))
+        return Row(name.replace(EXCHANGED, exchange.called), role, measures(found))
 
     rows = [row(*key, found) for key, found in maps.items()]
     if objects is not None:
@@ -191,18 +199,22 @@ def _table(
         rows=rows,
         recordings=recordings,
         left_out=left_out,
+        notes=list(filter(None, [exchange.note])),
     )
 
 
 def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """Truth float64 (N, 224, 224) of the clips that have boxes, their numbers, and how many have none.
 
-    DataError where none has.
+    It is the union of a clip's boxes; where its ``view`` says {"truth": "consensus"}, as of boxes by several
+    annotators, min(1, their sum / 2). DataError where none has.
     """
-    draw = consensus_map if dataset.name == CONSENSUS else _union
     truths, clips = [], []
     for i in chosen:
-        truth = draw(EVALUATION_SIZE, dataset.record(int(i)).boxes)
+        boxes = dataset.record(int(i)).boxes
+        view = dataset.facts(int(i)).get("view") if len(boxes) else None
+        agreed = isinstance(view, dict) and view.get("truth") == CONSENSUS["truth"]
+        truth = (consensus_map if agreed else _union)(EVALUATION_SIZE, boxes)
         if truth.any():
             truths.append(truth)
             clips.append(i)
@@ -231,20 +243,22 @@ def _maps(
     log_mel: LogMel,
     *,
     clips: np.ndarray,
-    others: np.ndarray,
+    others: np.ndarray | None,
     kinds: Sequence[str],
     negatives: bool,
     prior: nn.Module | None,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Maps float32 (N, rows, columns) by kind and control ("": none), with ``negatives`` also those of sounds that are
-    not of the frame; ``PRIOR``: the object prior's, where there is one."""
+    not of the frame; ``PRIOR``: the object prior's, where there is one. ``others``: whose sounds they get."""
     whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
     untrained = context.untrained()
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
-        other = other_sound(log_mel, batch)
-        ways = [("", model, own), (EXCHANGED, model, other), (UNTRAINED, untrained, own)]
+        ways = [("", model, own), (UNTRAINED, untrained, own)]
+        if others is not None:
+            other = other_sound(log_mel, batch)
+            ways.insert(1, (EXCHANGED, model, other))
         if negatives:
             ways += [
                 (SILENT, model, silence(own)),
@@ -258,6 +272,8 @@ def _maps(
         }
         return found if prior is None else found | {PRIOR: prior(image)}
 
+    if others is None:
+        return context.each(whole, clips, compute)
     return context.each(
         MixtureViews(whole, np.stack([clips, others], axis=1)), np.arange(len(clips)), compute
     )

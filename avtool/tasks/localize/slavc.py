@@ -6,13 +6,21 @@ from functools import partial
 import numpy as np
 
 from avtool.errors import UsageError
-from avtool.metrics.localization import centred_disc, ciou_median, ideal_map, slavc_confidence, slavc_extended
+from avtool.metrics.localization import (
+    ANOTHER_CLASS,
+    Exchange,
+    centred_disc,
+    ciou_median,
+    ideal_map,
+    slavc_confidence,
+    slavc_extended,
+)
 from avtool.model.localization import UNIMODAL
 from avtool.tasks.context import Context
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Row, Table
 
 PROTOCOL = "slavc-extended"
-EXCHANGED, SILENT = "another class's sound", "silence"
+EXCHANGED, SILENT = ANOTHER_CLASS, "silence"
 UNTRAINED_EXCHANGED, UNTRAINED_SILENT = f"{UNTRAINED}, {EXCHANGED}", f"{UNTRAINED}, {SILENT}"
 ROWS = {
     "": ("", EXCHANGED, SILENT),
@@ -49,6 +57,7 @@ def slavc_table(
     *,
     recordings: Sequence[str],
     left_out: Mapping[str, int],
+    exchange: Exchange,
 ) -> Table:
     """The table of ``maps`` (N, rows, columns) of cosines, by kind and by who hears what (``ROWS``), against ``truth``
     (N, H, W): each kind as it is, with the frame's own sound and another's exchanged, and of untrained weights, beside
@@ -63,7 +72,7 @@ def slavc_table(
             return float(getattr(scores, measure))
 
         return Row(
-            name,
+            name.replace(EXCHANGED, exchange.called),
             role,
             {
                 shown: context.measured_whole(partial(statistic, measure), recordings, draws=DRAWS)
@@ -85,10 +94,13 @@ def slavc_table(
     return context.table(
         task="localize",
         protocol=PROTOCOL,
-        words=WORDS,
+        words=WORDS.replace(EXCHANGED, exchange.called),
         rows=rows,
         recordings=recordings,
         left_out=left_out,
-        notes=["No box here covers a quarter of its frame: this protocol tells nothing of such data."]
-        * nothing,
+        notes=[
+            *filter(None, [exchange.note]),
+            *["No box here covers a quarter of its frame: this protocol tells nothing of such data."]
+            * nothing,
+        ],
     )

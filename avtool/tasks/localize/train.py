@@ -36,6 +36,7 @@ class Localization(Training):
     monitor: ClassVar[str] = "score"
     unused_parameters = True
     group = GROUP
+    drops_patches = True
     model: LocalizationModel
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> None:
@@ -75,17 +76,20 @@ class Localization(Training):
         sound."""
         temperature = self.options.temperature
         if self.options.encoding == UNIMODAL:
-            return self.contrast(*inputs_of(self.log_mel, batch))
+            return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch))
         sides = {
             name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
             for name in ("image", "audio")
         }
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
 
-    def contrast(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
+    def contrast(
+        self, image: Tensor, audio: Tensor, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
         process or thread holds."""
-        patches, sounds, first = self.model.patches(image, audio), self.model.sounds(image, audio), 0
+        patches = self.model.patches(image, audio, image_keep)
+        sounds, first = self.model.sounds(image, audio, audio_keep), 0
         count = len(patches)
         if count % self.batch_size:
             patches, first = all_gather_with_grad(patches)
@@ -121,10 +125,14 @@ class Localization(Training):
                 pairs[name] = value.unsqueeze(1).expand(-1, self.options.candidates, *value.shape[1:])
             else:
                 pairs[name] = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
-        cells = self.model(pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1)).float()
-        scores = pool_cells(
-            cells.flatten(1), pooling=self.options.pooling, temperature=self.options.temperature
-        )
+        kept = [
+            keep if keep is None else keep.repeat_interleave(self.options.candidates, dim=0)
+            for keep in self.kept_patches(batch)
+        ]
+        cells = self.model.pair_cells(
+            pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1), *kept
+        ).float()
+        scores = pool_cells(cells, pooling=self.options.pooling, temperature=self.options.temperature)
         return scores.unflatten(0, (count, -1))
 
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:

@@ -47,7 +47,7 @@ class Pretraining(Training):
         self.seed = recipe.seed
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, Section]:
         """A masked autoencoder. It fits any data."""
         return AUTOENCODER, Decoders.of(recipe.model)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clip, command, examples, print_json
+from avtool.commands import Clip, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool segment clip.mp4 --out mask.png --overlay overlay.png",
@@ -21,14 +21,12 @@ def segment(
     *,
     out: Annotated[
         Path,
-        typer.Option(
-            metavar="FILE",
-            help="A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second.",
+        option(
+            "FILE",
+            "A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second.",
         ),
     ] = Path("mask.png"),
-    overlay: Annotated[
-        Path | None, typer.Option(metavar="PNG", help="Also write the frame under its mask.")
-    ] = None,
+    overlay: Annotated[Path | None, option("PNG", "Also write the frame under its mask.")] = None,
     json: bool,
     **options: Any,
 ) -> None:

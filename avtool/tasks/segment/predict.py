@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import check_output
 from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
-from avtool.media import Form, Picture, resized, write_clip
+from avtool.media import Form, Picture, fitted, write_clip
 from avtool.predict import Chosen, batched, choose_model
 from avtool.progress import progress_bar, warn
 from avtool.report.heatmap import write_png
@@ -162,12 +163,14 @@ def _segment_clip(
     clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
     clip.fresh_frame(time)
     fps = slower(clip.file.frame_rate())
+    seen = clip.frames(fps)
+    first = next(seen)
     counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
 
     def pictures() -> Iterator[np.ndarray]:
         nonlocal counts, frames, last
         with progress_bar("segment", total=None, unit="frames") as bar:
-            for part in batched(_even(clip.frames(fps), chosen), FRAMES_AT_ONCE):
+            for part in batched(_even(chain([first], seen), chosen), FRAMES_AT_ONCE):
                 starts = [window_around(round(time * rate), count, len(sound)) for _, _, time in part]
                 found = _masks(
                     chosen,
@@ -182,7 +185,7 @@ def _segment_clip(
                 bar.advance(len(part))
 
     kept = kept.astype(np.float32) / 32768
-    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate)
+    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate, start=first[1])
     if len(sound) < last * rate - count / 2:
         warn(
             f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "
@@ -206,4 +209,4 @@ def _even(
         frame = picture.rgb()
         size = size or frame.shape[1::-1]
         height, width = (side - side % 2 for side in size[::-1])
-        yield resized(frame, size)[:height, :width], _view(chosen, picture), time
+        yield fitted(frame, size)[:height, :width], _view(chosen, picture), time

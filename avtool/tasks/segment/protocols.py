@@ -13,19 +13,21 @@ from torch import Tensor
 
 from avtool.config.checkpoint import Config
 from avtool.data.dataset import PreparedDataset
+from avtool.data.names import plain
 from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips, masked_frames
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
-from avtool.metrics.localization import exchange_by_class
+from avtool.metrics.localization import ANOTHER_CLASS, ANOTHER_CLIP, Exchange, exchange_sounds
 from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import TASK
 from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
-MODEL_ROW, EXCHANGED = "model", "another class's sound"
-ROLES = {MODEL_ROW: MODEL, EXCHANGED: CONTROL, UNTRAINED: CONTROL}
+MODEL_ROW, MASK = "model", "mask"
+ROLES = {MODEL_ROW: MODEL, ANOTHER_CLASS: CONTROL, ANOTHER_CLIP: CONTROL, UNTRAINED: CONTROL}
 DRAWS = 1000
 
 
@@ -46,13 +48,15 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
     """
     _check_model(context, protocols)
     frames = _frames(context)
-    exchange, why_not = _exchange(context.dataset, frames.frames, context.seed)
-    scores = _scores(context, frames.frames, exchange)
+    clips = frames.frames[:, 0].tolist()
+    labels = [context.dataset.record(i).label_ids for i in clips]
+    exchange = exchange_sounds(labels, frames.recordings, clips, seed=context.seed)
+    scores, masks = _scores(context, frames.frames, exchange)
     if not context.world.main:
         return []
-    context.predictions |= {"frames": frames.frames, **_kept(scores)}
+    context.predictions |= {"frames": frames.frames, **_kept(scores), **masks}
     crowded = _crowded(context.dataset, frames.frames)
-    notes = [why_not] if why_not else []
+    notes = [exchange.note] if exchange.note else []
     if crowded.all():
         notes.append("Every frame has two objects or more in view.")
     tables = [_table(context, protocol, scores, frames, notes) for protocol in protocols]
@@ -99,22 +103,26 @@ def _frames(context: Context) -> Frames:
                 "background among them",
                 hint="evaluate on the data it was trained for, or fine-tune it on this",
             )
+        known = ClassNames.read(context.checkpoint, count=classes)
+        for number, (own, name) in enumerate(
+            zip(known.names if known else (), class_names(dataset), strict=False)
+        ):
+            if plain(own) != plain(name):
+                raise DataError(
+                    f"class {number} is {own!r} for the model and {name!r} in {dataset.folder}",
+                    hint="evaluate on the data it was trained for, or fine-tune it on this",
+                )
         check_classes(dataset, clips)
     frames = masked_frames(dataset, clips.tolist())
     left_out = {"without a mask": len(context.chosen) - len(clips)}
     return Frames(frames, context.recordings(frames[:, 0]), left_out)
 
 
-def _exchange(dataset: PreparedDataset, frames: np.ndarray, seed: int) -> tuple[np.ndarray | None, str]:
-    """For each frame the one whose sound it gets instead, None where that cannot be, and then why."""
-    try:
-        return exchange_by_class([dataset.record(int(i)).label_ids for i in frames[:, 0]], seed=seed), ""
-    except DataError as error:
-        return None, f"No row with {EXCHANGED}: {error.message}."
-
-
-def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -> dict[str, Scores]:
-    """Each row's scores of all frames; on rank 0, elsewhere there are none."""
+def _scores(
+    context: Context, frames: np.ndarray, exchange: Exchange
+) -> tuple[dict[str, Scores], dict[str, np.ndarray]]:
+    """Each row's scores of all frames, and where they are kept the model's masks as uint8 (N, 224, 224): 255 times the
+    probability, or the number of the class. On rank 0, elsewhere there are none."""
     classes = context.config.head.classes
     views = MaskViews(
         context.dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=classes > 1
@@ -122,27 +130,35 @@ def _scores(context: Context, frames: np.ndarray, exchange: np.ndarray | None) -
     model, log_mel = context.load()
     untrained = context.untrained()
     order = np.arange(len(frames))
-    mixtures = order[:, None] if exchange is None else np.stack([order, exchange], axis=1)
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
         logits = {MODEL_ROW: model(image, own)}
-        if exchange is not None:
-            logits[EXCHANGED] = model(image, other_sound(log_mel, batch))
+        if exchange.sounds is not None:
+            logits[exchange.called] = model(image, other_sound(log_mel, batch))
         logits[UNTRAINED] = untrained(image, own)
         logits |= blind(logits[MODEL_ROW])
-        return {
+        found = {
             (name, part): values
             for name, value in logits.items()
             for part, values in scores_of(resized(value, EVALUATION_SIZE), batch["mask"])._asdict().items()
         }
+        if context.keep:
+            whole = resized(logits[MODEL_ROW], EVALUATION_SIZE)
+            masks = (255 * whole[:, 0].sigmoid()).round() if classes == 1 else whole.argmax(dim=1)
+            found[MODEL_ROW, MASK] = masks.to(torch.uint8)
+        return found
 
-    found = context.each(views if exchange is None else MixtureViews(views, mixtures), order, compute)
+    sounds = exchange.sounds
+    mixed = views if sounds is None else MixtureViews(views, np.stack([order, sounds], axis=1))
+    found = context.each(mixed, order, compute)
+    kept = {f"{MASK}: {MODEL_ROW}": found.pop((MODEL_ROW, MASK))} if (MODEL_ROW, MASK) in found else {}
     kind = FrameScores if classes == 1 else ClassScores
-    return {
+    scores: dict[str, Scores] = {
         name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
         for name in dict.fromkeys(name for name, _ in found)
     }
+    return scores, kept
 
 
 def _table(
@@ -244,8 +260,9 @@ PROTOCOLS = {
 
 def _crowded(dataset: PreparedDataset, frames: np.ndarray) -> np.ndarray:
     """Of which frames it is known that two objects or more are in view, bool (N,)."""
-    known = {int(i): len(dataset.facts(int(i)).get("view") or ()) for i in np.unique(frames[:, 0])}
-    return np.array([known[int(i)] >= 2 for i in frames[:, 0]], bool)
+    views = {int(i): dataset.facts(int(i)).get("view") for i in np.unique(frames[:, 0])}
+    known = {i for i, view in views.items() if isinstance(view, list) and len(view) >= 2}
+    return np.array([int(i) in known for i in frames[:, 0]], bool)
 
 
 def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:

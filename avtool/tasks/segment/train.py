@@ -66,7 +66,7 @@ class Segmentation(Training):
         self.class_names = ClassNames(tuple(class_names(dataset)), several=True) if self.semantic else None
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
         """A decoder for the masks of ``dataset``. TrainingError where they have more classes than a mask can."""
         classes = len(class_names(dataset)) if recipe.options.semantic else 1
         if classes > MOST_CLASSES:

@@ -1,5 +1,6 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,4 +80,5 @@ def separate(
     for path in found.files:
         typer.echo(path)
     for name, (one, floor) in found.sdr.items():
-        typer.echo(f"{name}: SDR {one:.2f} dB, the mixture itself {floor:.2f} dB", err=True)
+        said = f"SDR {one:.2f} dB, the mixture itself {floor:.2f} dB"
+        typer.echo(f"{name}: {'no SDR, for a source is silent' if math.isnan(one) else said}", err=True)

@@ -31,7 +31,7 @@ ROLES = {
     BINARY: CEILING,
 }
 MEASURES = ("SDR", "SIR", "SAR")
-SILENT = "as silent sources"
+SILENT, KEPT = "as silent sources", "kept"
 NO_ESTIMATE = "as sources that some row gives nothing for"
 
 Scores = dict[str, dict[str, np.ndarray]]
@@ -54,7 +54,7 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     """
     TASK.check_kind(context.config, context.checkpoint)
     pairs = find_pairs(context.dataset, context.chosen, seed=context.seed)
-    scores, no_source = _scores(context, pairs.mixtures)
+    scores, no_source, kept = _scores(context, pairs.mixtures)
     if not context.world.main:
         return []
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
@@ -68,6 +68,7 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
     context.predictions |= {
         "mixtures": pairs.mixtures,
+        **kept,
         **{
             f"{measure}_{name}": values
             for name, of_row in scores.items()
@@ -105,8 +106,9 @@ def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pa
     return Pairs(fixed_mixtures(dataset, clips, 2, seed=seed), "two clips of different classes", left_out)
 
 
-def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]:
-    """The scores of all sources, and which sources are silent; on rank 0, elsewhere there are none."""
+def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray, dict[str, np.ndarray]]:
+    """The scores of all sources, which sources are silent, and where they are kept the model's masks float16
+    (M, S, mel, frames), its sounds and the true ones, int16 (M, S, N); on rank 0, elsewhere there are none."""
     model, log_mel = context.load()
     untrained = context.untrained()
 
@@ -123,17 +125,23 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray]
         estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
         scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
         quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
-        return {(SILENT, ""): quiet} | {
+        found = {(SILENT, ""): quiet} | {
             (name, measure): values
             for measure in MEASURES
             for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
         }
+        if context.keep:
+            found[KEPT, "masks_model"] = masks[MODEL_ROW].half()
+            for name, sounds in (("model", estimates[MODEL_ROW]), ("sources", mixed.waveforms)):
+                found[KEPT, f"waveforms_{name}"] = (32768 * sounds).round().clamp(-32768, 32767).short()
+        return found
 
     found = context.each(MixtureViews(context.views(), mixtures), np.arange(len(mixtures)), compute)
     if not context.world.main:
-        return {}, np.zeros(0, bool)
+        return {}, np.zeros(0, bool), {}
     scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in ROLES}
-    return scores, found[SILENT, ""].ravel()
+    kept = {name: values for (kind, name), values in found.items() if kind == KEPT}
+    return scores, found[SILENT, ""].ravel(), kept
 
 
 def _measures(

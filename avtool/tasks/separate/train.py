@@ -1,5 +1,6 @@
 """Separation: what of a mixture belongs to one picture, learned by mixing clips whose own sounds are known."""
 
+import math
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -52,7 +53,7 @@ class Separation(Training):
         check_classes(dataset, chosen, self.options.sources, what="to train on")
 
     @classmethod
-    def describe(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
+    def model_config(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[str, Section]:
         """A separator. TrainingError for a spectrogram that cannot be turned back into sound, DataError where the data
         has too few classes to mix."""
         if 2 * recipe.spectrogram.hop > recipe.spectrogram.n_fft:
@@ -64,7 +65,7 @@ class Separation(Training):
         check_classes(
             dataset, np.arange(len(dataset)), recipe.options.sources, what=f"of split {dataset.split}"
         )
-        return super().describe(recipe, dataset)
+        return super().model_config(recipe, dataset)
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
@@ -103,9 +104,9 @@ class Separation(Training):
         return published_ratio_mask(sources, heard)
 
     def measure(self, held_out: Batches, reference: Batches, world: World = ALONE) -> dict[str, float]:
-        """Means over the sources of fixed mixtures, silent ones left out: ``sdr_improvement`` over the mixture in dB,
-        ``exchanged`` the same with another source's picture, ``floor`` the SDR of the mixture itself; ``loss``;
-        ``clips``, of which each is the first of a mixture."""
+        """Means over the sources of fixed mixtures: ``sdr_improvement`` over the mixture in dB, ``exchanged`` the same
+        with another source's picture, ``floor`` the SDR of the mixture itself; ``silent``, how many sources have no SDR
+        and are left out of these; ``loss``; ``clips``, of which each is the first of a mixture."""
         scores, sums = [], {"loss": 0.0, "clips": 0.0}
         for batch in held_out():
             mixtures = mix(self.log_mel, batch)
@@ -123,6 +124,7 @@ class Separation(Training):
             "sdr_improvement": (own - floor).nanmean().item(),
             "exchanged": (exchanged - floor).nanmean().item(),
             "floor": floor.nanmean().item(),
+            "silent": floor.isnan().sum().item(),
             "loss": sums["loss"] / sums["clips"],
             "clips": sums["clips"],
         }
@@ -130,9 +132,14 @@ class Separation(Training):
     @staticmethod
     def summarize(values: dict[str, float]) -> str:
         """Held-out measures in words, with their floor."""
+        loss = f"; loss {values['loss']:.4f}"
+        if silent := values["silent"]:
+            loss = f"; {silent:.0f} sources of mixtures with a silent one left out{loss}"
+        if math.isnan(values["floor"]):
+            return f"no SDR, for no mixture has two sources that sound{loss}"
         return (
             f"SDR {values['sdr_improvement']:+.2f} dB over the mixture itself ({values['floor']:.2f} dB), with "
-            f"pictures exchanged {values['exchanged']:+.2f} dB; loss {values['loss']:.4f}"
+            f"pictures exchanged {values['exchanged']:+.2f} dB{loss}"
         )
 
 

@@ -21,6 +21,6 @@ def loudness(clips: Clips, *, model: Path | None, device: str) -> None:
     failures = Failures(clips)
     chosen = choose_model(model, device=resolve_device(device), task="loudness")
     given = Given(clips, None, None, failures.tell)
-    for clip, _, results in given.compute(chosen, lambda net, image, audio: {"dB": net(image, audio)}):
-        typer.echo(f"{clip}  {results['dB'].mean():.1f} dB")
+    for found in given.compute(chosen, lambda net, image, audio: {"dB": net(image, audio)}):
+        typer.echo(f"{found.clip}  {found.results['dB'].mean():.1f} dB")
     failures.leave()

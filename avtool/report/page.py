@@ -21,7 +21,7 @@ FAMILY = "DejaVu Sans"
 """Comes with matplotlib: Latin, Greek, Cyrillic, Hebrew, Arabic and more."""
 
 
-class Canvas:
+class Page:
     """A white page of ``width`` x ``height`` pixels; places are counted from its upper left corner. Its parts are axes
     of ``figure``."""
 
@@ -66,7 +66,7 @@ class Canvas:
         return np.asarray(self._agg.buffer_rgba())[..., :3].copy()
 
 
-def stacked(pages: Sequence[Canvas]) -> np.ndarray:
+def stacked(pages: Sequence[Page]) -> np.ndarray:
     """Pages of one width below each other, uint8 (height, width, 3) RGB: any number of them, where one page has a
     limit of 65,535 pixels."""
     return np.concatenate([page.pixels() for page in pages])
