@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -18,9 +20,11 @@ from typer.testing import CliRunner
 from avtool import download as downloading
 from avtool import fetch as fetching
 from avtool.cli import app
+from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.fetch import fetch
 from avtool.registry import DATASETS
+from tests.clips import clip
 from tests.hub import SHA, Hub
 from tests.unit.test_pull import serving
 
@@ -250,3 +254,22 @@ def test_each_data_set_says_what_was_found_of_it() -> None:
     with pytest.raises(UsageError, match="synth is not fetched"):
         fetch("synth")
     assert not Path("data/synth").exists()
+
+
+def test_what_was_fetched_is_prepared_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"clip{number:07d}_000030" for number in range(3)]
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        for number, name in enumerate(names):
+            made = clip(tmp_path / f"{name}.mp4", seed=number)
+            tar.add(made, f"scratch/a/b/c/d/e/video/{name}.mp4")  # six folders deep, as the copy has them
+            made.unlink()
+    rows = "".join(f"{name[:-7]},30,dog barking,train\n" for name in names)
+    running = Hub(REPO, {"vggsound.csv": rows.encode(), "vggsound_00.tar.gz": archive.getvalue()})
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    with serving(running):
+        copy = fetch("vggsound", tmp_path / "raw")
+    assert copy.licence is None
+    report = prepare("vggsound", copy.folder, out=tmp_path / "prepared", jobs=1).as_dict()
+    assert (report["prepared"], report["missing"], report["refused"]) == (3, 0, 0)
