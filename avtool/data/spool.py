@@ -6,7 +6,6 @@ from pathlib import Path
 
 from avtool.data.archives import (
     CHUNK,
-    Forward,
     Listing,
     Member,
     inside,
@@ -70,14 +69,13 @@ class Spool:
         further than the last of them."""
         members = (listing(archive) or Listing()).members
         with open_archive(archive) as packed:
-            tar = Forward(unpacked_stream(packed), seeks=False)
+            tar = unpacked_stream(packed)
             for name in sorted(wanted, key=members.__getitem__):
-                tar.go_to(members[name].offset)
+                tar.seek(members[name].offset)
                 target = self.folder / f"{len(self.uses):08d}{Path(name).suffix[:8]}"
                 with target.open("wb") as out:
-                    end = tar.at + members[name].size
-                    while tar.at < end:
-                        out.write(tar.read(min(CHUNK, end - tar.at)))
+                    for begun in range(0, members[name].size, CHUNK):
+                        out.write(tar.read(min(CHUNK, members[name].size - begun)))
                 yield name, target
 
     def done(self, held: Held) -> None:
