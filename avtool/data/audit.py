@@ -81,9 +81,8 @@ def _sound_print(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         pairs.append(np.stack([code, times[:-ahead]], axis=1)[distance < FURTHEST].astype(np.uint32))
     every = np.concatenate(pairs)
     every = every[np.unique(every[:, 0], return_index=True)[1]]
-    return every[
-        np.argsort(every[:, 0] * MIXER, kind="stable")[:KEPT]
-    ]  # a lot that falls on the same of a copy
+    # drawn by lot, which falls on the same pairs of a copy
+    return every[np.argsort(every[:, 0] * MIXER, kind="stable")[:KEPT]]
 
 
 def _window(sample_rate: int) -> int:

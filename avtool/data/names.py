@@ -7,7 +7,7 @@ within a word are as good), in the way an accent is written or in characters tha
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 ROLES = {
     "train": ("train", "training"),
@@ -24,11 +24,11 @@ def plain(name: str) -> str:
     return " ".join(re.sub(r"[\s_,()]|(?<=\w)-(?=\w)", " ", seen).split()) or name
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
-    """Those of ``names`` that others are alike to, together and sorted."""
+def alike(names: Iterable[str], by: Callable[[str], str] = plain) -> list[list[str]]:
+    """Those of ``names`` that others are alike to, together and sorted: those of which ``by`` says the same."""
     found = defaultdict(set)
     for name in names:
-        found[plain(name)].add(name)
+        found[by(name)].add(name)
     return sorted(sorted(twins) for twins in found.values() if len(twins) > 1)
 
 

@@ -178,7 +178,6 @@ def job_of(
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
-    kept = Settings.parse(settings) if settings else Settings()
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -191,7 +190,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=kept,
+        settings=Settings.parse(settings),
     )
 
 

@@ -140,9 +140,8 @@ class ShardWriter:
     def add(self, row: int, data: bytes) -> dict[str, Any]:
         """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, the ``bytes`` it takes and its
         ``print``."""
-        with tarfile.open(
-            fileobj=io.BytesIO(data), mode="r:"
-        ) as tar:  # by what follows the key: where it will lie
+        # where each member, by what follows the key in its name, will lie
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             spans = {
                 member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
                 for member in tar

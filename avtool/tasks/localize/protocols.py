@@ -199,7 +199,7 @@ def _table(
         rows=rows,
         recordings=recordings,
         left_out=left_out,
-        notes=list(filter(None, [exchange.note])),
+        notes=exchange.notes,
     )
 
 
