@@ -68,9 +68,8 @@ class Clip:
                 elif alone and audio is None and not self.file.sounds:
                     self.lacks, self.why = SOUND, f"{path} has no sound track"
                 if self.lacks != PICTURE:
-                    self.file.need(
-                        video=True, hint=way_out or f"give a picture with it: IMAGE --audio {path}"
-                    )
+                    hint = way_out or f"give a picture with it: IMAGE --audio {path}"
+                    self.file.need(video=True, hint=hint)
                 if heard is None and self.lacks != SOUND:
                     hint = way_out or "give its sound as a file of its own: --audio WAV"
                     self.file.need(sound=True, hint=hint)

@@ -29,12 +29,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for tests/
 
-from tests.timed import CLICKS, RATE, clicks_in, number_of
-
 from avtool import media
 from avtool.data.catalog import Row
 from avtool.data.convert import PreparedClip, Settings, convert
 from tests import timed
+from tests.timed import CLICKS, RATE, clicks_in, number_of
 
 
 class Played(NamedTuple):

@@ -251,9 +251,7 @@ def _card(arrays: Mapping[str, np.ndarray], name: str) -> str:
     members |= {f"f{k:03d}.jpg": "image" for k in range(most["frames"])}
     members |= {f"m{k:03d}.png": "image" for k in masked}
     members |= {f"stem{k}.wav": "binary" for k in range(most["stems"])}
-    features = "\n".join(
-        f"  - {{name: {json.dumps(member)}, dtype: {kind}}}" for member, kind in members.items()
-    )
+    features = "\n".join(f'  - {{name: "{member}", dtype: {kind}}}' for member, kind in members.items())
     return f"""---
 configs:
 - config_name: default

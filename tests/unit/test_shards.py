@@ -272,7 +272,7 @@ def test_another_format(copy):
     facts = json.loads((copy / shards.DATASET_JSON).read_text())
     for name, source in (("mine", "manifest FILE.csv"), ("audioset-eval", "audioset --subset eval")):
         (copy / shards.DATASET_JSON).write_text(json.dumps({**facts, "format": 99, "name": name}))
-        with pytest.raises(DataError, match="format 99, this avtool reads 2") as caught:
+        with pytest.raises(DataError, match="format 99, this avtool reads 3") as caught:
             PreparedDataset(copy)
         assert caught.value.hint == f"avtool prepare {source} --out {copy} --force"
 
