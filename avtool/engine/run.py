@@ -268,9 +268,8 @@ class Run:
             try:
                 values = self._measure(limit)
             except NotFinite as error:
-                raise TrainingError(
-                    f"step {self.step}: on held-out clips {error.message}", hint=self.way_back()
-                ) from error
+                what = f"step {self.step}: on held-out clips {error.message}"
+                raise TrainingError(what, hint=self.way_back()) from error
             if self.world.main:
                 self._keep_measures(values)
         if failed:

@@ -74,11 +74,10 @@ class Localization(Training):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
         sound."""
-        temperature = self.options.temperature
         if self.options.encoding == UNIMODAL:
             return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch))
         sides = {
-            name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
+            name: candidates_loss(self.candidate_scores(batch, name), temperature=self.options.temperature)
             for name in ("image", "audio")
         }
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
