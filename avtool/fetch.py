@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from avtool.data.catalog import DataSet, Mirror, Request, read_source
-from avtool.download import download, only_one, part_of
+from avtool.download import download, only_one, partial_path
 from avtool.errors import CheckpointError, DataError, UsageError, free_bytes, in_bytes
 from avtool.files import sha256_of
 from avtool.places import source_folder
@@ -38,7 +38,7 @@ class RemoteFile:
     @property
     def here(self) -> int:
         """How many of its bytes are there."""
-        part = part_of(self.target)
+        part = partial_path(self.target)
         return self.size if self.whole else part.stat().st_size if part.is_file() else 0
 
 

@@ -51,7 +51,8 @@ class Damaged(MediaError):
 
 
 class Member(NamedTuple):
-    """A file in an archive: where it begins (in a zip its header) and its bytes; of a zip also how it is packed."""
+    """A file in an archive: where it begins (in a zip, its header) and its size in bytes; in a zip, also how it is
+    packed."""
 
     offset: int
     size: int
@@ -71,7 +72,7 @@ class Listing:
 
 
 def first_pieces(paths: Collection[Path]) -> list[Path]:
-    """Of ``paths`` those that are no later piece of another."""
+    """``paths`` without the second and later pieces of archives."""
     found: dict[tuple[str, int], Path] = {}
     for path in sorted(paths):
         piece = PIECE.fullmatch(str(path))
@@ -141,7 +142,7 @@ def open_archive(archive: Path) -> BinaryIO:
 
 
 def listing(archive: Path) -> Listing | None:
-    """What is in the file ``archive``; None where it is none."""
+    """What is in the file ``archive``; None if it is no archive."""
     stat = archive.stat()
     return _listing(archive, stat.st_size, stat.st_mtime_ns)
 
@@ -328,7 +329,7 @@ def inside(path: Path) -> tuple[Path, str] | None:
 
 
 def read_member(archive: Path, member: Member, target: Path) -> None:
-    """Write a file of a .tar or .zip to ``target``. MediaError where it is damaged."""
+    """Write a file of a .tar or .zip to ``target``. Damaged if its bytes cannot be read or are not the right ones."""
     try:
         with open_archive(archive) as file, target.open("wb") as out:
             unzip, begin, packed, crc = None, member.offset, member.size, 0

@@ -67,7 +67,7 @@ class Settings(Section):
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
+    ``masks`` maps frames, by number, to their mask as PNG. ``fingerprint`` is for the audit, and not stored.
     """
 
     row: Row
@@ -83,7 +83,7 @@ class PreparedClip:
     stems: dict[str, np.ndarray]
     flags: list[str]
     colour: dict[str, Any] | None
-    print: audit.Print
+    fingerprint: audit.Fingerprint
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -280,7 +280,7 @@ def _checked(
         masks=masks,
         flags=found,
         colour=None if clip.look is None else clip.look.facts(),
-        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
+        fingerprint=audit.fingerprint_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 

@@ -67,7 +67,7 @@ class Row:
         return [Path(path) for path in named if path is not None]
 
     def with_files(self, files: Mapping[str, Path]) -> Self:
-        """The same row with other files, by the paths of those that they stand for."""
+        """The same row, with the file that ``files`` has for a path in place of that path."""
 
         def moved(path: Any) -> Any:
             return path if path is None else files.get(str(path), path)
