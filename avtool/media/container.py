@@ -243,28 +243,37 @@ class MediaFile:
                 self.damaged += 1
                 break
             clock.follow(packet)
+            self.uncertain |= clock.uncertain
             if packet.stream not in streams:
                 continue
             frames = self._frames(packet.decode)
-            if packet.stream is self.sound and self.raw_floats:
-                self._check_finite(frames)
-            yield from self._timed(clock, frames)
-        for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
-            if isinstance(stream, VideoStream | AudioStream):
-                yield from self._timed(clock, self._frames(stream.decode))
-        if self.video in streams:
-            yield from self._timed(clock, [None])
-
-    def _timed(self, clock: Clock, frames: list) -> Iterator[tuple[Any, Any]]:
-        for frame in frames:
-            if isinstance(frame, av.AudioFrame):
-                time = frame.time
-                more = correction((self.edits or {}).get("audio", ()), time or 0.0)
-                yield frame, None if time is None else time + more - self.origin
+            if packet.stream is not self.sound:
+                yield from self._placed(clock, frames)
             else:
-                for picture, time in clock.place(frame):
-                    yield picture, time - self.origin
-        self.uncertain |= clock.uncertain
+                if self.raw_floats:
+                    self._check_finite(frames)
+                for frame in frames:
+                    yield frame, self._heard(frame)
+        for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
+            if isinstance(stream, AudioStream):
+                for frame in self._frames(stream.decode):
+                    yield frame, self._heard(frame)
+            elif isinstance(stream, VideoStream):
+                yield from self._placed(clock, [*self._frames(stream.decode), None])
+
+    def _heard(self, frame: av.AudioFrame) -> float | None:
+        """Seconds at which a block of sound is presented."""
+        time = frame.time
+        if time is None:
+            return None
+        return time - self.origin + (correction(self.edits.get("audio", ()), time) if self.edits else 0.0)
+
+    def _placed(self, clock: Clock, frames: list) -> Iterator[tuple[Any, Any]]:
+        for frame in frames:
+            if frame is not None:
+                self.looks.note(frame)
+            if (placed := clock.place(frame)) is not None:
+                yield placed[0], placed[1] - self.origin
 
     def _check_finite(self, frames: list) -> None:
         if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
@@ -273,11 +282,7 @@ class MediaFile:
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
-            frames = decode()
-            for frame in frames:
-                if isinstance(frame, av.VideoFrame):
-                    self.looks.note(frame)
-            return frames
+            return decode()
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:
