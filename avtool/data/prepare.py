@@ -190,7 +190,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=Settings.parse(settings),
+        settings=Settings.parse(settings) if settings else Settings(),
     )
 
 
