@@ -36,6 +36,10 @@ from tests import timed
 from tests.timed import CLICKS, RATE, clicks_in, number_of
 
 
+LOST = 1000.0
+"""Seconds: a tool that is off by more, or hears no click, has lost the times."""
+
+
 class Played(NamedTuple):
     """What a tool makes of a clip: frames with their times, and the sound with the time at which it begins. A tool that
     reads no sound has None there."""
@@ -173,6 +177,8 @@ def apart(played: Played, fps: float, truth: Sequence[float], count: int = 0) ->
     found = [click - at - shown for click, at, shown in zip(heard, truth, nearest, strict=True)]
     spread = np.nanmax(late) - np.nanmin(late)
     worst = max((value for value in found if not np.isnan(value)), key=abs, default=np.nan)
+    if not abs(worst) < LOST:
+        return "times lost"
     text = re.sub(r"^-0\.0$", "+0.0", f"{1000 * worst:+.1f}")
     if spread >= 1.5 / fps:
         text += f", frames {1000 * spread:.0f} apart"

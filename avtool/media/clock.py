@@ -6,6 +6,7 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -48,9 +49,10 @@ class Clock:
         self.lines: dict[int, _Line] = {}
         self.shifts = [0.0]
         self.uncertain = False
-        self.lag: float | None = (
-            None  # seconds from the time of decoding that FFmpeg gives a frame to its own time
-        )
+        # seconds from the time of decoding that FFmpeg gives a frame to its own time; until that is known, the times of
+        # packets by which it is found, and whether they are key frames
+        self.lag: float | None = None
+        self.starts: list[tuple[float, bool]] = []
         self.held: tuple[av.VideoFrame, float | None] | None = None
         self.last, self.stamped = -math.inf, False
 
@@ -82,6 +84,8 @@ class Clock:
             ticks = round(line.shift / line.tick)
             packet.pts = None if pts is None or wild else pts + ticks
             packet.dts = None if dts is None else dts + ticks
+        if self.by_decoding and self.lag is None and packet.stream_index == self.video:
+            self.starts.append((stamp * line.tick + line.shift, packet.is_keyframe))
 
     def _fits(self, line: _Line, time: float) -> bool:
         """Whether the next packet of a stream may be of that time."""
@@ -123,17 +127,25 @@ class Clock:
         if self.lag is None and dts is not None:
             first = self.lines[self.video].first if self.video in self.lines else dts
             if self.by_decoding:
-                self.lag = first - dts
+                self.lag = self._first_shown(dts) - dts
             elif pts is not None:
                 self.lag = pts - dts
             elif not self.stamped:  # where frames are reordered, nothing says how late this is
-                self.lag, self.uncertain = (
-                    0.0,
-                    self.uncertain or dts > first + CLOCK,
-                )  # reordered, and nothing says how late it is
+                self.lag = 0.0
+                self.uncertain |= dts > first + CLOCK
         if pts is not None and not self.by_decoding:
             return pts
         return None if dts is None or self.lag is None else dts + self.lag
+
+    def _first_shown(self, dts: float) -> float:
+        """When the first frame, to which FFmpeg gives ``dts``, is shown: at the last key frame's own time of decoding.
+        Packets that are not evenly apart there do not say how far FFmpeg's time is off."""
+        before = [one for one in self.starts if one[0] <= dts + CLOCK]
+        keys = [number for number, (_, key) in enumerate(before) if key]
+        times = [time for time, _ in before[max(keys, default=0) :]]
+        gaps = [after - time for time, after in pairwise(times)]
+        self.uncertain |= not keys or max(gaps, default=0.0) > 2 * min(gaps, default=0.0)
+        return times[0] if times else dts
 
     def _between(self, frame: av.VideoFrame, time: float | None, after: float | None) -> float:
         """The time of a frame that seems to be shown at ``time``, and the next one at ``after``."""

@@ -225,14 +225,15 @@ class MediaFile:
         return self.seconds
 
     def _measured(self) -> float:
-        end, clock = self.origin, self._clock()
+        ends, clock = dict[int, tuple[float, float]](), self._clock()
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
             for packet in container.demux(*self._followed(container)):
                 clock.follow(packet)
                 if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
-                    end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
+                    last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
+                    ends[packet.stream_index] = max(last, ends.get(packet.stream_index, last))
         self.uncertain |= clock.uncertain
-        return end - self.origin
+        return max((sum(last) for last in ends.values()), default=self.origin) - self.origin
 
     def frame_rate(self) -> float:
         """Frames a second, 0 where it is unknown or there is no video."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from avtool.tasks.names import ClassNames
-from tests import clips
+from tests import clips, timed
 from tests.cli.conftest import Avtool
 from tests.unit.test_embed import NAMES, checkpoint
 
@@ -65,6 +65,12 @@ def test_a_single_clip_that_fails_is_an_error_like_any_other(avtool: Avtool, hom
     assert (done.returncode, done.stdout.splitlines()[0]) == (0, "mute.mp4: without sound")
     done = avtool("classify", "-x.mp4")
     assert done.returncode == 2 and "write ./-x.mp4" in " ".join(done.stderr.split())
+
+
+def test_it_is_said_where_the_picture_begins_late(avtool: Avtool, home: Path) -> None:
+    timed.make(home / "late.mp4", picture_begins=2.0)
+    done = avtool("classify", "--model", "model", "late.mp4")
+    assert done.returncode == 0 and "late.mp4 has no new frame before 2.00 s" in done.stderr
 
 
 def test_embed_writes_what_can_be_used(avtool: Avtool, home: Path) -> None:

@@ -33,6 +33,7 @@ from avtool.tasks.localize.maps import (
     localization_map,
 )
 from avtool.tasks.localize.predict import localize
+from tests import timed
 from tests.models import described
 
 HEADS, RATE = 2, 16000
@@ -348,6 +349,17 @@ def test_where_the_picture_ends_first_the_frame_that_is_shown_is_named(
         r"x\.mp4 has no new frame after 1\.\d\d s: what is seen at 3\.50 s is that one",
         capsys.readouterr().err,
     )
+
+
+def test_where_the_picture_begins_late_the_frame_that_is_shown_is_named(
+    work: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = timed.make(work / "late.mp4", picture_begins=2.0)
+    localize(path, model=model, at=2.5)
+    assert "warning" not in capsys.readouterr().err
+    localize(path, model=model, at=1.5, force=True)
+    said = "late.mp4 has no new frame before 2.00 s: what is seen at 1.50 s is that one"
+    assert said in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.data.report import Report
 from avtool.media import DecodedClip
-from tests import clips
+from tests import clips, timed
 
 SETTINGS = Settings()
 RATE = clips.RATE
@@ -69,6 +69,20 @@ def test_header_and_decoded_length_disagree(tmp_path):
     data = whole.read_bytes()
     (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 2])
     assert checks.HEADER in flags_of(video=tmp_path / "cut.mkv")
+
+
+@pytest.mark.parametrize(("level", "flags"), [(0.99, []), (1.5, [checks.CLIPPED])])
+def test_sound_that_was_clipped_is_flagged(tmp_path, level, flags):
+    loud = np.clip(level * np.sin(np.arange(4 * RATE) * 0.123), -1, 1)
+    soundfile.write(tmp_path / "a.wav", np.round(loud * 32767).astype(np.int16), RATE)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert flags_of(image=tmp_path / "a.png", audio=tmp_path / "a.wav") == flags
+
+
+def test_a_picture_that_begins_late_is_flagged(tmp_path):
+    for begins in (0.0, 0.52):
+        path = timed.make(tmp_path / "a.mp4", picture_begins=begins)
+        assert (checks.PICTURE_LATE in flags_of(video=path)) == (begins > 0)
 
 
 def test_lengths_and_beginnings_are_flagged_beyond_a_limit():

@@ -26,7 +26,7 @@ from avtool.tasks.names import ClassNames
 from avtool.tasks.segment import predict as infer
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
-from tests import clips
+from tests import clips, timed
 
 RATE = clips.RATE
 SMALL = (
@@ -293,6 +293,18 @@ def test_a_whole_clip_under_its_masks(
         ).sum(axis=2)
         assert (change[:, :48].mean() > change[:, 48:].mean()) == left
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("ending", ["mp4", "ts"])
+def test_a_whole_clip_whose_picture_begins_late_stays_in_time(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    path = timed.make(tmp_path / f"late.{ending}", picture_begins=0.52)
+    segment(path, out=tmp_path / "o.mp4", model=run)
+    seen, own = timed.see(tmp_path / "o.mp4"), timed.see(path)
+    assert seen.numbers[0] == 13 and len(seen.numbers) == 44
+    assert seen.late() == pytest.approx(own.late()[0], abs=1e-3)
+    assert seen.clicks == pytest.approx(own.clicks, abs=2e-3)
 
 
 def test_it_is_said_where_the_sound_of_a_whole_clip_ends_first(

@@ -259,6 +259,20 @@ def test_a_length_that_a_header_gets_wrong(tmp_path: Path) -> None:
         assert file.duration() == pytest.approx(4, abs=0.05)
 
 
+def test_a_wild_stamp_at_the_end_does_not_move_the_middle(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.mp4", b_frames=0, **moved("video", one(99, 3600.0)))
+    with media.MediaFile(path) as file:
+        assert file.duration() == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize("b_frames", [0, 2])
+def test_an_avi_that_begins_inside_a_group_of_pictures_is_said_to_be_uncertain(
+    tmp_path: Path, b_frames: int
+) -> None:
+    path = timed.make(tmp_path / "a.avi", b_frames=b_frames, **PCM, **lost(0, kind="video"))
+    assert timed.see(path).uncertain
+
+
 @pytest.mark.parametrize("ending", ["wav", "mkv"])
 @pytest.mark.parametrize("part", [1.0, 0.5])
 def test_channels_that_cancel_are_not_silence(tmp_path: Path, ending: str, part: float) -> None:
