@@ -47,6 +47,7 @@ class Clip:
         self.path, self.sound_path = path, audio or path
         self.still: media.Picture | None = None
         self.alone, self.lacks, self.why = alone, "", ""
+        self.said, self.timed = set[str](), list[media.MediaFile]()
         with ExitStack() as files:
             heard = None if audio is None else files.enter_context(media.MediaFile(audio))
             if heard is not None:
@@ -55,7 +56,7 @@ class Clip:
                 what = f"{path} is a picture and has no sound of its own"
                 if heard is None and not alone:
                     raise UsageError(what, hint=way_out or "add --audio SOUND.wav")
-                self.still = media.Picture(media.read_image(path))
+                self.still = media.read_picture(path)
                 if heard is None:
                     self.lacks, self.why, self.duration, self.end = SOUND, what, 0.0, math.inf
                     self._files = files.pop_all()
@@ -74,7 +75,7 @@ class Clip:
                     hint = way_out or "give its sound as a file of its own: --audio WAV"
                     self.file.need(sound=True, hint=hint)
             self.heard = heard or self.file
-            self.said: set[str] = set()
+            self.timed = list(dict.fromkeys([self.file, self.heard]))
             self.duration = self.file.duration()
             self._files = files.pop_all()
         self.end = self.duration if self.still is None and self.lacks != PICTURE else math.inf
@@ -92,7 +93,12 @@ class Clip:
 
     def frame(self, time: float) -> media.Picture:
         """What is shown at ``time`` seconds: after its end the last frame."""
-        return self.still or media.find_frame(self.file, min(time, self.end))
+        return self._seen(self.still or media.find_frame(self.file, min(time, self.end)))
+
+    def _seen(self, picture: media.Picture) -> media.Picture:
+        if picture.hdr:
+            self._say(f"{self.path} is HDR: it is seen as SDR, as prepare stores it with hdr=tonemap")
+        return picture
 
     def fresh_frame(self, time: float) -> media.Picture:
         """The same; it warns where what is shown appeared long before, or only after that."""
@@ -106,7 +112,7 @@ class Clip:
 
     def _say(self, *warnings: str) -> None:
         """Give each of ``warnings`` once, and one of times that are uncertain."""
-        unsure = [file for file in dict.fromkeys([self.file, self.heard]) if file.uncertain]
+        unsure = [file for file in self.timed if file.uncertain]
         for said in [*warnings, *(f"{file.path} has uncertain time stamps: {UNSURE}" for file in unsure)]:
             if said not in self.said:
                 self.said.add(said)
@@ -114,7 +120,8 @@ class Clip:
 
     def frames(self, rate: float) -> Iterator[tuple[media.Picture, float]]:
         """What is shown ``rate`` times a second, from the first frame on, and when."""
-        return media.shown_frames(self.file, rate=rate)
+        for picture, time in media.shown_frames(self.file, rate=rate):
+            yield self._seen(picture), time
 
     def sound(self, start: float = 0.0, end: float | None = None, *, rate: int) -> np.ndarray:
         """What is heard from ``start`` to ``end`` seconds (None: the end): int16 (N,), mono."""

@@ -206,7 +206,8 @@ def _from_video(path: Path, row: Row, settings: Settings) -> Decoded:
 def _from_pictures(row: Row, settings: Settings) -> Decoded:
     """Pictures with a sound: one, shown in the middle of it, or one a second, the first at 0.5 s."""
     assert row.audio is not None
-    pictures = [media.read_image(path) for path in row.frames or (row.image,) if path is not None]
+    read = [media.read_picture(path, settings.hdr) for path in row.frames or (row.image,) if path is not None]
+    pictures = [one.rgb() for one in read]
     sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
     scaled = media.scaled_size(*sizes[0], settings.short_side)
     frames = [_kept(settings, media.resized(picture, scaled)) for picture in pictures]
@@ -230,6 +231,7 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
         header_seconds=max(seconds, picture_seconds),
         uncertain=file.uncertain,
         mixing=sound.mixing,
+        look=max((one.look for one in read if one.look), key=lambda look: look.hdr, default=None),
     )
     return clip, sizes
 

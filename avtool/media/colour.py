@@ -18,19 +18,26 @@ from av.video.stream import VideoStream
 
 Hdr = Literal["tonemap", "keep", "refuse"]
 """What becomes of high dynamic range: it is mapped to SDR, read as if it were SDR (pale), or refused."""
-HD_LINES = 720
-"""Pictures of so many lines without a tag are taken for BT.709, smaller ones for BT.601, as makers and players do."""
+HD = 1280, 720
+"""Pictures so wide or so high without a tag are taken for BT.709, smaller ones for BT.601, as makers and players do."""
 WHITE = 203.0
 """Luminance of SDR's white in HDR, cd/m2 (ITU-R BT.2408). What is brighter becomes white."""
 OBLONG = 5
 """A tag that says that pixels are so many times as wide as high, or as high as wide, is wrong."""
 _TAGS = ("colorspace", "color_trc", "color_primaries")
-_RGB, BT709, _UNSPECIFIED, _BT601, _YCGCO, _PQ, _HLG = 0, 1, 2, 6, 8, 16, 18
+_RGB, BT709, _UNSPECIFIED, _BT601, _YCGCO, _DERIVED, _PQ, _HLG = 0, 1, 2, 6, 8, 12, 16, 18
 _MATRICES = {0: "rgb", 1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 8: "ycgco"}
-_MATRICES |= {9: "bt2020", 10: "bt2020"}
+_MATRICES |= {9: "bt2020", 10: "bt2020", _DERIVED: "p3"}
 _HDR = {_PQ: "pq", _HLG: "hlg"}
 _BT2020 = (0.2627, 0.0593)
-_WEIGHTS = {1: (0.2126, 0.0722), 4: (0.30, 0.11), 7: (0.212, 0.087), 9: _BT2020, 10: _BT2020}
+_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    7: (0.212, 0.087),
+    9: _BT2020,
+    10: _BT2020,
+    _DERIVED: (0.2290, 0.0793),
+}
 """Weights of red and blue in luma for the matrices of table 4 that do not have BT.601's."""
 _PRIMARIES = {
     1: ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06)),
@@ -38,7 +45,7 @@ _PRIMARIES = {
     12: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060)),
 }
 """Chromaticities x, y of red, green and blue in table 2: BT.709, BT.2020, P3."""
-_ALWAYS_BT601 = ("mjpeg", "vp8")
+_ALWAYS_BT601, _ALWAYS_LIMITED = ("mjpeg", "vp8"), ("mpeg1video", "mpeg2video", "prores", "vp8")
 """Decoders that say so of every picture, whatever its container says."""
 
 
@@ -71,10 +78,9 @@ class Look:
         facts["assumed"] = list(self.assumed)
         return facts | {"transfer": _HDR[self.transfer]} if self.hdr else facts
 
-    def size(self, frame: av.VideoFrame, *, square: bool = True) -> tuple[int, int]:
-        """Width and height of the frame once it is upright, and its pixels ``square``: the shorter side of a pixel
-        grows, so that nothing is lost."""
-        wide, high = frame.width, frame.height
+    def size(self, wide: int, high: int, *, square: bool = True) -> tuple[int, int]:
+        """Width and height of a frame as it is coded once it is upright, and its pixels ``square``: the shorter side of
+        a pixel grows, so that nothing is lost."""
         if square and self.aspect > 1:
             wide = round(wide * self.aspect)
         elif square:
@@ -89,10 +95,10 @@ class Look:
 
 class Looks:
     """What is known of how a stream's frames are to be shown. It is made before any of them is decoded: a decoder may
-    write over what the container says."""
+    write over what the container says. ``still``: it is of an AVIF or HEIF picture, whose rules are their own."""
 
-    def __init__(self, stream: VideoStream) -> None:
-        self.context = stream.codec_context
+    def __init__(self, stream: VideoStream, *, still: bool = False) -> None:
+        self.context, self.still = stream.codec_context, still
         self.tags, self.range = [getattr(self.context, name) for name in _TAGS], self.context.color_range
         self.coded_wins = self.context.name not in _ALWAYS_BT601
         shape = stream.sample_aspect_ratio
@@ -130,20 +136,25 @@ class Looks:
             for pair in zip(*(tags if self.coded_wins else tags[::-1]), strict=True)
         )
         kind, _ = _kind(frame.format.name)
-        if kind == "rgb":
-            return _RGB, True, transfer, primaries, ()  # FFmpeg writes it in full, whatever is said of it
-        span = 2 if frame.format.name.startswith("yuvj") else int(frame.color_range) or self.range
+        span = int(frame.color_range) or self.range
+        if frame.format.name.startswith("yuvj") or (self.context.name in _ALWAYS_LIMITED and self.range == 2):
+            span = 2
+        if kind == "rgb":  # in clips FFmpeg writes it in full, whatever is said of it
+            return _RGB, not (self.still and self.range == 1), transfer, primaries, ()
         full = span == 2 or (kind == "grey" and span == 0)
         assumed = () if span else ("range",)
+        if matrix == _DERIVED:  # from its primaries; those known have the numbers of their matrices
+            matrix = primaries if primaries in _PRIMARIES else 0
         if not matrix or matrix not in _MATRICES:
             assumed = assumed if kind == "grey" else ("matrix", *assumed)
-            matrix = 9 if primaries == 9 or transfer in _HDR else matrix_by_size(frame.height)
+            matrix = _BT601 if self.still else matrix_by_size(frame.width, frame.height)
+            matrix = 9 if primaries == 9 or transfer in _HDR else matrix
         return matrix, full, transfer, primaries, assumed
 
 
-def matrix_by_size(lines: int) -> int:
+def matrix_by_size(width: int, height: int) -> int:
     """The matrix, BT.709's or BT.601's, that a picture without a tag is taken to have."""
-    return BT709 if lines >= HD_LINES else _BT601
+    return BT709 if width >= HD[0] or height >= HD[1] else _BT601
 
 
 def _display_matrix(frame: av.VideoFrame) -> bytes | None:
@@ -209,7 +220,7 @@ def to_rgb(
         rows = rows.reshape(-1, plane.line_size // rows.itemsize)[:height]
         planes.append(rows[:, : width * 3].reshape(height, width, 3) if kind == "rgb" else rows[:, :width])
     samples = cv2.merge(planes) if len(planes) > 1 else planes[0]
-    if kind != "rgb":
+    if kind != "rgb" or not look.full:
         samples = cv2.transform(samples, _matrix(kind, look.matrix, look.full, deep))
     if samples.shape[1::-1] != size:
         samples = cv2.resize(samples, size, interpolation=cv2.INTER_AREA)
@@ -226,6 +237,8 @@ def _matrix(kind: str, matrix: int, full: bool, deep: bool) -> np.ndarray:
     luma, chroma, black = (1.0, 1.0, 0) if full else (white / 219 / step, white / 224 / step, 16 * step)
     if kind == "grey":
         return np.array([[luma, -luma * black]] * 3, np.float32)
+    if kind == "rgb":
+        return np.column_stack([luma * np.eye(3), [-luma * black] * 3]).astype(np.float32)
     if matrix == _YCGCO:
         weights = [[luma, -chroma, chroma], [luma, chroma, 0], [luma, -chroma, -chroma]]
     else:

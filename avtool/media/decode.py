@@ -14,8 +14,8 @@ from av.video.reformatter import VideoReformatter
 
 from avtool.media.clock import CLOCK
 from avtool.media.colour import Hdr, Look
-from avtool.media.container import HDR, PREROLL, MediaFile, UnusableMedia
-from avtool.media.frames import Moments, fitted, no_frame, to_picture
+from avtool.media.container import PREROLL, MediaFile
+from avtool.media.frames import Moments, fitted, no_frame, refuse_hdr, to_picture
 from avtool.media.sound import SOUND_GAP, Form, Sound
 
 
@@ -29,7 +29,7 @@ class DecodedClip:
     ``damaged``: packets that did not decode. Seconds that each stream goes on for as decoded, and the clip as its
     header says: ``picture_seconds``, ``sound_seconds``, ``header_seconds``; those before each begins:
     ``picture_begins``, ``sound_begins``. ``uncertain``: whether a time had to be guessed. ``mixing``: see ``Sound``.
-    ``look``: how its first frame is to be shown, None for pictures.
+    ``look``: how its first frame is to be shown, of pictures only where their file says so.
     """
 
     frames: list[Any]
@@ -172,14 +172,14 @@ class _Grid:
             return
         self.kept = frame
         look = self.file.looks.of(frame)
-        if look.hdr and self.hdr == "refuse":
-            raise UnusableMedia(f"{self.file.path} is HDR", reason=HDR, hint="prepare it with hdr=tonemap")
+        refuse_hdr(self.file.path, look, self.hdr)
         picture = to_picture(
             frame, look, self.scaler, short_side=self.short_side, tonemap=self.hdr == "tonemap"
         )
         if not self.frames:
             self.look, self.kept_size = look, picture.shape[1::-1]
-            self.size, self.coded = look.size(frame), look.size(frame, square=False)
+            coded = frame.width, frame.height
+            self.size, self.coded = look.size(*coded), look.size(*coded, square=False)
         # size and shape may change within the clip
         self.frames.append(self.keep(fitted(picture, self.kept_size)))
         self.times.append(max(0.0, time - self.start))

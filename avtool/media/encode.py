@@ -53,7 +53,7 @@ def write_clip(
         for number, frame in enumerate(frames):
             if number == 0:
                 video.height, video.width = frame.shape[:2]
-                space = _tag(video.codec_context, frame.shape[0])
+                space = _tag(video.codec_context)
             _check_frame(path, frame, (video.height, video.width, 3))
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
             picture = scaler.reformat(
@@ -71,9 +71,9 @@ def write_clip(
             container.mux(audio.encode(None))
 
 
-def _tag(context: VideoCodecContext, lines: int) -> Colorspace:
+def _tag(context: VideoCodecContext) -> Colorspace:
     """Say in the file which colours these are, and choose the matrix that a reader of no tags would take."""
-    matrix = matrix_by_size(lines)
+    matrix = matrix_by_size(context.width, context.height)
     context.colorspace, context.color_range = matrix, ColorRange.MPEG
     context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
     return Colorspace.ITU709 if matrix == BT709 else Colorspace.ITU601

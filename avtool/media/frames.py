@@ -2,6 +2,7 @@
 
 import math
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
 from avtool.media.clock import CLOCK
-from avtool.media.colour import Look, to_rgb
-from avtool.media.container import FARTHER, MediaFile, UnusableMedia, check_file
+from avtool.media.colour import Hdr, Look, Looks, to_rgb
+from avtool.media.container import FARTHER, HDR, MediaFile, UnusableMedia, check_file
 
 _PICTURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftyp(?:avi[fs]|hei[cxms]|mif1)"
@@ -24,6 +25,8 @@ _PICTURE = re.compile(
     re.DOTALL,
 )
 """How pictures begin: OpenCV is not asked itself, for it takes no path that is not UTF-8."""
+
+_HDR_PNG = re.compile(rb"\x89PNG\r\n.{,999}cICP.[\x10\x12]", re.DOTALL)
 
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -40,6 +43,16 @@ class Picture:
     source: np.ndarray | av.VideoFrame
     time: float = 0.0
     file: MediaFile | None = None
+    look: Look | None = None
+    """How a picture was to be shown, where its file says so."""
+
+    @property
+    def hdr(self) -> bool:
+        """Whether it is HDR, which ``rgb`` makes SDR."""
+        look = self.look
+        if isinstance(self.source, av.VideoFrame) and self.file is not None:
+            look = self.file.looks.of(self.source)
+        return look is not None and look.hdr
 
     def rgb(self, short_side: int | None = None) -> np.ndarray:
         """uint8 (H, W, 3), upright, with a short side of at most so many pixels (None: as it is)."""
@@ -167,7 +180,7 @@ def to_picture(
     tonemap: bool = True,
 ) -> np.ndarray:
     """The frame in RGB, upright, with square pixels, scaled; ``scaler`` keeps what it set up for the frame before."""
-    size = scaled_size(*look.size(frame), short_side)
+    size = scaled_size(*look.size(frame.width, frame.height), short_side)
     picture = to_rgb(frame, look, size[::-1] if look.turned else size, scaler, tonemap=tonemap)
     return look.upright(picture)
 
@@ -201,14 +214,20 @@ def fitted(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def read_image(path: Path) -> np.ndarray:
     """A picture file as uint8 (H, W, 3) RGB: upright (EXIF; AVIF and HEIF say it otherwise), grey in three channels,
     alpha left out."""
+    return read_picture(path).rgb()
+
+
+def read_picture(path: Path, hdr: Hdr = "tonemap") -> Picture:
+    """The same, and its ``look`` where it may be HDR: with ``hdr`` "refuse", MediaError where it is."""
     check_file(path)
     data = np.fromfile(path, np.uint8)
-    if data[4:8].tobytes() == b"ftyp":
-        return _first_of_heif(path)
+    head = data[:65536].tobytes()
+    if (heif := head[4:8] == b"ftyp") or _HDR_PNG.match(head):
+        return _by_ffmpeg(path, head, heif=heif, hdr=hdr)
     try:
-        if data[8:12].tobytes() == b"WEBP":  # OpenCV 4.10 leaves it as it lies
+        if head[8:12] == b"WEBP":  # OpenCV 4.10 leaves it as it lies
             with Image.open(path) as webp:
-                return np.array(ImageOps.exif_transpose(webp).convert("RGB"))
+                return Picture(np.array(ImageOps.exif_transpose(webp).convert("RGB")))
         picture = cv2.imdecode(data, cv2.IMREAD_COLOR)
     except _PILLOW_ERRORS as error:
         raise UnusableMedia(f"{path} cannot be decoded: {error}") from error
@@ -216,17 +235,45 @@ def read_image(path: Path) -> np.ndarray:
         raise UnusableMedia(f"{path} cannot be decoded: {error.err}") from error
     if picture is None:
         raise UnusableMedia(f"{path} cannot be decoded as a picture")
-    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+    return Picture(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
 
 
-def _first_of_heif(path: Path) -> np.ndarray:
-    """What an AVIF or HEIF file shows; OpenCV reads not all of them, and none upright."""
-    with MediaFile(path) as file:
+def _by_ffmpeg(path: Path, head: bytes, *, heif: bool, hdr: Hdr) -> Picture:
+    """What an AVIF, HEIF or HDR PNG file that begins with ``head`` shows; OpenCV reads not all of them, none upright
+    and none as HDR."""
+    with MediaFile(path) as file, file.reading():
         file.need(video=True)
-        if file.video is None or not file.video.disposition & Disposition.default:
+        main = [one for one in file.videos if one.disposition & Disposition.default] if heif else file.videos
+        if not main:
             what = f"{path} holds its picture in tiles, which is not supported"
             raise UnusableMedia(what, hint="save it as JPEG or PNG")
-        return find_frame(file, 0.0).rgb()
+        file.video, file.looks = main[0], Looks(main[0], still=heif)
+        frame = find_frame(file, 0.0).source
+        assert isinstance(frame, av.VideoFrame)
+        look = file.looks.of(frame)
+        refuse_hdr(path, look, hdr)
+        size = frame.width, frame.height
+        picture = _cropped(to_rgb(frame, look, size, file.scalers[None], tonemap=hdr == "tonemap"), head)
+        return Picture(resized(look.upright(picture), look.size(*picture.shape[1::-1])), look=look)
+
+
+def _cropped(picture: np.ndarray, head: bytes) -> np.ndarray:
+    """What is to be seen of the picture of a HEIF file: codecs of even sizes or whole blocks fill up others."""
+    at = head.find(b"clap") + 4
+    if at < 4 or len(head) < at + 32:
+        return picture
+    numbers = struct.unpack(">2I2I2i2i", head[at : at + 32])
+    wide, high, right, down = (n / (d or 1) for n, d in zip(numbers[::2], numbers[1::2], strict=True))
+    height, width = picture.shape[:2]
+    top, left = round((height - high) / 2 + down), round((width - wide) / 2 + right)
+    inside = picture[max(0, top) :, max(0, left) :][: round(high), : round(wide)]
+    return inside if inside.size else picture
+
+
+def refuse_hdr(path: Path, look: Look, hdr: Hdr) -> None:
+    """MediaError where the picture is HDR and ``hdr`` refuses that."""
+    if look.hdr and hdr == "refuse":
+        raise UnusableMedia(f"{path} is HDR", reason=HDR, hint="prepare it with hdr=tonemap")
 
 
 def read_mask(path: Path) -> tuple[np.ndarray, str]:

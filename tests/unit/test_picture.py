@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from avtool import media
+from avtool.clip import Clip
 from avtool.data.catalog import Row
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.inputs import from_jpeg
@@ -153,7 +155,12 @@ FORMS = [
     form("a.mkv", "ffv1", "yuv411p", 6),
     form("a.mkv", "ffv1", "yuv440p", 1, True),
     form("a.avi", "mjpeg", "yuvj420p", 6, True, UNTAGGED, qscale="1"),
+    form("a.mp4", "libx264", "yuv420p", 1, False, UNTAGGED, lines=642, **X264),  # 1284 pixels wide
+    form("a.mkv", "mpeg2video", "yuv420p", 1, True, None, qscale="1"),  # only the container can say so
     # and all others
+    form("a.mkv", "prores_ks", "yuv422p10le", 1, True, None, proof, profile="3"),
+    form("a.webm", "libvpx", "yuv420p", 6, True, None, proof, qmin="0", qmax="1", crf="0"),
+    form("a.mp4", "libx264", "yuv420p", 1, False, (12, 1, 1, 1), proof, **X264),  # derived from the primaries
     form("a.mp4", "libx264", "yuv420p", 1, True, None, proof, **X264),
     form("a.mp4", "libx264", "yuv420p", 9, False, None, proof, **X264),
     form("a.mp4", "libx264", "yuv420p", 7, False, None, proof, **X264),
@@ -233,7 +240,7 @@ def test_colours(tmp_path: Path, name, codec, pixels, matrix, full, tags, lines,
     [*ORDERS, "yuv420p", "yuvj422p", "yuv444p", "yuv410p", "yuv411p", "yuv440p10le", "yuv420p16le", "gbrp"],
 )
 def test_chroma_layouts_and_depths(pixels: str, full: bool) -> None:
-    full = full or pixels.startswith("yuvj")
+    full = full or pixels.startswith(("yuvj", "gbrp"))
     for matrix in (6, 1, 9, 8):
         frame = coded(pixels, matrix, full)
         for side in (None, 48):
@@ -275,6 +282,7 @@ def test_the_display_matrix_turns_and_mirrors(tmp_path: Path, matrix: tuple[int,
     found = convert(Row(id="a", split="", labels=(), video=path), Settings(short_side=48))
     assert isinstance(found, PreparedClip) and found.source_size == truth.shape[1::-1]
     assert_corners(from_jpeg(found.jpegs[-1]), truth)
+    assert_corners(media.read_frame(clips.remux(path, tmp_path / "a.mkv"))[0], truth)
     told = clips.streams_of(path)["video"]
     again = np.rot90(CORNERS, told["rotation"] // 90)
     assert np.array_equal(again[:, ::-1] if told["mirrored"] else again, truth)
@@ -339,18 +347,29 @@ def box(kind: bytes, *parts: bytes, full: bool = False) -> bytes:
     return struct.pack(">I4s", len(body) + 8, kind) + body
 
 
-def heif(path: Path, silent: Path, *turns: bytes, tiled: bool = False) -> Path:
-    """The first frame of an mp4 of HEVC, 96 x 64, as a HEIF picture with boxes of ``turns``; in one tile, if asked."""
+def heif(
+    path: Path,
+    silent: Path,
+    *marks: bytes,
+    tiled: bool = False,
+    size: tuple[int, int] = (96, 64),
+    primary: int = 1,
+) -> Path:
+    """The first frame of an mp4 of HEVC, of ``size``, as a HEIF picture with boxes of ``marks``; in one tile, or after
+    others without them, if asked."""
     data = silent.read_bytes()
     at = data.index(b"hvcC") - 4
-    properties = [data[at:][: struct.unpack(">I", data[at : at + 4])[0]], *turns]
-    properties.append(box(b"ispe", struct.pack(">II", 96, 64), full=True))
+    ispe = box(b"ispe", struct.pack(">II", *size), full=True)
+    properties = [data[at:][: struct.unpack(">I", data[at : at + 4])[0]], ispe, *marks]
     with av.open(str(silent)) as file:
         picture = bytes(next(file.demux(video=0)))
-    grid = struct.pack(">BBBBHH", 0, 0, 0, 0, 96, 64)
-    items = [(b"grid", grid), (b"hvc1", picture)] if tiled else [(b"hvc1", picture)]
+    grid = struct.pack(">BBBBHH", 0, 0, 0, 0, *size)
+    items = [(b"grid", grid), (b"hvc1", picture)] if tiled else [(b"hvc1", picture)] * primary
     numbered = list(enumerate(items, 1))
-    uses = bytes([len(properties), *range(1, len(properties) + 1)])
+    uses = [
+        struct.pack(">HB", n, count) + bytes(range(1, count + 1))
+        for n, count in [*((n, 2) for n in range(1, primary)), (len(items), len(properties))]
+    ]
     start = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
     offset = 0
     for _ in range(2):  # offsets are known once the length is
@@ -363,11 +382,11 @@ def heif(path: Path, silent: Path, *turns: bytes, tiled: bool = False) -> Path:
         meta = box(
             b"meta",
             box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), full=True),
-            box(b"pitm", struct.pack(">H", 1), full=True),
+            box(b"pitm", struct.pack(">H", primary), full=True),
             box(b"iloc", struct.pack(">BBH", 0x44, 0, len(items)), *places, full=True),
             box(b"iinf", struct.pack(">H", len(items)), *names, full=True),
             box(b"iref", box(b"dimg", struct.pack(">HHH", 1, 1, 2)), full=True) if tiled else b"",
-            box(b"iprp", box(b"ipco", *properties), box(b"ipma", struct.pack(">IH", 1, len(items)), uses, full=True)),
+            box(b"iprp", box(b"ipco", *properties), box(b"ipma", struct.pack(">I", len(uses)), *uses, full=True)),
             full=True,
         )  # fmt: skip
         offset = len(start) + len(meta) + 8
@@ -385,8 +404,33 @@ def test_heif_comes_upright_or_is_refused_by_name(tmp_path: Path) -> None:
         path = heif(tmp_path / "a.heic", silent, *turns)
         assert_corners(media.read_image(path), truth)
         assert media.is_picture(path)
+    assert_corners(media.read_image(heif(path, silent, turned, primary=2)), np.rot90(CORNERS))
     with pytest.raises(media.UnusableMedia, match="tiles"):
         media.read_image(heif(tmp_path / "b.heic", silent, tiled=True))
+
+
+def test_what_fills_up_a_heif_picture_is_cut_off(tmp_path: Path) -> None:
+    """x265 takes even sizes only, and fills up those below 64 pixels."""
+    filled = np.zeros((64, 96, 3), np.uint8)
+    filled[:33, :51] = CORNERS[15:48, 20:71]
+    silent = write(tmp_path / "a.mp4", "libx265", coded("yuv420p", rgb=filled / 255), **X265)
+    seen_of_it = box(b"clap", struct.pack(">8i", 51, 1, 33, 1, 51 - 96, 2, 33 - 64, 2))
+    for turns, truth in ((), filled[:33, :51]), ((box(b"irot", b"\1"),), np.rot90(filled[:33, :51])):
+        picture = media.read_image(heif(tmp_path / "a.heic", silent, seen_of_it, *turns))
+        assert picture.shape == truth.shape
+        assert_corners(picture, truth)
+
+
+@pytest.mark.parametrize(("pixels", "full"), [("yuv420p", False), ("gbrp", True), ("gbrp", False)])
+def test_colours_of_heif(tmp_path: Path, pixels: str, full: bool) -> None:
+    """Its rules: BT.601 where nothing is said, of any size; RGB of limited range is what it says."""
+    rgb = patches(720, 1440) / 255
+    if pixels == "gbrp" and not full:
+        rgb = (16 + 219 * rgb) / 255
+    silent = write(tmp_path / "a.mp4", "libx265", coded(pixels, 6, rgb=rgb), **X265)
+    marks = [box(b"colr", b"nclx", struct.pack(">HHHB", 1, 13, 0, 128 * full))] if pixels == "gbrp" else []
+    picture = media.read_image(heif(tmp_path / "a.heic", silent, *marks, size=(1440, 720)))
+    np.testing.assert_allclose(seen(picture), COLOURS, atol=LEVELS)
 
 
 def oblong(
@@ -521,6 +565,35 @@ def test_hdr_becomes_sdr_with_white_at_203_nits(tmp_path: Path, transfer: int) -
     }
 
 
+def hdr_png(path: Path, rgb: np.ndarray) -> Path:
+    """16 bits a sample, and the chunk cICP, which says PQ in BT.2020."""
+    data = cv2.imencode(".png", np.rint(rgb[..., ::-1] * 65535).astype(np.uint16))[1].tobytes()
+    chunk = b"cICP" + bytes([9, 16, 0, 1])
+    chunk = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    path.write_bytes(data[:33] + chunk + data[33:])
+    return path
+
+
+def test_hdr_is_flagged_in_pictures_and_said_of_clips(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    light = pq(203 * linear(patches(64)) @ TO_BT2020.T)
+    tags = tagged(9, primaries=9, transfer=16)
+    silent = write(tmp_path / "a.mp4", "libx265", coded("yuv420p10le", 9, rgb=light), tags=tags, **X265)
+    clips.clip(tmp_path / "sound.mp4")
+    for path in (heif(tmp_path / "a.heic", silent, size=(192, 64)), hdr_png(tmp_path / "a.png", light)):
+        row = Row(id="a", split="", labels=(), image=path, audio=tmp_path / "sound.mp4")
+        found, kept, refused = (convert(row, Settings(hdr=hdr)) for hdr in ("tonemap", "keep", "refuse"))
+        assert isinstance(found, PreparedClip) and isinstance(kept, PreparedClip)
+        assert "hdr" in found.flags and "hdr" in kept.flags
+        assert isinstance(refused, Rejected) and refused.reason == "hdr"
+        np.testing.assert_allclose(seen(media.read_image(path)), COLOURS, atol=7)
+        np.testing.assert_allclose(seen(from_jpeg(found.jpegs[0])), COLOURS, atol=7)
+        assert 140 < seen(from_jpeg(kept.jpegs[0]))[1].mean() < 200
+    for path in (with_sound(silent, tmp_path / "b.mp4"), tmp_path / "a.heic"):
+        with Clip(path, alone=True) as clip:
+            clip.frame(0.0), clip.frame(0.5)
+        assert capsys.readouterr().err.count(f"warning: {path} is HDR") == 1
+
+
 def with_sound(silent: Path, path: Path) -> Path:
     with av.open(str(silent)) as read, av.open(str(path), "w") as file:
         video = file.add_stream_from_template(read.streams.video[0])
@@ -573,11 +646,11 @@ def test_what_is_assumed_is_a_fact_of_the_clip(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen(from_jpeg(found.jpegs[0])), COLOURS, atol=3)
 
 
-@pytest.mark.parametrize("lines", [96, 720])
+@pytest.mark.parametrize("lines", [96, 642, 720])
 def test_what_is_written_carries_its_tags(tmp_path: Path, lines: int) -> None:
     picture = patches(lines, 2 * lines)
     media.write_clip(tmp_path / "a.mp4", [picture] * 3, fps=5, waveform=None, sample_rate=16000)
     assert clips.streams_of(tmp_path / "a.mp4")["video"]["colour"] == {
-        "matrix": "bt709" if lines == 720 else "bt601", "range": "limited", "assumed": [],
+        "matrix": "bt601" if lines == 96 else "bt709", "range": "limited", "assumed": [],
     }  # fmt: skip
     np.testing.assert_allclose(seen(media.read_frame(tmp_path / "a.mp4")[0]), COLOURS, atol=3)
