@@ -68,9 +68,8 @@ class Clip:
                 elif alone and audio is None and not self.file.sounds:
                     self.lacks, self.why = SOUND, f"{path} has no sound track"
                 if self.lacks != PICTURE:
-                    self.file.need(
-                        video=True, hint=way_out or f"give a picture with it: IMAGE --audio {path}"
-                    )
+                    hint = way_out or f"give a picture with it: IMAGE --audio {path}"
+                    self.file.need(video=True, hint=hint)
                 if heard is None and self.lacks != SOUND:
                     hint = way_out or "give its sound as a file of its own: --audio WAV"
                     self.file.need(sound=True, hint=hint)
@@ -105,11 +104,11 @@ class Clip:
             )
         return picture
 
-    def _say(self, what: str) -> None:
-        """Warn, once, and of times that are uncertain."""
+    def _say(self, *warnings: str) -> None:
+        """Give each of ``warnings`` once, and one of times that are uncertain."""
         unsure = [file for file in dict.fromkeys([self.file, self.heard]) if file.uncertain]
-        for said in [what, *(f"{file.path} has uncertain time stamps: {UNSURE}" for file in unsure)]:
-            if said and said not in self.said:
+        for said in [*warnings, *(f"{file.path} has uncertain time stamps: {UNSURE}" for file in unsure)]:
+            if said not in self.said:
                 self.said.add(said)
                 warn(said)
 
@@ -125,9 +124,7 @@ class Clip:
         return waveform
 
     def _say_mixed(self, sound: media.Sound) -> None:
-        for what in sound.mixing:
-            self._say(f"{self.sound_path} has {what}: {MIXED[what]}")
-        self._say("")
+        self._say(*(f"{self.sound_path} has {what}: {MIXED[what]}" for what in sound.mixing))
 
     def whole_sounds(self, *forms: media.Form) -> list[media.Sound]:
         """All that is heard, in several forms from one pass."""
@@ -178,9 +175,7 @@ class Clip:
         else:
             sound = np.zeros(round(self.duration * rate) or count, np.int16)
         if self.lacks:
-            warn(
-                f"{self.why}: {self.path} is judged by its {PICTURE if self.lacks == SOUND else SOUND} alone"
-            )
+            warn(f"{self.why}: {self.path} is judged by its {({PICTURE, SOUND} - {self.lacks}).pop()} alone")
         middle = inputs.window_within(0.5, count, len(sound))
         starts = [middle] if every is None else inputs.window_starts(len(sound), count, every * rate)
         ends = [min(start + count, len(sound)) for start in starts]

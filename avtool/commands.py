@@ -36,8 +36,8 @@ def _seed(value: int | None) -> int | None:
 
 
 def option(metavar: str | None, words: str, *names: str, usual: str = "", **more: Any) -> Any:
-    """An option with ``words`` as its help, called as its parameter is unless it has ``names``; ``usual`` says in words
-    what holds where it is not given."""
+    """An option with the help ``words``, named like its parameter unless ``names`` are given; ``usual``: its default in
+    words."""
     return typer.Option(*names, metavar=metavar, help=words, show_default=usual or True, **more)
 
 

@@ -59,7 +59,7 @@ def only_one(target: Path, *, what: str) -> Iterator[None]:
         held.release()
 
 
-def part_of(target: Path) -> Path:
+def partial_path(target: Path) -> Path:
     """Where ``target`` grows until it is whole."""
     return target.with_name(target.name + ".part")
 
@@ -83,7 +83,7 @@ def download(
     """
     if not re.match(r"https?://", url):
         raise UsageError(f"{url} is no http or https address", hint=elsewhere)
-    part = part_of(target)
+    part = partial_path(target)
     part.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(ATTEMPTS):
         before = _size(part)

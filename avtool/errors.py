@@ -86,9 +86,8 @@ def explain(error: BaseException) -> AvtoolError | None:
         return _explain_os_error(error)
     text = str(error)
     first = text.partition("\n")[0]
-    if (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    ):  # torch's, not imported for it
+    # torch's own error, by its name: torch is not imported for it
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return AvtoolError(
             f"out of memory: {first or 'the machine has no more'}",
             hint="lower train.batch_size and raise train.accumulate by as much",

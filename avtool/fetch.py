@@ -7,13 +7,13 @@ what came of a file that broke off, which ``huggingface_hub`` does not: archives
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from avtool.data.catalog import DataSet, Mirror, Request, read_source
-from avtool.download import download, only_one, part_of
+from avtool.download import download, only_one, partial_path
 from avtool.errors import CheckpointError, DataError, UsageError, free_bytes, in_bytes
 from avtool.files import sha256_of
 from avtool.places import source_folder
@@ -38,7 +38,7 @@ class RemoteFile:
     @property
     def here(self) -> int:
         """How many of its bytes are there."""
-        part = part_of(self.target)
+        part = partial_path(self.target)
         return self.size if self.whole else part.stat().st_size if part.is_file() else 0
 
 
@@ -56,30 +56,15 @@ class Copy:
     folder: Path
     files: list[RemoteFile]
 
-    @property
-    def missing(self) -> list[RemoteFile]:
-        """The files that are not there, or not whole."""
-        return [file for file in self.files if not file.whole]
-
     def as_dict(self) -> dict[str, Any]:
         """It as JSON values, sizes in bytes."""
         files = [
             {"path": file.path, "bytes": file.size, "here": file.here, "target": str(file.target)}
             for file in self.files
         ]
-        return {
-            "name": self.name,
-            "repo": self.repo,
-            "endpoint": self.endpoint,
-            "revision": self.revision,
-            "official": self.official,
-            "licence": self.licence,
-            "folder": str(self.folder),
-            "bytes": sum(file.size for file in self.files),
-            "here": sum(file.here for file in self.files),
-            "free": free_bytes(self.folder),
-            "files": files,
-        }
+        sums = {"bytes": sum(file.size for file in self.files), "here": sum(file.here for file in self.files)}
+        whole = asdict(self) | {"folder": str(self.folder), "files": files}
+        return whole | sums | {"free": free_bytes(self.folder)}
 
 
 def fetch(
@@ -183,7 +168,7 @@ def _bring(copy: Copy) -> None:
     from huggingface_hub import hf_hub_url
     from huggingface_hub.utils import build_hf_headers
 
-    missing = copy.missing
+    missing = [file for file in copy.files if not file.whole]
     needed = sum(file.size - file.here for file in missing)
     if needed > (free := free_bytes(copy.folder)):
         raise DataError(
@@ -229,9 +214,8 @@ def _in_words(repo: str, endpoint: str, revision: str | None) -> Iterator[None]:
     from huggingface_hub import errors as hub
 
     page = f"{endpoint}/datasets/{repo}"
-    base: Any = hub.HfHubHTTPError.__bases__[
-        0
-    ]  # the HTTP library's own error: another one from version to version
+    # the error of its HTTP library, which is another one from version to version
+    base: Any = hub.HfHubHTTPError.__bases__[0]
     try:
         yield
     except hub.OfflineModeIsEnabled as error:

@@ -13,8 +13,10 @@ import numpy as np
 
 from avtool import places
 from avtool.data.dataset import PreparedDataset, read_facts
+from avtool.data.names import listed
 from avtool.data.report import REPORT_JSON, Report
 from avtool.data.shards import ARRAYS, DATASET_JSON, MADE_WITH, checksum_of, index_path, shard_path
+from avtool.data.tree import KINDS, VIDEO
 from avtool.data.views import start_around
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.files import check_output, sha256_of
@@ -26,7 +28,6 @@ SHEET_SECONDS = 10.0
 """At most so much sound, around the frame, is seen in a contact sheet."""
 CLIP_SECONDS = 60.0
 """A longer clip is decoded to here and no further."""
-CLIP_ENDINGS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".flv", ".mpg", ".m4v")
 PARTS = (DATASET_JSON, REPORT_JSON, "config.json", RUN_JSON, METRICS, "model.safetensors")
 """Files of a folder that can be inspected."""
 
@@ -76,7 +77,7 @@ def _kind_of_folder(path: Path) -> str:
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     if not entries:
         raise DataError(f"{path} is an empty folder", hint="name a data set, a run, a checkpoint or a clip")
-    clips = [entry for entry in entries if entry.suffix.lower() in CLIP_ENDINGS]
+    clips = [entry for entry in entries if KINDS.get(entry.suffix[1:].lower()) == VIDEO]
     raise DataError(
         f"{path} is neither a prepared data set nor a run nor a checkpoint: it has neither {DATASET_JSON} nor "
         f"model.safetensors nor {places.CHECKPOINTS}",
@@ -208,9 +209,8 @@ def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
                 total += path.stat().st_size
             bar.advance()
     if broken:
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise DataError(
-            f"{folder}: {', '.join(broken[:3])}{more} changed since the data set was prepared (sha256 differs)",
+            f"{folder}: {listed(broken, 3)} changed since the data set was prepared (sha256 differs)",
             hint="copy it again, or prepare it again with avtool prepare ... --force",
         )
     return {"files": len(sums), "bytes": total}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -98,18 +98,19 @@ def _trained_on(checkpoint: Path) -> str:
 
 
 class Computed(NamedTuple):
-    """What was computed of a clip: ``times`` float64 (W, 2) of its windows, ``results`` float32 (W, ...) by name."""
+    """What was computed of a clip: ``times`` float64 (W, 2) of its windows, ``results`` float32 (W, ...) by name.
+    ``lacks``: "picture" or "sound" where it has none, else ""."""
 
     clip: Path
     times: np.ndarray
     results: dict[str, np.ndarray]
+    lacks: str
 
 
 @dataclass(frozen=True)
 class Clips:
     """Videos, or one picture with the sound file ``audio``, for one model. ``every``: see ``Clip.windows``. ``alone``:
-    pictures without sound, and sounds without a picture, are clips as well, with the other one blank; ``lacks`` then
-    says "picture" or "sound" of those that were computed.
+    pictures without sound, and sounds without a picture, are clips as well, with the other one blank.
 
     A clip that cannot be used is told to ``failed`` and left out, or its error raised where that is None.
     """
@@ -119,7 +120,6 @@ class Clips:
     every: float | None
     failed: Failed | None
     alone: bool = False
-    lacks: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.audio is not None and len(self.clips) != 1:
@@ -146,8 +146,7 @@ class Clips:
                 self._tell(path, error)
                 continue
             found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            self.lacks[path] = clip.lacks
-            yield Computed(path, np.array(times), found)
+            yield Computed(path, np.array(times), found, clip.lacks)
 
     def _tell(self, clip: Path, error: Exception) -> None:
         known = explain(error)

@@ -9,16 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from avtool.bench.measure import (
-    Pass,
-    compare,
-    count_flops,
-    interleave,
-    measured_on,
-    peak_bytes,
-    seconds_of,
-    spread,
-)
+from avtool.bench import measure
+from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
@@ -105,7 +97,7 @@ def benchmark(setup: Setup) -> dict[str, Any]:
     }
     settings = {**vars(setup), "fusions": list(recipes), "product_side": PRODUCT_SIDE}
     del settings["device"]  # the machine's
-    about = measured_on(setup.device, settings)
+    about = measure.measured_on(setup.device, settings)
     try:
         return {**about, **_measure(SUITES[setup.benchmark](recipes, setup), setup)}
     except RuntimeError as error:
@@ -119,28 +111,28 @@ def benchmark(setup: Setup) -> dict[str, Any]:
 def _measure(suite: Suite, setup: Setup) -> dict[str, Any]:
     passes, comparisons = suite
     timed = {PRODUCT: matrix_product(PRODUCT_SIDE, setup), **passes}
-    measures = {name: seconds_of(run, setup.device) for name, run in timed.items()}
-    times = interleave(measures, setup.rounds)
-    product = spread(times[PRODUCT])
+    measures = {name: measure.seconds_of(run, setup.device) for name, run in timed.items()}
+    times = measure.interleave(measures, setup.rounds)
+    product = measure.spread(times[PRODUCT])
     rate = 2 * PRODUCT_SIDE**3 / product["median"] / 1e9
     say("memory and arithmetic")
     results: dict[str, dict[str, Any]] = {
         name: {
             "name": name,
-            "seconds": (taken := spread(times[name])),
+            "seconds": (taken := measure.spread(times[name])),
             "rounds": times[name],
             "gflop_equivalents": taken["median"] * rate,
-            "gflop": (gflop := count_flops(run) / 1e9),
+            "gflop": (gflop := measure.count_flops(run) / 1e9),
             "share_of_product_rate": gflop / (taken["median"] * rate),
             "samples_per_second": setup.batch / taken["median"],
-            "peak_bytes": peak_bytes(run, setup.device),
+            "peak_bytes": measure.peak_bytes(run, setup.device),
         }
         for name, run in passes.items()
     }
     ratios = []
     for over, under in ((results[over], results[under]) for over, under in comparisons):
         peaks = over["peak_bytes"] / under["peak_bytes"] if under["peak_bytes"] else None
-        ratios.append({**compare(over, under, "seconds"), "peak_bytes": peaks})
+        ratios.append({**measure.compare(over, under, "seconds"), "peak_bytes": peaks})
     built = results.get(ATTENTION + BUILT)
     return {
         "product": {"seconds": product, "gflop_per_second": rate},

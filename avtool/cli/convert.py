@@ -57,7 +57,7 @@ def convert(
         ),
     ] = None,
     drop_positions: Annotated[
-        bool, typer.Option("--drop-positions", help="Go on without a ViT's learned positions.")
+        bool, option(None, "Go on without a ViT's learned positions.", "--drop-positions")
     ] = False,
     force: bool,
     json: bool,

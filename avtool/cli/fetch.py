@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import command, examples, print_json
+from avtool.commands import command, examples, option, print_json
 from avtool.errors import in_bytes
 from avtool.progress import say
 from avtool.registry import DATASETS
@@ -23,20 +23,14 @@ EPILOG = examples(
 def fetch(
     name: Annotated[str, typer.Argument(metavar="NAME", help=f"{', '.join(DATASETS)}.")],
     *,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder to fill.", show_default="$AVTOOL_DATA/NAME"),
-    ] = None,
+    out: Annotated[Path | None, option("DIR", "Folder to fill.", usual="$AVTOOL_DATA/NAME")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the files with their sizes, and fetch nothing.")
+        bool, option(None, "List the files with their sizes, and fetch nothing.", "--dry-run")
     ] = False,
     only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Fetch only files of such names; may be repeated."),
+        list[str] | None, option("PATTERN", "Fetch only files of such names; may be repeated.")
     ] = None,
-    revision: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Revision of the copy.", show_default="the newest")
-    ] = None,
+    revision: Annotated[str | None, option("NAME", "Revision of the copy.", usual="the newest")] = None,
     json: bool,
 ) -> None:
     """Fetch a data set's raw files from a copy on the Hugging Face hub, or say where they are.

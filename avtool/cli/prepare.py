@@ -93,8 +93,8 @@ def prepare(
     from avtool.data.prepare import prepare as run
 
     how: dict[str, Any] = {"subset": subset, "part": part, "jobs": jobs, "engine": engine, "address": address}
-    how["settings"] = given
-    report = run(name, source, out=out, force=force, clips=clips or CLIPS, seed=seed or 0, **how)
+    how |= {"out": out, "force": force, "settings": given}
+    report = run(name, source, clips=clips or CLIPS, seed=seed or 0, **how)
     found = report.as_dict()
     sealed = found.get("sealed", True)
     if json:

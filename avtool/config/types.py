@@ -92,14 +92,14 @@ def argument(*names: str) -> str:
 
 def flat(section: Section, *above: str) -> dict[str, Any]:
     """A section as keyword arguments; ``above``: the sections that it lies in."""
-    return _flat(section.model_dump(), *above)
+    return {argument(*above, *key): value for key, value in leaves(section.model_dump()).items()}
 
 
-def _flat(values: Mapping[str, Any], *above: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def leaves(values: Mapping[str, Any], *above: str) -> dict[tuple[str, ...], Any]:
+    """Nested ``values`` by their whole keys."""
+    found: dict[tuple[str, ...], Any] = {}
     for name, value in values.items():
-        inner = isinstance(value, Mapping)
-        found |= _flat(value, *above, name) if inner else {argument(*above, name): value}
+        found |= leaves(value, *above, name) if isinstance(value, Mapping) else {(*above, name): value}
     return found
 
 

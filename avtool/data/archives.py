@@ -6,7 +6,7 @@ can be read: a tar goes on behind a broken header, a zip without its directory i
 headers. A clip of a .tar or .zip is read where it lies. A compressed tar is gone through from its beginning, once, and
 what is wanted of it comes in its order.
 
-Python's own tarfile is not enough: it takes a broken header for the end, and says nothing.
+Python's tarfile takes a broken header for the end, or is told to pass over it, and says nothing of it either way.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from types import SimpleNamespace
+from typing import Any, BinaryIO, NamedTuple, Self, cast
 
 from avtool.errors import MediaError
 
@@ -50,7 +51,8 @@ class Damaged(MediaError):
 
 
 class Member(NamedTuple):
-    """A file in an archive: where it begins (in a zip its header) and its bytes; of a zip also how it is packed."""
+    """A file in an archive: where it begins (in a zip, its header) and its size in bytes; in a zip, also how it is
+    packed."""
 
     offset: int
     size: int
@@ -70,7 +72,7 @@ class Listing:
 
 
 def first_pieces(paths: Collection[Path]) -> list[Path]:
-    """Of ``paths`` those that are no later piece of another."""
+    """``paths`` without the second and later pieces of archives."""
     found: dict[tuple[str, int], Path] = {}
     for path in sorted(paths):
         piece = PIECE.fullmatch(str(path))
@@ -140,7 +142,7 @@ def open_archive(archive: Path) -> BinaryIO:
 
 
 def listing(archive: Path) -> Listing | None:
-    """What is in the file ``archive``; None where it is none."""
+    """What is in the file ``archive``; None if it is no archive."""
     stat = archive.stat()
     return _listing(archive, stat.st_size, stat.st_mtime_ns)
 
@@ -163,7 +165,7 @@ def _listing(archive: Path, _size: int, _changed: int) -> Listing | None:
             else:
                 unpacked = unpacked_stream(file)
                 found.streamed = unpacked is not None
-                _list_tar(Forward(unpacked or file, seeks=unpacked is None), found)
+                _list_tar(unpacked or file, found)
     except BROKEN as error:
         if not found.members and not named:
             return None  # a file of another kind
@@ -189,86 +191,42 @@ def _put(found: Listing, name: str, member: Member) -> None:
 # tar -------------------------------------------------------------------------------------------------
 
 
-class Forward:
-    """A file that is read from its beginning to its end."""
-
-    def __init__(self, file: Any, *, seeks: bool) -> None:
-        self.file, self.seeks, self.at = file, seeks, 0
-        self.length = file.seek(0, os.SEEK_END) if seeks else 0
-        if seeks:
-            file.seek(0)
-
-    def read(self, size: int, *, to_end: bool = False) -> bytes:
-        """Just so many bytes; EOFError where there are fewer, unless ``to_end``."""
-        data = self.file.read(size)
-        self.at += len(data)
-        if len(data) < size and not to_end:
-            raise EOFError("it is cut short")
-        return data
-
-    def go_to(self, offset: int) -> None:
-        if self.seeks:
-            if offset > self.length:
-                raise EOFError("it is cut short")
-            self.file.seek(offset)
-            self.at = offset
-        while self.at < offset:
-            self.read(min(CHUNK, offset - self.at))
-
-
-def _list_tar(tar: Forward, found: Listing) -> None:
-    for name, member in _tar_members(tar, found):
-        tar.go_to(member.offset + member.size)  # a file that is cut off is none of them
-        _put(found, name, member)
-
-
-def _tar_members(tar: Forward, found: Listing) -> Iterator[tuple[str, Member]]:
-    """The files of a tar, in order; each may be read before the next is asked for."""
-    said: dict[str, str] = {}
-    ended = False
-    while block := tar.read(BLOCK, to_end=True):
-        if not any(block):
-            ended = True  # of the archive, but another may follow
-            continue
-        try:
-            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-        except tarfile.HeaderError:
-            if tar.at <= BLOCK:
-                raise ValueError("it is no archive") from None
-            if not (ended or found.problem):
-                found.problem = f"it is damaged after file {len(found.members)}"
-            continue  # the next header, wherever it is
-        ended = False
-        begin, size = tar.at, int(said.get("size", header.size))
-        end = begin + -(-size // BLOCK) * BLOCK
-        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
-            data = tar.read(size)
-            long = header.type == tarfile.GNUTYPE_LONGNAME
-            said |= {"path": _text(data.rstrip(b"\0"))} if long else _pax(data)
-        elif header.type not in (tarfile.GNUTYPE_LONGLINK, tarfile.XGLTYPE):
-            if header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE):
-                yield said.get("path", header.name), Member(begin, size)
-            said = {}
-        tar.go_to(end)
-    if not tar.at:
+def _list_tar(file: Any, found: Listing) -> None:
+    if not (head := file.read(BLOCK)):
         raise ValueError("it is empty")
+    file.seek(0)
+    ended = False
+
+    class Header(tarfile.TarInfo):
+        """What tarfile passes over is noted."""
+
+        @classmethod
+        def fromtarfile(cls, tar: tarfile.TarFile) -> Self:
+            nonlocal ended
+            try:
+                header, ended = super().fromtarfile(tar), False
+            except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+                ended = True  # of the archive, but another may follow
+                raise
+            except (tarfile.InvalidHeaderError, tarfile.SubsequentHeaderError) as error:  # type: ignore[attr-defined]
+                if not (ended or found.problem):
+                    found.problem = f"it is damaged after file {len(found.members)}"
+                raise tarfile.InvalidHeaderError(str(error)) from None  # type: ignore[attr-defined]
+            return header
+
+    try:
+        if any(head):
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        raise ValueError("it is no archive") from None
+    for member in tarfile.TarFile(fileobj=file, tarinfo=Header, ignore_zeros=True, encoding="utf-8"):
+        if member.isreg() and not member.issparse():
+            file.seek(member.offset_data + max(0, member.size - 1))
+            if member.size and not file.read(1):
+                raise EOFError("it is cut short")  # a file that is cut off is none of them
+            _put(found, member.name, Member(member.offset_data, member.size))
     if not ended and not found.problem:
         found.problem = "it ends without an end mark, it may be cut short"
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
-
-
-def _pax(data: bytes) -> dict[str, str]:
-    """The records of an extended header."""
-    found = {}
-    while data.strip(b"\0"):
-        length, _, _ = data.partition(b" ")
-        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
-        found[_text(key)] = _text(value)
-        data = data[int(length) :]
-    return found
 
 
 # zip -------------------------------------------------------------------------------------------------
@@ -348,15 +306,8 @@ def _measured(file: BinaryIO, at: int, begin: int, member: Member) -> Member:
     return member._replace(size=size, packed=read - len(stream.unused_data))
 
 
-class _Stored:
-    """A file that is not packed, in the manner of a decompressor."""
-
-    def decompress(self, data: bytes) -> bytes:
-        return data
-
-
 UNZIP: dict[int, Callable[[], Any]] = {
-    zipfile.ZIP_STORED: _Stored,
+    zipfile.ZIP_STORED: lambda: SimpleNamespace(decompress=bytes),  # as it is
     zipfile.ZIP_DEFLATED: lambda: zlib.decompressobj(-15),
     zipfile.ZIP_BZIP2: bz2.BZ2Decompressor,
 }
@@ -380,7 +331,7 @@ def inside(path: Path) -> tuple[Path, str] | None:
 
 
 def read_member(archive: Path, member: Member, target: Path) -> None:
-    """Write a file of a .tar or .zip to ``target``. MediaError where it is damaged."""
+    """Write a file of a .tar or .zip to ``target``. Damaged if its bytes cannot be read or are not the right ones."""
     try:
         with open_archive(archive) as file, target.open("wb") as out:
             unzip, begin, packed, crc = None, member.offset, member.size, 0

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
 from avtool.config.values import explain, parse_setting
-from avtool.data import audit, checks, workers
+from avtool.data import audit, checks, names, workers
 from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
 from avtool.data.spool import Held
@@ -67,7 +67,7 @@ class Settings(Section):
 class PreparedClip:
     """What is stored of a clip: its frames as ``jpegs`` of ``size`` (width, height), its sound, the rest.
 
-    ``masks`` maps frames, by number, to their mask as PNG. ``print`` is for the audit of the data set, and not stored.
+    ``masks`` maps frames, by number, to their mask as PNG. ``fingerprint`` is for the audit, and not stored.
     """
 
     row: Row
@@ -83,7 +83,7 @@ class PreparedClip:
     stems: dict[str, np.ndarray]
     flags: list[str]
     colour: dict[str, Any] | None
-    print: audit.Print
+    fingerprint: audit.Fingerprint
 
     def facts(self, settings: Settings) -> dict[str, Any]:
         """What the clip's .json member says."""
@@ -161,9 +161,8 @@ def convert(
 def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip | Rejected:
     with workers.time_limit(LIMIT_SECONDS + LIMIT_SECONDS_PER_MB * _megabytes(row)):
         try:
-            if gone := [path for path in row.files() if not path.exists()]:
-                more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
-                return Rejected(row, checks.MISSING, f"looked for {gone[0]}{more}", missing=True)
+            if gone := [str(path) for path in row.files() if not path.exists()]:
+                return Rejected(row, checks.MISSING, f"looked for {names.listed(gone, 1)}", missing=True)
             if row.video is None:
                 clip, sizes = _from_pictures(row, settings)
             else:
@@ -281,7 +280,7 @@ def _checked(
         masks=masks,
         flags=found,
         colour=None if clip.look is None else clip.look.facts(),
-        print=audit.print_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
+        fingerprint=audit.fingerprint_of(clip.waveform, rate, [frame.cells for frame in clip.frames]),
     )
 
 

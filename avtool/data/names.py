@@ -1,13 +1,13 @@
 """Names that are nearly the same: a reader takes ``Dog_barking`` and ``dog barking`` for one class, a program for two.
 
-One rule for labels, splits and a model's classes: names are alike that differ in case, in spaces (_ , ( ) and a hyphen
-within a word are as good), in the way an accent is written or in characters that nobody sees.
+One rule for labels, splits and a model's classes: names are alike if they differ only in case, in spaces (also written
+as _ , ( ) or as a hyphen within a word), in the encoding of accents or in invisible characters.
 """
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 ROLES = {
     "train": ("train", "training"),
@@ -18,22 +18,22 @@ ROLES = {
 
 
 def plain(name: str) -> str:
-    """``name`` without what is passed over: names are alike where this is the same."""
+    """``name`` without these differences: names are alike if this is the same."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     seen = "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
     return " ".join(re.sub(r"[\s_,()]|(?<=\w)-(?=\w)", " ", seen).split()) or name
 
 
-def alike(names: Iterable[str]) -> list[list[str]]:
-    """Those of ``names`` that others are alike to, together and sorted."""
+def alike(names: Iterable[str], by: Callable[[str], str] = plain) -> list[list[str]]:
+    """Groups of ``names`` for which ``by`` gives the same, each sorted; names that stand alone are left out."""
     found = defaultdict(set)
     for name in names:
-        found[plain(name)].add(name)
+        found[by(name)].add(name)
     return sorted(sorted(twins) for twins in found.values() if len(twins) > 1)
 
 
 def matched(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Each of ``names`` that is among ``known``, or alike to exactly one of them, to that one."""
+    """For each of ``names`` the one of ``known`` that is equal, or the only one that is alike; others are left out."""
     there, by_plain = set(known), defaultdict(set)
     for name in there:
         by_plain[plain(name)].add(name)

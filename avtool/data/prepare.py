@@ -25,12 +25,12 @@ import numpy as np
 
 from avtool import media, places
 from avtool.data import catalog, checks, workers
-from avtool.data.audit import Print, audit
+from avtool.data.audit import Fingerprint, audit
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FORMAT, MADE_WITH, PRINT, ShardWriter, clip_bytes, seal
+from avtool.data.shards import DATASET_JSON, FINGERPRINT, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
 from avtool.data.spool import Held, Spool
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
@@ -178,7 +178,6 @@ def job_of(
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
     if part is not None and name == "synth":
         raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
-    kept = Settings.parse(settings) if settings else Settings()
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -191,7 +190,7 @@ def job_of(
         request=request,
         part=Part() if part is None else Part.parse(part),
         in_parts=part is not None,
-        settings=kept,
+        settings=Settings.parse(settings) if settings else Settings(),
     )
 
 
@@ -326,7 +325,7 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
 def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
     staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
-    written, prints = staging.new_shard(shard), []
+    written, fingerprints = staging.new_shard(shard), []
     with ShardWriter(written, shard, source.classes, source.splits) as writer:
         for row in rows:
             data = staging.read_row(row)
@@ -334,9 +333,9 @@ def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
                 report.add_rejected(json.loads(data))
             else:
                 facts = writer.add(row, data)
-                prints.append(base64.b64encode(facts[PRINT]).decode())
+                fingerprints.append(base64.b64encode(facts[FINGERPRINT]).decode())
                 report.add_clip(facts)
-    record = {"shard": writer.facts(), "report": report.record(), "prints": prints}
+    record = {"shard": writer.facts(), "report": report.record(), "fingerprints": fingerprints}
     staging.finish_shard(shard, written, writer.packed(), record, rows)
 
 
@@ -359,12 +358,12 @@ def _finish(job: Job, source: catalog.Source) -> Report:
 
 def _seal(job: Job, source: catalog.Source) -> Report:
     report = Report(job.called, job.out, notes=source.notes)
-    parts, shards, prints = [], [], list[Print]()
+    parts, shards, fingerprints = [], [], list[Fingerprint]()
     for shard in job.shards(source):
         arrays, record = job.staging.read_shard(shard)
         parts.append(arrays)
         shards.append(record["shard"])
-        prints += [Print.from_bytes(base64.b64decode(text)) for text in record["prints"]]
+        fingerprints += [Fingerprint.from_bytes(base64.b64decode(text)) for text in record["fingerprints"]]
         report.add(Report.from_record(record["report"]))
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
@@ -373,7 +372,7 @@ def _seal(job: Job, source: catalog.Source) -> Report:
     dataset = PreparedDataset(whole, ALL) if report.prepared else None
     if dataset is not None:
         numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
-        report.audit = audit(dataset, source.rows, numbers, prints, report.tallies()[1])
+        report.audit = audit(dataset, source.rows, numbers, fingerprints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     if not job.renders:
         write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)

@@ -80,9 +80,9 @@ class Report:
 
     def tallies(self) -> tuple[dict[str, int], dict[str, int]]:
         """How many rows each reason left without a clip, and how many clips each flag is on."""
-        listed = sorted(self.ids.items())
-        no_clip = {name: n for name, ids in listed if (n := sum(id in self.details for id in ids))}
-        flags = {name: n for name, ids in listed if (n := sum(id not in self.details for id in ids))}
+        known = sorted(self.ids.items())
+        no_clip = {name: n for name, ids in known if (n := sum(id in self.details for id in ids))}
+        flags = {name: n for name, ids in known if (n := sum(id not in self.details for id in ids))}
         return no_clip, flags
 
     def stored(self) -> dict[str, float]:
@@ -95,9 +95,7 @@ class Report:
         """What of the audit is to be looked at, in words."""
         shared = self.audit.get("in_several_splits", {}).items()
         words = {
-            f"{what}s in several splits": ", ".join(
-                f"{n} clips of {split}" for split, n in of["clips"].items()
-            )
+            f"{what}s in several splits": ", ".join(f"{n} clips of {name}" for name, n in of["clips"].items())
             for what, of in shared
         }
         if untrained := self.audit.get("classes_without_training_clips"):
@@ -111,20 +109,16 @@ class Report:
         del found["details"], found["audit"]
         for part in ("reasons", "notes"):
             found[part] = {name: len(ids) for name, ids in found[part].items()}
-        found = {name: value for name, value in found.items() if name != "notes" or value}
+        if not found["notes"]:
+            del found["notes"]
         found["out"] = str(self.out)
         return found if self.sealed else {**found, "sealed": False}
 
     def listing(self) -> dict[str, Any]:
         """What report.json holds: the counts, ``reasons`` (name to ids), ``stored``, details, notes, audit."""
         text = {"name": self.name, **self.counts(), "reasons": dict(sorted(self.ids.items()))}
-        return {
-            **text,
-            "stored": self.stored(),
-            "details": self.details,
-            "notes": self.notes,
-            "audit": self.audit,
-        }
+        rest = {name: getattr(self, name) for name in ("details", "notes", "audit")}
+        return {**text, "stored": self.stored(), **rest}
 
     @classmethod
     def from_listing(cls, listing: dict[str, Any], out: Path) -> Report:

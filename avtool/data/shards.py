@@ -39,7 +39,7 @@ DATASET_JSON = "dataset.json"
 CARD = "README.md"
 MADE_WITH = "made_with"
 """In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
-PRINT = "print"
+FINGERPRINT = "fingerprint"
 """The last member of a clip as it is staged: what the audit tells it by, which no shard keeps."""
 WAV_HEADER = 44
 TAR_BLOCK = 512
@@ -87,14 +87,14 @@ def wav_bytes(waveform: np.ndarray, sample_rate: int) -> bytes:
 
 
 def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
-    """The clip of source row ``row`` as its members lie in a shard, and its print after them."""
+    """The clip of source row ``row`` as its members lie in a shard, and its fingerprint after them."""
     text = json_text(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
     members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
     members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
     members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
-    members.append((PRINT, clip.print.to_bytes()))
+    members.append((FINGERPRINT, clip.fingerprint.to_bytes()))
     return b"".join(
         part
         for name, data in members
@@ -139,22 +139,21 @@ class ShardWriter:
 
     def add(self, row: int, data: bytes) -> dict[str, Any]:
         """Append the clip of source row ``row``, as ``clip_bytes`` gives it; its facts, the ``bytes`` it takes and its
-        ``print``."""
-        with tarfile.open(
-            fileobj=io.BytesIO(data), mode="r:"
-        ) as tar:  # by what follows the key: where it will lie
+        ``fingerprint``."""
+        # where each member, by what follows the key in its name, will lie
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             spans = {
                 member.name.removeprefix(f"{row:08d}."): (self.size + member.offset_data, member.size)
                 for member in tar
             }
-        (begin, size), (last, length) = spans["json"], spans.pop(PRINT)
+        (begin, size), (last, length) = spans["json"], spans.pop(FINGERPRINT)
         facts = json.loads(data[begin - self.size : begin - self.size + size])
         self._index(row, facts, spans)
         stored = data[: last - self.size - TAR_BLOCK]
         found = data[last - self.size :][:length]
         self._write(stored)
         self.clips += 1
-        return {**facts, "bytes": len(stored), PRINT: found}
+        return {**facts, "bytes": len(stored), FINGERPRINT: found}
 
     def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
         frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]

@@ -4,16 +4,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
-from avtool.data.archives import (
-    CHUNK,
-    Forward,
-    Listing,
-    Member,
-    inside,
-    listing,
-    open_archive,
-    unpacked_stream,
-)
+from avtool.data import archives
+from avtool.data.archives import Member, inside, listing
 from avtool.errors import UsageError
 
 Held = dict[str, Path | tuple[Path, Member]]
@@ -68,16 +60,15 @@ class Spool:
     def _unpacked(self, archive: Path, wanted: Collection[str]) -> Iterator[tuple[str, Path]]:
         """The files ``wanted`` of a compressed tar as they come in it, each as a file; it is gone through once, no
         further than the last of them."""
-        members = (listing(archive) or Listing()).members
-        with open_archive(archive) as packed:
-            tar = Forward(unpacked_stream(packed), seeks=False)
+        members = (listing(archive) or archives.Listing()).members
+        with archives.open_archive(archive) as packed:
+            tar = archives.unpacked_stream(packed)
             for name in sorted(wanted, key=members.__getitem__):
-                tar.go_to(members[name].offset)
+                tar.seek(members[name].offset)
                 target = self.folder / f"{len(self.uses):08d}{Path(name).suffix[:8]}"
                 with target.open("wb") as out:
-                    end = tar.at + members[name].size
-                    while tar.at < end:
-                        out.write(tar.read(min(CHUNK, end - tar.at)))
+                    for begun in range(0, members[name].size, archives.CHUNK):
+                        out.write(tar.read(min(archives.CHUNK, members[name].size - begun)))
                 yield name, target
 
     def done(self, held: Held) -> None:

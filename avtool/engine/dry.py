@@ -10,11 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -40,7 +36,7 @@ MOMENTS = {"adamw": 2, "lars": 1}
 """Numbers that the optimizer keeps for each trained weight."""
 SAMPLES_READ = 32
 """Training samples that are read to see how many bytes one takes."""
-SHAPE_UNKNOWN = DataDependentOutputException, DynamicOutputShapeException
+SHAPE_UNKNOWN = fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException
 """A task whose shapes depend on what is in its tensors raises one of these."""
 
 
@@ -221,7 +217,7 @@ def memory_of_step(
     what torch.compile saves. One of ``SHAPE_UNKNOWN`` where a shape depends on values.
     """
     task.train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
         _without_content(task, device)
         size = clips // replicas
         batch = {

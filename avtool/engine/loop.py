@@ -128,18 +128,16 @@ class FiniteCheck:
         self.interrupted = False
         self._recorded: tuple[int, list[str], Tensor, torch.cuda.Event | None, Tensor] | None = None
 
-    def record(
-        self, losses: dict[str, Tensor], norm: Tensor, indices: Tensor, stop_requested: Tensor
-    ) -> None:
+    def record(self, losses: dict[str, Tensor], norm: Tensor, indices: Tensor, stop: Tensor) -> None:
         """Before the step after ``run.step``: its ``losses`` and the ``norm`` of its gradient are to be finite.
-        ``indices`` are its clips; ``stop_requested`` is above 0 where a process was interrupted.
+        ``indices`` are its clips; ``stop`` is above 0 where a process was interrupted.
 
         In fp16 a gradient that overflowed is the scaler's: it skips the step and scales less, down to not at all.
         """
         self.raise_if_not_finite()
         scale = self.run.scaler.scale(torch.ones((), device=self.run.device))
         fine = [value.isfinite() for value in losses.values()]
-        flags = torch.stack([*fine, norm.isfinite() | (scale > 1), stop_requested > 0]).float()
+        flags = torch.stack([*fine, norm.isfinite() | (scale > 1), stop > 0]).float()
         arrived = None
         if not self.run.scaler.is_enabled():
             bad = ~(losses["loss"].isfinite() & norm.isfinite())

@@ -66,9 +66,7 @@ class Schedule:
         return cls(
             batches_per_epoch=batches,
             accumulate=accumulate,
-            merged=max(
-                count for count in range(1, accumulate + 1) if accumulate % count == 0 and count <= most
-            ),
+            merged=max(n for n in range(1, accumulate + 1) if accumulate % n == 0 and n <= most),
             max_steps=steps,
             warmup_steps=round(recipe.optim.warmup * steps),
             ramp_steps=round(recipe.optim.backbone_warmup * steps),
@@ -270,9 +268,8 @@ class Run:
             try:
                 values = self._measure(limit)
             except NotFinite as error:
-                raise TrainingError(
-                    f"step {self.step}: on held-out clips {error.message}", hint=self.way_back()
-                ) from error
+                what = f"step {self.step}: on held-out clips {error.message}"
+                raise TrainingError(what, hint=self.way_back()) from error
             if self.world.main:
                 self._keep_measures(values)
         if failed:

@@ -16,7 +16,7 @@ from avtool.config.checkpoint import Config, config_of, read_model_config
 from avtool.config.model import Spectrogram
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import PRETRAIN, Recipe
-from avtool.config.types import keys
+from avtool.config.types import keys, leaves
 from avtool.config.values import Key, explain
 from avtool.data import parts
 from avtool.data.dataset import PreparedDataset
@@ -158,20 +158,12 @@ def check_same_data(out: Path, dataset: PreparedDataset) -> None:
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    earlier = _leaves(before)
+    earlier = leaves(before)
     return [
         f"{'.'.join(key)} was {earlier.get(key)}, is now {value}"
-        for key, value in _leaves(now).items()
+        for key, value in leaves(now).items()
         if earlier.get(key) != value
     ]
-
-
-def _leaves(values: Mapping[str, Any], *above: str) -> dict[Key, Any]:
-    """Nested ``values`` by their whole keys."""
-    found: dict[Key, Any] = {}
-    for name, value in values.items():
-        found |= _leaves(value, *above, name) if isinstance(value, Mapping) else {(*above, name): value}
-    return found
 
 
 def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path | None]:
@@ -201,8 +193,8 @@ def starting_model(recipe: Recipe, *, allow_random: bool) -> tuple[Recipe, Path 
 def _fitted(recipe: Recipe, config: Config, checkpoint: Path) -> Recipe:
     """The recipe with the encoder and the spectrogram of ``config``, but in the sizes that were asked for: its
     positions are fixed, for any grid. RecipeError names what else was asked for and cannot be had of that model."""
-    content, wanted = config.model_dump(mode="json"), _leaves(recipe.model_dump(mode="json"))
-    own = _leaves({section: content[section] for section in ("model", "spectrogram")})
+    content, wanted = config.model_dump(mode="json"), leaves(recipe.model_dump(mode="json"))
+    own = leaves({section: content[section] for section in ("model", "spectrogram")})
     typed = [key for key, where in recipe.asked.items() if where.startswith("argument")]
     other = [key for key in recipe.asked if key in own and wanted[key] != own[key]]
     wrong = {key: f"{checkpoint} has {'.'.join(key)} {own[key]}" for key in other if key not in SIZES} | {

@@ -20,7 +20,7 @@ Edits = Sequence[tuple[float, float]]
 """Seconds at which an edit of an mp4 begins, and what is to be added to the times that FFmpeg gives in it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Line:
     """The packets of one stream: the length of a ``tick``, the seconds of the ``first`` and of the ``last``, the
     ``longest`` gap, and the ``shift`` that brings them onto the clock."""
@@ -67,7 +67,8 @@ class Clock:
             line = self.lines[packet.stream_index] = _Line(tick, stamp * tick, stamp * tick)
         else:
             time = stamp * line.tick
-            if not self._fits(line, time + line.shift):
+            placed = time + line.shift
+            if not line.last <= placed <= line.last + AHEAD and not self._fits(line, placed):
                 self._shift(line, time, (packet.duration or 0) * line.tick)
             time += line.shift
             if time > line.last:
@@ -102,21 +103,19 @@ class Clock:
         line.shift = max(line.last + seconds, *(one.last for one in self.lines.values())) - time
         self.shifts.append(line.shift)
 
-    def place(self, frame: av.VideoFrame | None) -> Iterator[tuple[av.VideoFrame, float]]:
+    def place(self, frame: av.VideoFrame | None) -> tuple[av.VideoFrame, float] | None:
         """The frame before ``frame``, None for the end, and when it is shown: times go up, and a single one that does
-        not is between its neighbours'."""
+        not is between its neighbours'. None where there was no frame before."""
         held, self.held = self.held, None if frame is None else (frame, self._time(frame))
         if held is None:
-            return
-        after = None if self.held is None else self.held[1]
-        time = self._between(*held, after)
+            return None
+        time, after = held[1], None if self.held is None else self.held[1]
+        if time is None or after is None or not self.last < time < after:
+            time = self._between(*held, after)
         if time == held[1] and self.last > -math.inf:
             self.interval = time - self.last
         self.last = time
-        yield (
-            held[0],
-            time + next((more for start, more in reversed(self.edits) if start <= time + CLOCK), 0.0),
-        )
+        return held[0], time + correction(self.edits, time) if self.edits else time
 
     def _time(self, frame: av.VideoFrame) -> float | None:
         pts, dts = (None if stamp is None else stamp * self.tick for stamp in (frame.pts, frame.dts))
@@ -165,6 +164,8 @@ class Clock:
 
 def correction(edits: Edits, time: float) -> float:
     """What is to be added to ``time``."""
+    if not edits:
+        return 0.0
     return next((more for start, more in reversed(edits) if start <= time + CLOCK), 0.0)
 
 

@@ -89,6 +89,10 @@ def check_file(path: Path) -> None:
         raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)
 
 
+QUICK = {"probesize": "32", "analyzeduration": "0"}
+"""Options to open a file whose codecs are known."""
+
+
 class MediaFile:
     """A clip's or a sound's file, opened once: its first picture and sound streams, its clock, and where it is read.
 
@@ -138,31 +142,42 @@ class MediaFile:
     def _edits(self) -> dict[str, Edits]:
         """See ``edit_corrections``: none where all pictures of an mp4 are shown."""
         found: dict[str, Edits] = {}
-        if (
-            self.format != MOV
-            or self.video is None
-            or not any(e.is_discard for e in self.video.index_entries)
-        ):
+        if self.format != MOV or self.video is None:
+            return found
+        shown = {entry.pos: entry.timestamp for entry in self.video.index_entries if not entry.is_discard}
+        if len(shown) == len(self.video.index_entries):
             return found
         try:
-            for stream in (self.video, self.sound):
-                if (
-                    stream is not None and len(found.get("video", "more")) > 1
-                ):  # FFmpeg cuts a first edit of sound
-                    shown, plain = self._by_place(stream), self._by_place(stream, advanced_editlist="0")
-                    times = [(time, plain[place]) for place, time in shown.items() if place in plain]
-                    found[stream.type] = edit_corrections(self.path, stream.id, times)
+            found["video"] = edit_corrections(self.path, self.video.id, self._moved(self.video, shown))
+            if self.sound is not None and len(found["video"]) > 1:  # FFmpeg cuts a first edit of sound
+                found["audio"] = edit_corrections(self.path, self.sound.id, self._moved(self.sound))
         except (av.FFmpegError, struct.error, IndexError, StopIteration, ValueError):
             self.uncertain = True
         return found
 
-    def _by_place(self, stream: Stream, **options: str) -> dict[int | None, float]:
-        """The time of each packet of a picture that is shown, by its place in the file."""
-        with _opened(self.path, probesize="32", analyzeduration="0", **options) as container:
-            stream = container.streams[stream.index]
-            tick = float(stream.time_base or 0)
-            packets = (one for one in container.demux(stream) if not one.is_discard)
-            return {one.pos: stamp * tick for one in packets if (stamp := one.pts) is not None}
+    def _moved(self, stream: Stream, shown: dict[int, int] | None = None) -> list[tuple[float, float]]:
+        """The times of a stream's packets in an mp4, and those without its edits; of a single one where all that are
+        ``shown``, by place and time of decoding, are moved alike."""
+        tick = float(stream.time_base or 0)
+        if shown:
+            with self._without_edits() as container:
+                plain = {
+                    entry.pos: entry.timestamp for entry in container.streams[stream.index].index_entries
+                }
+            moved = {time - plain[place] for place, time in shown.items() if place in plain}
+            if len(moved) == 1:
+                return [(first := min(shown.values()) * tick, first - moved.pop() * tick)]
+        times = []
+        for opened in (_opened(self.path, **QUICK), self._without_edits()):
+            with opened as container:
+                packets = (
+                    one for one in container.demux(container.streams[stream.index]) if not one.is_discard
+                )
+                times.append({one.pos: stamp * tick for one in packets if (stamp := one.pts) is not None})
+        return [(time, times[1][place]) for place, time in times[0].items() if place in times[1]]
+
+    def _without_edits(self) -> InputContainer:
+        return _opened(self.path, **QUICK, advanced_editlist="0")
 
     def reading(self) -> AbstractContextManager[None]:
         """What FFmpeg fails on inside is the file's fault: MediaError."""
@@ -243,28 +258,37 @@ class MediaFile:
                 self.damaged += 1
                 break
             clock.follow(packet)
+            self.uncertain |= clock.uncertain
             if packet.stream not in streams:
                 continue
             frames = self._frames(packet.decode)
-            if packet.stream is self.sound and self.raw_floats:
-                self._check_finite(frames)
-            yield from self._timed(clock, frames)
-        for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
-            if isinstance(stream, VideoStream | AudioStream):
-                yield from self._timed(clock, self._frames(stream.decode))
-        if self.video in streams:
-            yield from self._timed(clock, [None])
-
-    def _timed(self, clock: Clock, frames: list) -> Iterator[tuple[Any, Any]]:
-        for frame in frames:
-            if isinstance(frame, av.AudioFrame):
-                time = frame.time
-                more = correction((self.edits or {}).get("audio", ()), time or 0.0)
-                yield frame, None if time is None else time + more - self.origin
+            if packet.stream is not self.sound:
+                yield from self._placed(clock, frames)
             else:
-                for picture, time in clock.place(frame):
-                    yield picture, time - self.origin
-        self.uncertain |= clock.uncertain
+                if self.raw_floats:
+                    self._check_finite(frames)
+                for frame in frames:
+                    yield frame, self._heard(frame)
+        for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
+            if isinstance(stream, AudioStream):
+                for frame in self._frames(stream.decode):
+                    yield frame, self._heard(frame)
+            elif isinstance(stream, VideoStream):
+                yield from self._placed(clock, [*self._frames(stream.decode), None])
+
+    def _heard(self, frame: av.AudioFrame) -> float | None:
+        """Seconds at which a block of sound is presented."""
+        time = frame.time
+        if time is None:
+            return None
+        return time - self.origin + (correction(self.edits.get("audio", ()), time) if self.edits else 0.0)
+
+    def _placed(self, clock: Clock, frames: list) -> Iterator[tuple[Any, Any]]:
+        for frame in frames:
+            if frame is not None:
+                self.looks.note(frame)
+            if (placed := clock.place(frame)) is not None:
+                yield placed[0], placed[1] - self.origin
 
     def _check_finite(self, frames: list) -> None:
         if not all(np.isfinite(frame.to_ndarray()).all() for frame in frames):
@@ -273,11 +297,7 @@ class MediaFile:
 
     def _frames(self, decode: Callable[[], list]) -> list:
         try:
-            frames = decode()
-            for frame in frames:
-                if isinstance(frame, av.VideoFrame):
-                    self.looks.note(frame)
-            return frames
+            return decode()
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:

@@ -233,11 +233,11 @@ def exchange_by_class(labels: Sequence[Collection[int]], *, seed: int) -> np.nda
 
 class Exchange(NamedTuple):
     """Sample i gets the sound of sample ``sounds[i]``, int64 (N,), None where there is no other; ``called`` says whose
-    that is, and ``note`` why it is not another class's."""
+    that is, and ``notes`` why it is not another class's."""
 
     sounds: np.ndarray | None
     called: str
-    note: str = ""
+    notes: tuple[str, ...] = ()
 
 
 ANOTHER_CLASS, ANOTHER_CLIP = "another class's sound", "another clip's sound"
@@ -259,10 +259,9 @@ def exchange_sounds(
         if 2 * count.max() > len(group):
             continue
         order = np.random.default_rng(seed).permutation(len(group))
-        order = order[
-            np.argsort(group[order], kind="stable")
-        ]  # groups side by side: the longest one's length is enough
+        # groups side by side: a shift by the length of the longest is enough
+        order = order[np.argsort(group[order], kind="stable")]
         sounds = np.empty_like(order)
         sounds[order] = np.roll(order, -int(count.max()))
-        return Exchange(sounds, ANOTHER_CLIP, f"{why}; one with {ANOTHER_CLIP} is in its place.")
-    return Exchange(None, "", f"{why}; nor with {ANOTHER_CLIP}: most samples are of one clip.")
+        return Exchange(sounds, ANOTHER_CLIP, (f"{why}; one with {ANOTHER_CLIP} is in its place.",))
+    return Exchange(None, "", (f"{why}; nor with {ANOTHER_CLIP}: most samples are of one clip.",))

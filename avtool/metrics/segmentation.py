@@ -54,9 +54,8 @@ def frame_scores(probabilities: Tensor, truth: Tensor) -> FrameScores:
 def _f_curve(level: Tensor, inside: Tensor) -> Tensor:
     """F (B, T) of the pixels ``level`` (B, n) against ``inside`` (B, n), from one histogram a frame."""
     thresholds = torch.linspace(0, 1 - 1e-10, THRESHOLDS, device=level.device, dtype=level.dtype)
-    reached = torch.bucketize(
-        level.contiguous(), thresholds, right=True
-    )  # how many thresholds each pixel reaches
+    # how many thresholds each pixel reaches
+    reached = torch.bucketize(level.contiguous(), thresholds, right=True)
 
     def at_least(which: Tensor) -> Tensor:
         counts = torch.zeros(len(level), THRESHOLDS + 1, dtype=torch.int64, device=level.device)

@@ -13,8 +13,7 @@ from avtool.features import blank_frames, silence
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.transformer import grid_of
 
-UNIMODAL, JOINT = "unimodal", "joint"
-ENCODINGS = (UNIMODAL, JOINT)
+UNIMODAL = "unimodal"
 
 
 class LocalizationModel(nn.Module):

@@ -36,9 +36,8 @@ class Training(nn.Module):
 
     ``config`` is the model's config.json but for its ``origin``. ``monitor`` names the measure, the larger the better,
     that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
-    parameters get no gradient. Held-out samples are shared by the processes in groups of ``group``.
-
-    ``drops_patches``: whether it can train on a part of the patches (``train.keep_patches``).
+    parameters get no gradient, ``drops_patches`` whether it can train on a part of the patches
+    (``train.keep_patches``). Held-out samples are shared by the processes in groups of ``group``.
 
     ``forward`` takes a batch and gives ``loss`` and its parts, scalars: means over the samples it gets, which may be a
     slice of one or of several batches. A loss that compares samples gathers the others of their batch
@@ -56,24 +55,18 @@ class Training(nn.Module):
         super().__init__()
         self.keep_patches, self.patch_seed = recipe.train.keep_patches, recipe.seed + _PATCHES
         if self.keep_patches < 1 and not self.drops_patches:
-            raise TrainingError(
-                f"train.keep_patches is {self.keep_patches:g}: {recipe.task} needs every patch",
-                hint="train.keep_patches=1",
-            )
+            what = f"train.keep_patches is {self.keep_patches:g}: {recipe.task} needs every patch"
+            raise TrainingError(what, hint="train.keep_patches=1")
         kind, head = self.model_config(recipe, dataset)
         self.config = config_of(kind)(
             kind=kind, origin="", model=Encoder.of(recipe.model), head=head, spectrogram=recipe.spectrogram
         )
-        how = {
-            "activation_checkpointing": recipe.train.activation_checkpointing,
-            "drop_path": recipe.train.drop_path,
-        }
+        how = {name: getattr(recipe.train, name) for name in ("activation_checkpointing", "drop_path")}
         try:
             self.model: Any = random_model(kind, {**self.config.settings, **how}, seed=recipe.seed)
         except ValueError as error:
-            raise TrainingError(
-                str(error), hint="start from another model, or change model.* of the recipe"
-            ) from error
+            hint = "start from another model, or change model.* of the recipe"
+            raise TrainingError(str(error), hint=hint) from error
         self.log_mel = LogMel(**self.config.log_mel)
 
     @classmethod

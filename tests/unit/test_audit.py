@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from avtool.cli import app
-from avtool.data.audit import Print, print_of
+from avtool.data.audit import Fingerprint, fingerprint_of
 from avtool.data.prepare import prepare
 from avtool.media import write_clip
 from tests import clips
@@ -92,19 +92,19 @@ def test_a_class_without_training_clips_is_printed(planted, tmp_path):
 
 
 def test_a_print_is_kept_whole():
-    kept = print_of((noise(0) * 32767).astype(np.int16), RATE, [np.eye(64, dtype=np.uint8) * 200])
+    kept = fingerprint_of((noise(0) * 32767).astype(np.int16), RATE, [np.eye(64, dtype=np.uint8) * 200])
     assert kept.sound.shape == (128, 2) and kept.picture.any()
-    again = Print.from_bytes(kept.to_bytes())
+    again = Fingerprint.from_bytes(kept.to_bytes())
     assert (again.sound == kept.sound).all() and (again.picture == kept.picture).all()
 
 
 @pytest.mark.parametrize("length", [1, 3200])
 def test_silence_and_black_have_an_empty_print(length):
-    empty = print_of(np.zeros(length, np.int16), RATE, [np.zeros((64, 64), np.uint8)])
+    empty = fingerprint_of(np.zeros(length, np.int16), RATE, [np.zeros((64, 64), np.uint8)])
     assert len(empty.sound) == 0 and not empty.picture.any()
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100])
 def test_any_rate_has_a_print(rate):
     sound = (3000 * np.random.default_rng(0).standard_normal(2 * rate)).astype(np.int16)
-    assert len(print_of(sound, rate, [np.zeros((64, 64), np.uint8)]).sound) == 128
+    assert len(fingerprint_of(sound, rate, [np.zeros((64, 64), np.uint8)]).sound) == 128

@@ -335,7 +335,7 @@ def test_clips_without_labels_are_named() -> None:
 def test_where_no_class_can_be_exchanged_it_is_another_clips_sound_and_said(
     labels: list[tuple[int, ...]], recordings: list[str], clips: Sequence[int]
 ) -> None:
-    sounds, called, note = exchange_sounds(labels, recordings, clips, seed=1)
+    sounds, called, (note,) = exchange_sounds(labels, recordings, clips, seed=1)
     assert sounds is not None and sorted(sounds) == list(range(len(labels)))
     names = recordings if len(set(recordings)) > 2 else clips
     assert all(names[own] != names[other] for own, other in enumerate(sounds))
@@ -347,8 +347,8 @@ def test_where_no_class_can_be_exchanged_it_is_another_clips_sound_and_said(
 
 def test_a_single_clip_has_no_other_sound() -> None:
     found = exchange_sounds([(0,)] * 3, ["a"] * 3, [4, 4, 4], seed=0)
-    assert found.sounds is None and "; nor with another clip's sound: " in found.note
-    assert exchange_sounds([(0,), (1,)], ["a", "a"], [0, 1], seed=0)[1:] == ("another class's sound", "")
+    assert found.sounds is None and "; nor with another clip's sound: " in found.notes[0]
+    assert exchange_sounds([(0,), (1,)], ["a", "a"], [0, 1], seed=0)[1:] == ("another class's sound", ())
 
 
 SETTINGS = {

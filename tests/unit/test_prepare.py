@@ -325,7 +325,7 @@ def test_vggsound(vgg, tmp_path, monkeypatch):
     report = prepare("vggsound")
     assert (report.prepared, report.refused, report.missing) == (3, 0, 1)
     assert report.out == tmp_path / "prepared" / "vggsound"
-    assert report_of(report.out)["notes"] == {vggsound.BROKEN_BOX: ["_x_000000", "zz_000284"]}
+    assert report_of(report.out)["notes"] == {catalog.BROKEN_BOX: ["_x_000000", "zz_000284"]}
     dataset = PreparedDataset(report.out, "all")
     assert dataset.classes == ["dog barking", "never downloaded", "police car, (siren)"]
     records = [dataset.record(i) for i in range(3)]

@@ -19,8 +19,12 @@ from avtool.registry import DATASETS
 
 SHOWN = 5
 """So many pairs of names are shown in an error."""
-NO_STEMS: Mapping[str, Path] = {}
-NO_EXTRA: Mapping[str, str] = {}
+DAMAGED_ARCHIVE = "damaged archive"
+OTHER_SPELLING = "label spelled as the class list spells it"
+ONE_ROLE = "splits whose names mean the same, kept apart"
+BROKEN_BOX = "broken box left out"
+NO_BOX = "no box left, clip left out"
+NOTHING: Mapping[str, Any] = {}
 Box = tuple[float, float, float, float]
 """x1, y1, x2, y2 as fractions of the frame's width and height."""
 
@@ -51,11 +55,11 @@ class Row:
     key_time: float | None = None
     boxes: tuple[Box, ...] = ()
     masks: tuple[Path | None, ...] = ()
-    stems: Mapping[str, Path] = field(default_factory=lambda: NO_STEMS)
+    stems: Mapping[str, Path] = field(default_factory=lambda: NOTHING)
     partner: str | None = None
     view: Any = None
     recording: str | None = None
-    extra: Mapping[str, str] = field(default_factory=lambda: NO_EXTRA)
+    extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
 
     def files(self) -> list[Path]:
         """Every file the row names."""
@@ -63,7 +67,7 @@ class Row:
         return [Path(path) for path in named if path is not None]
 
     def with_files(self, files: Mapping[str, Path]) -> Self:
-        """The same row with other files, by the paths of those that they stand for."""
+        """The same row, with the file that ``files`` has for a path in place of that path."""
 
         def moved(path: Any) -> Any:
             return path if path is None else files.get(str(path), path)
@@ -157,10 +161,6 @@ def video_of(name: str) -> str:
     return name[:11] if name[11:12] == "_" else name
 
 
-OTHER_SPELLING = "label spelled as the class list spells it"
-ONE_ROLE = "splits whose names mean the same, kept apart"
-
-
 def _checked(found: Source, source: Path) -> Source:
     """``found`` with each label as the class list spells it; what was mended, or may be wrong, is in the notes."""
     _check_alike(found, source)
@@ -172,10 +172,7 @@ def _checked(found: Source, source: Path) -> Source:
         if labels != row.labels:
             notes[OTHER_SPELLING].append(row.id)
             rows[number] = replace(row, labels=labels)
-    roles = defaultdict(list)
-    for split in found.splits:
-        roles[names.role(split)].append(split)
-    if same := [split for splits in roles.values() if len(splits) > 1 for split in splits]:
+    if same := [split for splits in names.alike(found.splits, by=names.role) for split in splits]:
         notes[ONE_ROLE] += same
     return replace(found, rows=rows, notes=dict(notes))
 
@@ -200,11 +197,6 @@ def _check_alike(found: Source, source: Path) -> None:
 def classes_of(rows: Iterable[Row]) -> list[str]:
     """All labels of ``rows``, sorted: the class ids count through them."""
     return sorted({label for row in rows for label in row.labels})
-
-
-DAMAGED_ARCHIVE = "damaged archive"
-BROKEN_BOX = "broken box left out"
-NO_BOX = "no box left, clip left out"
 
 
 def numbers_of(box: object) -> tuple[float, float, float, float] | None:

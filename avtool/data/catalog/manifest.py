@@ -55,7 +55,6 @@ def read(source: Path, request: Request) -> Source:
 
 
 def _check_header(source: Path, names: list[str]) -> None:
-    known = KNOWN
     with_video = "video" in names or not {"image", "audio"} & set(names)
     for name in (*NEEDED, *(("video",) if with_video else ("image", "audio"))):
         if name not in names:
@@ -65,8 +64,8 @@ def _check_header(source: Path, names: list[str]) -> None:
         if not name:
             hint = "name it or take it out; pandas writes its index so: to_csv(FILE, index=False)"
             raise TableError(f"{source}, line 1: column {number} has no name", hint=hint)
-        if name not in known and (near := get_close_matches(name.lower(), known, n=1, cutoff=0.8)):
-            hint = f"did you mean {near[0]}? else give it a name that is less like it: columns are {', '.join(known)}"
+        if name not in KNOWN and (near := get_close_matches(name.lower(), KNOWN, n=1, cutoff=0.8)):
+            hint = f"did you mean {near[0]}? else give it a name that is less like it: columns are {', '.join(KNOWN)}"
             raise TableError(f"{source}, line 1: unknown column {name}", hint=hint)
         if names.count(name) > 1:
             raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")

@@ -14,18 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from avtool.data.catalog import (
-    BROKEN_BOX,
-    Box,
-    DataSet,
-    Mirror,
-    Request,
-    Row,
-    Source,
-    classes_of,
-    tables,
-    valid_box,
-)
+from avtool.data import catalog
+from avtool.data.catalog import Box, DataSet, Mirror, Request, Row, Source, tables
 from avtool.data.tree import VIDEO, tree_of
 
 PAGE = "https://www.robots.ox.ac.uk/~vgg/data/vggsound/"
@@ -66,7 +56,7 @@ def read(source: Path, request: Request) -> Source:
     for row in read_clips(source):
         known = drawn.get(row.id)
         rows.append(replace(row, key_time=BOXES_AT, boxes=known.valid) if known and known.valid else row)
-    return Source(rows, classes_of(rows), notes_of(drawn))
+    return Source(rows, catalog.classes_of(rows), notes_of(drawn))
 
 
 def read_clips(source: Path) -> Iterator[Row]:
@@ -104,7 +94,7 @@ def read_boxes(path: Path) -> dict[str, Drawn]:
         if bad := [entry["file"] for entry in entries if not is_clip_name(entry["file"])]:
             raise ValueError(f"{bad[0]} is not ID_START")
         return {
-            entry["file"]: Drawn(str(entry["class"]), [valid_box(box) for box in entry["bbox"]])
+            entry["file"]: Drawn(str(entry["class"]), [catalog.valid_box(box) for box in entry["bbox"]])
             for entry in entries
         }
 
@@ -114,7 +104,7 @@ def read_boxes(path: Path) -> dict[str, Drawn]:
 def notes_of(drawn: dict[str, Drawn]) -> dict[str, list[str]]:
     """Which clips have a broken box."""
     broken = sorted(name for name, known in drawn.items() if None in known.boxes)
-    return {BROKEN_BOX: broken} if broken else {}
+    return {catalog.BROKEN_BOX: broken} if broken else {}
 
 
 DATASET = DataSet(read, copies=COPIES, mirror=MIRROR)

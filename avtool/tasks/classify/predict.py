@@ -64,8 +64,7 @@ def classify(
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
     share = _sigmoid if names.several else _softmax
-    for clip, times, results in clips.compute(chosen, _logits):
-        lacks = clips.lacks[clip]
+    for clip, times, results, lacks in clips.compute(chosen, _logits):
         logits = results[HEADS[lacks]].astype(np.float64)
         yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits), lacks)
 

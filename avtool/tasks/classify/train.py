@@ -236,9 +236,8 @@ def beta_quantile(uniform: Tensor, alpha: Tensor) -> Tensor:
     denser towards 0 and 1 as the draws are; for alpha = 1 they are ``uniform`` itself."""
     steps = (torch.arange(1024, device=uniform.device, dtype=torch.float64) + 0.5) / 1024
     grid = (steps * torch.pi / 2).sin().square()
-    logarithm = (alpha.double().view(-1, 1) - 0.5) * (
-        grid * (1 - grid)
-    ).log()  # - 0.5: the grid's own density
+    # - 0.5: the grid's own density
+    logarithm = (alpha.double().view(-1, 1) - 0.5) * (grid * (1 - grid)).log()
     below = logarithm.softmax(dim=1).cumsum(dim=1)
     place = torch.searchsorted(below, uniform.double().view(-1, 1).contiguous()).squeeze(1).clamp(max=1023)
     return torch.where(alpha == 1, uniform, grid[place].float())

@@ -47,7 +47,7 @@ def embed(
         raise MediaError("none of the clips can be used", hint="avtool inspect CLIP says what a clip is")
     arrays: dict[str, Any] = {
         "files": np.array([str(of.clip) for of in computed]),
-        "lacks": np.array([given.lacks[of.clip] for of in computed]),
+        "lacks": np.array([of.lacks for of in computed]),
         "clip": np.repeat(np.arange(len(computed)), [len(of.times) for of in computed]),
         "times": np.concatenate([of.times for of in computed]).astype(np.float32),
         **{name: np.concatenate([of.results[name] for of in computed]) for name in computed[0].results},

@@ -124,16 +124,13 @@ def choose_map(model: nn.Module, kind: str | None) -> str:
     if kind in TRAINED:
         if kind != own:
             task = "localize" if kind == "trained" else "segment"
-            raise UsageError(
-                f"this model has no {kind} map",
-                hint=f"avtool finetune {task} --recipe tiny-{task} --from RUN trains one",
-            )
+            hint = f"avtool finetune {task} --recipe tiny-{task} --from RUN trains one"
+            raise UsageError(f"this model has no {kind} map", hint=hint)
         return kind
     if kind != "cosine" and not hears:
         found = {0: "no fusion blocks", 1: "a single fusion block"}[len(encoder.fusion_blocks)]
-        raise UsageError(
-            f"this model has {found}, so its {kind} map ignores the sound", hint="use --map cosine"
-        )
+        what = f"this model has {found}, so its {kind} map ignores the sound"
+        raise UsageError(what, hint="use --map cosine")
     return kind
 
 

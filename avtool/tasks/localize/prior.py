@@ -35,9 +35,8 @@ class ObjectPrior(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.stages = nn.Sequential(
-            *list(network.children())[:-2]
-        )  # without the mean over places and the classes
+        # without the mean over places and the classes
+        self.stages = nn.Sequential(*list(network.children())[:-2])
 
     def forward(self, image: Tensor) -> Tensor:
         """Frames (B, 3, H, W), ImageNet-normalised, seen at 224 x 224 -> maps (B, 7, 7), 0 and up."""

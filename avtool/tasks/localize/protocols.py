@@ -34,22 +34,15 @@ from avtool.metrics.localization import (
 )
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.localize import slavc
 from avtool.tasks.localize.maps import choose_map, localization_map
 from avtool.tasks.localize.prior import SHARE, load_prior, with_prior
-from avtool.tasks.localize.slavc import (
-    EXCHANGED,
-    SILENT,
-    UNTRAINED_EXCHANGED,
-    UNTRAINED_SILENT,
-    check_cosines,
-    slavc_table,
-)
 from avtool.tasks.localize.slavc import PROTOCOL as SLAVC
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
 PRIOR = ("object prior", "")
-CONTROLS = ("", EXCHANGED, UNTRAINED)
+CONTROLS = ("", slavc.EXCHANGED, UNTRAINED)
 """Whose maps every protocol scores: the model's ("") and its controls'."""
 SMOOTHED = ", smoothed"
 SMOOTHING = 1.0
@@ -109,7 +102,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     model, log_mel = context.load()
     chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
     if SLAVC in protocols:
-        check_cosines(context, chosen)
+        slavc.check_cosines(context, chosen)
     every = _maps(
         context,
         model,
@@ -133,7 +126,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         }
     context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
     context.predictions |= {
-        f"{kind}: {control or 'model'}".replace(EXCHANGED, exchange.called): found
+        f"{kind}: {control or 'model'}".replace(slavc.EXCHANGED, exchange.called): found
         for (kind, control), found in (every | maps).items()
     }
     if objects is not None:
@@ -141,7 +134,7 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     judge = partial(_table, plain=plain, objects=objects)
     tables = []
     for name in protocols:
-        table, judged = (slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
+        table, judged = (slavc.slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
         tables.append(
             table(context, judged, truth, recordings=recordings, left_out=left_out, exchange=exchange)
         )
@@ -170,7 +163,7 @@ def _table(
 
     def row(kind: str, control: str, found: np.ndarray) -> Row:
         name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
-        return Row(name.replace(EXCHANGED, exchange.called), role, measures(found))
+        return Row(name.replace(slavc.EXCHANGED, exchange.called), role, measures(found))
 
     rows = [row(*key, found) for key, found in maps.items()]
     if objects is not None:
@@ -199,7 +192,7 @@ def _table(
         rows=rows,
         recordings=recordings,
         left_out=left_out,
-        notes=list(filter(None, [exchange.note])),
+        notes=exchange.notes,
     )
 
 
@@ -258,12 +251,12 @@ def _maps(
         ways = [("", model, own), (UNTRAINED, untrained, own)]
         if others is not None:
             other = other_sound(log_mel, batch)
-            ways.insert(1, (EXCHANGED, model, other))
+            ways.insert(1, (slavc.EXCHANGED, model, other))
         if negatives:
             ways += [
-                (SILENT, model, silence(own)),
-                (UNTRAINED_EXCHANGED, untrained, other),
-                (UNTRAINED_SILENT, untrained, silence(own)),
+                (slavc.SILENT, model, silence(own)),
+                (slavc.UNTRAINED_EXCHANGED, untrained, other),
+                (slavc.UNTRAINED_SILENT, untrained, silence(own)),
             ]
         found = {
             (kind, control): localization_map(used, image, sound, kind=kind)

@@ -30,6 +30,7 @@ ROWS = {
 """By control ("": none), the maps taken for those with the sound of what is in view, with one from off the screen, and
 with none."""
 MEASURES = {"AP": "ap", "max F1": "max_f1", "LocAcc": "loc_acc"}
+NO_LARGE_BOX = "No box here covers a quarter of its frame: this protocol tells nothing of such data."
 DRAWS = 200
 WORDS = (
     "every frame is judged three times: with its own sound, and, as off-screen and silent sources that have nothing to "
@@ -98,9 +99,5 @@ def slavc_table(
         rows=rows,
         recordings=recordings,
         left_out=left_out,
-        notes=[
-            *filter(None, [exchange.note]),
-            *["No box here covers a quarter of its frame: this protocol tells nothing of such data."]
-            * nothing,
-        ],
+        notes=[*exchange.notes, *[NO_LARGE_BOX] * nothing],
     )

@@ -74,11 +74,10 @@ class Localization(Training):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
         sound."""
-        temperature = self.options.temperature
         if self.options.encoding == UNIMODAL:
             return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch))
         sides = {
-            name: candidates_loss(self.candidate_scores(batch, name), temperature=temperature)
+            name: candidates_loss(self.candidate_scores(batch, name), temperature=self.options.temperature)
             for name in ("image", "audio")
         }
         return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
@@ -118,20 +117,17 @@ class Localization(Training):
         own = dict(zip(("image", "audio"), inputs_of(self.log_mel, batch), strict=True))
         flat = {name: value.flatten(0, 1) for name, value in batch.items() if name.startswith("other_")}
         others = dict(zip(("image", "audio"), inputs_of(self.log_mel, flat, "other_"), strict=True))
-        count = len(own["image"])
-        pairs = {}
+        count, candidates = len(own["image"]), self.options.candidates
+        pairs = []
         for name, value in own.items():
             if name == fixed:
-                pairs[name] = value.unsqueeze(1).expand(-1, self.options.candidates, *value.shape[1:])
+                both = value.unsqueeze(1).expand(-1, candidates, *value.shape[1:])
             else:
-                pairs[name] = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
-        kept = [
-            keep if keep is None else keep.repeat_interleave(self.options.candidates, dim=0)
-            for keep in self.kept_patches(batch)
-        ]
-        cells = self.model.pair_cells(
-            pairs["image"].flatten(0, 1), pairs["audio"].flatten(0, 1), *kept
-        ).float()
+                both = torch.cat([value.unsqueeze(1), others[name].unflatten(0, (count, -1))], dim=1)
+            pairs.append(both.flatten(0, 1))
+        keeps = self.kept_patches(batch)
+        kept = [None if keep is None else keep.repeat_interleave(candidates, dim=0) for keep in keeps]
+        cells = self.model.pair_cells(*pairs, *kept).float()
         scores = pool_cells(cells, pooling=self.options.pooling, temperature=self.options.temperature)
         return scores.unflatten(0, (count, -1))
 

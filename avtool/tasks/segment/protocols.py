@@ -56,7 +56,7 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
         return []
     context.predictions |= {"frames": frames.frames, **_kept(scores), **masks}
     crowded = _crowded(context.dataset, frames.frames)
-    notes = [exchange.note] if exchange.note else []
+    notes = list(exchange.notes)
     if crowded.all():
         notes.append("Every frame has two objects or more in view.")
     tables = [_table(context, protocol, scores, frames, notes) for protocol in protocols]

@@ -321,9 +321,7 @@ def _write(
             content = io.BytesIO()  # so that any path will do, and a full disk is an OSError with its reason
             soundfile.write(content, sound, rate, format="WAV", subtype="FLOAT")
             data = bytearray(content.getvalue())
-            peak = data.index(
-                b"PEAK"
-            )  # libsndfile's chunk says when it was written: equal sounds, equal bytes
+            peak = data.index(b"PEAK")  # a chunk that says when it was written: equal sounds, equal bytes
             data[peak + 12 : peak + 16] = bytes(4)
             (partial / f"{name}.wav").write_bytes(data)
         write_png(partial / MASKS_PNG, picture)
