@@ -82,9 +82,11 @@ def prepare(
     from avtool.errors import DataError, UsageError
 
     given = list(settings or ())
-    if source is not None and "=" in source.name and not source.exists():  # no SOURCE, the first setting
+    if source is not None and "=" in source.name and not source.exists():  # a setting; SOURCE may come later
         given.insert(0, str(source))
-        source = None
+        later = next((word for word in given if "=" not in word), None)
+        given = [word for word in given if word != later]
+        source = None if later is None else Path(later)
 
     if name != "synth" and (clips, seed) != (None, None):
         raise UsageError(f"--clips and --seed go with synth, not with {name}", hint="leave them out")
@@ -135,12 +137,15 @@ def _next_command(name: str, out: Path, *, at_home: bool) -> str:
     """``at_home``: ``out`` is where the recipe of that data set looks for it."""
     from avtool.config.recipes import load_recipe
 
-    splits = json.loads((out / "dataset.json").read_text(encoding="utf-8"))["splits"]
+    facts = json.loads((out / "dataset.json").read_text(encoding="utf-8"))
+    splits, rate = facts["splits"], facts["settings"]["sample_rate"]
     train = splits.get("train", 0)
     recipe = "dense" if name == "vggsound" and train >= CLIPS_FOR_DENSE else "tiny"
     found = at_home and name == {"dense": "vggsound", "tiny": "synth"}[recipe]
     data = "" if found else f" --data {shlex.quote(str(out))}"
     split = "" if train else " data.split=all"
     clips = train or sum(splits.values())
-    few = f" train.batch_size={clips}" if clips < load_recipe(recipe).train.batch_size else ""
-    return f"avtool pretrain --recipe {recipe}{data}{split}{few}"
+    usual = load_recipe(recipe)
+    few = f" train.batch_size={clips}" if clips < usual.train.batch_size else ""
+    heard = f" spectrogram.sample_rate={rate}" if rate != usual.spectrogram.sample_rate else ""
+    return f"avtool pretrain --recipe {recipe}{data}{split}{few}{heard}"

@@ -24,12 +24,12 @@ class Wrong(NamedTuple):
     unknown: bool = False
 
 
-def parse_setting(argument: str) -> tuple[str, Any]:
+def parse_setting(argument: str, *, example: str = "optim.base_lr=1e-4") -> tuple[str, Any]:
     """The dotted key and the value, read as YAML, of an argument ``key=value``. RecipeError where it is none."""
     dotted, equals, text = argument.partition("=")
     if not equals or not all(dotted.split(".")):
         raise RecipeError(
-            f"argument {argument!r} is not of the form key=value", hint="for example optim.base_lr=1e-4"
+            f"argument {argument!r} is not of the form key=value", hint=f"for example {example}"
         )
     try:
         return dotted, yaml.safe_load(text)

@@ -169,7 +169,9 @@ def _listing(archive: Path, _size: int, _changed: int) -> Listing | None:
     except BROKEN as error:
         if not found.members and not named:
             return None  # a file of another kind
-        problem = problem or f"it breaks off: {' '.join(str(error).split()) or type(error).__name__}"
+        said = " ".join(str(error).split()) or type(error).__name__
+        wrong = "its checksum is wrong, so some file in it is damaged" if "CRC check" in said else ""
+        problem = problem or wrong or (f"it breaks off: {said}" if found.members else said)
     if problem := problem or found.problem:
         found.problem = f"{problem}; {len(found.members)} files in it can be read"
     return found

@@ -50,7 +50,7 @@ class Settings(Section):
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
         """The settings of ``key=value`` arguments. UsageError for one that is wrong."""
-        values = dict(map(parse_setting, arguments))
+        values = dict(parse_setting(argument, example="frame_rate=4") for argument in arguments)
         try:
             return cls(**values)
         except ValidationError as error:

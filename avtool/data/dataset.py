@@ -5,6 +5,7 @@ import os
 import shlex
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -355,7 +356,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
     if version != FORMAT:
         what = f"{path} is of format {version}, this avtool reads {FORMAT}"
-        raise DataError(what, hint=_how_to_prepare(folder, str(facts.get("name", ""))))
+        raise DataError(what, hint=_how_to_prepare(folder, facts))
     try:
         _Facts.model_validate(facts)
     except ValidationError as error:
@@ -365,10 +366,12 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _how_to_prepare(folder: Path, called: str = "") -> str:
-    """The command that makes ``folder``, of the data set that is ``called`` so, by default as the folder is."""
-    called = called or folder.name
+def _how_to_prepare(folder: Path, facts: Mapping[str, Any] | None = None) -> str:
+    """The command that makes ``folder``, of the data set of these ``facts``, by default of the one called so."""
+    called, counts = (facts or {}).get("name", folder.name), (facts or {}).get("counts", {})
     commands = {name: name for name in DATASETS if name != "manifest"}
+    if "prepared" in counts:
+        commands["synth"] += f" --clips {counts['prepared'] + counts.get('refused', 0)}"
     for name, dataset in DATASETS.items():
         commands |= {f"{name}-{subset}": f"{name} --subset {subset}" for subset in dataset.subsets}
     name = commands.get(called, "manifest FILE.csv")

@@ -162,7 +162,7 @@ def test_a_dry_run_is_told_the_device(calls, work: Path) -> None:
 
 def splits_of(folder: Path, **splits: int) -> None:
     folder.mkdir(parents=True)
-    (folder / "dataset.json").write_text(json.dumps({"splits": splits}))
+    (folder / "dataset.json").write_text(json.dumps({"splits": splits, "settings": {"sample_rate": 16000}}))
 
 
 def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:

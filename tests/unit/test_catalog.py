@@ -87,8 +87,12 @@ BAD_TABLES = [
     (HEADER.replace(",", ";") + "\na;train;x;a.mp4", "line 1: semicolons between the columns", "commas"),
     (HEADER.replace(",", "\t") + "\na\ttrain\tx\ta.mp4", "line 1: tabs between the columns", "commas"),
     (f"{HEADER}\na,train,caf\xe9,a.mp4".encode("latin-1"), "line 2: not UTF-8", "iconv -f LATIN1 -t UTF-8"),
-    (f"{HEADER}\na,train,x,a.mp4".encode("utf-16"), "not UTF-8 but UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (f"{HEADER}\na,train,x,a.mp4".encode("utf-16"), "not UTF-8 but UTF-16", "mine-utf8.csv"),
     (f"{HEADER}\na,train,x,a.mp4".encode("utf-16-le"), "not UTF-8 but UTF-16", "iconv -f UTF-16"),
+    (f"{HEADER}\na,train,nan,a.mp4", "line 2: label is nan", "leave empty"),
+    (f"{HEADER},recording\na,train,x,a.mp4,NaN", "line 2: recording is NaN", "leave empty"),
+    (f"{HEADER}\na,train,x,https://a.org/a.mp4", "line 2: https://a.org/a.mp4 is an address", "download"),
+    (b"PK\3\4\x14\0\6\0\x08\0\0\0!\0\xff", "is a workbook or a zip", "commas"),
     (f'{HEADER}\na,train,"x,a.mp4\nb,train,y,b.mp4', "line 2: a quote is opened and not closed", "quoted"),
     (
         f'{HEADER}\na,train,x,"a\nb.mp4"',
@@ -109,6 +113,11 @@ def test_a_table_that_cannot_be_read_names_file_line_and_way_out(tmp_path, text,
     with pytest.raises(TableError, match=message) as caught:
         read("manifest", path)
     assert caught.value.message.startswith(str(path)) and hint in caught.value.hint
+
+
+def test_rows_that_were_emptied_in_a_spreadsheet_are_none(tmp_path):
+    path = write(tmp_path / "mine.csv", f"{HEADER}\na,train,x,a.mp4\n,,,\n")
+    assert [row.id for row in read("manifest", path).rows] == ["a"]
 
 
 BAD_BOXES = [

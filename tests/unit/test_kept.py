@@ -86,6 +86,11 @@ def test_the_command_takes_them_with_and_without_a_source(source, tmp_path):
     assert (
         done.exit_code == 0 and json.loads((out / "dataset.json").read_text())["settings"]["frame_rate"] == 4
     )
+    words = ["prepare", "manifest", OTHER[0], str(source), OTHER[2], "--out", str(tmp_path / "later")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0 and "spectrogram.sample_rate=22050\n" in done.output
+    done = CliRunner().invoke(app, ["prepare", "manifest", str(source), "other.csv", "--out", str(out)])
+    assert done.exit_code == 2 and "for example frame_rate=4" in done.output
     told = CliRunner().invoke(app, ["prepare", "vggsound", "frame_rat=4", "--out", str(tmp_path / "b")])
     assert told.exit_code == 2 and "did you mean frame_rate?" in told.output
 

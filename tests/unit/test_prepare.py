@@ -420,7 +420,8 @@ def test_the_next_command_is_the_small_recipe_while_clips_are_few(tmp_path):
     from avtool.cli.prepare import _next_command
 
     for count, recipe in ((999, "tiny"), (1000, "dense")):
-        (tmp_path / "dataset.json").write_text(json.dumps({"splits": {"test": 5000, "train": count}}))
+        facts = {"splits": {"test": 5000, "train": count}, "settings": {"sample_rate": 16000}}
+        (tmp_path / "dataset.json").write_text(json.dumps(facts))
         shown = f"avtool pretrain --recipe {recipe}"
         assert _next_command("vggsound", tmp_path, at_home=False) == f"{shown} --data {tmp_path}"
         data = (

@@ -270,7 +270,12 @@ def test_a_dataset_json_of_another_form_is_broken(copy, key, value):
 
 def test_another_format(copy):
     facts = json.loads((copy / shards.DATASET_JSON).read_text())
-    for name, source in (("mine", "manifest FILE.csv"), ("audioset-eval", "audioset --subset eval")):
+    sources = {
+        "mine": "manifest FILE.csv",
+        "audioset-eval": "audioset --subset eval",
+        "synth": "synth --clips 5",
+    }
+    for name, source in sources.items():
         (copy / shards.DATASET_JSON).write_text(json.dumps({**facts, "format": 99, "name": name}))
         with pytest.raises(DataError, match="format 99, this avtool reads 3") as caught:
             PreparedDataset(copy)

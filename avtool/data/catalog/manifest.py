@@ -26,6 +26,8 @@ KNOWN = (*NEEDED, *MEDIA, *OPTIONAL)
 EXAMPLE = "a header to start from: id,split,label,video"
 BACKSLASHES = "backslashes in a path read as slashes"
 TWICE = "label given twice, counted once"
+NOTHING = {"nan", "NaN", "<NA>", "NaT", "#N/A"}
+"""What programs write for an empty cell."""
 BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of the frame from 0 to 1"
 
 
@@ -82,6 +84,10 @@ class _Reader:
         self.mended: set[str] = set()
 
     def row(self) -> Row:
+        for name in KNOWN:
+            if (value := self.fields.get(name)) in NOTHING:
+                hint = "leave empty what is empty, as pandas' to_csv does before astype(str)"
+                raise self.error(f"{name} is {value}", hint=hint)
         for name in ("id", "split"):
             if not self.fields[name]:
                 raise self.error(f"{name} is empty", hint=f"fill in {name}")
@@ -126,6 +132,10 @@ class _Reader:
     def _file(self, value: str) -> Path:
         """File ``value``; where there is none, with \\ for /, as Windows writes it. TableError for a drive's."""
         path, of_drive = self.folder / value, PureWindowsPath(value).is_absolute()
+        if "://" in value and not path.exists():
+            raise self.error(
+                f"{value} is an address, not a path", hint="download the file, and write its path"
+            )
         if os.name == "nt" or not (of_drive or "\\" in value) or path.exists():
             return path
         if of_drive:

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ def read_text(path: Path) -> str:
     data = path.read_bytes()
     if not data.strip():
         raise TableError(f"{path} is empty", hint="get or write the file again")
+    if data.startswith(b"PK\3\4"):
+        raise TableError(f"{path} is a workbook or a zip, not a text", hint=COMMAS)
     coding, what, line = "UTF-16", "UTF-16", 1
     if not _is_utf16(data):
         try:
@@ -62,7 +65,8 @@ def read_text(path: Path) -> str:
                 return text
             line = text.count("\n", 0, text.index("\0")) + 1
             raise _error(path, line, "a NUL byte", "get or write the file again: text has none")
-    hint = f"iconv -f {coding} -t UTF-8 '{path}' > '{path.stem}-utf8{path.suffix}'"
+    here, there = (shlex.quote(str(one)) for one in (path, path.with_name(f"{path.stem}-utf8{path.suffix}")))
+    hint = f"iconv -f {coding} -t UTF-8 {here} > {there}"
     raise _error(path, line, f"not UTF-8 but {what}", hint)
 
 
@@ -137,7 +141,8 @@ def read_headed(
         if len(values) != len(names):
             what = f"not as many fields as the header has ({len(values)}, not {len(names)})"
             raise _error(path, number, what, "quote fields that hold a comma")
-        yield Line(path, number, dict(zip(names, values, strict=True)))
+        if any(values):  # a spreadsheet writes commas for rows that were emptied
+            yield Line(path, number, dict(zip(names, values, strict=True)))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
