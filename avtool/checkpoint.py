@@ -34,16 +34,19 @@ NAMED = 3
 
 
 def misfits(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What is missing, unexpected or mis-shaped in ``weights``, in words: the parts of a model of which there is
-    nothing at all, then key by key."""
+    """What is missing, unexpected, mis-shaped or no floating point in ``weights``, in words: the parts of a model of
+    which there is nothing at all, then key by key."""
     absent = {_part(key) for key in wanted} - {_part(key) for key in weights}
     problems = [f"there is nothing of {', '.join(sorted(absent))}"] if absent else []
     problems += [f"missing {key}" for key in wanted if key not in weights and _part(key) not in absent]
     problems += [f"unexpected {key}" for key in weights if key not in wanted]
+    there = {key: (weights[key], value) for key, value in wanted.items() if key in weights}
     return problems + [
-        f"{key} is {tuple(weights[key].shape)}, not {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in weights and weights[key].shape != wanted[key].shape
+        f"{key} is {tuple(have.shape)}, not {tuple(want.shape)}"
+        if have.shape != want.shape
+        else f"{key} is {str(have.dtype).removeprefix('torch.')}, not floating point"
+        for key, (have, want) in there.items()
+        if have.shape != want.shape or (want.is_floating_point() and not have.is_floating_point())
     ]
 
 
@@ -53,14 +56,9 @@ def _part(key: str) -> str:
 
 
 def check_fit(weights: Mapping[str, Tensor], module: nn.Module, *, source: Path | str, hint: str) -> None:
-    """CheckpointError that says what is missing, unexpected, mis-shaped or no floating point in ``weights`` for
-    ``module``: the first few keys, and how many more. No value is read."""
-    wanted = module.state_dict()
-    if problems := misfits(weights, wanted) or [
-        f"{key} is {str(weights[key].dtype).removeprefix('torch.')}, not floating point"
-        for key, value in wanted.items()
-        if value.is_floating_point() and not weights[key].is_floating_point()
-    ]:
+    """CheckpointError that says how ``weights`` misfit ``module``: the first few keys, and how many more. No value is
+    read."""
+    if problems := misfits(weights, module.state_dict()):
         more = [f"and {len(problems) - NAMED} more"] if len(problems) > NAMED else []
         raise CheckpointError(
             f"the weights of {source} do not fit: {'; '.join(problems[:NAMED] + more)}", hint=hint

@@ -133,7 +133,8 @@ def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, 
     if kind is None:
         raise CheckpointError(
             f"{source} is no published model: its keys begin with {', '.join(list(state)[:3])}",
-            hint="there are masked autoencoder, classifier, linear probe, separation, segmentation, and ViTs",
+            hint="there are masked autoencoder, classifier, linear probe, separation, segmentation, and ViTs in timm's "
+            "names (blocks.0.attn.qkv)",
         )
     file = _File(state, source)
     told = file.settings(kind)

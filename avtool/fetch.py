@@ -128,6 +128,11 @@ def find_copy(
             f"{mirror.repo} has no file {what}",
             hint=f"there are: {', '.join(paths[:30]) or 'no files at all'}",
         )
+    if outside := [file.path for file in files if ".." in Path(file.path).parts]:
+        raise DataError(
+            f"{mirror.repo} at {api.endpoint} has a file that would lie outside {folder}: {outside[0]}",
+            hint="trust nothing of this copy; get the files elsewhere",
+        )
     licence = info.card_data.get("license") if info.card_data else None
     return Copy(
         name,

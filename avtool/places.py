@@ -144,7 +144,8 @@ def resolve_checkpoint(path: Path) -> Path:
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is a file; a run folder or a checkpoint folder is needed",
-            hint="name the folder that holds model.safetensors and config.json",
+            hint="name the folder that holds model.safetensors and config.json; avtool convert makes one of a "
+            "checkpoint of another program",
         )
     if is_checkpoint(path):
         return path

@@ -1,6 +1,7 @@
 """Reading files of weights that may be anything: of other programs, of other kinds, damaged."""
 
 import argparse
+import json
 import pickle
 import re
 import struct
@@ -73,7 +74,12 @@ def _harmless() -> list[Any]:
         (PurePath, f"pathlib{part}.{kind}Path") for part in ("", "._local") for kind in ("Posix", "Windows")
     ]
     plain = [argparse.Namespace, dict, list, int, float, bool, str, np.dtype, np.ndarray]
-    return [*plain, *types, *numpy, *paths]
+    return [*plain, *types, *numpy, *paths, (_plain_dict, "collections.defaultdict")]
+
+
+def _plain_dict(*_default: Any) -> dict[Any, Any]:
+    """What a defaultdict is read as."""
+    return {}
 
 
 def read_pickled_weights(path: Path) -> dict[str, Any]:
@@ -115,13 +121,11 @@ def read_pickled_weights(path: Path) -> dict[str, Any]:
 
 
 def read_state_dict(path: Path, *, key: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a file in float32, without what all their names begin with, as ``module.``: those under ``key``,
-    a name in the file or the beginning of names; None: all, or under the first of ``STATES`` that it has. It says which
-    of several is read, and what else the file holds. CheckpointError where there are no tensors, or no way to choose.
-    """
-    content: dict[str, Any] = (
-        read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
-    )
+    """The tensors of a file, or of all files of an index, in float32, without what all their names begin with, as
+    ``module.``: those under ``key``, a name in the file or the beginning of names; None: all, or under the first of
+    ``STATES`` that it has. It says which of several is read, and what else the file holds. CheckpointError where there
+    are no tensors of plain numbers, or no way to choose."""
+    content = _read(path)
     states = [name for name in content if _is_state(content[name])]
     if not _is_state(content):
         usual = [name for name in STATES if name in states] or states[: len(states) == 1]
@@ -136,10 +140,41 @@ def read_state_dict(path: Path, *, key: str | None = None) -> dict[str, Tensor]:
             )
         _say_left(path, chosen, [str(name) for name in content if name != chosen], choice=len(states) > 1)
         content, key = content[chosen], None if key == chosen else key
-    content = _without_prefix(content)
+    _say_left(path, "every tensor", [name for name in content if not isinstance(content[name], Tensor)])
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+            what = "on the meta device" if value.is_meta else "quantized" if value.is_quantized else "sparse"
+            raise CheckpointError(f"{path}: {name} is {what}", hint="save dense tensors of plain numbers")
+    content = _without_prefix(tensors)
     if key is not None:
         content = part_of(content, key, source=path)
     return {key: value.float() if value.is_floating_point() else value for key, value in content.items()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What is in a file, or in all that an index of Hugging Face's (``x.safetensors.index.json``) names beside it."""
+    if re.search(r"-\d+-of-\d*[2-9]\d*\.", path.name):
+        index = re.sub(r"-\d+-of-\d+", "", path.name) + _INDEX
+        raise CheckpointError(
+            f"{path} has only a part of a model", hint=f"name the index of all parts, {index}"
+        )
+    if path.name.endswith(_INDEX):
+        check_weight_file(path)
+        try:
+            named = json.loads(path.read_bytes())["weight_map"].values()
+            shards = sorted({path.with_name(Path(name).name) for name in named})
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no index of weights", hint="fetch it again") from error
+        return {name: value for shard in shards for name, value in _read_file(shard).items()}
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    return read_safetensors(path) if path.suffix == ".safetensors" else read_pickled_weights(path)
+
+
+_INDEX = ".index.json"
 
 
 def _say_left(source: Path, chosen: str, others: Collection[str], *, choice: bool = False) -> None:
@@ -149,11 +184,12 @@ def _say_left(source: Path, chosen: str, others: Collection[str], *, choice: boo
 
 
 def _is_state(content: Any) -> bool:
+    """Tensors by name; plain values may lie among them."""
     return (
         isinstance(content, Mapping)
-        and bool(content)
+        and any(isinstance(value, Tensor) for value in content.values())
         and all(
-            isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided
+            isinstance(name, str) and isinstance(value, Tensor | int | float | str | None)
             for name, value in content.items()
         )
     )

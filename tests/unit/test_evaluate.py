@@ -176,8 +176,9 @@ def test_nothing_depends_on_the_batch_size_or_the_workers(model: Path, data: Pat
         assert [asdict(table) for table in again] == whole
 
 
-def test_knn_is_by_the_mean_token_of_each_stream(model: Path, data: Path) -> None:
-    (table,) = judge(model, data, protocols=["knn"])
+def test_knn_is_by_the_mean_token_of_each_stream(model: Path, data: Path, tmp_path: Path) -> None:
+    (table,) = judge(model, data, protocols=["knn"], save_predictions=tmp_path / "p.npz")
+    saved = np.load(tmp_path / "p.npz")
     classifier, log_mel, _ = load_model(model / BEST)
     means, labels = {}, {}
     for split in ("train", "test"):
@@ -197,6 +198,8 @@ def test_knn_is_by_the_mean_token_of_each_stream(model: Path, data: Path) -> Non
             means["test"][stream], labels["test"], means["train"][stream], labels["train"]
         )
         assert found[stream, "knn"] == pytest.approx(100 * hits.float().mean().item())
+        assert saved[f"knn_{stream}"].tolist() == hits.tolist()
+    assert len(saved["knn_clips"]) == len(saved["knn_untrained weights, all"]) == table.samples
     assert ("untrained weights, all", "knn") in found and "12 training clips" in table.words
 
 

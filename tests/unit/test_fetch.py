@@ -160,6 +160,14 @@ def test_a_wrong_checksum_keeps_nothing(hub: Hub, tmp_path: Path) -> None:
     assert sorted(written(tmp_path / "data")) == ["annotations/vggsound.csv"]
 
 
+def test_a_copy_cannot_write_outside_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    running = Hub(REPO, {"vggsound.csv": b"", "vggsound_x/../../../../x.tar.gz": b"x"})
+    monkeypatch.setenv("HF_ENDPOINT", running.url)
+    with serving(running), pytest.raises(DataError, match=r"outside .*: vggsound_x/\.\./"):
+        fetch("vggsound", tmp_path / "a" / "b")
+    assert not written(tmp_path)
+
+
 def test_a_full_disk_is_said_before_anything_comes(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

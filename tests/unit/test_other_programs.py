@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import pickle
 import sys
 import types
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -164,6 +165,58 @@ def test_plain_values_beside_weights_are_no_reason_to_refuse_them(tmp_path: Path
         assert _weights_only_unpickler.load(io.BytesIO(old)) == {"best": 0.5}
 
 
+def test_plain_values_among_the_weights_are_passed_over_and_named(tmp_path: Path, capsys: Said) -> None:
+    state = vit().state_dict()
+    torch.save({"state_dict": {**state, "blocks.0._extra_state": None, "step": 3}}, tmp_path / "x.pth")
+    assert same(read_state_dict(tmp_path / "x.pth"), state)
+    assert "every tensor is read, and not blocks.0._extra_state, step" in said_in(capsys)
+
+
+def test_a_defaultdict_beside_weights_is_read(tmp_path: Path) -> None:
+    state = vit().state_dict()
+    torch.save({"model": state, "log": defaultdict(list, {"loss": [0.5]})}, tmp_path / "x.pth")
+    assert same(read_state_dict(tmp_path / "x.pth"), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda value: value.to("meta"), "is on the meta device"),
+        (lambda value: value.to_sparse(), "is sparse"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "is quantized"),
+        (lambda value: value.to(torch.int8), "is int8, not floating point"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*quantize")
+def test_tensors_that_hold_no_plain_numbers_are_refused_by_name(
+    tmp_path: Path, change: Callable[[Tensor], Tensor], what: str
+) -> None:
+    state, name = vit().state_dict(), "blocks.1.mlp.fc1.weight"
+    torch.save({**state, name: change(state[name])}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=f"{name} {what}"):
+        convert(tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_an_index_of_several_files_is_read_and_one_of_them_is_refused(tmp_path: Path) -> None:
+    state = vit().state_dict()
+    parts = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    where = {name: parts[i % 2] for i, name in enumerate(state)}
+    for part in parts:
+        save_file({name: state[name] for name in state if where[name] == part}, tmp_path / part)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+    assert same(read_state_dict(index), state)
+    with pytest.raises(CheckpointError, match="only a part") as refused:
+        read_state_dict(tmp_path / parts[0])
+    assert index.name in refused.value.hint
+    index.write_text('{"weight_map": {"x": "../../model.safetensors"}}')
+    with pytest.raises(CheckpointError, match=f"no weights at {tmp_path / 'model.safetensors'}"):
+        read_state_dict(index)
+    index.write_text("[]")
+    with pytest.raises(CheckpointError, match="no index of weights"):
+        read_state_dict(index)
+
+
 @pytest.fixture
 def elsewhere() -> Iterator[Callable[[str, str], type]]:
     """Classes of packages that are there while a file is written, and gone when it is read."""
@@ -282,6 +335,7 @@ def test_learned_positions_are_refused_or_dropped_by_name(tmp_path: Path, capsys
 @pytest.mark.parametrize("before", [0, 1, 2])
 def test_the_fixed_table_is_known_in_any_grid(grid: tuple[int, int], before: int) -> None:
     assert is_fixed_table(positions(*grid, before=before).half())
+    assert is_fixed_table(positions(*grid, before=before).bfloat16())
     assert not is_fixed_table(positions(*grid, before=before, learned=True))
     assert not is_fixed_table(torch.zeros(1))
 
@@ -367,6 +421,19 @@ def test_a_stream_of_a_cav_mae_starts_its_encoder(
     config = convert(tmp_path / "cav.pth", tmp_path / "out", assume={"stream": stream})
     assert (config.model.channels, config.model.depth) == (channels, 3)
     assert same(read_safetensors(tmp_path / "out" / "model.safetensors"), found)
+
+
+def test_what_is_unknown_in_a_cav_mae_is_not_dropped(tmp_path: Path) -> None:
+    torch.save(
+        {**cav_mae(), "module.blocks_v.0.ls1.gamma": torch.ones(64), "module.prompt": torch.ones(1)},
+        tmp_path / "x.pth",
+    )
+    with pytest.raises(CheckpointError, match=r"unexpected blocks_v.0.ls1.gamma; unexpected prompt"):
+        convert(tmp_path / "x.pth", tmp_path / "out", assume={"stream": "image"})
+    only = {key: value for key, value in cav_mae().items() if "blocks_v." not in key}
+    torch.save(only, tmp_path / "y.pth")
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "y.pth", tmp_path / "out")
 
 
 def test_a_stream_is_no_setting_of_other_models(tmp_path: Path) -> None:

@@ -235,6 +235,7 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
     if not context.world.main:
         return []
     labels = np.array([context.dataset.label_id(int(i)) for i in clips])
+    context.predictions["knn_clips"] = clips
     other_labels = torch.tensor([reference.label_id(int(i)) for i in others])
     recordings = context.recordings(clips)
     rows = []
@@ -242,6 +243,7 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
         for stream, query in queries.items():
             hits = nearest_neighbour_hits(query, torch.from_numpy(labels), references[stream], other_labels)
             rows.append(Row(f"{prefix}{stream}", role, {"knn": context.measured(hits.numpy(), recordings)}))
+            context.predictions[f"knn_{prefix}{stream}"] = hits.numpy()
     shares = np.broadcast_to(np.bincount(labels), (len(labels), labels.max() + 1))
     commonest = top_k_correct(shares, labels, 1)
     rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
