@@ -73,7 +73,8 @@ def _of_sound(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     end = 2 * min(HIGHEST, window // 2) - 1  # real and imaginary parts by turns, after the mean
     powers = np.square(spectrum[:, 2 * LOWEST - 1 : end : 2]) + np.square(spectrum[:, 2 * LOWEST : end : 2])
     loud = powers > (QUIET_PEAK * window) ** 2
-    times, bins = np.nonzero(loud & (powers == cv2.dilate(powers, AROUND)))
+    peaks = loud & (powers == cv2.dilate(powers, AROUND))
+    times, bins = np.divmod(np.flatnonzero(peaks), peaks.shape[1])  # np.nonzero takes ten times as long
     pairs = [np.zeros((0, 2), np.uint32)]
     for ahead in range(1, PAIRED + 1):
         distance = times[ahead:] - times[:-ahead]

@@ -4,6 +4,7 @@ A clip can bring down the process that decodes it (a defect of a codec, memory t
 the rest of a data set must not go with it. The standard pools give up everything once one of their processes is gone.
 """
 
+import gc
 import os
 import signal
 import threading
@@ -221,6 +222,7 @@ def _serve(pipe: connection.Connection, work: Callable[[Any], Any]) -> None:
     for name in ("SIGTERM", "SIGALRM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
+    gc.freeze()  # what was imported stays, and is not looked through again and again
     try:
         pipe.send(READY)
         while True:

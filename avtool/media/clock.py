@@ -20,7 +20,7 @@ Edits = Sequence[tuple[float, float]]
 """Seconds at which an edit of an mp4 begins, and what is to be added to the times that FFmpeg gives in it."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _Line:
     """The packets of one stream: the length of a ``tick``, the seconds of the ``first`` and of the ``last``, the
     ``longest`` gap, and the ``shift`` that brings them onto the clock."""

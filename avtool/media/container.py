@@ -89,6 +89,10 @@ def check_file(path: Path) -> None:
         raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)
 
 
+QUICK = {"probesize": "32", "analyzeduration": "0"}
+"""Options to open a file whose codecs are known."""
+
+
 class MediaFile:
     """A clip's or a sound's file, opened once: its first picture and sound streams, its clock, and where it is read.
 
@@ -138,31 +142,42 @@ class MediaFile:
     def _edits(self) -> dict[str, Edits]:
         """See ``edit_corrections``: none where all pictures of an mp4 are shown."""
         found: dict[str, Edits] = {}
-        if (
-            self.format != MOV
-            or self.video is None
-            or not any(e.is_discard for e in self.video.index_entries)
-        ):
+        if self.format != MOV or self.video is None:
+            return found
+        shown = {entry.pos: entry.timestamp for entry in self.video.index_entries if not entry.is_discard}
+        if len(shown) == len(self.video.index_entries):
             return found
         try:
-            for stream in (self.video, self.sound):
-                if (
-                    stream is not None and len(found.get("video", "more")) > 1
-                ):  # FFmpeg cuts a first edit of sound
-                    shown, plain = self._by_place(stream), self._by_place(stream, advanced_editlist="0")
-                    times = [(time, plain[place]) for place, time in shown.items() if place in plain]
-                    found[stream.type] = edit_corrections(self.path, stream.id, times)
+            found["video"] = edit_corrections(self.path, self.video.id, self._moved(self.video, shown))
+            if self.sound is not None and len(found["video"]) > 1:  # FFmpeg cuts a first edit of sound
+                found["audio"] = edit_corrections(self.path, self.sound.id, self._moved(self.sound))
         except (av.FFmpegError, struct.error, IndexError, StopIteration, ValueError):
             self.uncertain = True
         return found
 
-    def _by_place(self, stream: Stream, **options: str) -> dict[int | None, float]:
-        """The time of each packet of a picture that is shown, by its place in the file."""
-        with _opened(self.path, probesize="32", analyzeduration="0", **options) as container:
-            stream = container.streams[stream.index]
-            tick = float(stream.time_base or 0)
-            packets = (one for one in container.demux(stream) if not one.is_discard)
-            return {one.pos: stamp * tick for one in packets if (stamp := one.pts) is not None}
+    def _moved(self, stream: Stream, shown: dict[int, int] | None = None) -> list[tuple[float, float]]:
+        """The times of a stream's packets in an mp4, and those without its edits; of a single one where all that are
+        ``shown``, by place and time of decoding, are moved alike."""
+        tick = float(stream.time_base or 0)
+        if shown:
+            with self._without_edits() as container:
+                plain = {
+                    entry.pos: entry.timestamp for entry in container.streams[stream.index].index_entries
+                }
+            moved = {time - plain[place] for place, time in shown.items() if place in plain}
+            if len(moved) == 1:
+                return [(first := min(shown.values()) * tick, first - moved.pop() * tick)]
+        times = []
+        for opened in (_opened(self.path, **QUICK), self._without_edits()):
+            with opened as container:
+                packets = (
+                    one for one in container.demux(container.streams[stream.index]) if not one.is_discard
+                )
+                times.append({one.pos: stamp * tick for one in packets if (stamp := one.pts) is not None})
+        return [(time, times[1][place]) for place, time in times[0].items() if place in times[1]]
+
+    def _without_edits(self) -> InputContainer:
+        return _opened(self.path, **QUICK, advanced_editlist="0")
 
     def reading(self) -> AbstractContextManager[None]:
         """What FFmpeg fails on inside is the file's fault: MediaError."""
