@@ -35,7 +35,6 @@ from avtool.data.convert import PreparedClip, Settings, convert
 from tests import timed
 from tests.timed import CLICKS, RATE, clicks_in, number_of
 
-
 LOST = 1000.0
 """Seconds: a tool that is off by more, or hears no click, has lost the times."""
 
