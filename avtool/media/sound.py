@@ -33,7 +33,7 @@ class Form(NamedTuple):
     format: str = "s16"
 
 
-AS_IT_IS = Form(None, None, "fltp")
+AS_IT_IS = Form(None, None, "flt")
 
 
 @dataclass(frozen=True)
@@ -167,13 +167,17 @@ class Sound:
         assert self.resampler is not None
         if frame is not None and self.wanted.layout == "mono" and frame.layout.nb_channels > 1:
             frame = self._audible(frame)
-        resampled = self.resampler.resample(frame)
-        self.stretches[-1][1].extend(out.to_ndarray() for out in resampled if out is not None)
+        for out in self.resampler.resample(frame):
+            if out is not None:
+                self.stretches[-1][1].append(_planes(out))
 
     def _audible(self, frame: av.AudioFrame) -> av.AudioFrame:
-        """The block, with its loudest channel in all others where they cancel."""
-        data, count = frame.to_ndarray(), frame.layout.nb_channels
-        planes = data if frame.format.is_planar else data.reshape(-1, count).T
+        """The block with its loudest channel in all others that are heard where they cancel."""
+        count = frame.layout.nb_channels
+        if frame.format.is_planar and count >= 8:  # PyAV reads past the end of so many planes
+            packer = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
+            frame = packer.resample(frame)[0]
+        planes = frame.to_ndarray() if frame.format.is_planar else _planes(frame)
         floats = planes.astype(np.float32, copy=False)
         if planes.dtype == np.uint8:
             floats -= 128
@@ -190,7 +194,8 @@ class Sound:
         if self.shares @ both @ self.shares >= CANCELLED * (power @ self.shares**2):
             return frame
         self._decided(OPPOSITE)
-        same = np.repeat(planes[[power.argmax()]], count, axis=0)
+        heard = (power > SILENCE * power.max())[:, None]
+        same = np.where(heard, planes[power.argmax()], planes)
         same = same if frame.format.is_planar else same.T.reshape(1, -1)
         mixed = av.AudioFrame.from_ndarray(np.ascontiguousarray(same), frame.format.name, frame.layout.name)
         mixed.sample_rate = frame.sample_rate
@@ -247,6 +252,11 @@ class Sound:
         if not self.stretches:
             raise UnusableMedia(f"{path}: none of its sound can be decoded")
         return Track(self.waveform(), self.rate, self.layout)
+
+
+def _planes(frame: av.AudioFrame) -> np.ndarray:
+    """What a packed frame holds: (C, N)."""
+    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
 
 
 def _seconds(frame: av.AudioFrame) -> float:

@@ -300,6 +300,29 @@ def test_a_silent_channel_does_not_lower_the_level(tmp_path: Path, channels: int
     assert np.abs(heard.astype(int)).max() == pytest.approx(0.4 * 32768, rel=0.02)
 
 
+@pytest.mark.parametrize("kind", ["wav", "m4a"])
+@pytest.mark.parametrize("channels", [6, 8])
+def test_channels_that_cancel_beside_silent_ones_keep_their_level(
+    tmp_path: Path, channels: int, kind: str
+) -> None:
+    left = timed.sound(timed.SECONDS) * 0.5
+    layout = {6: "5.1", 8: "7.1"}[channels]
+    data = np.zeros((channels, len(left)), np.float32)
+    data[:2] = left, -left
+    with av.open(str(tmp_path / f"a.{kind}"), "w") as out:
+        stream = out.add_stream("aac" if kind == "m4a" else "pcm_s16le", rate=RATE, layout=layout)
+        block = av.AudioFrame.from_ndarray(data.T.reshape(1, -1), "flt", layout)
+        block.sample_rate = RATE
+        for packet in [*stream.encode(block), *stream.encode(None)]:
+            out.mux(packet)
+    with media.MediaFile(tmp_path / f"a.{kind}") as file:
+        sound, whole = media.hear(file, [media.Form(RATE), media.AS_IT_IS])
+        heard = sound.waveform()[0]
+        assert whole.waveform().shape[0] == channels
+    assert sound.mixing == [media.OPPOSITE, media.ONE_SIDED]
+    assert np.abs(heard).max() == pytest.approx(0.4 * 32768, rel=0.05)
+
+
 def test_a_late_picture_and_a_guessed_time_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

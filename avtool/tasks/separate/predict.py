@@ -191,7 +191,7 @@ def _sounds(clips: Sequence[Clip], rate: int) -> tuple[np.ndarray, list[Track]]:
     one's length and channels. MediaError where there is nothing to hear."""
     sounds, tracks = list[np.ndarray](), list[Track]()
     for clip in clips:
-        form = Form(tracks[0].rate, tracks[0].layout, "fltp") if tracks else AS_IT_IS
+        form = Form(tracks[0].rate, tracks[0].layout, "flt") if tracks else AS_IT_IS
         mono, own = clip.whole_sounds(Form(rate), form)
         track, sound = own.track(clip.sound_path), mono.waveform()[0]
         tracks.append(_fitted(track, tracks[0]) if tracks else track)
