@@ -102,6 +102,7 @@ class Clock:
                 line.shift = shift
                 return
         if line.alone:  # it was the first one that strayed
+            self.uncertain = True
             line.last = line.first = time
             return
         line.shift = max(line.last + seconds, *(one.last for one in self.lines.values())) - time

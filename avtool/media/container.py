@@ -231,7 +231,11 @@ class MediaFile:
                 clock.follow(packet)
                 if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
                     last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
-                    ends[packet.stream_index] = max(last, ends.get(packet.stream_index, last))
+                    latest = ends.get(packet.stream_index, last)
+                    strayed = (
+                        latest[0] - last[0] > AHEAD
+                    )  # the first one did: others are brought onto the clock
+                    ends[packet.stream_index] = last if strayed else max(last, latest)
         self.uncertain |= clock.uncertain
         return max((sum(last) for last in ends.values()), default=self.origin) - self.origin
 

@@ -78,7 +78,7 @@ def decode_clip(
         key = (stop - start) / 2 if key_time is None else key_time
         for at_start in file.positions(start - PREROLL):
             grid = _Grid(file, start, key, frame_rate, short_side=short_side, hdr=hdr, keep=keep)
-            sound = Sound(Form(sample_rate), length=length)
+            sound = Sound(Form(sample_rate), length=length, path=file.path)
             _gather(file, grid, sound, end)
             waveform = sound.waveform(start, end)[0]
             if at_start or (grid.first <= start + CLOCK and sound.first <= start + SOUND_GAP):

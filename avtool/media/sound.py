@@ -33,6 +33,8 @@ class Form(NamedTuple):
     format: str = "s16"
 
 
+LONGEST_HOLE = 3 * 3600.0
+"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 AS_IT_IS = Form(None, None, "flt")
 
 
@@ -60,7 +62,7 @@ def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float 
     file.need(sound=True)
     with file.reading():
         for at_start in file.positions(start - PREROLL):
-            sounds = [Sound(form, length=file.duration()) for form in forms]
+            sounds = [Sound(form, length=file.duration(), path=file.path) for form in forms]
             for frame, time in file.decoded(file.sound):
                 for sound in sounds:
                     sound.add(frame, time)
@@ -87,8 +89,8 @@ class Sound:
     ONE_SIDED, channels that are silent all the time were left out. ``power``: of each channel.
     """
 
-    def __init__(self, form: Form, *, length: float) -> None:
-        self.wanted, self.length = form, length
+    def __init__(self, form: Form, *, length: float, path: Path) -> None:
+        self.wanted, self.length, self.path = form, length, path
         self.rate, self.layout = form.rate or 0, form.layout or ""
         self.due = 0.0  # seconds of the clip at which the next block is expected
         self.waiting: list[tuple[av.AudioFrame, float]] = []  # blocks whose place is not settled yet
@@ -129,7 +131,7 @@ class Sound:
         if not self.stretches:
             self.due = times[0]
             if len(times) > 1 and times[1] < times[0] + spent[1] - APART:
-                self.due = times[1] - spent[1]  # the first one strays
+                self.due = times[0] = times[1] - spent[1]  # the first one strays
         off = np.array(times) - self.due - spent
         sign = 1 if off[0] > 0 else -1
         steady = len(off) > 1 and (sign * (off - off[0]) > -APART).all()
@@ -143,6 +145,11 @@ class Sound:
             self.add(block, time)
 
     def _begin(self, time: float) -> None:
+        if time - (self.due if self.stretches else 0.0) > LONGEST_HOLE:
+            what = (
+                f"{self.path} has {time / 3600:.0f} h without sound by its time stamps, which cannot be right"
+            )
+            raise UnusableMedia(what, hint="write it anew: ffmpeg -i IN -c copy OUT")
         self._flush()
         self.due, self.form = time, None
         self.stretches.append((time, []))

@@ -201,6 +201,28 @@ def test_one_stray_stamp_moves_nothing(
         assert len(list(media.shown_frames(file, rate=25))) <= 101
 
 
+def test_a_first_stamp_that_strays_far_is_refused_where_all_others_wrap_around(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.flv", rate=44100)
+    path = timed.move_tags(path, lambda stream, tag: 3600.0 if (stream, tag) == ("video", 0) else 0.0)
+    with pytest.raises(media.UnusableMedia, match="h without sound by its time stamps"):
+        timed.see(path)
+
+
+def test_a_first_block_of_sound_that_strays_is_put_before_the_second(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.ts")
+    data = bytearray(path.read_bytes())
+    at = (
+        data.index(b"\0\0\1\xc0") + 9
+    )  # the stamp of the first audio packet: bits 32 to 30, 29 to 15, 14 to 0
+    late = 3600 * 90000
+    data[at + 1 : at + 3] = (late >> 14 & 0xFFFE | 1).to_bytes(2, "big")
+    path.write_bytes(data)
+    with media.MediaFile(path) as file:
+        sound = media.hear(file, [media.Form(16000)])[0]
+        assert file.duration() == pytest.approx(4, abs=0.1) and file.uncertain
+        assert sound.first == pytest.approx(0, abs=0.05) and sound.waveform().shape[1] < 5 * 16000
+
+
 @pytest.mark.parametrize("fps", [25, 10, 5])
 def test_a_cut_that_begins_inside_a_frame(tmp_path: Path, fps: float) -> None:
     path = timed.set_edits(timed.make(tmp_path / "a.mp4", fps=fps), [(3.37, 0.63)])
