@@ -299,9 +299,10 @@ def _colours_of(path: Path, colours: np.ndarray) -> list[str]:
 
     def stored() -> str:
         heard = with_sound(path, path.with_name(f"heard{path.suffix}"))
-        if attempt(lambda: levels(by_pyav(heard, 5).frames[2], colours)) != levels(
-            by_pyav(path, 5).frames[2], colours
-        ):
+        copied, original = (
+            attempt(lambda of=of: levels(by_pyav(of, 5).frames[2], colours)) for of in (heard, path)
+        )
+        if copied != original:
             return "PyAV cannot copy it"
         clip = prepared(heard)
         return levels(from_jpeg(clip.jpegs[clip.key]), colours)
