@@ -9,6 +9,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 
+from avtool.media.container import LENIENT
+
 KINDS = ("bits", "truncated", "header", "hole", "zeros")
 
 
@@ -53,10 +55,10 @@ class Decoded(NamedTuple):
 
 
 def decode_plainly(path: Path) -> Decoded:
-    """As far as it goes, on past errors of single packets."""
+    """As far as it goes, on past errors of single packets and of tags that are not UTF-8."""
     counts = {"video": 0, "audio": 0}
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), **LENIENT) as container:
             streams = [kind[0] for kind in (container.streams.video, container.streams.audio) if kind]
             if not streams:
                 return Decoded(0, 0)

@@ -280,6 +280,7 @@ class MediaFile:
                     yield frame, self._heard(frame)
             elif isinstance(stream, VideoStream):
                 yield from self._placed(clock, [*self._frames(stream.decode), None])
+        self.uncertain |= clock.uncertain
 
     def _heard(self, frame: av.AudioFrame) -> float | None:
         """Seconds at which a block of sound is presented."""

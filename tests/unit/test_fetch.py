@@ -144,7 +144,7 @@ def test_ctrl_c_keeps_what_came(hub: Hub, tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     hub.goes_on.set()
-    assert process.returncode == 130
+    assert process.returncode == 130, said
     assert "what came is kept" in said and "interrupted" in said and "Traceback" not in said
     assert "annotations/vggsound.csv" in written(tmp_path / "data")
     fetch("vggsound", tmp_path / "data")
