@@ -59,9 +59,8 @@ class Clock:
     def follow(self, packet: av.Packet) -> None:
         """The next packet: its stamps are brought onto the clock where they restart, or stray far."""
         pts, dts = packet.pts, packet.dts
-        if (stamp := pts if dts is None else dts) is None or len(
-            self.edits
-        ) > 1:  # edits go back by themselves
+        stamp = pts if dts is None else dts
+        if stamp is None or len(self.edits) > 1:  # several edits go back by themselves
             return
         line = self.lines.get(packet.stream_index)
         if line is None:
@@ -163,9 +162,8 @@ class Clock:
                 return due
             self.uncertain = True
             decoded = -math.inf if frame.dts is None or self.lag is None else frame.dts * self.tick + self.lag
-            self.by_decoding |= (
-                decoded > last
-            )  # stamps are in the order of decoding; else they are an earlier frame's
+            # stamps are in the order of decoding; else they are an earlier frame's
+            self.by_decoding |= decoded > last
             return decoded if decoded > last else due
         others = [line.last for index, line in self.lines.items() if index != self.video]
         rare = time - last > max(2 * BACK, RARE * self.interval)

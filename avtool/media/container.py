@@ -232,9 +232,8 @@ class MediaFile:
                 if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
                     last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
                     latest = ends.get(packet.stream_index, last)
-                    strayed = (
-                        latest[0] - last[0] > AHEAD
-                    )  # the first one did: others are brought onto the clock
+                    # only the first one can: others are brought onto the clock
+                    strayed = latest[0] - last[0] > AHEAD
                     ends[packet.stream_index] = last if strayed else max(last, latest)
         self.uncertain |= clock.uncertain
         return max((sum(last) for last in ends.values()), default=self.origin) - self.origin
