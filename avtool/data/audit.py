@@ -67,7 +67,8 @@ def fingerprint_of(waveform: np.ndarray, sample_rate: int, frames: Sequence[np.n
 
 def _of_sound(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     window = _window(sample_rate)
-    sound = np.pad(waveform.astype(np.float32), (0, max(0, window - len(waveform))))
+    sound = np.zeros(max(window, len(waveform)), np.float32)
+    sound[: len(waveform)] = waveform
     steps = np.lib.stride_tricks.sliding_window_view(sound, window)[:: window // 2]
     spectrum = cv2.dft(steps * np.hanning(window).astype(np.float32), flags=cv2.DFT_ROWS)
     end = 2 * min(HIGHEST, window // 2) - 1  # real and imaginary parts by turns, after the mean
@@ -189,12 +190,10 @@ def _same_sound(dataset: PreparedDataset, first: int, second: int, lag: int) -> 
     shorter = min(dataset.record(i).samples for i in (first, second))
     if size * thinned < min(ENOUGH_SECONDS * rate, ENOUGH * shorter):
         return False
-    means = [end[: size * thinned].reshape(size, thinned).mean(axis=1) for end in ends]
+    taken = np.full(thinned, 1 / thinned, np.float32)
+    means = [end[: size * thinned].reshape(size, thinned) @ taken for end in ends]
     x, y = (mean - mean.mean() for mean in means)
-    length = 1 << (2 * size).bit_length()
-    both = np.fft.irfft(np.fft.rfft(x, length) * np.fft.rfft(y, length).conj(), length)
-    near = step // thinned + 1
-    highest = np.abs(np.concatenate([both[:near], both[-near:]])).max()
+    highest = np.abs(np.correlate(np.pad(x, step // thinned + 1), y)).max()
     return bool(0 < SAME_SOUND * np.sqrt((x @ x) * (y @ y)) <= highest)
 
 

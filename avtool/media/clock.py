@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import sub
 from pathlib import Path
 
 import av
@@ -33,6 +34,18 @@ class _Line:
     shift: float = 0.0
     alone: bool = True
 
+    def go_on(self, packets: Sequence[av.Packet]) -> tuple[float, float] | None:
+        """The ``longest`` gap and the ``last`` one's seconds after its next packets, if all of them come when due."""
+        stamps, shown = [packet.dts for packet in packets], [packet.pts for packet in packets]
+        if self.shift or None in stamps or None in shown:
+            return None
+        times = [self.last, *(stamp * self.tick for stamp in stamps)]
+        gaps = list(map(sub, times[1:], times))
+        apart = max(map(abs, map(sub, shown, stamps))) * self.tick
+        if min(gaps) < 0 or max(gaps) > AHEAD or apart > AHEAD + RARE * self.longest:
+            return None
+        return max(self.longest, *gaps), times[-1]
+
 
 class Clock:
     """Times in one reading of a file, in seconds as its container counts them: each packet is to be followed, in the
@@ -55,6 +68,23 @@ class Clock:
         self.starts: list[tuple[float, bool]] = []
         self.held: tuple[av.VideoFrame, float | None] | None = None
         self.last, self.stamped = -math.inf, False
+
+    def follow_all(self, packets: Sequence[av.Packet]) -> None:
+        """The next packets; quick where nothing is to be done, as in nearly all files."""
+        found = {}
+        for index in {packet.stream_index for packet in packets}:
+            line = self.lines.get(index)
+            after = line and line.go_on([packet for packet in packets if packet.stream_index == index])
+            if after is None or (self.by_decoding and self.lag is None):
+                break
+            found[index] = after
+        else:
+            for index, after in found.items():
+                self.lines[index].longest, self.lines[index].last = after
+                self.lines[index].alone = False
+            return
+        for packet in packets:
+            self.follow(packet)
 
     def follow(self, packet: av.Packet) -> None:
         """The next packet: its stamps are brought onto the clock where they restart, or stray far."""
@@ -113,15 +143,17 @@ class Clock:
         held, self.held = self.held, None if frame is None else (frame, self._time(frame))
         if held is None:
             return None
-        time, after = held[1], None if self.held is None else self.held[1]
-        if time is None or after is None or not self.last < time < after:
-            time = self._between(*held, after)
-        if time == held[1] and self.last > -math.inf:
-            self.interval = time - self.last
+        (before, time), after, last = held, None if self.held is None else self.held[1], self.last
+        if time is None or after is None or not last < time < after:
+            time = self._between(before, time, after)
+        if time == held[1] and last > -math.inf:
+            self.interval = time - last
         self.last = time
-        return held[0], time + correction(self.edits, time) if self.edits else time
+        return before, time + correction(self.edits, time) if self.edits else time
 
     def _time(self, frame: av.VideoFrame) -> float | None:
+        if (stamp := frame.pts) is not None and self.lag is not None and not self.by_decoding:
+            return stamp * self.tick
         pts, dts = (None if stamp is None else stamp * self.tick for stamp in (frame.pts, frame.dts))
         self.stamped |= pts is not None
         if self.lag is None and dts is not None:

@@ -105,6 +105,7 @@ class Looks:
         self.shape = shape if shape != self.context.sample_aspect_ratio else None
         self.changes: dict[int, tuple[bytes | None, Fraction | None]] = {}
         self.latest: tuple[bytes | None, Fraction | None] | None = None
+        self.known: dict[tuple[Any, ...], Look] = {}
 
     def note(self, frame: av.VideoFrame) -> None:
         """This frame was just decoded: what its codec says of shape and orientation may come with key frames only, and
@@ -116,9 +117,16 @@ class Looks:
 
     def of(self, frame: av.VideoFrame) -> Look:
         """How a frame that was noted is to be shown."""
-        known = [pts for pts in self.changes if pts <= (frame.pts or 0)] or list(self.changes)
-        matrix, shape = self.changes[max(known)] if known else (None, None)
-        matrix = _display_matrix(frame) or matrix
+        at = frame.pts or 0
+        before = [pts for pts in self.changes if pts <= at] or list(self.changes)
+        matrix, shape = self.changes[max(before)] if before else (None, None)
+        tags = (*(getattr(frame, name) for name in _TAGS), frame.color_range)
+        says = _display_matrix(frame) or matrix, shape, tags, frame.format.name, frame.width, frame.height
+        if (look := self.known.get(says)) is None:
+            look = self.known[says] = self._look(frame, *says[:2])
+        return look
+
+    def _look(self, frame: av.VideoFrame, matrix: bytes | None, shape: Fraction | None) -> Look:
         # x' = ax + cy, y' = bx + dy
         a, b, c, d = struct.unpack("=2i4x2i", matrix[:20]) if matrix else (1, 0, 0, 1)
         turned = abs(b) + abs(c) > abs(a) + abs(d)

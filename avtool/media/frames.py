@@ -125,12 +125,16 @@ class Moments:
 
     def __init__(self, origin: float, rate: float, step: int = 0) -> None:
         self.origin, self.rate, self.step = origin, rate, step
+        self.next = origin + step / rate
 
-    def until(self, stop: float) -> Iterator[float]:
+    def until(self, stop: float) -> list[float]:
         """Those before ``stop`` that have not come yet."""
-        while (moment := self.origin + self.step / self.rate) < stop:
-            yield moment
+        passed = []
+        while self.next < stop:
+            passed.append(self.next)
             self.step += 1
+            self.next = self.origin + self.step / self.rate
+        return passed
 
 
 def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, float]]:

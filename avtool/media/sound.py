@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import numpy as np
@@ -96,7 +96,7 @@ class Sound:
         self.waiting: list[tuple[av.AudioFrame, float]] = []  # blocks whose place is not settled yet
         self.mixing: list[str] = []
         self.power, self.shares = np.zeros(1), np.ones(1)
-        self.stretches: list[tuple[float, list[np.ndarray]]] = []
+        self.stretches: list[tuple[float, list[Sequence[np.ndarray]]]] = []
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
         self.resampler: av.AudioResampler | None = None
@@ -112,7 +112,7 @@ class Sound:
         if self.waiting:
             due += sum(_seconds(block) for block, _ in self.waiting)
         time = due if time is None else time
-        if not self.stretches or abs(time - due) > APART:
+        if abs(time - due) > APART or not self.stretches:
             self.waiting.append((frame, time))
             if len(self.waiting) >= IN_A_ROW:
                 self._settle()
@@ -157,8 +157,8 @@ class Sound:
     def _write(self, frame: av.AudioFrame) -> None:
         """The next block, at ``due``."""
         form = (frame.sample_rate, frame.layout.name, frame.format.name)
-        self.rate, self.layout = self.rate or frame.sample_rate, self.layout or frame.layout.name
         if form != self.form:
+            self.rate, self.layout = self.rate or frame.sample_rate, self.layout or frame.layout.name
             if self.form is not None:
                 self._begin(self.due)
             self.form = form
@@ -184,10 +184,10 @@ class Sound:
         if frame.format.is_planar and count >= 8:  # PyAV reads past the end of so many planes
             packer = av.AudioResampler(frame.format.packed.name, frame.layout.name, frame.sample_rate)
             frame = packer.resample(frame)[0]
-        planes = frame.to_ndarray() if frame.format.is_planar else _planes(frame)
-        floats = planes.astype(np.float32, copy=False)
-        if planes.dtype == np.uint8:
-            floats -= 128
+        planes = _planes(frame)
+        floats = [plane.astype(np.float32, copy=False) for plane in planes]
+        if planes[0].dtype == np.uint8:
+            floats = [plane - 128 for plane in floats]
         # of two channels a seventh of the time of floats @ floats.T
         both = np.array([[np.dot(one, other) for other in floats] for one in floats])
         power = both.diagonal()
@@ -261,9 +261,12 @@ class Sound:
         return Track(self.waveform(), self.rate, self.layout)
 
 
-def _planes(frame: av.AudioFrame) -> np.ndarray:
-    """What a packed frame holds: (C, N)."""
-    return frame.to_ndarray().reshape(-1, frame.layout.nb_channels).T
+def _planes(frame: av.AudioFrame) -> Sequence[np.ndarray]:
+    """What a frame holds: (C, N)."""
+    if frame.format.name == "fltp":  # as most codecs give it: read where it lies
+        return [np.frombuffer(cast(Any, plane), np.float32)[: frame.samples] for plane in frame.planes]
+    samples = frame.to_ndarray()
+    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
 
 
 def _seconds(frame: av.AudioFrame) -> float:
