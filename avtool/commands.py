@@ -60,7 +60,7 @@ RunSeed = Annotated[int | None, option("N", DRAWN, usual="the recipe's", callbac
 
 _RECIPE, _OF_RUN = "A recipe's name (avtool recipes ls) or a YAML file.", "with --resume --out the run's"
 _RESUME = "Go on from the newest checkpoint of --out, or of the newest such run."
-_COST = "Only print the recipe and what it would cost: size, steps, memory, bytes."
+_COST = "Only print the recipe and what it would cost: size, steps, memory, bytes, hours."
 _MODEL = "$AVTOOL_MODEL, else the newest run or demo"
 SHARED: dict[str, tuple[Any, Any, Any]] = {
     "recipe": (str | None, option("NAME", _RECIPE, usual=_OF_RUN), None),

@@ -3,8 +3,10 @@
 import ctypes
 import importlib.util
 import os
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import torch
 
@@ -69,6 +71,15 @@ def check_compiler(device: torch.device) -> None:
         there, needed = any(map(shutil.which, filter(None, compilers))), "a C++ compiler: g++ or clang++"
     if not there:
         raise UsageError(f"torch.compile on {device} needs {needed}", hint="or leave train.compile=false")
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that ``device`` has left (a CPU: what the system can give without swapping); None where it does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    listing = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable: *(\d+) kB", listing.read_text("utf-8")) if listing.exists() else None
+    return 1024 * int(found[1]) if found else None
 
 
 def keep_freed_memory(device: torch.device) -> None:

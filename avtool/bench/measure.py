@@ -1,13 +1,8 @@
-"""How a benchmark measures: by turns, with the spread; and what time, memory and arithmetic a pass takes.
+"""How a benchmark measures: by turns, with the spread; and what memory a pass takes."""
 
-A pass is a function without arguments that frees what it made before it returns.
-"""
-
-import math
 import os
 import platform
 import re
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,14 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from avtool import __version__
 from avtool.progress import say
-
-Pass = Callable[[], object]
-MIN_SECONDS = 0.1
-"""A pass shorter than this is repeated within its turn until the turn takes so long."""
+from avtool.speed import Pass, synchronize
 
 
 def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -38,32 +29,6 @@ def interleave(measures: Mapping[str, Callable[[], float]], rounds: int) -> dict
             if number:
                 found[name].append(value)
     return found
-
-
-def seconds_of(run: Pass, device: torch.device) -> Callable[[], float]:
-    """A measure: the seconds of a pass. At first, in the warm-up, the pass runs twice: once for what is made or
-    compiled at first use, once to see how often it has to run in a turn."""
-    repeats = 0
-
-    def measure() -> float:
-        nonlocal repeats
-        if not repeats:
-            run()
-        _synchronize(device)
-        began = time.perf_counter()
-        for _ in range(repeats or 1):
-            run()
-        _synchronize(device)
-        taken = (time.perf_counter() - began) / (repeats or 1)
-        repeats = repeats or max(1, math.ceil(MIN_SECONDS / taken))
-        return taken
-
-    return measure
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -88,11 +53,11 @@ def peak_bytes(run: Pass, device: torch.device) -> int | None:
     well; neither sees the scratch memory of vendors' libraries.
     """
     if device.type == "cuda":
-        _synchronize(device)
+        synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
-        _synchronize(device)
+        synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
         return None
@@ -105,14 +70,6 @@ def peak_bytes(run: Pass, device: torch.device) -> int | None:
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
     changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return int(np.cumsum([0, *changes]).max())
-
-
-def count_flops(run: Pass) -> int:
-    """Floating-point operations of the matrix products, convolutions and fused attention in ``run``, compiled or not
-    (a multiplication and an addition are two)."""
-    with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops()
 
 
 def measured_on(device: torch.device, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from avtool.bench import measure
-from avtool.bench.measure import Pass
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.config.recipes import load_recipe
 from avtool.config.schema import Recipe
@@ -25,12 +24,11 @@ from avtool.optim import adamw, parameter_groups, set_learning_rate
 from avtool.progress import say
 from avtool.registry import FUSIONS
 from avtool.replicas import autocast
+from avtool.speed import PRODUCT_SIDE, Pass, count_flops, matrix_product, seconds_of
 
 CPU = torch.device("cpu")
 SIZES = {"full": "dense", "tiny": "tiny"}
 """Size: the recipe that has it."""
-PRODUCT_SIDE = 4096
-"""GFLOP-equivalents are seconds times the rate of a product of two square matrices of this side."""
 PRODUCT, BUILT, ATTENTION = "matrix product", ", pairs built", "dense attention alone"
 
 PUBLISHED_GFLOP_EQUIVALENTS = 560.0
@@ -110,8 +108,8 @@ def benchmark(setup: Setup) -> dict[str, Any]:
 
 def _measure(suite: Suite, setup: Setup) -> dict[str, Any]:
     passes, comparisons = suite
-    timed = {PRODUCT: matrix_product(PRODUCT_SIDE, setup), **passes}
-    measures = {name: measure.seconds_of(run, setup.device) for name, run in timed.items()}
+    timed = {PRODUCT: matrix_product(PRODUCT_SIDE, setup.device, PRECISIONS[setup.precision]), **passes}
+    measures = {name: seconds_of(run, setup.device) for name, run in timed.items()}
     times = measure.interleave(measures, setup.rounds)
     product = measure.spread(times[PRODUCT])
     rate = 2 * PRODUCT_SIDE**3 / product["median"] / 1e9
@@ -122,7 +120,7 @@ def _measure(suite: Suite, setup: Setup) -> dict[str, Any]:
             "seconds": (taken := measure.spread(times[name])),
             "rounds": times[name],
             "gflop_equivalents": taken["median"] * rate,
-            "gflop": (gflop := measure.count_flops(run) / 1e9),
+            "gflop": (gflop := count_flops(run) / 1e9),
             "share_of_product_rate": gflop / (taken["median"] * rate),
             "samples_per_second": setup.batch / taken["median"],
             "peak_bytes": measure.peak_bytes(run, setup.device),
@@ -152,12 +150,6 @@ def built_pairs_in_words(taken: float, setup: Setup) -> str:
         f"{PUBLISHED_GFLOP_EQUIVALENTS:,.0f} at full size, batch 4, attn_ratio 0.25, float32, on a CPU"
         + (f": more than {TOLERANCE:.0%} apart, so ratios to built pairs do not count" if unfair else "")
     )
-
-
-def matrix_product(side: int, setup: Setup) -> Pass:
-    """One product of two matrices ``side`` x ``side`` in the run's precision."""
-    first, second = torch.randn(2, side, side, device=setup.device).to(PRECISIONS[setup.precision])
-    return lambda: first @ second
 
 
 def fusion_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:

@@ -113,6 +113,8 @@ def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) 
         say(f"best: {out / BEST}, of step {run.best['step']:.0f}")
     elif run.task.monitor and len(run.clips.held_out):
         say(f"no best checkpoint: {run.task.monitor} was never a number; the last one is used")
+    if run.world.main:
+        say(f"{run.step:,} steps done: {run.speed()}")
 
 
 def _begin(run: Run, data: Path, command: list[str]) -> None:

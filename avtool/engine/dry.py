@@ -1,6 +1,7 @@
 """What a run would be and cost, said before it starts."""
 
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +17,27 @@ from torch.utils._pytree import tree_leaves
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import collate, spread_over
-from avtool.devices import resolve_device, resolve_precision
-from avtool.engine.run import Schedule
+from avtool.data.loader import PREFETCH, collate, spread_over
+from avtool.devices import (
+    check_compiler,
+    free_memory,
+    keep_freed_memory,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
+from avtool.engine.loop import FiniteCheck, Meter, train_step
+from avtool.engine.run import Run, Schedule
 from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
-from avtool.progress import warn
+from avtool.progress import say, warn
 from avtool.published import TIMM
 from avtool.registry import TASKS
-from avtool.replicas import autocast, replicas_for
+from avtool.replicas import autocast, in_parallel, replicas_for
+from avtool.speed import PRODUCT_SIDE, figure, in_hours, product_rate, synchronize
 from avtool.tasks.training import Training
 from avtool.timm_vit import TimmViT
 from avtool.weights import NONE, find_starting_weights
@@ -36,6 +46,10 @@ MOMENTS = {"adamw": 2, "lars": 1}
 """Numbers that the optimizer keeps for each trained weight."""
 SAMPLES_READ = 32
 """Training samples that are read to see how many bytes one takes."""
+WARM_UP, TIMED = 2, 10
+"""Steps that are made before those that are timed, and how many are."""
+PATIENCE = 60.0
+"""Seconds after which no other step is timed."""
 SHAPE_UNKNOWN = fake_tensor.DataDependentOutputException, fake_tensor.DynamicOutputShapeException
 """A task whose shapes depend on what is in its tensors raises one of these."""
 
@@ -52,9 +66,11 @@ class CountingDataset(PreparedDataset):
 
 def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     """What a run on the data in ``data`` would be and cost: parameters by part, shapes of one batch, the schedule,
-    bytes read, and the memory of a training step in this process. AvtoolError where it could not start.
+    bytes read, and the memory and the time of a training step in this process. AvtoolError where it could not start.
     """
     target = resolve_device(device)
+    if recipe.train.compile:
+        check_compiler(target)
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Training = TASKS[recipe.task].trainer()(recipe, dataset, clips.training)
@@ -67,7 +83,8 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     read, sample = dataset.bytes_read / len(samples), collate(samples[:1])
     lines = [*_parameters(task.model), *_shapes(recipe, sample)]
     lines += _schedule(recipe, dataset, clips, schedule, read)
-    return "\n".join([*lines, *_memory(task, recipe, sample, schedule, target)])
+    memory, needed = _memory(task, recipe, sample, schedule, target)
+    return "\n".join([*lines, *memory, *_time(recipe, dataset, needed, target)])
 
 
 def _look_at_starts(recipe: Recipe, task: Training) -> None:
@@ -126,7 +143,8 @@ def _schedule(
 
 def _memory(
     task: Training, recipe: Recipe, sample: Mapping[str, Tensor], schedule: Schedule, device: torch.device
-) -> list[str]:
+) -> tuple[list[str], int]:
+    """What is said of it, and the bytes of all in all; 0 where they are not known."""
     clips = recipe.train.batch_size * schedule.merged
     precision = resolve_precision(recipe.train.precision, device)
     try:
@@ -140,19 +158,70 @@ def _memory(
             precision=precision,
         )
     except SHAPE_UNKNOWN as error:
-        return [f"memory of a step: shapes alone do not tell ({str(error).splitlines()[0]})"]
+        return [f"memory of a step: shapes alone do not tell ({str(error).splitlines()[0]})"], 0
     moments = MOMENTS[recipe.optim.name] * memory.gradients
     rows = {
         "weights": memory.weights,
         "moments": moments,
         "gradients": memory.gradients,
         "activations": memory.kept,
-        "at most, all in all": memory.weights + moments + memory.peak,
+        "at most, all in all": (needed := memory.weights + moments + memory.peak),
     }
     where = f"{device}, {str(precision).removeprefix('torch.')}, one process"
     less = "; torch.compile takes less" if recipe.train.compile else ""
     lines = (f"  {name:<20}{in_bytes(size):>14}" for name, size in rows.items())
-    return [f"memory of a step ({where}{less})", *lines]
+    return [f"memory of a step ({where}{less})", *lines], needed
+
+
+def _time(recipe: Recipe, dataset: PreparedDataset, needed: int, device: torch.device) -> list[str]:
+    """The time of real steps from random weights, or, where one takes too long or more memory than is free, the least
+    that the arithmetic alone takes."""
+    init = recipe.init.model_copy(update={"image": NONE, "audio": NONE})
+    run = Run(recipe.model_copy(update={"init": init}), dataset, folder=dataset.folder, device=device)
+    precision, clips = precision_name(run.precision), recipe.train.batch_size * recipe.train.accumulate
+    samples, flop, free = run.schedule.max_steps * clips, run.flop_of_sample, free_memory(device)
+    if not needed or flop is None:
+        return ["time of a step: not measured, its memory is not known"]
+    rate = product_rate(device, run.precision)
+    product = f"{figure(rate / 1e9)} GFLOP/s, a {PRODUCT_SIDE}-cubed matrix product's in {precision}"
+    rows, pace = {"GFLOP a sample": f"{figure(flop / 1e9)}"}, 0.0
+    if (WARM_UP + 1) * (least := clips * flop / rate) > PATIENCE:
+        what = f"not measured, it takes {in_hours(least)} or more at {product}"
+    elif free is not None and needed > free:
+        what = f"not measured, {in_bytes(free)} of memory are free; at {product}, it takes {in_hours(least)} or more"
+    else:
+        steps, speed = timed_steps(run)
+        pace, ahead = speed["samples_per_second"], recipe.data.workers * PREFETCH
+        what = f"{steps} steps timed after {WARM_UP} of warm-up, {device}, {precision}, one process"
+        waiting = f"{speed['waiting']:.0%} of the time spent waiting for data"
+        if ahead >= steps * run.schedule.micro_steps:
+            waiting += f"; up to {ahead} batches lay ready, so reading may be slower in the long run"
+        rows = {"samples/s": f"{figure(pace)} ({waiting})", **rows}
+        rows["share"] = f"{pace * flop / rate:.0%} of {product}"
+    hours = in_hours(samples / pace) if pace else f"{in_hours(samples * flop / rate)} or more"
+    rows["to the end"] = f"{hours}, without measuring held-out clips"
+    return [f"time of a step ({what})", *(f"  {name:<20}{value}" for name, value in rows.items())]
+
+
+def timed_steps(run: Run) -> tuple[int, dict[str, float]]:
+    """Train ``run`` for some steps, with a learning rate of 0 and without a trace on disk; how many were timed, and
+    what ``Meter`` read of them. ``TIMED`` steps, or as many as were begun within ``PATIENCE``."""
+    say(f"timing {TIMED} steps")
+    keep_freed_memory(run.device)
+    batches, check = run.batches(), FiniteCheck(run)
+    meter = Meter(clips_per_step=run.recipe.train.batch_size * run.recipe.train.accumulate)
+    model = in_parallel(run.task, run.world, run.device, replicas=run.replicas)
+    for number in range(WARM_UP + TIMED):
+        if number == WARM_UP:
+            synchronize(run.device)
+            meter.read()
+        train_step(run, model, batches, check=check, meter=meter)
+        if number >= WARM_UP:
+            meter.steps += 1
+            if time.perf_counter() - meter.since > PATIENCE:
+                break
+    synchronize(run.device)
+    return meter.steps, meter.read()
 
 
 @dataclass(frozen=True)

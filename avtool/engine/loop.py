@@ -28,6 +28,7 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
     """Steps of ``run`` up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
     settings = run.recipe.train
     log = run.log if run.world.main else None  # opened here: rows behind this step go before the next one
+    work = {"gflop_per_sample": flop / 1e9} if log and (flop := run.flop_of_sample) else {}
     meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
     model, check = in_parallel(run.task, run.world, run.device, replicas=run.replicas), FiniteCheck(run)
     with (
@@ -51,7 +52,7 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
                 speed = meter.read()
                 run.seconds += speed.pop("elapsed")
                 if log:
-                    log.write(**run.position(), **values, lr=rate, **speed)
+                    log.write(**run.position(), **values, lr=rate, **speed, **work)
                 shown = {"loss": f"{values['loss']:.3f}", "wait": f"{speed['waiting']:.0%}"}
                 bar.advance(0, **shown, clips=f"{speed['samples_per_second']:.0f}/s")
             bar.advance()

@@ -18,7 +18,7 @@ from torch.amp import GradScaler
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import batches_in_order, batches_in_training, spread_over, steps_per_epoch
+from avtool.data.loader import batches_in_order, batches_in_training, collate, spread_over, steps_per_epoch
 from avtool.devices import resolve_precision
 from avtool.distributed import World, share_batch_norm
 from avtool.engine.start import Clips, Saved, load_start
@@ -30,6 +30,7 @@ from avtool.progress import say
 from avtool.registry import TASKS
 from avtool.replicas import Batch, autocast, has_batch_norm, replicas_for
 from avtool.report.heatmap import write_png
+from avtool.speed import figure, flop_of_sample, in_hours
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
@@ -202,6 +203,22 @@ class Run:
             share=self.world.shard(self.recipe.train.batch_size * self.schedule.merged),
             pin_memory=self.device.type == "cuda",
         )
+
+    @cached_property
+    def flop_of_sample(self) -> float | None:
+        """See ``avtool.speed``; None where BatchNorm would ask other processes."""
+        if self.world.size > 1 and has_batch_norm(self.task):
+            return None
+        views = self.task.training_views(self.recipe, self.dataset, self.clips.training)
+        batch = collate([views.sample(0, index) for index in spread_over(self.clips.training, 2)])
+        return flop_of_sample(self.task, batch, device=self.device, precision=self.precision)
+
+    def speed(self) -> str:
+        """In words, the speed of all steps so far."""
+        pace = self.position()["samples"] / self.seconds
+        flop = self.flop_of_sample
+        work = f", {figure(flop / 1e9)} GFLOP a sample, {figure(flop * pace / 1e9)} GFLOP/s" if flop else ""
+        return f"{figure(pace)} samples/s{work}, {in_hours(self.seconds)} without measuring held-out clips"
 
     @cached_property
     def log(self) -> MetricsLog:

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules._functions import SyncBatchNorm as NormalizedOverProcesses
 
-from avtool.bench.measure import count_flops, peak_bytes
+from avtool.bench.measure import peak_bytes
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import PRECISIONS, check_compiler
@@ -34,6 +34,7 @@ from avtool.model.build import compile_blocks
 from avtool.optim import set_learning_rate
 from avtool.registry import FUSIONS
 from avtool.replicas import autocast, in_parallel
+from avtool.speed import count_flops
 
 CPU, FIRST = torch.device("cpu"), next(iter(FUSIONS))
 CLIPS, STEPS, RATE = 32, 4, 3e-4

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from avtool.bench import data as bench_data
 from avtool.bench import model as bench_model
-from avtool.bench.measure import compare, count_flops, interleave, peak_bytes, seconds_of, spread
+from avtool.bench.measure import compare, interleave, peak_bytes, spread
 from avtool.bench.model import (
     ATTENTION,
     BUILT,
@@ -27,7 +27,6 @@ from avtool.bench.model import (
     benchmark,
     built_pairs_in_words,
     fusion_suite,
-    matrix_product,
     shared_models,
 )
 from avtool.bench.pairs import BuiltPairs, with_built_pairs
@@ -40,6 +39,7 @@ from avtool.media import describe_container, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
 from avtool.model.mae import MaskedAutoencoder
 from avtool.registry import FUSIONS
+from avtool.speed import count_flops, matrix_product, seconds_of
 from tests.clips import click, clip, level_frames, level_of, moving_frames, where_is_click
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ RESULT_KEYS = {
 @pytest.fixture(autouse=True)
 def _small_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_model, "PRODUCT_SIDE", 64)
-    monkeypatch.setattr("avtool.bench.measure.MIN_SECONDS", 0.0)
+    monkeypatch.setattr("avtool.speed.MIN_SECONDS", 0.0)
 
 
 def bench(line: str, *, args: list[str] | None = None, **options):
@@ -110,8 +110,8 @@ def test_passes_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_short_passes_are_repeated_and_timed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr("avtool.bench.measure.time.perf_counter", lambda: clock[0])
-    monkeypatch.setattr("avtool.bench.measure.MIN_SECONDS", 1.0)
+    monkeypatch.setattr("avtool.speed.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("avtool.speed.MIN_SECONDS", 1.0)
     calls = {"short": 0, "long": 0}
 
     def take(name: str, seconds: float) -> None:
@@ -214,7 +214,7 @@ def test_models_share_everything_but_fusion_blocks() -> None:
 
 
 def test_the_product_is_in_the_run_s_precision() -> None:
-    assert matrix_product(8, Setup("step", precision="bf16"))().dtype == torch.bfloat16
+    assert matrix_product(8, CPU, torch.bfloat16)().dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("what", "precision"), [("fusion", "float32"), ("step", "bf16")])

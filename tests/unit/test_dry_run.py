@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,15 @@ from avtool.config.schema import Recipe
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
+from avtool.engine import dry
 from avtool.engine.dry import CountingDataset, Memory, memory_of_step
 from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.errors import in_bytes
-from avtool.replicas import Batch, in_parallel
+from avtool.places import checkpoints_of
+from avtool.replicas import Batch, autocast, in_parallel
+from avtool.speed import count_flops, figure, in_hours
+from avtool.tracking import read_metrics
+from avtool.weight_files import read_safetensors
 
 CPU = torch.device("cpu")
 SMALL = (
@@ -38,6 +44,12 @@ SMALL = (
     "data.workers=0",
 )
 CLASSIFY = ("init.model=none", "data.validation=0", "classify.mixup=0.8")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("avtool.speed.PRODUCT_SIDE", 64)
+    monkeypatch.setattr(dry, "TIMED", 3)
 
 
 @pytest.fixture(scope="module")
@@ -159,4 +171,114 @@ def test_bytes_read_are_those_of_a_frame_and_a_window(data: Path) -> None:
 def test_sizes_in_words() -> None:
     assert [in_bytes(size) for size in (12, 1234, 5.6e7, 2e9, 3e12)] == [
         "12 bytes", "1.23 kB", "56 MB", "2 GB", "3 TB",
+    ]  # fmt: skip
+
+
+def files(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_real_steps_are_timed_and_leave_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    speeds, timed_steps = [], dry.timed_steps
+    monkeypatch.setattr(dry, "timed_steps", lambda run: speeds.append(timed_steps(run)) or speeds[0])
+    before = files(data)
+    recipe = load_recipe("tiny", [*SMALL, "train.accumulate=2", "data.workers=1", "init.image=nofile.pth"])
+    text = engine.dry_run(recipe, data=data, device="cpu").partition("time of a step ")[2]
+    assert text.startswith("(3 steps timed after 2 of warm-up, cpu, float32, one process)\n")
+    number = r"([\d.,e+-]+)"
+    pace = re.search(rf"samples/s +{number} \(\d+% of the time spent waiting for data; up to 4 batches", text)
+    flop, share = (
+        re.search(rf"GFLOP a sample +{number}\n", text),
+        re.search(rf"share +\d+% of {number} GF", text),
+    )
+    assert pace and flop and share and all(float(found[1]) > 0 for found in (pace, flop, share))
+    left = re.search(r"to the end +(.+), without measuring held-out clips", text)
+    assert left and left[1] == in_hours(96 / speeds[0][1]["samples_per_second"])
+    assert files(data) == before and not files(tmp_path)
+
+
+def test_no_further_step_is_timed_once_patience_is_over(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry, "PATIENCE", 1e-9)
+    monkeypatch.setattr(dry, "product_rate", lambda *args: 1e30)
+    text = engine.dry_run(load_recipe("tiny", SMALL), data=data, device="cpu")
+    assert "(1 steps timed after 2 of warm-up" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PATIENCE", 0.0, "(not measured, it takes "),
+        ("free_memory", lambda device: 1000, "(not measured, 1 kB of memory are free; "),
+    ],
+)
+def test_a_step_too_long_or_too_large_is_not_made(
+    name: str, value: object, said: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry, name, value)
+    monkeypatch.setattr(dry, "product_rate", lambda *args: 1e6)
+    monkeypatch.setattr(dry, "PATIENCE", 0.0 if name == "PATIENCE" else 1e9)
+    monkeypatch.setattr(dry, "timed_steps", pytest.fail)
+    recipe = load_recipe("tiny", SMALL)
+    text = engine.dry_run(recipe, data=data, device="cpu").partition("time of a step ")[2]
+    flop = new_run(recipe, data).flop_of_sample
+    assert flop and text.startswith(said) and "samples/s" not in text
+    assert f"{in_hours(48 * flop / 1e6)} or more, without measuring held-out clips" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("tiny", ["model.fusion.kind=dense", "train.activation_checkpointing=true"]),
+        ("tiny-classify", [*CLASSIFY, "train.drop_path=0.5", "train.precision=bf16"]),
+        ("tiny-probe", ["init.model=none", "data.validation=0"]),
+    ],
+)
+def test_arithmetic_of_a_sample_is_that_of_a_step_and_leaves_all_as_it_is(
+    name: str, settings: list[str], data: Path
+) -> None:
+    run = new_run(load_recipe(name, [*SMALL, *settings]), data)
+    before = {key: value.clone() for key, value in run.task.state_dict().items()}
+    drawn = torch.get_rng_state()
+    flop = run.flop_of_sample
+    assert torch.equal(torch.get_rng_state(), drawn)
+    assert all(torch.equal(value, before[key]) for key, value in run.task.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.task.parameters())
+    batch = next(run.batches())
+
+    def step() -> None:
+        with autocast(CPU, run.precision):
+            loss = run.task(batch)["loss"]
+        loss.backward()
+
+    assert flop == count_flops(step) / 8 > 0
+
+
+def test_a_run_says_its_speed_and_counting_changes_no_bit(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = (*SMALL, *CLASSIFY, "train.drop_path=0.5", "train.log_every=3")
+    recipe = load_recipe("tiny-classify", settings)
+    weights = []
+    for counted in (True, False):
+        if not counted:
+            monkeypatch.setattr(engine.Run, "flop_of_sample", None)
+        torch.manual_seed(1)
+        out = engine.train(recipe, data=data, out=tmp_path / str(counted), device="cpu", allow_random=True)
+        weights.append(read_safetensors(checkpoints_of(out)[-1] / "model.safetensors"))
+        rows = [row for row in read_metrics(out) if "loss" in row]
+        last = capsys.readouterr().err.splitlines()[-1]
+        pace = 48 / rows[-1]["seconds"]
+        assert last.startswith(f"6 steps done: {figure(pace)} samples/s, ")
+        assert last.endswith(f", {in_hours(rows[-1]['seconds'])} without measuring held-out clips")
+        assert all(("gflop_per_sample" in row) == counted for row in rows) and len(rows) == 2
+        assert (f", {figure(rows[0].get('gflop_per_sample', 0))} GFLOP a sample, " in last) == counted
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+
+
+def test_times_in_words() -> None:
+    assert [in_hours(seconds) for seconds in (0.5, 90, 3600, 4.5e6)] == [
+        "0.5 s", "1.5 minutes", "1 hours", "1,250 hours",
     ]  # fmt: skip

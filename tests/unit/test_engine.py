@@ -19,7 +19,7 @@ from avtool import engine
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
-from avtool.engine import loop
+from avtool.engine import dry, loop
 from avtool.engine import run as engine_run
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.model.encoder import encoder_of
@@ -442,7 +442,9 @@ def test_what_does_not_fit_stops_before_anything_is_written(data: Path, tmp_path
         run(data, tmp_path / "run")
 
 
-def test_dry_run_counts_parameters_and_shapes(data: Path) -> None:
+def test_dry_run_counts_parameters_and_shapes(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dry, "PATIENCE", 0.0)  # no full-size step is made
+    monkeypatch.setattr("avtool.speed.PRODUCT_SIDE", 64)
     text = engine.dry_run(load_recipe("dense", ["data.split=all", "train.batch_size=2"]), data=data)
     assert "2 x 3 x 224 x 224" in text
     assert "2 x 1 x 128 x 192" in text
