@@ -159,11 +159,11 @@ class _Sprite:
             image = image[:, ::-1]
         fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
         image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
-        cover = image[..., 3]
+        cover = cv2.extractChannel(image, 3)
         shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
         through = (1 - cover) * (1 - 0.4 * shadow)
-        layers = np.rint(np.dstack([image[..., :3], through, cover]).clip(0, 1) * 255).astype(np.uint8)
-        self.image, self.cover = layers[..., :4].copy(), layers[..., 4].copy()
+        image[..., 3], self.cover = through, cv2.convertScaleAbs(cover, alpha=255)
+        self.image = cv2.convertScaleAbs(image, alpha=255)
 
     def placed(self, t: float) -> tuple[np.ndarray, tuple[slice, slice]]:
         """The affine map (2, 3) from sprite to its window of the frame at time ``t``, and the window."""

@@ -5,7 +5,9 @@ Drawings are made on a small board with antialiased, shaded shapes. Coordinates:
 on a board well above the size at which the object is shown: the reduction smooths again.
 """
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -73,13 +75,13 @@ def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point
 
 
 class Canvas:
-    """``rgba``: float32 (SIZE, SIZE, 4) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
+    """``rgba``: float32 (4, SIZE, SIZE) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
 
     ``pattern``, (SIZE, SIZE), multiplies the colour of what is ``textured``.
     """
 
     def __init__(self, pattern: np.ndarray) -> None:
-        self.rgba = np.zeros((SIZE, SIZE, 4), np.float32)
+        self.rgba = np.zeros((4, SIZE, SIZE), np.float32)
         self.turn = 0.0
         self._pattern = pattern
 
@@ -107,39 +109,44 @@ class Canvas:
         spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
         fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
-        mask: np.ndarray = np.zeros((SIZE, SIZE), np.uint8)
+        thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
+        grow = thick + round(blur * SIZE * 1.5)
+        (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
+        x1, y1 = (min(max(math.floor(low) - grow, 0), SIZE - 1) for low in (left, top))
+        x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), SIZE) for high in (right, bottom))
+        place = np.s_[y1:y2, x1:x2]
+        mask: np.ndarray = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        fixed -= np.array((x1, y1), np.int32) << _SHIFT
         if width is None:
-            grow = 1
             cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
         else:
-            grow = max(1, round(width * SIZE / 2 * _REACH))
-            cv2.polylines(mask, [fixed], False, 255, grow, cv2.LINE_AA, _SHIFT)
+            cv2.polylines(mask, [fixed], False, 255, thick, cv2.LINE_AA, _SHIFT)
         if blur:
             mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
-            grow += round(blur * SIZE * 1.5)
-        x1, y1 = np.clip(np.floor(pixels.min(0)).astype(int) - grow, 0, SIZE - 1)
-        x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, SIZE)
-        place = np.s_[y1:y2, x1:x2]
-        rgb = np.asarray(colour, np.float32) * _shading(shade, y2 - y1, x2 - x1)[..., None]
+        rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, y2 - y1, x2 - x1)
         if textured:
-            rgb = rgb * self._pattern[place][..., None]
-        cover = mask[place].astype(np.float32)[..., None] * (alpha / 255)
-        board = self.rgba[place]
+            rgb = rgb * self._pattern[place]
+        cover = mask.astype(np.float32) * (alpha / 255)
+        board = self.rgba[:, y1:y2, x1:x2]
         board *= 1 - cover
-        board[..., :3] += np.minimum(rgb, 1) * cover
-        board[..., 3:] += cover
+        board[:3] += np.minimum(rgb, 1) * cover
+        board[3] += cover
 
 
+@lru_cache(256)
 def _shading(shade: str, height: int, width: int) -> np.ndarray:
     """Brightness of a shape over its box, light from the upper left: float32, broadcasts to (height, width)."""
     u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    return {
-        "flat": np.ones_like(u),
-        "soft": 1.0 - 0.13 * (0.5 * u + v),
-        "round": 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2),
-        "tube": 1.16 - 0.42 * (u + 0.35) ** 2,
-    }[shade]
+    match shade:
+        case "flat":
+            return np.ones((1, 1), np.float32)
+        case "soft":
+            return 1.0 - 0.13 * (0.5 * u + v)
+        case "round":
+            return 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2)
+        case _:  # tube
+            return 1.16 - 0.42 * (u + 0.35) ** 2
 
 
 def pick_colours(rng: np.random.Generator) -> np.ndarray:
@@ -157,26 +164,30 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     canvas = Canvas(_pattern(rng))
     LOOKS[kind](canvas, body, accent, rng)
     # a thin dark line around all of it
-    cover, pen = canvas.rgba[..., 3:], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8)[..., None] * (1 - cover)
-    rgba = canvas.rgba + line * np.append(INK, 1).astype(np.float32)
-    seen = rgba[..., 3] > 0.5
+    cover, pen = canvas.rgba[3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8) * (1 - cover)
+    seen = cover + line > 0.5
     ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    return rgba[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    place = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    inks = zip(canvas.rgba, (*INK, np.float32(1)), strict=True)
+    return cv2.merge([plane[place] + line[place] * ink for plane, ink in inks])
 
 
 def _pattern(rng: np.random.Generator) -> np.ndarray:
     """A texture that multiplies the body's colour: stripes, dots, grain, or none."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
+    y, x = (part.astype(np.float32) / SIZE for part in np.ogrid[0:SIZE, 0:SIZE])
     angle, pitch, depth = rng.uniform(0, np.pi), rng.uniform(30, 60), rng.uniform(0.06, 0.2)
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    textures = (
-        0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1),
-        np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1),
-        0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across)),
-        np.zeros_like(x),
-    )
-    return 1 - depth * textures[int(rng.integers(4))]
+    match int(rng.integers(4)):
+        case 0:
+            texture = 0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1)
+        case 1:
+            texture = np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1)
+        case 2:
+            texture = 0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across))
+        case _:
+            texture = np.zeros((SIZE, SIZE), np.float32)
+    return 1 - depth * texture
 
 
 def guitar(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generator) -> None:
