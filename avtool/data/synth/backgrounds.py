@@ -28,7 +28,7 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
 def _ramp(size: int, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """A board with one colour at its top that turns into another: float32 (size, size, 3)."""
     part = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
-    return np.repeat(top * (1 - part) + bottom * part, size, 1).astype(np.float32)
+    return cv2.repeat((top * (1 - part) + bottom * part).astype(np.float32), 1, size)
 
 
 def _hills(rng: np.random.Generator, size: int, tones: np.ndarray) -> np.ndarray:

@@ -64,9 +64,19 @@ def ellipse(
 ) -> np.ndarray:
     """Part of an ellipse, (steps, 2) float64; angles in degrees, 0 to the right, 90 downwards."""
     rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
-    angle = np.deg2rad(np.linspace(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1)))
-    x, y, t = rx * np.cos(angle), ry * np.sin(angle), np.deg2rad(tilt)
-    return np.stack([centre[0] + x * np.cos(t) - y * np.sin(t), centre[1] + x * np.sin(t) + y * np.cos(t)], 1)
+    cosine, sine = _arc(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1))
+    x, y, t = rx * cosine, ry * sine, math.radians(tilt)
+    points = np.empty((len(x), 2))
+    points[:, 0] = centre[0] + x * math.cos(t) - y * math.sin(t)
+    points[:, 1] = centre[1] + x * math.sin(t) + y * math.cos(t)
+    return points
+
+
+@lru_cache(64)
+def _arc(begin: float, end: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``steps`` angles from ``begin`` to ``end`` degrees."""
+    angle = np.deg2rad(np.linspace(begin, end, steps))
+    return np.cos(angle), np.sin(angle)
 
 
 def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point]:
@@ -105,10 +115,12 @@ class Canvas:
         textured: bool = False,
     ) -> None:
         """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
-        angle = np.deg2rad(self.turn)
-        spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
-        fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
+        pixels = _array(points)
+        if self.turn:
+            angle = np.deg2rad(self.turn)
+            pixels = pixels @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        pixels = (pixels * _REACH + 1) * (SIZE / 2) - 0.5
+        fixed = np.rint(pixels * 2**_SHIFT).astype(np.int32)
         thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
         grow = thick + round(blur * SIZE * 1.5)
         (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
@@ -136,8 +148,7 @@ class Canvas:
 @lru_cache(256)
 def _shading(shade: str, height: int, width: int) -> np.ndarray:
     """Brightness of a shape over its box, light from the upper left: float32, broadcasts to (height, width)."""
-    u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    u, v = _axis(width)[None, :], _axis(height)[:, None]
     match shade:
         case "flat":
             return np.ones((1, 1), np.float32)
@@ -147,6 +158,11 @@ def _shading(shade: str, height: int, width: int) -> np.ndarray:
             return 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2)
         case _:  # tube
             return 1.16 - 0.42 * (u + 0.35) ** 2
+
+
+@lru_cache(SIZE)
+def _axis(size: int) -> np.ndarray:
+    return np.linspace(-1, 1, size, dtype=np.float32)
 
 
 def pick_colours(rng: np.random.Generator) -> np.ndarray:
