@@ -196,14 +196,14 @@ def fill_the_board(
         grow += round(blur * size * 1.5)
     x1, y1 = np.clip(np.floor(pixels.min(0)).astype(int) - grow, 0, size - 1)
     x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, size)
-    light = np.zeros((size, size), np.float32)
+    light, whole = np.zeros((size, size), np.float32), np.s_[0:size, 0:size]
     light[y1:y2, x1:x2] = objects._shading(shade, y2 - y1, x2 - x1)
     cover = mask.astype(np.float32) * (alpha / 255)
     board = canvas.rgba
     board *= 1 - cover
     for k, value in enumerate(np.asarray(colour, np.float32)):
         rgb = value * light
-        board[k] += np.minimum(rgb * canvas._pattern if textured else rgb, 1) * cover
+        board[k] += np.minimum(rgb * canvas._pattern(whole) if textured else rgb, 1) * cover
     board[3] += cover
 
 

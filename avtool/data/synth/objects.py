@@ -6,7 +6,7 @@ on a board well above the size at which the object is shown: the reduction smoot
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ _REACH = 0.94  # the part of the board that -1..1 covers
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float]
 Radii = Point | float
+Place = tuple[slice, slice]
 Points = str | Sequence[Point] | np.ndarray
 
 
@@ -87,10 +88,10 @@ def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point
 class Canvas:
     """``rgba``: float32 (4, SIZE, SIZE) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
 
-    ``pattern``, (SIZE, SIZE), multiplies the colour of what is ``textured``.
+    ``pattern`` gives, for a part of the board, what multiplies the colour of what is ``textured``.
     """
 
-    def __init__(self, pattern: np.ndarray) -> None:
+    def __init__(self, pattern: Callable[[Place], np.ndarray]) -> None:
         self.rgba = np.zeros((4, SIZE, SIZE), np.float32)
         self.turn = 0.0
         self._pattern = pattern
@@ -137,7 +138,7 @@ class Canvas:
             mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
         rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, y2 - y1, x2 - x1)
         if textured:
-            rgb = rgb * self._pattern[place]
+            rgb = rgb * self._pattern(place)
         cover = mask.astype(np.float32) * (alpha / 255)
         board = self.rgba[:, y1:y2, x1:x2]
         board *= 1 - cover
@@ -189,21 +190,26 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     return cv2.merge([plane[place] + line[place] * ink for plane, ink in inks])
 
 
-def _pattern(rng: np.random.Generator) -> np.ndarray:
+def _pattern(rng: np.random.Generator) -> Callable[[Place], np.ndarray]:
     """A texture that multiplies the body's colour: stripes, dots, grain, or none."""
-    y, x = (part.astype(np.float32) / SIZE for part in np.ogrid[0:SIZE, 0:SIZE])
     angle, pitch, depth = rng.uniform(0, np.pi), rng.uniform(30, 60), rng.uniform(0.06, 0.2)
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    match int(rng.integers(4)):
-        case 0:
-            texture = 0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1)
-        case 1:
-            texture = np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1)
-        case 2:
-            texture = 0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across))
-        case _:
-            texture = np.zeros((SIZE, SIZE), np.float32)
-    return 1 - depth * texture
+    style = int(rng.integers(4))
+
+    def within(place: Place) -> np.ndarray:
+        y, x = (part.astype(np.float32) / SIZE for part in np.ogrid[place])
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        match style:
+            case 0:
+                texture = 0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1)
+            case 1:
+                texture = np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1)
+            case 2:
+                texture = 0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across))
+            case _:
+                return np.ones((1, 1), np.float32)
+        return 1 - depth * texture
+
+    return within
 
 
 def guitar(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generator) -> None:
