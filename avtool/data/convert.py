@@ -164,7 +164,7 @@ def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip
             if gone := [str(path) for path in row.files() if not path.exists()]:
                 return Rejected(row, checks.MISSING, f"looked for {names.listed(gone, 1)}", missing=True)
             if row.rendered is not None:
-                return _rendered(row, settings, flags)
+                return _rendered(row, synth.describe(*row.rendered), settings, flags)
             if row.video is None:
                 clip, sizes = _from_pictures(row, settings)
             else:
@@ -238,9 +238,8 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
     return clip, sizes
 
 
-def _rendered(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip:
+def _rendered(row: Row, scene: synth.Scene, settings: Settings, flags: Sequence[str]) -> PreparedClip:
     """A clip of ``synth`` as it is drawn: of its frames those that are kept, and nothing encoded before."""
-    scene = synth.describe(*row.rendered or ())
     stage, stems = synth.Stage(scene), synth.stems_of(scene)
     mask, view, boxes = stage.truth()
     numbers, seconds = synth.frames_kept(settings.frame_rate), float(synth.SECONDS)
@@ -259,14 +258,11 @@ def _rendered(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedCli
         sound_seconds=seconds,
         header_seconds=seconds,
     )
+    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
     known = replace(row, view=view, boxes=tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes))
     return replace(
         _checked(known, settings, clip, [whole] * len(numbers), flags),
-        masks={
-            clip.key: cv2.imencode(".png", cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))[
-                1
-            ].tobytes()
-        },
+        masks={clip.key: cv2.imencode(".png", mask)[1].tobytes()},
         stems={name: media.resampled(stem, *rates) for name, stem in zip(row.labels, stems, strict=True)},
     )
 

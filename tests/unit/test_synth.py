@@ -12,11 +12,11 @@ import pytest
 import soundfile
 
 from avtool import media
-from avtool.data import synth, workers
+from avtool.data import synth
 from avtool.data.synth import backgrounds, objects
 from avtool.data.synth.objects import LOOKS, pick_colours
 from avtool.data.synth.sounds import MAKERS, PEAK, source
-from avtool.errors import AvtoolError, UsageError
+from avtool.errors import UsageError
 
 Drawn = list[tuple[synth.Scene, np.ndarray, np.ndarray]]
 Rendered = tuple[Path, list[dict[str, str]]]
@@ -48,9 +48,7 @@ DESCRIBED = 4000  # scenes that are only described
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """Ten rendered clips of seed 3 and the rows of their manifest."""
     folder = tmp_path_factory.mktemp("synth")
-    calls: list[int] = []
-    manifest = synth.render(folder, clips=10, seed=3, progress=calls.append)
-    assert calls == [1] * 10
+    manifest = synth.render(folder, clips=10, seed=3)
     with manifest.open(newline="", encoding="utf-8") as file:
         return folder, list(csv.DictReader(file))
 
@@ -144,18 +142,6 @@ def test_a_clip_follows_from_seed_and_number_alone(rendered: Rendered, tmp_path:
             np.testing.assert_array_equal(one.frame(index), other.frame(index))
     one, other = (synth.Stage(synth.describe(seed, 1)).frame(0) for seed in (3, 4))
     assert (one != other).mean() > 0.5
-
-
-def test_several_processes_render_the_same(rendered: Rendered, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(synth, "CLIPS_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "cores", lambda: 2)
-    manifest = synth.render(tmp_path, clips=4, seed=3)
-    with manifest.open(newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file)) == rendered[1][:4]
-    monkeypatch.setattr(workers, "run_all", lambda *_, **__: [(2, workers.Crash("killed by SIGKILL"))])
-    with pytest.raises(AvtoolError, match="rendered clip 2 died, the last killed by SIGKILL"):
-        synth.render(tmp_path / "again", clips=4, seed=3)
-    assert not (tmp_path / "again" / "manifest.csv").exists()
 
 
 def test_drawings_and_sounds_are_those_of_the_first_version() -> None:

@@ -21,9 +21,7 @@ The folder that ``render`` writes:
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +30,10 @@ import numpy as np
 import soundfile
 
 from avtool import media
-from avtool.data import workers
 from avtool.data.synth.backgrounds import background
 from avtool.data.synth.objects import LOOKS, draw
 from avtool.data.synth.sounds import SAMPLE_RATE, source
-from avtool.errors import AvtoolError, UsageError
+from avtool.errors import UsageError
 from avtool.files import atomic_file, json_text
 
 KINDS = tuple(LOOKS)
@@ -46,7 +43,6 @@ SECONDS = 4
 FRAMES = FPS * SECONDS
 MIDDLE = FRAMES // 2  # the frame shown at half the clip's length
 RENDERING = 2  # 1 was prepared from the H.264 + AAC files
-CLIPS_PER_PROCESS = 50  # fewer are rendered sooner than another process starts
 _SHADOW = 0.08  # of the object's side: how far the shadow falls and how soft it is
 _SPRITE = 2  # sprites are kept at this many times the size at which they are shown
 
@@ -265,34 +261,17 @@ def write_video(path: Path, stage: Stage, stems: np.ndarray) -> None:
     media.write_clip(path, frames, fps=FPS, waveform=sound, sample_rate=SAMPLE_RATE)
 
 
-def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
-    """Render ``clips`` clips into ``folder``, in as many processes as pay off, and return the path of its manifest.
-
-    ``progress`` is called with 1 after each clip. The manifest is written last: where it is, the data set is
-    whole. UsageError as of ``check``.
-    """
+def render(folder: Path, *, clips: int, seed: int) -> Path:
+    """Render ``clips`` clips into ``folder`` and return the path of its manifest, which is written last: where it is,
+    all clips are there. UsageError as of ``check``."""
     check(clips, seed)
     for name in ("clips", "masks", "stems"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    render_one = partial(_render_clip, folder, seed)
-    jobs = min(workers.cores(), clips // CLIPS_PER_PROCESS)
-    done: Iterable[tuple[int, Any]] = ((clip, render_one(clip)) for clip in range(clips))
-    if jobs > 1:
-        done = workers.run_all(render_one, range(clips), jobs=jobs)
-    rows = {}
-    for clip, row in done:
-        if isinstance(row, workers.Crash):
-            raise AvtoolError(
-                f"{workers.ATTEMPTS} processes that rendered clip {clip} died, the last {row.how}",
-                hint="if memory ran out, free some and start again",
-            )
-        rows[clip] = row
-        if progress is not None:
-            progress(1)
+    rows = [_render_clip(folder, seed, clip) for clip in range(clips)]
     with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows[clip] for clip in range(clips))
+        writer.writerows(rows)
     return folder / "manifest.csv"
 
 
