@@ -393,7 +393,7 @@ def test_a_part_that_is_none(table, tmp_path, part):
 
 
 def test_synth_comes_out_the_same_in_any_number_of_jobs_and_parts_and_after_a_stop(tmp_path, monkeypatch):
-    how = {"clips": 6, "seed": 1, "settings": ["rows_per_shard=2"]}
+    how = {"clips": 10, "seed": 1}  # three shards
     prepare("synth", out=tmp_path / "one", jobs=1, **how)
     prepare("synth", out=tmp_path / "two", jobs=2, **how)
     for part in ("2/2", "1/2", "2/2"):  # the last of these finds all done
@@ -410,16 +410,16 @@ def test_synth_comes_out_the_same_in_any_number_of_jobs_and_parts_and_after_a_st
 
 
 def test_another_rendering_of_synth_is_refused_by_name(tmp_path, monkeypatch):
-    how = {"out": tmp_path / "out", "clips": 2, "settings": ["rows_per_shard=1"]}
+    how = {"out": tmp_path / "out", "clips": 5}  # two shards
     prepare("synth", part="1/2", **how)
-    monkeypatch.setattr(synth, "RENDERING", 99)
-    for part in ("2/2", None):
-        with pytest.raises(
-            UsageError, match="another format: 3, rendering 2, now 3, rendering 99"
-        ) as refused:
-            prepare("synth", part=part, **how)
-        assert "the version of avtool that began it" in refused.value.hint
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(synth, "RENDERING", 99)
+        for part in ("2/2", None):
+            with pytest.raises(
+                UsageError, match="another format: 3, rendering 2, now 3, rendering 99"
+            ) as refused:
+                prepare("synth", part=part, **how)
+            assert "the version of avtool that began it" in refused.value.hint
     prepare("synth", part="2/2", **how)
     monkeypatch.setattr(synth, "RENDERING", 99)
     with pytest.raises(UsageError, match="out exists"):

@@ -166,7 +166,7 @@ def test_drawing_in_a_box_is_drawing_on_the_whole_board(kind: str, monkeypatch: 
 def fill_the_board(
     canvas: objects.Canvas, points, colour, shade="soft", *, width=None, alpha=1.0, blur=0.0, textured=False
 ) -> None:
-    """``Canvas.fill``, pixel by pixel over all of the board."""
+    """``Canvas.fill`` over all of the board, one plane after the other."""
     angle, size = np.deg2rad(canvas.turn), objects.SIZE
     spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     pixels = (objects._array(points) @ spin * 0.94 + 1) * (size / 2) - 0.5
@@ -184,7 +184,7 @@ def fill_the_board(
     x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, size)
     light, whole = np.zeros((size, size), np.float32), np.s_[0:size, 0:size]
     light[y1:y2, x1:x2] = objects._shading(shade, y2 - y1, x2 - x1)
-    cover = mask.astype(np.float32) * (alpha / 255)
+    cover = mask.astype(np.float32) * (alpha / 255) * (light > 0)
     board = canvas.rgba
     board *= 1 - cover
     for k, value in enumerate(np.asarray(colour, np.float32)):
