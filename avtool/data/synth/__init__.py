@@ -154,7 +154,7 @@ class _Sprite:
         if thing.flip:
             image = image[:, ::-1]
         fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
-        image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
+        image = cv2.copyMakeBorder(image, *[3 * fall] * 4, cv2.BORDER_CONSTANT, value=0)
         cover = cv2.extractChannel(image, 3)
         shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
         through = (1 - cover) * (1 - 0.4 * shadow)

@@ -15,6 +15,7 @@ import numpy as np
 
 _HEX = "e46758 2c968c eab64e 3e629e 865484 70a25c 60a8d4 e088a0 b2523e e2c89c 68788c ee944c 94ceb2 8c7cc8"
 PALETTE = np.array([[*bytes.fromhex(colour)] for colour in _HEX.split()], np.float32) / 255
+_APART = [np.flatnonzero(np.linalg.norm(PALETTE - colour, axis=1) > 0.35) for colour in PALETTE]
 INK = np.array([0.13, 0.13, 0.19], np.float32)
 CREAM = np.array([0.98, 0.96, 0.9], np.float32)
 WHITE = np.ones(3, np.float32)
@@ -116,34 +117,43 @@ class Canvas:
         textured: bool = False,
     ) -> None:
         """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
-        pixels = _array(points)
-        if self.turn:
-            angle = np.deg2rad(self.turn)
-            pixels = pixels @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        pixels = (pixels * _REACH + 1) * (SIZE / 2) - 0.5
-        fixed = np.rint(pixels * 2**_SHIFT).astype(np.int32)
-        thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
-        grow = thick + round(blur * SIZE * 1.5)
-        (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
-        x1, y1 = (min(max(math.floor(low) - grow, 0), SIZE - 1) for low in (left, top))
-        x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), SIZE) for high in (right, bottom))
-        place = np.s_[y1:y2, x1:x2]
-        mask: np.ndarray = np.zeros((y2 - y1, x2 - x1), np.uint8)
-        fixed -= np.array((x1, y1), np.int32) << _SHIFT
-        if width is None:
-            cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
-        else:
-            cv2.polylines(mask, [fixed], False, 255, thick, cv2.LINE_AA, _SHIFT)
-        if blur:
-            mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
-        rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, y2 - y1, x2 - x1)
+        place, cover = _covered(_array(points).tobytes(), self.turn, width, alpha, blur)
+        rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, *cover.shape)
         if textured:
             rgb = rgb * self._pattern(place)
-        cover = mask.astype(np.float32) * (alpha / 255)
-        board = self.rgba[:, y1:y2, x1:x2]
+        board = self.rgba[:, *place]
         board *= 1 - cover
         board[:3] += np.minimum(rgb, 1) * cover
         board[3] += cover
+
+
+@lru_cache(1024)
+def _covered(
+    points: bytes, turn: float, width: float | None, alpha: float, blur: float
+) -> tuple[Place, np.ndarray]:
+    """The box of a shape, and how much of what is behind it the shape covers there: float32 (height, width). Most
+    shapes of a kind are the same in every drawing of it."""
+    pixels = np.frombuffer(points).reshape(-1, 2)
+    if turn:
+        angle = np.deg2rad(turn)
+        pixels = pixels @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    pixels = (pixels * _REACH + 1) * (SIZE / 2) - 0.5
+    fixed = np.rint(pixels * 2**_SHIFT).astype(np.int32)
+    thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
+    grow = thick + round(blur * SIZE * 1.5)
+    (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
+    x1, y1 = (min(max(math.floor(low) - grow, 0), SIZE - 1) for low in (left, top))
+    x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), SIZE) for high in (right, bottom))
+    place = np.s_[y1:y2, x1:x2]
+    mask: np.ndarray = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    fixed -= np.array((x1, y1), np.int32) << _SHIFT
+    if width is None:
+        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+    else:
+        cv2.polylines(mask, [fixed], False, 255, thick, cv2.LINE_AA, _SHIFT)
+    if blur:
+        mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
+    return place, mask.astype(np.float32) * (alpha / 255)
 
 
 @lru_cache(256)
@@ -169,8 +179,7 @@ def _axis(size: int) -> np.ndarray:
 def pick_colours(rng: np.random.Generator) -> np.ndarray:
     """Two colours of the palette that can be told apart, each varied a little: float32 (2, 3), body and accent."""
     first = int(rng.integers(len(PALETTE)))
-    apart = np.linalg.norm(PALETTE - PALETTE[first], axis=1)
-    second = int(rng.choice(np.flatnonzero(apart > 0.35)))
+    second = int(rng.choice(_APART[first]))
     varied = PALETTE[[first, second]] * rng.uniform(0.85, 1.1, (2, 1)) + rng.uniform(-0.05, 0.05, (2, 3))
     return np.clip(varied, 0.05, 1).astype(np.float32)
 
