@@ -154,7 +154,8 @@ class _Sprite:
         if thing.flip:
             image = image[:, ::-1]
         fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
-        image = cv2.copyMakeBorder(image, *[3 * fall] * 4, cv2.BORDER_CONSTANT, value=0)
+        edge = 3 * fall
+        image = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
         cover = cv2.extractChannel(image, 3)
         shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
         through = (1 - cover) * (1 - 0.4 * shadow)
