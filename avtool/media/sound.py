@@ -73,6 +73,19 @@ def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float 
     return sounds
 
 
+def resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Sound int16 (N,) at ``rate`` samples a second as int16 (M,) at ``wanted``."""
+    if rate == wanted:
+        return waveform
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), "s16", "mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler("s16", "mono", wanted)
+    blocks = [
+        out.to_ndarray()[0] for part in (frame, None) for out in resampler.resample(part) if out is not None
+    ]
+    return np.concatenate(blocks)[: round(len(waveform) * wanted / rate)]
+
+
 def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
     """Why sound int16 (N,) cannot be used, or None."""
     if len(waveform) < SECONDS_NEEDED * sample_rate:
