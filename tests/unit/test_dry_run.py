@@ -26,7 +26,7 @@ from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.errors import in_bytes
 from avtool.places import checkpoints_of
 from avtool.replicas import Batch, autocast, in_parallel
-from avtool.speed import count_flops, figure, in_hours
+from avtool.speed import count_flops, figure, flop_of_sample, in_hours
 from avtool.tracking import read_metrics
 from avtool.weight_files import read_safetensors
 
@@ -254,6 +254,22 @@ def test_arithmetic_of_a_sample_is_that_of_a_step_and_leaves_all_as_it_is(
         loss.backward()
 
     assert flop == count_flops(step) / 8 > 0
+
+
+class Drawing(torch.nn.Linear):
+    """A task that draws from torch's own generator."""
+
+    def forward(self, batch: Batch) -> Batch:
+        return {"loss": super().forward(batch["x"] + torch.rand(5, 3)).sum()}
+
+
+def test_what_a_task_draws_is_not_drawn_from_the_run() -> None:
+    drawn = torch.get_rng_state()
+    task, batch = Drawing(3, 2), {"x": torch.zeros(5, 3), "index": torch.arange(5)}
+    torch.set_rng_state(drawn)
+    # Forward and the gradient of the weights; the input wants none.
+    assert flop_of_sample(task, batch, device=CPU, precision=torch.float32) == 2 * 2 * 3 * 2
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_a_run_says_its_speed_and_counting_changes_no_bit(
