@@ -247,6 +247,25 @@ class PartnerViews:
         return self.views.sample(epoch, index) | _stacked(others, (*_SHARED, "gain_db"))
 
 
+@dataclass(frozen=True)
+class SilencedViews:
+    """Training views of which a ``share`` has another sound than its frame: digital silence, or as often white noise as
+    loud as its own. ``sample(epoch, index)``: what ``views`` gives, and ``negative``, whether it is one of these."""
+
+    views: TrainingViews | PartnerViews
+    share: float
+    seed: int
+
+    def sample(self, epoch: int, index: int) -> dict[str, Any]:
+        view = self.views.sample(epoch, index)
+        generator = draws(self.seed, epoch, index + (_NEGATIVES << 32))
+        chosen, noisy = generator.random(2)
+        if negative := bool(chosen < self.share):
+            own = view["waveform"]
+            view["waveform"] = white_noise(own, generator) if noisy < 0.5 else np.zeros_like(own)
+        return view | {"negative": np.bool_(negative)}
+
+
 def draw_others(kinds: np.ndarray, own: int, count: int, generator: np.random.Generator) -> list[int]:
     """Places of ``count`` entries of ``kinds`` (M,): draws are repeated until all are of different kinds, none
     of them ``own``."""
