@@ -113,16 +113,18 @@ def test_training_encodes_the_share_of_patches_that_is_kept_and_measuring_encode
     assert all(len(set(row.tolist())) == len(row) for row in (*image, *audio))
 
 
-def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
+@pytest.mark.parametrize("negatives", [0, 0.5])
+def test_the_loss_compares_each_batch_within_itself(dataset, negatives: float) -> None:
     """Two batches in one pass have the mean of their losses, so that a pass may hold any number of them."""
-    task, recipe = task_of(dataset)
+    task, recipe = task_of(dataset, f"localize.negatives={negatives}")
     batch = batch_of(task, recipe, dataset, size=8)
     with torch.no_grad():
         halves = [
             task({name: value[part] for name, value in batch.items()}) for part in (slice(0, 4), slice(4, 8))
         ]
         whole = task(batch)
-    for name in ("loss", "image", "audio"):
+    assert ("presence" in whole) == bool(negatives)
+    for name in whole:
         assert whole[name].item() == pytest.approx((halves[0][name] + halves[1][name]).item() / 2, rel=1e-5)
 
 
