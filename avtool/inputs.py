@@ -125,3 +125,9 @@ def fit_window(waveform: np.ndarray, count: int) -> np.ndarray:
     if len(waveform) >= count:
         return waveform[:count]
     return np.pad(waveform, (0, count - len(waveform)), mode="reflect")
+
+
+def white_noise(waveform: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """White Gaussian noise int16 (N,) as loud as ``waveform`` int16 (N,): of its root mean square."""
+    level = np.sqrt(np.square(waveform, dtype=np.float64).mean())
+    return np.clip(np.rint(level * generator.standard_normal(len(waveform))), -32768, 32767).astype(np.int16)

@@ -123,26 +123,52 @@ def pool_cells(cells: Tensor, *, pooling: str, temperature: float) -> Tensor:
 
 
 def contrastive_loss(
-    scores: Tensor, others: Tensor | None = None, *, first: int = 0, temperature: float
+    scores: Tensor,
+    others: Tensor | None = None,
+    *,
+    first: int = 0,
+    temperature: float,
+    belongs: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """InfoNCE over ``scores`` (n, B): n frames with each of the B sounds of their batch. Their own sounds are number
     ``first`` and those after it, and ``others`` (n, B) are the scores of these with each of the B frames; None: n is
     B, and it is ``scores`` transposed.
 
     ``loss`` is the mean of ``image`` (which sound belongs to this frame) and ``audio`` (which frame to this sound),
-    means over the n themselves: their mean over all parts of a batch is that of the batch.
+    means over the n themselves: their mean over all parts of a batch is that of the batch. Of those that ``belongs``,
+    bool (n,), says not to belong together (None: all do) the frame and the sound are only the others' negatives, and
+    their own terms are 0.
     Source: arXiv 1807.03748; both directions as in CLIP (arXiv 2103.00020), parts of a batch as in open_clip.
     """
     logits = scores.float() / temperature
     others = logits.t() if others is None else others.float() / temperature
     pairs = torch.arange(first, first + len(logits), device=logits.device)
-    image, audio = F.cross_entropy(logits, pairs), F.cross_entropy(others, pairs)
+    image, audio = _cross_entropy(logits, pairs, belongs), _cross_entropy(others, pairs, belongs)
     return {"loss": (image + audio) / 2, "image": image, "audio": audio}
 
 
-def candidates_loss(scores: Tensor, *, temperature: float) -> Tensor:
-    """Cross-entropy of ``scores`` (B, K) of a frame with K sounds, of which the first is its own: a scalar, float32."""
-    return F.cross_entropy(scores.float() / temperature, scores.new_zeros(len(scores), dtype=torch.int64))
+def candidates_loss(scores: Tensor, *, temperature: float, belongs: Tensor | None = None) -> Tensor:
+    """Cross-entropy of ``scores`` (B, K) of a frame with K sounds, of which the first is its own: a scalar, float32.
+    Where ``belongs``, bool (B,), says that it is not (None: always is), the term is 0."""
+    own = scores.new_zeros(len(scores), dtype=torch.int64)
+    return _cross_entropy(scores.float() / temperature, own, belongs)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+    """The mean over all samples, of which those not ``counted`` bool (B,) have 0 (None: all are)."""
+    if counted is None:
+        return F.cross_entropy(logits, targets)
+    return F.cross_entropy(logits, targets, reduction="none").mul(counted).mean()
+
+
+def presence_loss(scores: Tensor, belongs: Tensor, *, temperature: float) -> Tensor:
+    """Binary cross-entropy of sigmoid(``scores`` / temperature) (B,) with ``belongs``, bool (B,): whether a frame's
+    sound comes from it. A scalar in float32.
+
+    A contrast compares scores of one frame alone; this one sets 0 as the level that all frames' scores share.
+    Source: the sigmoid loss of Zhai et al. (arXiv 2303.15343), equation 1, without its bias.
+    """
+    return F.binary_cross_entropy_with_logits(scores.float() / temperature, belongs.float())
 
 
 def segmentation_loss(logits: Tensor, masks: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from avtool.inputs import (
     centre_crop,
     cropped,
     fit_window,
+    white_noise,
     whole_crop,
     window_around,
     window_with,
@@ -40,6 +41,7 @@ ANY_MASK = "prepare data with masks: avtool prepare synth, avsbench, or a manife
 RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 _PARTNERS = 0x9A47  # sets these draws apart from those of the clip's own view
+_NEGATIVES = 0x9A11
 _SHARED = ("image", "waveform", "index", "label")
 
 
@@ -245,6 +247,25 @@ class PartnerViews:
         return self.views.sample(epoch, index) | _stacked(others, (*_SHARED, "gain_db"))
 
 
+@dataclass(frozen=True)
+class SilencedViews:
+    """Training views of which a ``share`` has another sound than its frame: digital silence, or as often white noise as
+    loud as its own. ``sample(epoch, index)``: what ``views`` gives, and ``negative``, whether it is one of these."""
+
+    views: TrainingViews | PartnerViews
+    share: float
+    seed: int
+
+    def sample(self, epoch: int, index: int) -> dict[str, Any]:
+        view = self.views.sample(epoch, index)
+        generator = draws(self.seed, epoch, index + (_NEGATIVES << 32))
+        chosen, noisy = generator.random(2)
+        if negative := bool(chosen < self.share):
+            own = view["waveform"]
+            view["waveform"] = white_noise(own, generator) if noisy < 0.5 else np.zeros_like(own)
+        return view | {"negative": np.bool_(negative)}
+
+
 def draw_others(kinds: np.ndarray, own: int, count: int, generator: np.random.Generator) -> list[int]:
     """Places of ``count`` entries of ``kinds`` (M,): draws are repeated until all are of different kinds, none
     of them ``own``."""
@@ -268,6 +289,24 @@ class MixtureViews:
     def sample(self, index: int) -> dict[str, Any]:
         own, *others = (self.views.sample(int(clip)) for clip in self.mixtures[index])
         return own | _stacked(others, _SHARED)
+
+
+@dataclass(frozen=True)
+class NegativeViews:
+    """Fixed views beside other sounds: sample ``i`` is that of ``numbers[i]``, ``numbers`` int64 (N,), and
+    ``other_waveform`` int16 (1 + K, window_samples): white noise as loud as its own sound, a function of ``seed`` and
+    the clip, and the sounds of the samples ``others[i]``, places int64 (N, K) in ``numbers``."""
+
+    views: FixedViews
+    numbers: np.ndarray
+    others: np.ndarray
+    seed: int
+
+    def sample(self, index: int) -> dict[str, Any]:
+        own = self.views.sample(int(self.numbers[index]))
+        noise = white_noise(own["waveform"], draws(self.seed, 0, own["index"] + (_NEGATIVES << 32)))
+        others = (self.views.sample(int(self.numbers[place]))["waveform"] for place in self.others[index])
+        return own | {"other_waveform": np.stack([noise, *others])}
 
 
 def _stacked(others: Iterable[dict[str, Any]], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order
 from avtool.data.views import EvaluationViews, FixedViews, WindowViews
 from avtool.distributed import World
+from avtool.errors import DataError
 from avtool.features import LogMel
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
@@ -126,6 +127,24 @@ class Context:
         """``each`` of ``clips`` (N,) of ``dataset`` (None: the one that is judged), its windows averaged."""
         views = WindowViews(dataset or self.dataset, **self.view_size(), windows=self.windows)
         return self.each(views, views.numbers(clips), compute, averaged=self.windows)
+
+    def unjudged(self, *splits: str, purpose: str) -> tuple[PreparedDataset, np.ndarray]:
+        """Clips that are not judged: another split's, the first of ``splits`` that there is, or of one split the rest.
+        DataError where every clip is judged and none is left for ``purpose``."""
+        dataset = self.dataset
+        others = [name for name, clips in dataset.splits.items() if clips and name != dataset.split]
+        if dataset.split != "all" and others:
+            other = PreparedDataset(
+                dataset.folder, next((name for name in splits if name in others), others[0])
+            )
+            return other, np.arange(len(other))
+        rest = np.setdiff1d(np.arange(len(dataset)), self.chosen)
+        if not len(rest):
+            raise DataError(
+                f"{dataset.folder} leaves no clips {purpose}: all are judged",
+                hint="choose --split test, or --fold 1/5",
+            )
+        return dataset, rest
 
     def recordings(self, clips: np.ndarray) -> list[str]:
         """What each of the ``clips`` was recorded in."""

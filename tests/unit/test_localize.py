@@ -16,11 +16,11 @@ from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training
 from avtool.data.prepare import prepare
-from avtool.data.views import PartnerViews
+from avtool.data.views import PartnerViews, SilencedViews
 from avtool.engine.start import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
-from avtool.losses import candidates_loss, contrastive_loss, pool_cells
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
 from avtool.tasks.localize.maps import choose_map, localization_map
 from avtool.tasks.localize.train import Localization
 from avtool.tasks.settings import drawn_views
@@ -113,16 +113,18 @@ def test_training_encodes_the_share_of_patches_that_is_kept_and_measuring_encode
     assert all(len(set(row.tolist())) == len(row) for row in (*image, *audio))
 
 
-def test_the_loss_compares_each_batch_within_itself(dataset) -> None:
+@pytest.mark.parametrize("negatives", [0, 0.5])
+def test_the_loss_compares_each_batch_within_itself(dataset, negatives: float) -> None:
     """Two batches in one pass have the mean of their losses, so that a pass may hold any number of them."""
-    task, recipe = task_of(dataset)
+    task, recipe = task_of(dataset, f"localize.negatives={negatives}")
     batch = batch_of(task, recipe, dataset, size=8)
     with torch.no_grad():
         halves = [
             task({name: value[part] for name, value in batch.items()}) for part in (slice(0, 4), slice(4, 8))
         ]
         whole = task(batch)
-    for name in ("loss", "image", "audio"):
+    assert ("presence" in whole) == bool(negatives)
+    for name in whole:
         assert whole[name].item() == pytest.approx((halves[0][name] + halves[1][name]).item() / 2, rel=1e-5)
 
 
@@ -235,3 +237,76 @@ def test_partners_are_other_clips_the_same_in_any_batch(dataset) -> None:
     assert len(drawn) > 20
     with pytest.raises(DataError, match="3 classes of split train to draw from, 4 are needed"):
         PartnerViews(drawn_views(recipe, dataset), np.arange(9), partners=3, other_class=True)
+
+
+def test_negatives_are_in_nobodys_row_and_in_everybodys_contrast() -> None:
+    scores = torch.tensor([[0.9, 0.1, 0.4], [0.3, 0.2, 0.0], [0.5, 0.7, 0.6]])
+    belongs = torch.tensor([True, False, True])
+    found = contrastive_loss(scores, temperature=0.5, belongs=belongs)
+    for name, table in (("image", scores), ("audio", scores.t())):
+        rows = [-torch.log_softmax(table[i] / 0.5, 0)[i].item() for i in (0, 2)]
+        assert found[name].item() == pytest.approx(sum(rows) / 3)
+    parts = [
+        contrastive_loss(
+            scores[part], scores.t()[part], first=part.start, temperature=0.5, belongs=belongs[part]
+        )["loss"].item() * count
+        for part, count in ((slice(0, 1), 1), (slice(1, 3), 2))
+    ]  # fmt: skip
+    assert sum(parts) / 3 == pytest.approx(found["loss"].item())
+    first = torch.log_softmax(scores / 0.5, 1)[:, 0]
+    assert candidates_loss(scores, temperature=0.5, belongs=belongs).item() == pytest.approx(
+        -(first[0] + first[2]).item() / 3
+    )
+
+
+def test_presence_pushes_scores_of_own_sounds_up_and_of_others_down() -> None:
+    scores = torch.tensor([0.5, -0.5, 0.5], requires_grad=True)
+    loss = presence_loss(scores, torch.tensor([True, False, False]), temperature=0.5)
+    right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+    assert loss.item() == pytest.approx((2 * right + wrong) / 3)
+    loss.backward()
+    assert scores.grad[0] < 0 < scores.grad[1] < scores.grad[2]
+
+
+def test_a_share_of_windows_is_silent_or_noise_the_same_every_time(dataset) -> None:
+    task, recipe = task_of(dataset, "localize.negatives=0.5")
+    views = task.training_views(recipe, dataset, np.arange(9))
+    assert isinstance(views, SilencedViews)
+    plain, kinds = drawn_views(recipe, dataset), dict.fromkeys(("own", "silence", "noise"), 0)
+    for epoch in range(20):
+        for index in range(9):
+            sample, own = views.sample(epoch, index), plain.sample(epoch, index)
+            assert np.array_equal(sample["waveform"], views.sample(epoch, index)["waveform"])
+            assert np.array_equal(sample["image"], own["image"])
+            same = np.array_equal(sample["waveform"], own["waveform"])
+            assert sample["negative"] != same
+            kinds["own" if same else "noise" if sample["waveform"].any() else "silence"] += 1
+    assert kinds["own"] == pytest.approx(90, abs=20) and min(kinds["silence"], kinds["noise"]) > 25
+    off, recipe = task_of(dataset)
+    assert not isinstance(off.training_views(recipe, dataset, np.arange(9)), SilencedViews)
+
+
+@pytest.mark.parametrize("way", ["unimodal", "joint"])
+def test_what_is_trained_on_silence_and_noise_scores_them_below_a_frames_own(dataset, way: str) -> None:
+    task, recipe = task_of(
+        dataset,
+        f"localize.encoding={way}",
+        "localize.candidates=2",
+        "localize.negatives=0.5",
+        "train.batch_size=8",
+    )
+    batch = batch_of(task, recipe, dataset, size=8)
+    negative = batch["negative"]
+    assert 1 < negative.sum() < 7
+    task.train()
+    optimizer = torch.optim.AdamW(task.parameters(), lr=3e-3)
+    for _ in range(40):
+        losses = task(batch)
+        optimizer.zero_grad()
+        losses["loss"].backward()
+        optimizer.step()
+    sides = (losses["image"] + losses["audio"]) / 2
+    assert losses["loss"].item() == pytest.approx((sides + losses["presence"]).item())
+    maps = localization_map(task.eval().model, *inputs_of(task.log_mel, batch), kind="trained")
+    tops = maps.amax(dim=(1, 2))
+    assert tops[negative].max() < tops[~negative].min()

@@ -277,24 +277,8 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
         TASK.check_kind(context.config, context.checkpoint, otherwise=", or --protocol knn")
         tables += evaluate_classification(context, heads)
     if "knn" in protocols:
-        tables += evaluate_knn(context, *_reference(context))
+        tables += evaluate_knn(context, *context.unjudged("train", purpose="to be neighbours"))
     return tables
-
-
-def _reference(context: Context) -> tuple[PreparedDataset, np.ndarray]:
-    """Training clips that may be nearest neighbours: another split's, or of one split those that are not judged."""
-    dataset = context.dataset
-    others = [name for name, clips in dataset.splits.items() if clips and name != dataset.split]
-    if dataset.split != "all" and others:
-        other = PreparedDataset(dataset.folder, "train" if "train" in others else others[0])
-        return other, np.arange(len(other))
-    rest = np.setdiff1d(np.arange(len(dataset)), context.chosen)
-    if not len(rest):
-        raise DataError(
-            f"{dataset.folder} leaves no clips to be neighbours: all are judged",
-            hint="choose --split test, or --fold 1/5",
-        )
-    return dataset, rest
 
 
 def _usual(config: Config, checkpoint: Path) -> Sequence[str]:

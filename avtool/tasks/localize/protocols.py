@@ -36,8 +36,10 @@ from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.localize import slavc
 from avtool.tasks.localize.maps import choose_map, localization_map
+from avtool.tasks.localize.negatives import negative_audio
 from avtool.tasks.localize.prior import SHARE, load_prior, with_prior
 from avtool.tasks.localize.slavc import PROTOCOL as SLAVC
+from avtool.tasks.negatives import PROTOCOL as NEGATIVES
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 Scores = Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]
@@ -272,11 +274,20 @@ def _maps(
     )
 
 
+def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
+    with_truth = [name for name in protocols if name != NEGATIVES]
+    tables = evaluate_localization(context, with_truth) if with_truth else []
+    if NEGATIVES in protocols:
+        tables += negative_audio(context, *truth_of(context.dataset, context.chosen))
+    return tables
+
+
 def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
-    """Not ``slavc-extended``, which makes sounds of its own and needs cosines."""
+    """Not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the other
+    clips that are not judged."""
     return tuple(PROTOCOLS)
 
 
 EVALUATION = Evaluation(
-    (*PROTOCOLS, SLAVC), evaluate_localization, _usual, maps=True, object_prior=tuple(PROTOCOLS)
+    (*PROTOCOLS, SLAVC, NEGATIVES), _tables, _usual, maps=True, object_prior=tuple(PROTOCOLS)
 )

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from avtool.config.types import Number, Positive, Section, Whole
+from avtool.config.types import Number, Positive, Section, ShareBelow1, Whole
 
 
 class Localizer(Section):
@@ -25,3 +25,5 @@ class Localize(Localizer):
     """sounds that a frame is encoded with, its own among them (joint)"""
     temperature: Positive = 0.07
     """of the contrast between pairs"""
+    negatives: ShareBelow1 = 0.0
+    """share of training windows whose sound is replaced by silence or noise, so that nothing in view sounds; 0: none"""

@@ -9,11 +9,18 @@ from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.views import DrawnViews, FixedViews, MixtureViews, PartnerViews
+from avtool.data.views import (
+    DrawnViews,
+    FixedViews,
+    MixtureViews,
+    PartnerViews,
+    SilencedViews,
+    TrainingViews,
+)
 from avtool.distributed import World, all_gather_with_grad
 from avtool.errors import NotFinite, UsageError
 from avtool.features import inputs_of
-from avtool.losses import candidates_loss, contrastive_loss, pool_cells
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
 from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.tasks.localize.recipe import Localize
 from avtool.tasks.settings import drawn_views, fixed_views
@@ -55,11 +62,13 @@ class Localization(Training):
         return np.arange(len(dataset)), {}
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
-        """A random window, frame, crop, flip and gain; joint: of other clips as well."""
-        views = drawn_views(recipe, dataset)
-        if self.options.encoding == UNIMODAL:
-            return views
-        return PartnerViews(views, chosen, partners=self.options.candidates - 1)
+        """A random window, frame, crop, flip and gain; joint: of other clips as well. A share of
+        ``negatives`` has silence or noise in place of its sound."""
+        alone = drawn_views(recipe, dataset)
+        views: TrainingViews | PartnerViews = alone
+        if self.options.encoding != UNIMODAL:
+            views = PartnerViews(alone, chosen, partners=self.options.candidates - 1)
+        return SilencedViews(views, share, recipe.seed) if (share := self.options.negatives) else views
 
     def evaluation_views(
         self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray
@@ -73,20 +82,35 @@ class Localization(Training):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
-        sound."""
+        sound; with ``negatives`` also ``presence``, whether the sound comes from the frame."""
+        belongs = ~batch["negative"] if "negative" in batch else None
         if self.options.encoding == UNIMODAL:
-            return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch))
+            return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch), belongs=belongs)
+        scores = {name: self.candidate_scores(batch, name) for name in ("image", "audio")}
+        temperature = self.options.temperature
         sides = {
-            name: candidates_loss(self.candidate_scores(batch, name), temperature=self.options.temperature)
-            for name in ("image", "audio")
+            name: candidates_loss(found, temperature=temperature, belongs=belongs)
+            for name, found in scores.items()
         }
-        return {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
+        losses = {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
+        return losses if belongs is None else self.with_presence(losses, scores["image"][:, 0], belongs)
+
+    def with_presence(self, losses: dict[str, Tensor], own: Tensor, belongs: Tensor) -> dict[str, Tensor]:
+        """``losses`` with that of the scores ``own`` (B,) of frames with the sound that they are shown with."""
+        presence = presence_loss(own, belongs, temperature=self.options.temperature)
+        return losses | {"loss": losses["loss"] + presence, "presence": presence}
 
     def contrast(
-        self, image: Tensor, audio: Tensor, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+        self,
+        image: Tensor,
+        audio: Tensor,
+        image_keep: Tensor | None = None,
+        audio_keep: Tensor | None = None,
+        *,
+        belongs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
-        process or thread holds."""
+        process or thread holds. ``belongs``, bool (B,): whose sound is the frame's own (None: everyone's)."""
         patches = self.model.patches(image, audio, image_keep)
         sounds, first = self.model.sounds(image, audio, audio_keep), 0
         count = len(patches)
@@ -101,9 +125,13 @@ class Localization(Training):
                 continue
             scores = self.scores(patches[own], sounds[batch])
             others = None if own == batch else self.scores(patches[batch], sounds[own]).t()
+            place = own.start - start
+            of_own = None if belongs is None else belongs[own.start - first : own.stop - first]
             found = contrastive_loss(
-                scores, others, first=own.start - start, temperature=self.options.temperature
+                scores, others, first=place, temperature=self.options.temperature, belongs=of_own
             )
+            if of_own is not None:
+                found = self.with_presence(found, scores.diagonal(place), of_own)
             losses.append({name: value * len(scores) / count for name, value in found.items()})
         return {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]}
 

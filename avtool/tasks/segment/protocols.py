@@ -22,7 +22,9 @@ from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published,
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
 from avtool.tasks.names import ClassNames
+from avtool.tasks.negatives import PROTOCOL as NEGATIVES
 from avtool.tasks.segment import TASK
+from avtool.tasks.segment.negatives import negative_audio
 from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
@@ -284,6 +286,12 @@ def _kept(scores: dict[str, Scores]) -> dict[str, np.ndarray]:
     }
 
 
+def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
+    of_masks = [name for name in protocols if name != NEGATIVES]
+    tables = evaluate_segmentation(context, of_masks) if of_masks else []
+    return tables + (negative_audio(context) if NEGATIVES in protocols else [])
+
+
 EVALUATION = Evaluation(
-    tuple(PROTOCOLS), evaluate_segmentation, lambda config, checkpoint: fitting_protocols(config)
+    (*PROTOCOLS, NEGATIVES), _tables, lambda config, checkpoint: fitting_protocols(config)
 )
