@@ -36,8 +36,9 @@ class _Line:
 
     def go_on(self, packets: Sequence[av.Packet]) -> tuple[float, float] | None:
         """The ``longest`` gap and the ``last`` one's seconds after its next packets, if all of them come when due."""
-        stamps, shown = [packet.dts for packet in packets], [packet.pts for packet in packets]
-        if self.shift or None in stamps or None in shown:
+        stamps = [stamp for packet in packets if (stamp := packet.dts) is not None]
+        shown = [stamp for packet in packets if (stamp := packet.pts) is not None]
+        if self.shift or not len(stamps) == len(shown) == len(packets):
             return None
         times = [self.last, *(stamp * self.tick for stamp in stamps)]
         gaps = list(map(sub, times[1:], times))
@@ -73,8 +74,8 @@ class Clock:
         """The next packets; quick where nothing is to be done, as in nearly all files."""
         found = {}
         for index in {packet.stream_index for packet in packets}:
-            line = self.lines.get(index)
-            after = line and line.go_on([packet for packet in packets if packet.stream_index == index])
+            own = [packet for packet in packets if packet.stream_index == index]
+            after = self.lines[index].go_on(own) if index in self.lines else None
             if after is None or (self.by_decoding and self.lag is None):
                 break
             found[index] = after

@@ -271,8 +271,9 @@ class MediaFile:
         return sorted(packets, key=attrgetter("stream.index"))
 
     def decoded(self, *streams: Stream | None) -> Iterator[tuple[Any, Any]]:
-        """The frames of ``streams``, which it must have (``need``), in the file's order, and the seconds at which each
-        is presented, None for a block of sound that does not say; what is damaged is counted and passed over."""
+        """The frames of ``streams``, which it must have (``need``), in the file's order for each of them, and the
+        seconds at which each is presented, None for a block of sound that does not say; what is damaged is counted and
+        passed over."""
         clock = self._clock()
         for packets in self._followed(clock):
             for packet in packets:

@@ -96,7 +96,7 @@ class Sound:
         self.waiting: list[tuple[av.AudioFrame, float]] = []  # blocks whose place is not settled yet
         self.mixing: list[str] = []
         self.power, self.shares = np.zeros(1), np.ones(1)
-        self.stretches: list[tuple[float, list[Sequence[np.ndarray]]]] = []
+        self.stretches: list[tuple[float, list[list[np.ndarray]]]] = []
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
         self.resampler: av.AudioResampler | None = None
@@ -261,12 +261,12 @@ class Sound:
         return Track(self.waveform(), self.rate, self.layout)
 
 
-def _planes(frame: av.AudioFrame) -> Sequence[np.ndarray]:
-    """What a frame holds: (C, N)."""
+def _planes(frame: av.AudioFrame) -> list[np.ndarray]:
+    """What a frame holds, channel by channel."""
     if frame.format.name == "fltp":  # as most codecs give it: read where it lies
         return [np.frombuffer(cast(Any, plane), np.float32)[: frame.samples] for plane in frame.planes]
     samples = frame.to_ndarray()
-    return samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T
+    return list(samples if frame.format.is_planar else samples.reshape(-1, frame.layout.nb_channels).T)
 
 
 def _seconds(frame: av.AudioFrame) -> float:
