@@ -115,6 +115,7 @@ def test_purity_is_the_share_of_the_most_common_label_and_unknown_without_labels
     )
     found = clusters.find(described, np.array([0, 0, 1, -1]), seed=0)
     assert (found.purity, found.labelled) == (1.0, 3)
+    assert "of 3 with a single label 100.0%" in str(found)
 
 
 def test_frames_learn_from_clusters_first_and_sounds_to_give_them_then_both_by_contrast(dataset) -> None:

@@ -14,7 +14,7 @@ SAMPLE = 2000
 """Clips at most whose sounds are clustered."""
 FLOOR = -5.0
 """Log10 mel power below the peak from which on everything is equally silent."""
-STARTS, ROUNDS = 4, 50
+STARTS, ROUNDS = 8, 50
 """How often k-means starts anew, and its rounds at most."""
 
 
@@ -72,8 +72,8 @@ def purity(clusters: np.ndarray, labels: np.ndarray) -> float:
 
 
 class Found(NamedTuple):
-    """How many ``clusters`` of the sounds of so many ``clips``; of the ``labelled`` ones the ``purity`` of their
-    clusters, and its ``floor``, that of shuffled labels: None where no clip has a label."""
+    """How many ``clusters`` of the sounds of so many ``clips``; of the ``labelled`` ones, those with a single label,
+    the ``purity`` of their clusters, and its ``floor``, that of shuffled labels: None where there are none."""
 
     clusters: int
     clips: int
@@ -86,8 +86,8 @@ class Found(NamedTuple):
         if self.purity is None:
             return found
         return (
-            f"{found}; {self.purity:.1%} of {self.labelled} labels are the most common one of their cluster "
-            f"(shuffled: {self.floor:.1%})"
+            f"{found}; of {self.labelled} with a single label {self.purity:.1%} have the most common one of their "
+            f"cluster (labels shuffled: {self.floor:.1%})"
         )
 
 
@@ -110,7 +110,7 @@ class SoundClusters(nn.Module):
     @torch.no_grad()
     def find(self, described: Tensor, labels: np.ndarray, *, seed: int) -> Found:
         """Cluster sounds ``described`` (N, features), standardised over all of them. ``labels`` int64 (N,), -1 for
-        none, are only compared with what was found. A function of both and ``seed``."""
+        none or several, are only compared with what was found. A function of both and ``seed``."""
         self.mean.copy_(described.mean(dim=0))
         self.scale.copy_(described.std(dim=0, correction=0).clamp(min=1e-6))
         self.centroids.copy_(k_means(self._standardised(described), len(self.centroids), seed=seed))

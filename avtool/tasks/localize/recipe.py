@@ -20,7 +20,7 @@ class Localizer(Section):
 
 class Clusters(Section):
     count: Annotated[Whole, Field(ge=2)] = 20
-    """how many clusters of sounds there are, about twice as many as kinds of sound"""
+    """how many clusters of sounds there are: two to four times as many as kinds of sound"""
     share: PartialShare = 0.45
     """share of the steps in which a clip's sound is its cluster's vector; after them both encoders learn by contrast"""
 

@@ -65,11 +65,11 @@ class Localization(Training):
         if self.clusters is None:
             return {}
         clips = spread_over(chosen, SAMPLE)
-        described, labels = [], []
-        for batch in batches_in_order(fixed_views(recipe, dataset), clips, batch_size=DESCRIBED_AT_ONCE):
-            described.append(describe(inputs_of(self.log_mel, batch)[1]))
-            labels.append(batch["label"])
-        found = self.clusters.find(torch.cat(described), torch.cat(labels).numpy(), seed=recipe.seed)
+        batches = batches_in_order(fixed_views(recipe, dataset), clips, batch_size=DESCRIBED_AT_ONCE)
+        described = torch.cat([describe(inputs_of(self.log_mel, batch)[1]) for batch in batches])
+        of_clips = [dataset.record(clip).label_ids for clip in clips]
+        labels = np.array([of_clip[0] if len(of_clip) == 1 else -1 for of_clip in of_clips])
+        found = self.clusters.find(described, labels, seed=recipe.seed)
         say(str(found))
         return {"clusters": found._asdict()}
 
