@@ -96,8 +96,9 @@ class Clip:
         return self._seen(self.still or media.find_frame(self.file, min(time, self.end)))
 
     def _seen(self, picture: media.Picture) -> media.Picture:
-        if picture.hdr:
-            self._say(f"{self.path} is HDR: it is seen as SDR, as prepare stores it with hdr=tonemap")
+        self._say(
+            *[f"{self.path} is HDR: it is seen as SDR, as prepare stores it with hdr=tonemap"] * picture.hdr
+        )
         return picture
 
     def fresh_frame(self, time: float) -> media.Picture:

@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from avtool import __version__, places
-from avtool.data.dataset import PreparedDataset
-from avtool.data.prepare import RENDERED
+from avtool.data import synth
 from avtool.errors import AvtoolError, UsageError
 from avtool.files import check_output, write_json
 from avtool.progress import say
@@ -45,11 +44,11 @@ SMALL = Size(10, _FEW, _FEW)
 DEMO_JSON = "demo.json"
 """What says that a folder is a demo's, and how far it came."""
 RUNS = ("pretrained", "localizer")
-MADE = ("data", *RUNS, "heatmap.png")
+MADE = ("data", *RUNS, "clip.mp4", "heatmap.png")
 """What a demo makes in its folder, in this order."""
 UNFINISHED = f"{MADE[0]}.unfinished"
 """What a preparation leaves that was stopped."""
-HELD_OUT = "test"
+HELD_OUT, HELD_OUT_CLIP = "test", 4  # the first clip of that split
 INTERRUPTED = 130
 _GRACE = 5.0  # seconds in which an interrupted command may end by itself, as Ctrl-C reaches it too
 
@@ -205,7 +204,7 @@ def _leave(out: Path, note: _Note) -> None:
 
 def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads: int | None) -> Demo:
     """Run the commands one after the other, and measure between them."""
-    data, run, localizer, heatmap = (out / name for name in MADE)
+    data, run, localizer, clip, heatmap = (out / name for name in MADE)
     tensors = ["--device", device] if device != "auto" else []
     tensors += ["--threads", str(threads)] if threads is not None else []
     seeded = ["--seed", str(seed)]
@@ -220,7 +219,9 @@ def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads
     say("\nHow well do its maps point, on clips that it has not seen?")
     result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
     keep_localization(localizer, result)
-    clip = data / RENDERED / "clips" / f"{PreparedDataset(data, HELD_OUT).record(0).id}.mp4"
+    note.begin(clip.name)
+    scene = synth.describe(seed, HELD_OUT_CLIP)
+    synth.write_video(clip, synth.Stage(scene), synth.stems_of(scene))
     note.begin(heatmap.name)
     _run("localize", clip, "--model", localizer, "--out", heatmap, *tensors)
     return Demo(data, run, localizer, heatmap, result)

@@ -18,11 +18,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from avtool.bench.measure import compare, interleave, measured_on, spread
+from avtool.data import synth
 from avtool.data.catalog import Request, read_source
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import PREFETCH, batches_in_training, collate, spread_over
-from avtool.data.prepare import RENDERED, prepare
-from avtool.data.shards import DATASET_JSON
+from avtool.data.prepare import prepare
 from avtool.data.views import TrainingViews, draws, random_crop
 from avtool.data.workers import START_METHOD
 from avtool.devices import keep_freed_memory
@@ -58,10 +58,10 @@ def benchmark_data(
     ``ratios`` and ``reference`` (a sentence on the mp4 side, which says so where ratios to it do not count).
 
     ``source``: a folder of clips (also in folders within it), of which at most ``clips`` are taken, prepared in a
-    temporary folder; a prepared data set with its rendered clips in it, which is read as it is; or None: ``clips``
-    clips are rendered. A sample is a random frame, cropped at random to 224 x 224, and 3 s of sound at 16 kHz; no
-    log-mel, which runs on the device. Rates are samples a second of CPU time in one process, and of wall time with one
-    and with two worker processes. Raises DataError where there is no usable clip.
+    temporary folder; None: ``clips`` clips are rendered. A sample is a random frame, cropped at random to 224 x 224,
+    and 3 s of sound at 16 kHz; no log-mel, which runs on the device. Rates are samples a second of CPU time in one
+    process, and of wall time with one and with two worker processes. Raises DataError where there is no usable
+    clip.
     """
     need(TRANSFORMS, purpose="bench data")
     cpu, settings = torch.device("cpu"), {"benchmark": "data", "batch": batch, "rounds": rounds, "seed": seed}
@@ -110,25 +110,17 @@ def mp4_in_words(rate: float, about: Mapping[str, Any]) -> str:
 
 def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[PreparedDataset, list[Path]]:
     """The same clips prepared and as files, in one order."""
+    prepared, table = folder / "prepared", folder / "clips.csv"
     if source is None:
-        source = folder / "rendered"
-        prepare("synth", out=source, clips=clips, seed=seed)
-    if (source / DATASET_JSON).is_file():
-        prepared, table = source, source / RENDERED / "manifest.csv"
-        if not table.is_file():
-            raise DataError(
-                f"{source} does not hold the clips it was prepared from",
-                hint="name the folder of the clips themselves; they are prepared on the way",
-            )
+        table = synth.render(folder / "rendered", clips=clips, seed=seed)
     else:
-        prepared, table = folder / "prepared", folder / "clips.csv"
         _list_clips(source, table, clips)
-        report = prepare("manifest", table, out=prepared)
-        if not report.prepared:
-            raise DataError(
-                f"none of the clips in {source} can be prepared: {', '.join(report.as_dict()['reasons'])}",
-                hint="avtool inspect CLIP says why",
-            )
+    report = prepare("manifest", table, out=prepared)
+    if not report.prepared:
+        raise DataError(
+            f"none of the clips in {source} can be prepared: {', '.join(report.as_dict()['reasons'])}",
+            hint="avtool inspect CLIP says why",
+        )
     dataset = PreparedDataset(prepared, "all")
     videos = {row.id: Path(row.video) for row in read_source("manifest", table, Request()).rows if row.video}
     try:
@@ -140,7 +132,7 @@ def _both(source: Path | None, folder: Path, *, clips: int, seed: int) -> tuple[
 def _list_clips(source: Path, table: Path, clips: int) -> None:
     """A csv of at most so many clips in ``source``, spread evenly over them."""
     if not source.is_dir():
-        raise DataError(f"{source} is not a folder", hint="name a folder of clips, or a prepared data set")
+        raise DataError(f"{source} is not a folder", hint="name a folder of clips")
     files = sorted(path for path in source.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
     if not files:
         raise DataError(f"{source} holds no clips ({', '.join(ENDINGS)})", hint="name a folder of clips")

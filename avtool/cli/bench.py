@@ -84,7 +84,6 @@ app.command(
     epilog=examples(
         "avtool bench data",
         "avtool bench data downloads/vggsound --json",
-        "avtool bench data data/prepared/synth",
         next_command="avtool inspect data/prepared/synth",
     )
 )
@@ -94,7 +93,7 @@ def data(
         Path | None,
         typer.Argument(
             metavar="SOURCE",
-            help="Folder of clips, or a prepared data set that holds its own.",
+            help="Folder of clips.",
             show_default="clips are rendered",
         ),
     ] = None,

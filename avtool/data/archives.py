@@ -33,7 +33,7 @@ from avtool.errors import MediaError
 
 BLOCK, CHUNK = 512, 1 << 20
 PIECE = re.compile(
-    r"(.*\.(?:tar|tgz|tbz2?|txz|zip|gz|xz|bz2)[._-](?:part)?[._-]?)((?!gz|xz|bz2|zip)[a-z]{2,3}|[0-9]{1,4})",
+    r"(.*\.(?:tar|tgz|tbz2?|txz|zip|gz|xz|bz2)[._-](?:part)?[._-]?)((?!gz|xz|bz2|zip|zst)[a-z]{2,3}|[0-9]{1,4})",
     re.I | re.S,
 )
 COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.BZ2File, b"\xfd7zXZ\0": lzma.LZMAFile}

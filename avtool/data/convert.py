@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
 from avtool.config.values import explain, parse_setting
-from avtool.data import audit, checks, names, workers
+from avtool.data import audit, checks, names, synth, workers
 from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
 from avtool.data.spool import Held
@@ -163,6 +163,8 @@ def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip
         try:
             if gone := [str(path) for path in row.files() if not path.exists()]:
                 return Rejected(row, checks.MISSING, f"looked for {names.listed(gone, 1)}", missing=True)
+            if row.rendered is not None:
+                return _rendered(row, synth.describe(*row.rendered), settings, flags)
             if row.video is None:
                 clip, sizes = _from_pictures(row, settings)
             else:
@@ -236,6 +238,35 @@ def _from_pictures(row: Row, settings: Settings) -> Decoded:
     return clip, sizes
 
 
+def _rendered(row: Row, scene: synth.Scene, settings: Settings, flags: Sequence[str]) -> PreparedClip:
+    """A clip of ``synth`` as it is drawn: of its frames those that are kept, and nothing encoded before."""
+    stage, stems = synth.Stage(scene), synth.stems_of(scene)
+    mask, view, boxes = stage.truth()
+    numbers, seconds = synth.frames_kept(settings.frame_rate), float(synth.SECONDS)
+    whole = (synth.SIZE, synth.SIZE)
+    size = media.scaled_size(*whole, settings.short_side)
+    rates = synth.SAMPLE_RATE, settings.sample_rate
+    clip = media.DecodedClip(
+        frames=[_kept(settings, media.resized(stage.frame(k), size)) for k in numbers],
+        times=[k / synth.FPS for k in numbers],
+        waveform=media.resampled(synth.mixture(stems), *rates),
+        duration=seconds,
+        size=whole,
+        key=numbers.index(synth.MIDDLE),
+        middle=seconds / 2,
+        picture_seconds=seconds,
+        sound_seconds=seconds,
+        header_seconds=seconds,
+    )
+    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    known = replace(row, view=view, boxes=tuple((x1, y1, x2, y2) for x1, y1, x2, y2 in boxes))
+    return replace(
+        _checked(known, settings, clip, [whole] * len(numbers), flags),
+        masks={clip.key: cv2.imencode(".png", mask)[1].tobytes()},
+        stems={name: media.resampled(stem, *rates) for name, stem in zip(row.labels, stems, strict=True)},
+    )
+
+
 def _kept(settings: Settings, frame: np.ndarray) -> _Frame:
     height, width = frame.shape[:2]
     return _Frame(to_jpeg(frame, settings.jpeg_quality), (width, height), checks.cells(frame))
@@ -254,8 +285,8 @@ def _checked(
         said = f"{row.audio or row.video}: {reason}, {len(clip.waveform) / rate:.2f} s in all"
         raise media.UnusableMedia(said, reason=reason)
     found = list(flags)
-    apart = max(1, round(settings.frame_rate * checks.STILL_SECONDS)) if row.video else 1
-    if (row.video or row.frames) and checks.is_still([frame.cells for frame in clip.frames[::apart]]):
+    apart = 1 if row.frames else max(1, round(settings.frame_rate * checks.STILL_SECONDS))
+    if row.image is None and checks.is_still([frame.cells for frame in clip.frames[::apart]]):
         found.append(checks.STILL)
     if clip.look is not None and clip.look.hdr:
         found.append(checks.HDR)

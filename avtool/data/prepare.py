@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from avtool import media, places
-from avtool.data import catalog, checks, workers
+from avtool.data import catalog, checks, synth, workers
 from avtool.data.audit import Fingerprint, audit
 from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
@@ -38,8 +38,6 @@ from avtool.files import check_output, json_text, printable, put_in_place, write
 from avtool.progress import progress_bar, say, warn
 from avtool.registry import DATASETS
 
-RENDERED = "source"
-"""Where a data set that avtool makes itself is kept within the prepared folder."""
 MADE_FROM = "made_from.json"
 """The rows and settings of a finished data set, by which a part that comes late knows it."""
 ENGINES = ("local", "ray")
@@ -67,7 +65,7 @@ def prepare(
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
     ``source``: the folder of the raw files (``manifest``: the csv), by default $AVTOOL_DATA/NAME; ``synth``
-    has none: ``clips`` clips are rendered from ``seed`` into OUT/source. ``subset``: which part of a data set
+    has none: ``clips`` clips are rendered from ``seed``. ``subset``: which part of a data set
     that has several. ``out``: by default $AVTOOL_DATA/prepared/NAME or NAME-SUBSET (``manifest``: the csv's
     name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
     ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
@@ -88,9 +86,8 @@ def prepare(
     if job.in_parts and not force and (finished := _finished(job)):
         return finished
     check_output(job.out, force=force, markers=(DATASET_JSON,))
-    rows = None if job.renders else catalog.read_source(name, job.source, request)
+    rows = catalog.read_source(name, job.source, request)
     with job.staging.opened(job.plan(rows), job.part, force=force), _kept(job):
-        rows = _rendered(job) if rows is None else rows
         for problem in rows.notes.get(catalog.DAMAGED_ARCHIVE, ()):
             warn(f"damaged archive {problem}")
         _convert_all(job, rows, run_all)
@@ -123,16 +120,16 @@ class Job:
     def staging(self) -> Staging:
         return Staging(self.out)
 
-    def plan(self, rows: catalog.Source | None) -> dict[str, object]:
+    def plan(self, rows: catalog.Source) -> dict[str, object]:
         """What must be the same for an unfinished preparation to be gone on with, and how to."""
         plan = {
             "name": self.called,
             "data set": self.name,
-            "format": FORMAT,
+            "format": f"{FORMAT}, rendering {synth.RENDERING}" if self.renders else FORMAT,
             "settings": self.settings.model_dump(),
             "request": asdict(self.request),
             "source": None if self.renders else str(self.source.resolve()),
-            "rows": None if rows is None else _sum_of(rows, self.source),
+            "rows": _sum_of(rows, self.source),
             "command": self.command(),
             MADE_WITH: [media.tool_versions()],
         }
@@ -176,8 +173,6 @@ def job_of(
     if source is not None and name == "synth":
         hint = "avtool prepare synth --out DIR"
         raise UsageError(f"synth is rendered, it takes no source ({source})", hint=hint)
-    if part is not None and name == "synth":
-        raise UsageError("synth is rendered on one machine, not in parts", hint="leave out --part")
     called = "-".join(filter(None, (name, request.subset)))
     if source is not None and name == "manifest":
         # the csv's name, or its folder's where it is called manifest
@@ -245,16 +240,6 @@ def _engine(
     return partial(workers.run_all, jobs=jobs or workers.cores())
 
 
-def _rendered(job: Job) -> catalog.Source:
-    """The rows of a data set that avtool makes itself; what an interrupted run left of it is made again."""
-    folder = job.staging.whole / RENDERED
-    manifest = folder / "manifest.csv"
-    if manifest.is_file():
-        return catalog.read_source("manifest", manifest, job.request)
-    shutil.rmtree(folder, ignore_errors=True)
-    return catalog.read_source(job.name, folder, job.request)
-
-
 @contextmanager
 def _kept(job: Job) -> Iterator[None]:
     """Say what is kept of a run that breaks off, and how to go on; where nothing was done, leave nothing."""
@@ -318,7 +303,9 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
     """What is staged of a row: a clip that brings its worker down again and again is refused by name."""
     if not isinstance(result, workers.Crash):
         return result
-    detail = f"{row.video or row.audio}: {workers.ATTEMPTS} processes died of it, the last {result.how}"
+    detail = (
+        f"{row.video or row.audio or row.id}: {workers.ATTEMPTS} processes died of it, the last {result.how}"
+    )
     return _refused(Rejected(row, checks.TOO_LONG if result.at_time_limit else checks.CRASHED, detail))
 
 
@@ -374,7 +361,6 @@ def _seal(job: Job, source: catalog.Source) -> Report:
         numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
         report.audit = audit(dataset, source.rows, numbers, fingerprints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
-    if not job.renders:
-        write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
+    write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")
     return report

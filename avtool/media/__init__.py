@@ -53,6 +53,7 @@ from avtool.media.sound import (
     hear,
     read_waveform,
     refusal,
+    resampled,
 )
 
 __all__ = [
@@ -60,7 +61,7 @@ __all__ = [
     "SOFT_MASK", "TOO_SHORT", "UNDECODABLE",
     "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
     "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
-    "read_frame", "read_image", "read_mask", "read_picture", "read_waveform", "refusal", "resized",
+    "read_frame", "read_image", "read_mask", "read_picture", "read_waveform", "refusal", "resampled", "resized",
     "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",
 ]  # fmt: skip
 

@@ -16,6 +16,8 @@ from av.video.stream import VideoStream
 CLOCK = 1e-3  # seconds: time stamps of some containers are rounded to milliseconds
 BACK, AHEAD = 0.5, 10.0
 """Seconds by which stamps may go back, or be ahead of all other streams: more is a stray, or another recording."""
+STEADY = 4
+"""Where few frames have stamps, so many in a row that are off one way are right; FFmpeg gives some to another frame."""
 RARE = 20
 """A gap of so many times the longest one before it is a stray stamp; a shorter one, a picture shown for long."""
 Edits = Sequence[tuple[float, float]]
@@ -69,6 +71,8 @@ class Clock:
         self.starts: list[tuple[float, bool]] = []
         self.held: tuple[av.VideoFrame, float | None] | None = None
         self.last, self.stamped = -math.inf, False
+        # whether frames come without stamps; how far the latest stamps were off; whether the last frame is at its own
+        self.sparse, self.off, self.own = False, list[float](), False
 
     def follow_all(self, packets: Sequence[av.Packet]) -> None:
         """The next packets; quick where nothing is to be done, as in nearly all files."""
@@ -145,17 +149,23 @@ class Clock:
         if held is None:
             return None
         (before, time), after, last = held, None if self.held is None else self.held[1], self.last
+        if self.sparse and last > -math.inf:
+            time, after = None if time is None else self._confirmed(time), None
         if time is None or after is None or not last < time < after:
             time = self._between(before, time, after)
-        if time == held[1] and last > -math.inf:
+        own = time == held[1]
+        if own and self.own:
             self.interval = time - last
-        self.last = time
+        self.last, self.own = time, own
         return before, time + correction(self.edits, time) if self.edits else time
 
     def _time(self, frame: av.VideoFrame) -> float | None:
         if (stamp := frame.pts) is not None and self.lag is not None and not self.by_decoding:
             return stamp * self.tick
         pts, dts = (None if stamp is None else stamp * self.tick for stamp in (frame.pts, frame.dts))
+        self.sparse |= self.stamped and pts is None and dts is None
+        if self.sparse:
+            return pts
         self.stamped |= pts is not None
         if self.lag is None and dts is not None:
             first = self.lines[self.video].first if self.video in self.lines else dts
@@ -169,6 +179,21 @@ class Clock:
         if pts is not None and not self.by_decoding:
             return pts
         return None if dts is None or self.lag is None else dts + self.lag
+
+    def _confirmed(self, time: float) -> float | None:
+        """A stamp where few frames have one; None while it may be another frame's."""
+        off = time - self.last - self.interval
+        if abs(off) <= CLOCK:
+            self.off.clear()
+            return time
+        if self.off and self.off[0] * off < 0:
+            self.off.clear()
+        self.off.append(off)
+        if len(self.off) < STEADY:
+            return None
+        self.off.clear()
+        self.uncertain = True
+        return time
 
     def _first_shown(self, dts: float) -> float:
         """When the first frame, to which FFmpeg gives ``dts``, is shown: at the last key frame's own time of decoding.
@@ -190,6 +215,7 @@ class Clock:
         due = last + self.interval
         if time is None or time <= last or (after is not None and after <= time):
             if after is not None and after > last:
+                self.uncertain |= due >= after  # there is no room for it: another one's is wrong, too
                 return due if due < after else (last + after) / 2
             if time is None or after is None:
                 return due

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
@@ -137,6 +137,7 @@ class MediaFile:
         self.format = self.container.format.name
         self.header = self.container.duration / av.time_base if self.container.duration else None
         self.damaged, self.moved = 0, False
+        self.until = math.inf  # seconds up to which damage counts: more is read than is asked for
         self.run: Any = None  # frames that are being gone through, see ``find_frame``
         if self.edits is None:
             self.edits = self._edits()
@@ -229,7 +230,7 @@ class MediaFile:
     def _measured(self) -> float:
         ends, clock = dict[int, tuple[float, float]](), self._clock()
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
-            for packet in container.demux(*self._streams(container)):
+            for packet in self._packets(container):
                 clock.follow(packet)
                 if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
                     last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
@@ -247,15 +248,22 @@ class MediaFile:
     def _clock(self) -> Clock:
         return Clock(self.video, decode_times=self.format == "avi", edits=(self.edits or {}).get("video", ()))
 
-    def _streams(self, container: InputContainer) -> list[Stream]:
-        return [container.streams[one.index] for one in (self.video, self.sound) if one is not None]
+    def _packets(self, container: InputContainer) -> Iterator[av.Packet]:
+        """Those of its picture and sound. Streams that begin in mid-file are passed over: PyAV does not know them."""
+        streams = [container.streams[one.index] for one in (self.video, self.sound) if one is not None]
+        while True:
+            try:
+                yield from container.demux(*streams)
+                return
+            except IndexError:
+                self.uncertain = True
 
     def _followed(self, clock: Clock) -> Iterator[list[av.Packet]]:
         """The packets, after ``clock`` has followed them: some at a time, those of one stream after those of another,
         for each kind of work is done faster in one go."""
         packets, size = list[av.Packet](), 0
         try:
-            for packet in self.container.demux(*self._streams(self.container)):
+            for packet in self._packets(self.container):
                 packets.append(packet)
                 size += packet.size
                 if len(packets) == TOGETHER or size > TOGETHER_BYTES:
@@ -279,7 +287,7 @@ class MediaFile:
             for packet in packets:
                 if packet.stream not in streams:
                     continue
-                frames = self._frames(packet.decode)
+                frames = self._frames(packet)
                 if packet.stream is self.video:
                     yield from self._placed(clock, frames)
                     continue
@@ -289,10 +297,10 @@ class MediaFile:
                     yield frame, self._heard(frame)
         for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
             if isinstance(stream, AudioStream):
-                for frame in self._frames(stream.decode):
+                for frame in self._frames(stream):
                     yield frame, self._heard(frame)
             elif isinstance(stream, VideoStream):
-                yield from self._placed(clock, [*self._frames(stream.decode), None])
+                yield from self._placed(clock, [*self._frames(stream), None])
         self.uncertain |= clock.uncertain
 
     def _heard(self, frame: av.AudioFrame) -> float | None:
@@ -306,7 +314,9 @@ class MediaFile:
         for frame in frames:
             if frame is not None:
                 self.looks.note(frame)
-            if (placed := clock.place(frame)) is not None:
+            placed = clock.place(frame)
+            self.uncertain |= clock.uncertain
+            if placed is not None:
                 yield placed[0], placed[1] - self.origin
 
     def _check_finite(self, frames: list) -> None:
@@ -314,13 +324,16 @@ class MediaFile:
             what = f"{self.path} has samples of sound that are no numbers (NaN, or infinite)"
             raise UnusableMedia(what, hint="write the sound anew without them")
 
-    def _frames(self, decode: Callable[[], list]) -> list:
+    def _frames(self, source: av.Packet | Any) -> list:
+        """What decoding a packet, or the rest of a stream, gives."""
         try:
-            return decode()
+            return source.decode()
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:
-            self.damaged += 1
+            stamp = source.dts if isinstance(source, av.Packet) else None
+            beyond = stamp is not None and stamp * float(source.time_base) - self.origin > self.until
+            self.damaged += not beyond
             return []
 
 

@@ -109,7 +109,7 @@ def decode_clip(
 
 def _gather(file: MediaFile, grid: _Grid, sound: Sound, end: float | None) -> None:
     """All that the file holds up to ``end``, into ``grid`` and ``sound``."""
-    last = math.inf if end is None else end
+    last = file.until = math.inf if end is None else end
     for frame, time in file.decoded(file.video, file.sound):
         if isinstance(frame, av.VideoFrame):
             grid.add(frame, time, last)

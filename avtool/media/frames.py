@@ -26,6 +26,8 @@ _PICTURE = re.compile(
 )
 """How pictures begin: OpenCV is not asked itself, for it takes no path that is not UTF-8."""
 
+_HEIF = re.compile(rb"....ftyp(?:avi[fs]|he[iv][cxms]|mif1|msf1)", re.DOTALL)
+
 _HDR_PNG = re.compile(rb"\x89PNG\r\n.{,999}cICP.[\x10\x12]", re.DOTALL)
 
 _PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -226,7 +228,7 @@ def read_picture(path: Path, hdr: Hdr = "tonemap") -> Picture:
     check_file(path)
     data = np.fromfile(path, np.uint8)
     head = data[:65536].tobytes()
-    if (heif := head[4:8] == b"ftyp") or _HDR_PNG.match(head):
+    if (heif := _HEIF.match(head) is not None) or _HDR_PNG.match(head):
         return _by_ffmpeg(path, head, heif=heif, hdr=hdr)
     try:
         if head[8:12] == b"WEBP":  # OpenCV 4.10 leaves it as it lies

@@ -73,6 +73,19 @@ def hear(file: MediaFile, forms: Sequence[Form], start: float = 0.0, end: float 
     return sounds
 
 
+def resampled(waveform: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    """Sound int16 (N,) at ``rate`` samples a second as int16 (M,) at ``wanted``."""
+    if rate == wanted:
+        return waveform
+    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform[None]), "s16", "mono")
+    frame.sample_rate = rate
+    resampler = av.AudioResampler("s16", "mono", wanted)
+    blocks = [
+        out.to_ndarray()[0] for part in (frame, None) for out in resampler.resample(part) if out is not None
+    ]
+    return np.concatenate(blocks)[: round(len(waveform) * wanted / rate)]
+
+
 def refusal(waveform: np.ndarray, sample_rate: int) -> str | None:
     """Why sound int16 (N,) cannot be used, or None."""
     if len(waveform) < SECONDS_NEEDED * sample_rate:
@@ -96,6 +109,7 @@ class Sound:
         self.waiting: list[tuple[av.AudioFrame, float]] = []  # blocks whose place is not settled yet
         self.mixing: list[str] = []
         self.power, self.shares = np.zeros(1), np.ones(1)
+        self.taken = 0  # the channel that was heard in place of all, where they cancel
         self.stretches: list[tuple[float, list[list[np.ndarray]]]] = []
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
@@ -192,7 +206,7 @@ class Sound:
         both = np.array([[np.dot(one, other) for other in floats] for one in floats])
         power = both.diagonal()
         if len(self.power) != count:
-            self.power = np.zeros(count)
+            self.power, self.taken = np.zeros(count), 0
             names = [channel.name for channel in frame.layout.channels]
             if "FL" not in names and count in (6, 8):  # unnamed: FFmpeg takes them to be in the usual order
                 names[:4] = SHARES
@@ -201,8 +215,10 @@ class Sound:
         if self.shares @ both @ self.shares >= CANCELLED * (power @ self.shares**2):
             return frame
         self._decided(OPPOSITE)
+        if power[self.taken] < power.max() / 2:
+            self.taken = int(power.argmax())
         heard = (power > SILENCE * power.max())[:, None]
-        same = np.where(heard, planes[power.argmax()], planes)
+        same = np.where(heard, planes[self.taken], planes)
         same = same if frame.format.is_planar else same.T.reshape(1, -1)
         mixed = av.AudioFrame.from_ndarray(np.ascontiguousarray(same), frame.format.name, frame.layout.name)
         mixed.sample_rate = frame.sample_rate

@@ -34,7 +34,6 @@ from avtool.bench.pairs import BuiltPairs, with_built_pairs
 from avtool.cli import app
 from avtool.config.recipes import load_recipe
 from avtool.config.types import flat
-from avtool.data.prepare import prepare
 from avtool.errors import DataError, RecipeError
 from avtool.media import describe_container, write_clip
 from avtool.model.fusion import FusionBlock, PairAttention
@@ -441,17 +440,10 @@ def test_the_same_clips_are_on_both_sides_in_one_order(folder: Path, tmp_path: P
         bench_data._both(tmp_path / "mute", tmp_path / "mute", clips=1, seed=0)
 
 
-def test_a_prepared_set_is_read_as_it_is_where_its_clips_are_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prepare("synth", out=tmp_path / "p", clips=2)
-    monkeypatch.setattr(bench_data, "prepare", None)
-    dataset, videos = bench_data._both(tmp_path / "p", tmp_path / "unused", clips=9, seed=0)
-    assert dataset.folder == tmp_path / "p"
+def test_without_a_source_clips_are_rendered_as_files(tmp_path: Path) -> None:
+    dataset, videos = bench_data._both(None, tmp_path, clips=2, seed=0)
     assert [path.stem for path in videos] == [dataset.record(i).id for i in range(2)]
-    (tmp_path / "p" / "source" / "manifest.csv").unlink()
-    with pytest.raises(DataError, match="does not hold the clips"):
-        bench_data._both(tmp_path / "p", tmp_path / "unused", clips=9, seed=0)
+    assert all(path.suffix == ".mp4" and path.is_file() for path in videos)
 
 
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "is not a folder"), ("", "holds no clip")])

@@ -52,7 +52,7 @@ def made_in(out: Path, *names: str, finished: bool = True) -> None:
 @pytest.mark.parametrize(
     ("finished", "names", "words"),
     [
-        (True, MADE, "holds what a demo made: data, pretrained, localizer, heatmap.png"),
+        (True, MADE, "holds what a demo made: data, pretrained, localizer, clip.mp4, heatmap.png"),
         (False, ("data.unfinished",), "holds what an unfinished demo made: data.unfinished"),
     ],
 )

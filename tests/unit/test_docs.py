@@ -33,7 +33,7 @@ from typer.testing import CliRunner
 from avtool.cli import app
 from avtool.config import recipes
 from avtool.config.shipped import list_recipes
-from avtool.data.catalog import synth
+from avtool.data.catalog import Request, Source, synth
 from avtool.loading import Model
 from avtool.model.build import build_model
 from avtool.model.published import to_published
@@ -227,7 +227,7 @@ def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every recipe, data set to render and published model small, wherever it is named."""
-    load, render = recipes.load_recipe, synth.render
+    load, read = recipes.load_recipe, synth.DATASET.read
 
     def load_small(name: str, overrides: tuple[str, ...] = ()) -> Any:
         recipe = load(name, overrides)
@@ -237,11 +237,11 @@ def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             del found.asked[key]
         return found
 
-    def render_few(folder: Path, *, clips: int, **how: Any) -> Path:
-        return render(folder, clips=min(clips, CLIPS), **how)
+    def read_few(source: Path, request: Request) -> Source:
+        return read(source, replace(request, clips=min(request.clips, CLIPS)))
 
     monkeypatch.setattr(recipes, "load_recipe", load_small)
-    monkeypatch.setattr(synth, "render", render_few)
+    monkeypatch.setattr(synth, "DATASET", replace(synth.DATASET, read=read_few))
     monkeypatch.setitem(FUSIONS._places, "mean", torch.nn.Module)  # a page registers it: gone afterwards
     monkeypatch.setenv("no_proxy", "*")
     raw = {"vggsound.csv": (files / "data" / "vggsound" / "annotations" / "vggsound.csv").read_bytes()}

@@ -21,6 +21,7 @@ from avtool.config.checkpoint import read_config
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
+from avtool.data.synth import render
 from avtool.errors import DataError, NotFinite, UsageError
 from avtool.features import upsampled
 from avtool.metrics.localization import (
@@ -508,13 +509,13 @@ def test_only_a_map_above_every_control_goes_without_a_warning() -> None:
 
 
 def test_localize_takes_the_warning_of_the_checkpoint_and_the_kind_that_was_measured(
-    data: Path, run: Path
+    data: Path, run: Path, tmp_path: Path
 ) -> None:
     assert keep_localization(run, measured(0.31)) == run / LOCALIZATION_JSON
     assert kept_localization(run, "attention") == measured(0.31)
     assert kept_localization(run / "checkpoints" / "step-00000001", "attention") == measured(0.31)
     assert kept_localization(run, "cosine") is None
-    video = next((data / "source" / "clips").iterdir())
+    video = render(tmp_path, clips=1, seed=0).parent / "clips" / "synth-000000.mp4"
     out = run / "o.png"
     warned = localize(video, out=out, model=run)
     assert warned.warning == measured(0.31).warning()

@@ -14,11 +14,12 @@ import pytest
 import soundfile
 
 from avtool import media
-from avtool.data import catalog, checks, shards
+from avtool.data import catalog, checks, shards, synth
 from avtool.data.catalog import vggsound
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.errors import DataError, TableError, UsageError
+from avtool.inputs import from_jpeg, to_jpeg
 from avtool.registry import DATASETS
 from tests import clips
 
@@ -368,18 +369,63 @@ def test_every_data_set_of_the_table_has_its_file():
     assert files == set(DATASETS)
 
 
-def test_synth_goes_through_the_same_preparation(tmp_path):
-    report = prepare("synth", out=tmp_path / "synth", clips=3, seed=1)
-    assert (report.prepared, report.refused, report.missing) == (3, 0, 0)
-    assert (report.out / "source" / "manifest.csv").is_file()
+def test_of_synth_what_is_drawn_and_made_is_stored(tmp_path):
+    report = prepare("synth", out=tmp_path / "synth", clips=6, seed=1)
+    assert (report.prepared, report.refused, report.missing, report.flagged) == (6, 0, 0, 0)
     dataset = PreparedDataset(report.out, "all")
-    record = dataset.record(0)
-    assert len(record.boxes) == len(record.labels) == len(record.stems) and record.masked == (record.key,)
-    mix = sum(dataset.stem(0, name).astype(float) for name in record.stems)
-    heard = dataset.waveform(0).astype(float)[: len(mix)]
-    assert np.corrcoef(mix[: len(heard)], heard)[0, 1] > 0.95
+    for clip in range(6):
+        scene, record, facts = synth.describe(1, clip), dataset.record(clip), dataset.facts(clip)
+        stage, stems = synth.Stage(scene), synth.stems_of(scene)
+        assert facts["times"] == [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5] and record.masked == (record.key,) == (4,)
+        for k, index in enumerate(range(0, synth.FRAMES, 4)):
+            stored = from_jpeg(to_jpeg(stage.frame(index)))
+            np.testing.assert_array_equal(dataset.frame(clip, k), stored)
+        np.testing.assert_array_equal(dataset.waveform(clip), stems.sum(0))
+        assert record.labels == record.stems == tuple(thing.kind for thing in scene.sounding)
+        for name, stem in zip(record.stems, stems, strict=True):
+            np.testing.assert_array_equal(dataset.stem(clip, name), stem)
+        np.testing.assert_array_equal(dataset.mask(clip, 4), stage.truth()[0])
     with pytest.raises(UsageError, match="takes no source"):
         prepare("synth", tmp_path, out=tmp_path / "b")
+
+
+def test_of_synth_other_sizes_and_rates_are_kept_too(tmp_path):
+    settings = ["short_side=80", "frame_rate=3", "sample_rate=8000"]
+    dataset = PreparedDataset(prepare("synth", out=tmp_path / "s", clips=1, settings=settings).out, "all")
+    facts, stage = dataset.facts(0), synth.Stage(synth.describe(0, 0))
+    assert facts["times"] == [k / 8 for k in (0, 2, 5, 8, 10, 13, 16, 18, 21, 24, 26, 29)]
+    assert facts["times"][facts["key"]] == 2 and facts["size"] == [80, 80] and facts["samples"] == 32000
+    shown = from_jpeg(to_jpeg(media.resized(stage.frame(13), (80, 80))))
+    np.testing.assert_array_equal(dataset.frame(0, 5), shown)
+    (tmp_path / "sound.wav").write_bytes(shards.wav_bytes(synth.mixture(synth.stems_of(stage.scene)), 16000))
+    heard = media.read_waveform(tmp_path / "sound.wav", sample_rate=8000)
+    np.testing.assert_array_equal(dataset.waveform(0), heard)
+    assert synth.frames_kept(0.1) == [16] and synth.frames_kept(100) == list(range(32))
+
+
+def test_synth_as_files_is_prepared_as_any_manifest(tmp_path):
+    """What an mp4 loses is small: the files are of the same clips."""
+    drawn = PreparedDataset(prepare("synth", out=tmp_path / "drawn", clips=2).out, "all")
+    table = synth.render(tmp_path / "files", clips=2, seed=0)
+    coded = PreparedDataset(prepare("manifest", table, out=tmp_path / "coded").out, "all")
+    for clip in range(2):
+        same = (
+            "id",
+            "split",
+            "labels",
+            "times",
+            "key",
+            "masks",
+            "boxes",
+            "view",
+            "stems",
+            "samples",
+            "recording",
+        )
+        assert [drawn.facts(clip)[key] for key in same] == [coded.facts(clip)[key] for key in same]
+        np.testing.assert_array_equal(drawn.mask(clip, 4), coded.mask(clip, 4))
+        assert np.abs(drawn.frame(clip, 4).astype(int) - coded.frame(clip, 4)).mean() < 4
+        assert np.corrcoef(drawn.waveform(clip), coded.waveform(clip))[0, 1] > 0.95
 
 
 @clips.needs_test_data

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from avtool import media
-from avtool.data import checks, workers
+from avtool.data import checks, synth, workers
 from avtool.data import prepare as module
 from avtool.data import staging as staging_module
 from avtool.data.convert import Settings
@@ -392,17 +392,38 @@ def test_a_part_that_is_none(table, tmp_path, part):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_synth_is_not_rendered_in_parts_and_begins_again(tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="not in parts"):
-        prepare("synth", out=tmp_path / "out", part="1/2")
-    prepare("synth", out=tmp_path / "one", clips=6, seed=1)
+def test_synth_comes_out_the_same_in_any_number_of_jobs_and_parts_and_after_a_stop(tmp_path, monkeypatch):
+    how = {"clips": 10, "seed": 1}  # three shards
+    prepare("synth", out=tmp_path / "one", jobs=1, **how)
+    prepare("synth", out=tmp_path / "two", jobs=2, **how)
+    for part in ("2/2", "1/2", "2/2"):  # the last of these finds all done
+        report = prepare("synth", out=tmp_path / "parts", part=part, **how)
+        assert report.sealed == (part == "1/2" or (tmp_path / "parts").is_dir())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, "_engine", lambda *given: partial(stopping, 3))
-        prepare("synth", out=tmp_path / "two", clips=6, seed=1)
+        prepare("synth", out=tmp_path / "stopped", **how)
     with pytest.raises(UsageError, match=r"with another seed: 1, now 2"):
-        prepare("synth", out=tmp_path / "two", clips=6, seed=2)
-    prepare("synth", out=tmp_path / "two", clips=6, seed=1)
-    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+        prepare("synth", out=tmp_path / "stopped", **{**how, "seed": 2})
+    prepare("synth", out=tmp_path / "stopped", **how)
+    one = contents(tmp_path / "one")
+    assert all(contents(tmp_path / name) == one for name in ("two", "parts", "stopped"))
+
+
+def test_another_rendering_of_synth_is_refused_by_name(tmp_path, monkeypatch):
+    how = {"out": tmp_path / "out", "clips": 5}  # two shards
+    prepare("synth", part="1/2", **how)
+    with monkeypatch.context() as patch:
+        patch.setattr(synth, "RENDERING", 99)
+        for part in ("2/2", None):
+            with pytest.raises(
+                UsageError, match="another format: 3, rendering 2, now 3, rendering 99"
+            ) as refused:
+                prepare("synth", part=part, **how)
+            assert "the version of avtool that began it" in refused.value.hint
+    prepare("synth", part="2/2", **how)
+    monkeypatch.setattr(synth, "RENDERING", 99)
+    with pytest.raises(UsageError, match="out exists"):
+        prepare("synth", part="2/2", **how)
 
 
 def stopping(after: int, work, tasks) -> Iterator:

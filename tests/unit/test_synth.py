@@ -12,14 +12,34 @@ import pytest
 import soundfile
 
 from avtool import media
-from avtool.data import synth, workers
+from avtool.data import synth
+from avtool.data.synth import backgrounds, objects
 from avtool.data.synth.objects import LOOKS, pick_colours
 from avtool.data.synth.sounds import MAKERS, PEAK, source
-from avtool.errors import AvtoolError, UsageError
+from avtool.errors import UsageError
 
 Drawn = list[tuple[synth.Scene, np.ndarray, np.ndarray]]
 Rendered = tuple[Path, list[dict[str, str]]]
 KINDS = synth.KINDS
+FIRST = {
+    "guitar": ([0.255, 0.212, 0.173, 0.398], [-603, -528, -2448, 1359, 1326, 405, -82]),
+    "pan_pipes": ([0.585, 0.474, 0.369, 0.746], [-2292, -3, -2711, 6056, 1491, -3, 4475]),
+    "bell": ([0.38, 0.315, 0.25, 0.476], [-4, 628, 3913, -590, -4027, 520, 611]),
+    "drum": ([0.575, 0.482, 0.397, 0.718], [-1883, -310, -12, -948, -3029, 510, -12]),
+    "kettle": ([0.455, 0.373, 0.299, 0.644], [2679, -620, 874, 572, -487, -622, -3307]),
+    "bird": ([0.3, 0.242, 0.192, 0.44], [0, 0, 1126, 4315, 1494, 0, -3391]),
+    "singer": ([0.604, 0.433, 0.323, 0.804], [-4658, 957, -1365, 5917, -1105, 545, -1250]),
+    "car": ([0.469, 0.415, 0.371, 0.697], [-663, -321, -504, 4058, -686, -222, 2901]),
+    "tap": ([0.311, 0.257, 0.208, 0.407], [-1, 38, 907, -1, -1, -3, -1]),
+    "clock": ([0.58, 0.51, 0.444, 0.794], [-5, -290, -5, -12, -5, -5, -5]),
+}
+FIRST_BACKGROUNDS = {
+    0: [0.5521, 0.5604, 0.5782],
+    1: [0.644, 0.6848, 0.6905],
+    2: [0.7396, 0.7034, 0.5921],
+    3: [0.6462, 0.6323, 0.6231],
+    13: [0.7037, 0.6788, 0.6592],
+}
 DRAWN = 300  # scenes whose middle frame is drawn
 DESCRIBED = 4000  # scenes that are only described
 
@@ -28,9 +48,7 @@ DESCRIBED = 4000  # scenes that are only described
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """Ten rendered clips of seed 3 and the rows of their manifest."""
     folder = tmp_path_factory.mktemp("synth")
-    calls: list[int] = []
-    manifest = synth.render(folder, clips=10, seed=3, progress=calls.append)
-    assert calls == [1] * 10
+    manifest = synth.render(folder, clips=10, seed=3)
     with manifest.open(newline="", encoding="utf-8") as file:
         return folder, list(csv.DictReader(file))
 
@@ -126,16 +144,53 @@ def test_a_clip_follows_from_seed_and_number_alone(rendered: Rendered, tmp_path:
     assert (one != other).mean() > 0.5
 
 
-def test_several_processes_render_the_same(rendered: Rendered, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(synth, "CLIPS_PER_PROCESS", 1)
-    monkeypatch.setattr(workers, "cores", lambda: 2)
-    manifest = synth.render(tmp_path, clips=4, seed=3)
-    with manifest.open(newline="", encoding="utf-8") as file:
-        assert list(csv.DictReader(file)) == rendered[1][:4]
-    monkeypatch.setattr(workers, "run_all", lambda *_, **__: [(2, workers.Crash("killed by SIGKILL"))])
-    with pytest.raises(AvtoolError, match="rendered clip 2 died, the last killed by SIGKILL"):
-        synth.render(tmp_path / "again", clips=4, seed=3)
-    assert not (tmp_path / "again" / "manifest.csv").exists()
+def test_drawings_and_sounds_are_those_of_the_first_version() -> None:
+    """Means of what is drawn, and samples of what is heard, as they were when results were first reported."""
+    for kind, (colour, samples) in FIRST.items():
+        drawing = objects.draw(kind, np.random.default_rng(5))
+        np.testing.assert_allclose(drawing.mean((0, 1)), colour, atol=2e-3, err_msg=kind)
+        wave = source(kind, np.random.default_rng(5), 64000)[3000::9000]
+        np.testing.assert_allclose(wave * 32767, samples, atol=0.51, err_msg=kind)
+    for seed, colour in FIRST_BACKGROUNDS.items():  # one of each style
+        board = backgrounds.background(np.random.default_rng(seed), synth.SIZE)
+        np.testing.assert_allclose(board.mean((0, 1)), colour, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_drawing_in_a_box_is_drawing_on_the_whole_board(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = objects.draw(kind, np.random.default_rng(7))
+    monkeypatch.setattr(objects.Canvas, "fill", fill_the_board)
+    np.testing.assert_array_equal(quick, objects.draw(kind, np.random.default_rng(7)))
+
+
+def fill_the_board(
+    canvas: objects.Canvas, points, colour, shade="soft", *, width=None, alpha=1.0, blur=0.0, textured=False
+) -> None:
+    """``Canvas.fill`` over all of the board, one plane after the other."""
+    angle, size = np.deg2rad(canvas.turn), objects.SIZE
+    spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    pixels = (objects._array(points) @ spin * 0.94 + 1) * (size / 2) - 0.5
+    fixed, grow = np.round(pixels * 16).astype(np.int32), 1
+    mask = np.zeros((size, size), np.uint8)
+    if width is None:
+        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, 4)
+    else:
+        grow = max(1, round(width * size / 2 * 0.94))
+        cv2.polylines(mask, [fixed], False, 255, grow, cv2.LINE_AA, 4)
+    if blur:
+        mask = cv2.GaussianBlur(mask, (0, 0), blur * size / 2)
+        grow += round(blur * size * 1.5)
+    x1, y1 = np.clip(np.floor(pixels.min(0)).astype(int) - grow, 0, size - 1)
+    x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, size)
+    light, whole = np.zeros((size, size), np.float32), np.s_[0:size, 0:size]
+    light[y1:y2, x1:x2] = objects._shading(shade, y2 - y1, x2 - x1)
+    cover = mask.astype(np.float32) * (alpha / 255) * (light > 0)
+    board = canvas.rgba
+    board *= 1 - cover
+    for k, value in enumerate(np.asarray(colour, np.float32)):
+        rgb = value * light
+        board[k] += np.minimum(rgb * canvas._pattern(whole) if textured else rgb, 1) * cover
+    board[3] += cover
 
 
 def test_what_cannot_be_rendered(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import av
@@ -13,6 +15,7 @@ import soundfile
 
 from avtool import media
 from avtool.clip import Clip
+from avtool.media.clock import Clock
 from tests import timed
 from tests.timed import CLICKS, RATE
 
@@ -293,6 +296,68 @@ def test_an_avi_that_begins_inside_a_group_of_pictures_is_said_to_be_uncertain(
 ) -> None:
     path = timed.make(tmp_path / "a.avi", b_frames=b_frames, **PCM, **lost(0, kind="video"))
     assert timed.see(path).uncertain
+
+
+# Of an MPEG program stream of H.264: which frames have a stamp, and by how many frames FFmpeg is late with it.
+SPARSE = {0: 0, 17: 0, 33: 0, 52: 5, 57: 0, 76: 0}, {0: 0, 14: 0, 15: -1, 43: 0, 70: 0}
+
+
+@pytest.mark.parametrize("late", SPARSE)
+@pytest.mark.parametrize("hole", [0, 20])
+def test_where_few_frames_have_stamps_one_of_another_frame_moves_nothing(
+    late: dict[int, int], hole: int
+) -> None:
+    stream = SimpleNamespace(average_rate=25, guessed_rate=25, index=0, time_base=Fraction(1, 25))
+    clock = Clock(stream)
+    stamps = late | dict.fromkeys((90, 100, 110, 120, 130, 140), hole)
+    frames = [SimpleNamespace(pts=at + stamps[at] if at in stamps else None, dts=None) for at in range(150)]
+    placed = [found for frame in [*frames, None] if (found := clock.place(frame))]
+    times = np.array([time for _, time in placed])
+    assert times[:90] == pytest.approx(np.arange(90) / 25, abs=1e-6)
+    assert times[130:] == pytest.approx((np.arange(130, 150) + hole) / 25, abs=1e-6)
+    assert clock.uncertain == (hole > 0)
+
+
+def test_what_had_to_be_guessed_is_known_as_soon_as_it_is_read(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.wmv", audio="libmp3lame", rate=44100)
+    with media.MediaFile(path) as file:
+        media.find_frame(file, 0.5)
+        assert file.uncertain
+
+
+def test_damage_after_the_end_of_a_window_is_not_its_own(tmp_path: Path) -> None:
+    def broken(kind: str, number: int, packet: av.Packet) -> av.Packet:
+        if (kind, number) != ("video", 40):
+            return packet
+        other = av.Packet(bytes(range(1, 200)))
+        other.stream, other.pts, other.dts = packet.stream, packet.pts, packet.dts
+        other.time_base, other.duration = packet.time_base, packet.duration
+        return other
+
+    path = timed.make(tmp_path / "a.mkv", video="mjpeg", change=broken)  # 1.6 s
+    how = {"frame_rate": 2.0, "short_side": 48, "sample_rate": 16000}
+    assert media.decode_clip(path, **how).damaged == 1
+    assert media.decode_clip(path, end=1.1, **how).damaged == 0
+
+
+def test_a_stream_that_begins_in_mid_file_is_passed_over(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.ts", tmp_path / "b.ts"
+    timed.make(first)
+    timed.make(second, options={"mpegts_start_pid": "512", "mpegts_pmt_start_pid": "4000"})
+    nothing = (b"\x47\x1f\xff\x10" + bytes(184)) * 30_000  # more than is looked at to open it
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + nothing + second.read_bytes())
+    seen = timed.see(tmp_path / "both.ts")
+    assert len(seen.numbers) == 100 and seen.uncertain
+    assert seen.clicks - CLICKS == pytest.approx(np.median(seen.late()), abs=2e-3)
+
+
+def test_channels_that_cancel_do_not_turn_over(tmp_path: Path) -> None:
+    left = timed.sound(timed.SECONDS) * 0.5
+    louder = np.where(np.arange(len(left)) < 2 * RATE, 0.999, 1.001)  # as rounding may have it
+    soundfile.write(tmp_path / "a.wav", np.stack([left * louder, -left], 1), RATE, subtype="FLOAT")
+    heard = media.read_waveform(tmp_path / "a.wav", sample_rate=RATE)
+    seconds = zip(heard.reshape(4, -1), left.reshape(4, -1), strict=True)
+    assert len({float(np.sign(np.dot(one, other))) for one, other in seconds}) == 1
 
 
 @pytest.mark.parametrize("ending", ["wav", "mkv"])

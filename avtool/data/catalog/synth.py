@@ -1,17 +1,21 @@
-"""Sounding objects that avtool renders itself: real mp4 files, prepared like any download."""
+"""Sounding objects that avtool renders itself, each clip as it is prepared."""
 
 from pathlib import Path
 
-from avtool.data.catalog import DataSet, Request, Source, manifest
-from avtool.data.synth import render
-from avtool.progress import progress_bar
+from avtool.data.catalog import DataSet, Request, Row, Source, classes_of
+from avtool.data.synth import check, labels_of, name_of
 
 
 def read(source: Path, request: Request) -> Source:
-    """Render ``request.clips`` clips into ``source``, an empty folder, and read the manifest made there."""
-    with progress_bar("rendering synth", total=request.clips, unit="clips") as bar:
-        table = render(source, clips=request.clips, seed=request.seed, progress=lambda done: bar.advance())
-    return manifest.read(table, request)
+    """The rows of clips 0 to ``request.clips`` - 1; ``source`` is not looked at. UsageError as of ``synth.check``."""
+    check(request.clips, request.seed)
+    rows = []
+    for clip in range(request.clips):
+        (split, labels), name = labels_of(request.seed, clip), name_of(clip)
+        # by the recording clips are held out for validation: the file's name, as it was when there was one
+        recording = f"clips/{name}.mp4"
+        rows.append(Row(name, split, labels, recording=recording, rendered=(request.seed, clip)))
+    return Source(rows, classes_of(rows))
 
 
 DATASET = DataSet(read)

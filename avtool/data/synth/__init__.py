@@ -1,13 +1,13 @@
 """The embedded data set: clips of sounding objects that avtool renders itself, with the truth for everything.
 
-``render`` writes real H.264 + AAC files and a manifest that ``avtool prepare`` reads like any other. Ten
-kinds of objects (``KINDS``) differ in look and in the physics of their sound; two to four are in view,
-one or two of them sound, the others are silent distractors of the same kinds. Everything about a clip
-follows from the seed and the clip's number: clip 7 of 10 is clip 7 of 1000. ``describe(seed, clip)`` is a
-clip's scene, and ``Stage(describe(seed, clip)).frame(MIDDLE)`` its middle frame, without rendering the
-clip.
+``avtool prepare synth`` stores frames and sound as they are drawn and made here. ``render`` writes real H.264 + AAC
+files of the same clips, and a manifest that ``avtool prepare manifest`` reads like any other. Ten kinds of objects
+(``KINDS``) differ in look and in the physics of their sound; two to four are in view, one or two of them sound, the
+others are silent distractors of the same kinds. Everything about a clip follows from the seed and the clip's number:
+clip 7 of 10 is clip 7 of 1000. ``describe(seed, clip)`` is a clip's scene, and ``Stage(describe(seed,
+clip)).frame(MIDDLE)`` its middle frame.
 
-The folder:
+The folder that ``render`` writes:
 
 - ``clips/ID.mp4``: 4 s, 8 frames/s of 160 x 160 pixels, 16 kHz mono
 - ``masks/ID.png``: uint8, on the middle frame: 0 elsewhere, k where the k-th sounding object is seen
@@ -21,9 +21,7 @@ The folder:
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +30,10 @@ import numpy as np
 import soundfile
 
 from avtool import media
-from avtool.data import workers
 from avtool.data.synth.backgrounds import background
 from avtool.data.synth.objects import LOOKS, draw
 from avtool.data.synth.sounds import SAMPLE_RATE, source
-from avtool.errors import AvtoolError, UsageError
+from avtool.errors import UsageError
 from avtool.files import atomic_file, json_text
 
 KINDS = tuple(LOOKS)
@@ -45,7 +42,7 @@ FPS = 8
 SECONDS = 4
 FRAMES = FPS * SECONDS
 MIDDLE = FRAMES // 2  # the frame shown at half the clip's length
-CLIPS_PER_PROCESS = 50  # fewer are rendered sooner than another process starts
+RENDERING = 2  # 1 was prepared from the H.264 + AAC files
 _SHADOW = 0.08  # of the object's side: how far the shadow falls and how soft it is
 _SPRITE = 2  # sprites are kept at this many times the size at which they are shown
 
@@ -94,15 +91,9 @@ class Scene:
 def describe(seed: int, clip: int) -> Scene:
     """The scene of clip number ``clip``. Every fifth clip is a test clip; classes take turns within each split, so that
     they are balanced."""
-    block, part = divmod(clip, 5)
-    split, number = ("test", block) if part == 4 else ("train", block * 4 + part)
     rng = np.random.default_rng([seed, clip, 0])
-    order = np.random.default_rng([seed, number // len(KINDS), split == "test", 1]).permutation(len(KINDS))
-    first = order[number % len(KINDS)]
-    voices = 2 if rng.random() < 0.25 else 1
-    count = int(rng.integers(voices + 1, 5))
-    others = rng.permutation(np.delete(np.arange(len(KINDS)), first))
-    cast = [(KINDS[k], j + 1 if j < voices else 0) for j, k in enumerate([first, *others[: count - 1]])]
+    split, cast = _cast(rng, seed, clip)
+    count = len(cast)
     shuffled = rng.permutation(count)
     centres, sides = _layout(rng, count)
     things = []
@@ -113,6 +104,26 @@ def describe(seed: int, clip: int) -> Scene:
         sway = np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)])
         things.append(Thing(kind, voice, (x, y), side, turn, flip, tuple(sway.tolist())))
     return Scene(seed, clip, split, tuple(things))
+
+
+def labels_of(seed: int, clip: int) -> tuple[str, tuple[str, ...]]:
+    """The split of clip number ``clip``, and the kinds of what sounds in it."""
+    split, cast = _cast(np.random.default_rng([seed, clip, 0]), seed, clip)
+    return split, tuple(kind for kind, voice in cast if voice)
+
+
+def _cast(rng: np.random.Generator, seed: int, clip: int) -> tuple[str, list[tuple[str, int]]]:
+    """The split, and the kind and voice of each object, those that sound first."""
+    block, part = divmod(clip, 5)
+    split, number = ("test", block) if part == 4 else ("train", block * 4 + part)
+    order = np.random.default_rng([seed, number // len(KINDS), split == "test", 1]).permutation(len(KINDS))
+    first = order[number % len(KINDS)]
+    voices = 2 if rng.random() < 0.25 else 1
+    count = int(rng.integers(voices + 1, 5))
+    others = rng.permutation(np.delete(np.arange(len(KINDS)), first))
+    return split, [
+        (KINDS[k], j + 1 if j < voices else 0) for j, k in enumerate([first, *others[: count - 1]])
+    ]
 
 
 def _layout(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -143,12 +154,13 @@ class _Sprite:
         if thing.flip:
             image = image[:, ::-1]
         fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
-        image = np.pad(image, ((3 * fall, 3 * fall), (3 * fall, 3 * fall), (0, 0)))
-        cover = image[..., 3]
+        edge = 3 * fall
+        image = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
+        cover = cv2.extractChannel(image, 3)
         shadow = cv2.GaussianBlur(np.roll(cover, (fall, fall // 2), (0, 1)), (0, 0), fall * 0.7)
         through = (1 - cover) * (1 - 0.4 * shadow)
-        layers = np.rint(np.dstack([image[..., :3], through, cover]).clip(0, 1) * 255).astype(np.uint8)
-        self.image, self.cover = layers[..., :4].copy(), layers[..., 4].copy()
+        image[..., 3], self.cover = through, cv2.convertScaleAbs(cover, alpha=255)
+        self.image = cv2.convertScaleAbs(image, alpha=255)
 
     def placed(self, t: float) -> tuple[np.ndarray, tuple[slice, slice]]:
         """The affine map (2, 3) from sprite to its window of the frame at time ``t``, and the window."""
@@ -195,6 +207,23 @@ class Stage:
             masks[:k] &= ~masks[k]
         return masks
 
+    def truth(self) -> tuple[np.ndarray, list[dict[str, Any]], list[list[float]]]:
+        """Of the middle frame: uint8 (SIZE, SIZE), k where the k-th sounding object is seen; ``view``; its boxes."""
+        label_map = np.zeros((SIZE, SIZE), np.uint8)
+        view: list[dict[str, Any]] = []
+        for thing, mask in zip(self.scene.things, self.masks(), strict=True):
+            label_map[mask] = thing.voice
+            box = [round(float(value), 5) for value in box_of(mask)]
+            view.append({"kind": thing.kind, "box": box, "sounding": thing.voice > 0})
+        return label_map, view, [view[self.scene.things.index(thing)]["box"] for thing in self.scene.sounding]
+
+
+def frames_kept(rate: float) -> list[int]:
+    """The frames shown at the middle and at every 1 / ``rate`` seconds before and after it, each once."""
+    half = rate * SECONDS / 2
+    steps = np.arange(-math.floor(half + 1e-6), math.ceil(half - 1e-6))
+    return np.unique(np.floor(MIDDLE + steps * FPS / rate + 1e-6).astype(int)).tolist()
+
 
 def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
     """The normalised x1, y1, x2, y2 round all true pixels of a (height, width) mask."""
@@ -209,66 +238,63 @@ def stems_of(scene: Scene) -> np.ndarray:
     return np.rint(np.stack(waves) * 32767).astype(np.int16)
 
 
-def render(folder: Path, *, clips: int, seed: int, progress: Callable[[int], None] | None = None) -> Path:
-    """Render ``clips`` clips into ``folder``, in as many processes as pay off, and return the path of its manifest.
+def mixture(stems: np.ndarray) -> np.ndarray:
+    """The clip's sound: the sum of its ``stems``, int16 (samples,)."""
+    return stems.sum(0).clip(-32768, 32767).astype(np.int16)
 
-    ``progress`` is called with 1 after each clip. The manifest is written last: where it is, the data set is
-    whole. UsageError where ``clips`` is below 1 or ``seed`` negative.
-    """
+
+def name_of(clip: int) -> str:
+    """The id of clip number ``clip``."""
+    return f"synth-{clip:06d}"
+
+
+def check(clips: int, seed: int) -> None:
+    """UsageError where ``clips`` is below 1 or ``seed`` negative."""
     if clips < 1:
         raise UsageError(f"cannot render {clips} clips", hint="ask for at least one: --clips 300")
     if seed < 0:
         raise UsageError(f"the seed {seed} is negative", hint="choose a seed of 0 or more: --seed 0")
+
+
+def write_video(path: Path, stage: Stage, stems: np.ndarray) -> None:
+    """All frames and the sound of a clip as an H.264 + AAC file."""
+    frames, sound = map(stage.frame, range(FRAMES)), (stems.sum(0) / 32768).astype(np.float32)
+    media.write_clip(path, frames, fps=FPS, waveform=sound, sample_rate=SAMPLE_RATE)
+
+
+def render(folder: Path, *, clips: int, seed: int) -> Path:
+    """Render ``clips`` clips into ``folder`` and return the path of its manifest, which is written last: where it is,
+    all clips are there. UsageError as of ``check``."""
+    check(clips, seed)
     for name in ("clips", "masks", "stems"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    render_one = partial(_render_clip, folder, seed)
-    jobs = min(workers.cores(), clips // CLIPS_PER_PROCESS)
-    done: Iterable[tuple[int, Any]] = ((clip, render_one(clip)) for clip in range(clips))
-    if jobs > 1:
-        done = workers.run_all(render_one, range(clips), jobs=jobs)
-    rows = {}
-    for clip, row in done:
-        if isinstance(row, workers.Crash):
-            raise AvtoolError(
-                f"{workers.ATTEMPTS} processes that rendered clip {clip} died, the last {row.how}",
-                hint="if memory ran out, free some and start again",
-            )
-        rows[clip] = row
-        if progress is not None:
-            progress(1)
+    rows = [_render_clip(folder, seed, clip) for clip in range(clips)]
     with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows[clip] for clip in range(clips))
+        writer.writerows(rows)
     return folder / "manifest.csv"
 
 
 def _render_clip(folder: Path, seed: int, clip: int) -> dict[str, str]:
     """Write one clip's files; return its row of the manifest."""
-    scene, name = describe(seed, clip), f"synth-{clip:06d}"
+    scene, name = describe(seed, clip), name_of(clip)
     video, masks = f"clips/{name}.mp4", f"masks/{name}.png"
     stage, stems = Stage(scene), stems_of(scene)
-    frames, sound = map(stage.frame, range(FRAMES)), (stems.sum(0) / 32768).astype(np.float32)
-    media.write_clip(folder / video, frames, fps=FPS, waveform=sound, sample_rate=SAMPLE_RATE)
-    label_map = np.zeros((SIZE, SIZE), np.uint8)
-    view: list[dict[str, Any]] = []
-    for thing, mask in zip(scene.things, stage.masks(), strict=True):
-        label_map[mask] = thing.voice
-        box = [round(value, 5) for value in box_of(mask)]
-        view.append({"kind": thing.kind, "box": box, "sounding": thing.voice > 0})
+    write_video(folder / video, stage, stems)
+    label_map, view, boxes = stage.truth()
     (folder / masks).write_bytes(cv2.imencode(".png", label_map)[1].tobytes())
     files = [f"stems/{name}.{k}.wav" for k in range(1, len(stems) + 1)]
     for file, stem in zip(files, stems, strict=True):
         wav = io.BytesIO()  # so that a full disk is an OSError
         soundfile.write(wav, stem, SAMPLE_RATE, format="WAV", subtype="PCM_16")
         (folder / file).write_bytes(wav.getvalue())
-    sounding = [view[scene.things.index(thing)] for thing in scene.sounding]
     return {
         "id": name,
         "split": scene.split,
-        "label": ";".join(shown["kind"] for shown in sounding),
+        "label": ";".join(thing.kind for thing in scene.sounding),
         "video": video,
-        "boxes": json_text([shown["box"] for shown in sounding]),
+        "boxes": json_text(boxes),
         "mask": masks,
         "stems": json_text(files),
         "view": json_text(view),

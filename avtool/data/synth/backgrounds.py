@@ -16,19 +16,19 @@ def background(rng: np.random.Generator, size: int) -> np.ndarray:
     board = style(rng, 2 * size, tones.astype(np.float32))
     _clutter(board, rng, tones)
     board = cv2.resize(board, (size, size), interpolation=cv2.INTER_AREA)
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    y, x = (part.astype(np.float32) / size for part in np.ogrid[0:size, 0:size])
     cx, cy = rng.uniform(0.3, 0.7, 2)
     light = 1.06 - 0.24 * ((x - cx) ** 2 + (y - cy) ** 2)  # a pool of it, with darker corners
     noise = (rng.normal(size=(n, n)).astype(np.float32) for n in (6, 20, 60))
     blotches = [cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) for coarse in noise]
     grain = 0.008 * np.sum(blotches, axis=0)
-    return np.clip(board * light[..., None] + grain[..., None], 0, 1)
+    return np.clip(board * cv2.merge([light] * 3) + cv2.merge([grain] * 3), 0, 1)
 
 
 def _ramp(size: int, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     """A board with one colour at its top that turns into another: float32 (size, size, 3)."""
     part = np.linspace(0, 1, size, dtype=np.float32)[:, None, None]
-    return np.repeat(top * (1 - part) + bottom * part, size, 1).astype(np.float32)
+    return cv2.repeat((top * (1 - part) + bottom * part).astype(np.float32), 1, size)
 
 
 def _hills(rng: np.random.Generator, size: int, tones: np.ndarray) -> np.ndarray:
@@ -76,12 +76,14 @@ def _room(rng: np.random.Generator, size: int, tones: np.ndarray) -> np.ndarray:
 def _lights(rng: np.random.Generator, size: int, tones: np.ndarray) -> np.ndarray:
     board = _ramp(size, tones[0] * 0.85, tones[1])
     for _ in range(34):
-        layer, radius = board.copy(), int(size * rng.uniform(0.02, 0.11))
+        radius = int(size * rng.uniform(0.02, 0.11))
         x, y = rng.uniform(0, size, 2).astype(int).tolist()
         tone = np.clip(tones[rng.integers(4)] * rng.uniform(1, 1.3), 0, 1)
-        cv2.circle(layer, (x, y), radius, tone.tolist(), -1)
-        near = np.s_[max(0, y - radius - 2) : y + radius + 3, max(0, x - radius - 2) : x + radius + 3]
-        board[near] += (layer[near] - board[near]) * rng.uniform(0.25, 0.6)
+        left, top = max(0, x - radius - 2), max(0, y - radius - 2)
+        near = board[top : y + radius + 3, left : x + radius + 3]
+        layer = near.copy()
+        cv2.circle(layer, (x - left, y - top), radius, tone.tolist(), -1)
+        near += (layer - near) * rng.uniform(0.25, 0.6)
     return board
 
 

@@ -5,7 +5,9 @@ Drawings are made on a small board with antialiased, shaded shapes. Coordinates:
 on a board well above the size at which the object is shown: the reduction smooths again.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 
 _HEX = "e46758 2c968c eab64e 3e629e 865484 70a25c 60a8d4 e088a0 b2523e e2c89c 68788c ee944c 94ceb2 8c7cc8"
 PALETTE = np.array([[*bytes.fromhex(colour)] for colour in _HEX.split()], np.float32) / 255
+_APART = [np.flatnonzero(np.linalg.norm(PALETTE - colour, axis=1) > 0.35) for colour in PALETTE]
 INK = np.array([0.13, 0.13, 0.19], np.float32)
 CREAM = np.array([0.98, 0.96, 0.9], np.float32)
 WHITE = np.ones(3, np.float32)
@@ -23,6 +26,7 @@ _REACH = 0.94  # the part of the board that -1..1 covers
 Colour = Sequence[float] | np.ndarray
 Point = tuple[float, float]
 Radii = Point | float
+Place = tuple[slice, slice]
 Points = str | Sequence[Point] | np.ndarray
 
 
@@ -62,9 +66,19 @@ def ellipse(
 ) -> np.ndarray:
     """Part of an ellipse, (steps, 2) float64; angles in degrees, 0 to the right, 90 downwards."""
     rx, ry = radii if isinstance(radii, tuple) else (radii, radii)
-    angle = np.deg2rad(np.linspace(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1)))
-    x, y, t = rx * np.cos(angle), ry * np.sin(angle), np.deg2rad(tilt)
-    return np.stack([centre[0] + x * np.cos(t) - y * np.sin(t), centre[1] + x * np.sin(t) + y * np.cos(t)], 1)
+    cosine, sine = _arc(*span, steps or max(9, round((span[1] - span[0]) / 9) + 1))
+    x, y, t = rx * cosine, ry * sine, math.radians(tilt)
+    points = np.empty((len(x), 2))
+    points[:, 0] = centre[0] + x * math.cos(t) - y * math.sin(t)
+    points[:, 1] = centre[1] + x * math.sin(t) + y * math.cos(t)
+    return points
+
+
+@lru_cache(64)
+def _arc(begin: float, end: float, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and sine of ``steps`` angles from ``begin`` to ``end`` degrees."""
+    angle = np.deg2rad(np.linspace(begin, end, steps))
+    return np.cos(angle), np.sin(angle)
 
 
 def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point]:
@@ -73,13 +87,13 @@ def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point
 
 
 class Canvas:
-    """``rgba``: float32 (SIZE, SIZE, 4) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
+    """``rgba``: float32 (4, SIZE, SIZE) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
 
-    ``pattern``, (SIZE, SIZE), multiplies the colour of what is ``textured``.
+    ``pattern`` gives, for a part of the board, what multiplies the colour of what is ``textured``.
     """
 
-    def __init__(self, pattern: np.ndarray) -> None:
-        self.rgba = np.zeros((SIZE, SIZE, 4), np.float32)
+    def __init__(self, pattern: Callable[[Place], np.ndarray]) -> None:
+        self.rgba = np.zeros((4, SIZE, SIZE), np.float32)
         self.turn = 0.0
         self._pattern = pattern
 
@@ -103,50 +117,69 @@ class Canvas:
         textured: bool = False,
     ) -> None:
         """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
-        angle = np.deg2rad(self.turn)
-        spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        pixels = (_array(points) @ spin * _REACH + 1) * (SIZE / 2) - 0.5
-        fixed = np.round(pixels * 2**_SHIFT).astype(np.int32)
-        mask: np.ndarray = np.zeros((SIZE, SIZE), np.uint8)
-        if width is None:
-            grow = 1
-            cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
-        else:
-            grow = max(1, round(width * SIZE / 2 * _REACH))
-            cv2.polylines(mask, [fixed], False, 255, grow, cv2.LINE_AA, _SHIFT)
-        if blur:
-            mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
-            grow += round(blur * SIZE * 1.5)
-        x1, y1 = np.clip(np.floor(pixels.min(0)).astype(int) - grow, 0, SIZE - 1)
-        x2, y2 = np.clip(np.ceil(pixels.max(0)).astype(int) + grow + 1, 1, SIZE)
-        place = np.s_[y1:y2, x1:x2]
-        rgb = np.asarray(colour, np.float32) * _shading(shade, y2 - y1, x2 - x1)[..., None]
+        place, cover = _covered(_array(points).tobytes(), self.turn, width, alpha, blur)
+        rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, *cover.shape)
         if textured:
-            rgb = rgb * self._pattern[place][..., None]
-        cover = mask[place].astype(np.float32)[..., None] * (alpha / 255)
-        board = self.rgba[place]
+            rgb = rgb * self._pattern(place)
+        board = self.rgba[:, *place]
         board *= 1 - cover
-        board[..., :3] += np.minimum(rgb, 1) * cover
-        board[..., 3:] += cover
+        board[:3] += np.minimum(rgb, 1) * cover
+        board[3] += cover
 
 
+@lru_cache(1024)
+def _covered(
+    points: bytes, turn: float, width: float | None, alpha: float, blur: float
+) -> tuple[Place, np.ndarray]:
+    """The box of a shape, and how much of what is behind it the shape covers there: float32 (height, width). Most
+    shapes of a kind are the same in every drawing of it."""
+    pixels = np.frombuffer(points).reshape(-1, 2)
+    if turn:
+        angle = np.deg2rad(turn)
+        pixels = pixels @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    pixels = (pixels * _REACH + 1) * (SIZE / 2) - 0.5
+    fixed = np.rint(pixels * 2**_SHIFT).astype(np.int32)
+    thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
+    grow = thick + round(blur * SIZE * 1.5)
+    (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
+    x1, y1 = (min(max(math.floor(low) - grow, 0), SIZE - 1) for low in (left, top))
+    x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), SIZE) for high in (right, bottom))
+    place = np.s_[y1:y2, x1:x2]
+    mask: np.ndarray = np.zeros((y2 - y1, x2 - x1), np.uint8)
+    fixed -= np.array((x1, y1), np.int32) << _SHIFT
+    if width is None:
+        cv2.fillPoly(mask, [fixed], 255, cv2.LINE_AA, _SHIFT)
+    else:
+        cv2.polylines(mask, [fixed], False, 255, thick, cv2.LINE_AA, _SHIFT)
+    if blur:
+        mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
+    return place, mask.astype(np.float32) * (alpha / 255)
+
+
+@lru_cache(256)
 def _shading(shade: str, height: int, width: int) -> np.ndarray:
     """Brightness of a shape over its box, light from the upper left: float32, broadcasts to (height, width)."""
-    u = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
-    v = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    return {
-        "flat": np.ones_like(u),
-        "soft": 1.0 - 0.13 * (0.5 * u + v),
-        "round": 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2),
-        "tube": 1.16 - 0.42 * (u + 0.35) ** 2,
-    }[shade]
+    u, v = _axis(width)[None, :], _axis(height)[:, None]
+    match shade:
+        case "flat":
+            return np.ones((1, 1), np.float32)
+        case "soft":
+            return 1.0 - 0.13 * (0.5 * u + v)
+        case "round":
+            return 1.22 - 0.4 * np.sqrt((u + 0.4) ** 2 + (v + 0.45) ** 2)
+        case _:  # tube
+            return 1.16 - 0.42 * (u + 0.35) ** 2
+
+
+@lru_cache(SIZE)
+def _axis(size: int) -> np.ndarray:
+    return np.linspace(-1, 1, size, dtype=np.float32)
 
 
 def pick_colours(rng: np.random.Generator) -> np.ndarray:
     """Two colours of the palette that can be told apart, each varied a little: float32 (2, 3), body and accent."""
     first = int(rng.integers(len(PALETTE)))
-    apart = np.linalg.norm(PALETTE - PALETTE[first], axis=1)
-    second = int(rng.choice(np.flatnonzero(apart > 0.35)))
+    second = int(rng.choice(_APART[first]))
     varied = PALETTE[[first, second]] * rng.uniform(0.85, 1.1, (2, 1)) + rng.uniform(-0.05, 0.05, (2, 3))
     return np.clip(varied, 0.05, 1).astype(np.float32)
 
@@ -157,26 +190,35 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     canvas = Canvas(_pattern(rng))
     LOOKS[kind](canvas, body, accent, rng)
     # a thin dark line around all of it
-    cover, pen = canvas.rgba[..., 3:], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8)[..., None] * (1 - cover)
-    rgba = canvas.rgba + line * np.append(INK, 1).astype(np.float32)
-    seen = rgba[..., 3] > 0.5
+    cover, pen = canvas.rgba[3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8) * (1 - cover)
+    seen = cover + line > 0.5
     ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    return rgba[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    place = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    inks = zip(canvas.rgba, (*INK, np.float32(1)), strict=True)
+    return cv2.merge([plane[place] + line[place] * ink for plane, ink in inks])
 
 
-def _pattern(rng: np.random.Generator) -> np.ndarray:
+def _pattern(rng: np.random.Generator) -> Callable[[Place], np.ndarray]:
     """A texture that multiplies the body's colour: stripes, dots, grain, or none."""
-    y, x = np.mgrid[0:SIZE, 0:SIZE].astype(np.float32) / SIZE
     angle, pitch, depth = rng.uniform(0, np.pi), rng.uniform(30, 60), rng.uniform(0.06, 0.2)
-    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    textures = (
-        0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1),
-        np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1),
-        0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across)),
-        np.zeros_like(x),
-    )
-    return 1 - depth * textures[int(rng.integers(4))]
+    style = int(rng.integers(4))
+
+    def within(place: Place) -> np.ndarray:
+        y, x = (part.astype(np.float32) / SIZE for part in np.ogrid[place])
+        along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        match style:
+            case 0:
+                texture = 0.5 + 0.5 * np.clip(4 * np.sin(pitch * along), -1, 1)
+            case 1:
+                texture = np.clip(5 * (np.sin(pitch * along) * np.sin(pitch * across) - 0.3), 0, 1)
+            case 2:
+                texture = 0.5 + 0.5 * np.sin(pitch * 2 * along + 5 * np.sin(4 * across))
+            case _:
+                return np.ones((1, 1), np.float32)
+        return 1 - depth * texture
+
+    return within
 
 
 def guitar(c: Canvas, body: np.ndarray, accent: np.ndarray, rng: np.random.Generator) -> None:

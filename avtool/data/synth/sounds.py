@@ -4,17 +4,23 @@ Every maker takes a generator and the clip's number of samples and yields waves,
 loudness, each with the moment in seconds at which it starts; ``source`` adds them up, sets loudness and fades the ends.
 """
 
+import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
 SAMPLE_RATE = 16000
 Note = tuple[float, np.ndarray]
 PEAK = 0.5  # no single source is louder than this, so that two of them never clip
+_FADE = SAMPLE_RATE // 100
 _PENTATONIC = np.array([0, 2, 4, 7, 9, 12])  # in semitones
 _VOWELS = np.array(
     [(730, 1090, 2440), (530, 1840, 2480), (280, 2250, 2900), (500, 880, 2410), (320, 870, 2240)]
 )
+_TURNS = 8
+# The mean of two neighbours, taken so many times.
+_AVERAGES = {n: np.array([math.comb(n, k) for k in range(n + 1)]) / 2**n for n in (1, _TURNS)}
 # A membrane's modes are the zeros of the Bessel functions; a bell's are called hum, prime, tierce, quint, nominal, ...
 _MEMBRANE = np.array([1, 1.594, 2.136, 2.296, 2.653, 2.918, 3.156, 3.501, 3.6])
 _BELL = np.array([0.5, 1, 1.19, 1.5, 2, 2.51, 2.66, 3.01, 4.17, 5.43])
@@ -24,10 +30,12 @@ def source(kind: str, rng: np.random.Generator, samples: int) -> np.ndarray:
     """The sound of one object of ``kind``: float32 (samples,), peak at most ``PEAK``, fading in and out."""
     wave = _mixed(MAKERS[kind](rng, samples), samples)
     wave -= wave.mean()
-    rms = np.sqrt(np.mean(wave**2)) + 1e-12
-    gain = min(10 ** (rng.uniform(-27, -20) / 20) / rms, PEAK / (np.abs(wave).max() + 1e-12))
-    fade = np.minimum(1, np.minimum(np.arange(samples), np.arange(samples)[::-1]) / (0.01 * SAMPLE_RATE))
-    return (wave * gain * fade).astype(np.float32)
+    rms = np.sqrt(wave @ wave / samples) + 1e-12
+    wave *= min(10 ** (rng.uniform(-27, -20) / 20) / rms, PEAK / (max(wave.max(), -wave.min()) + 1e-12))
+    fade = np.arange(_FADE) / _FADE
+    wave[:_FADE] *= fade
+    wave[-_FADE:] *= fade[::-1]
+    return wave.astype(np.float32)
 
 
 def _seconds(length: float) -> np.ndarray:
@@ -56,9 +64,23 @@ def _resonant(wave: np.ndarray, floor: float, *peaks: tuple[float, float, float]
 
     The gain of one is ``level`` at its centre, and has half the power at width / 2 beside it.
     """
-    frequency = np.fft.rfftfreq(len(wave), 1 / SAMPLE_RATE)
-    gains = (level * (1 / np.sqrt(1 + ((frequency - at) / (width / 2)) ** 2)) for at, width, level in peaks)
-    return np.fft.irfft(np.fft.rfft(wave) * (floor + sum(gains)), len(wave))
+    return np.fft.irfft(np.fft.rfft(wave) * _gain(len(wave), floor, *peaks), len(wave))
+
+
+def _gain(samples: int, floor: float, *peaks: tuple[float, float, float]) -> np.ndarray:
+    """The gain of ``_resonant`` at each frequency of a spectrum."""
+    gain = np.full(samples // 2 + 1, float(floor))
+    for at, width, level in peaks:
+        beside = (_frequencies(samples) - at) * (2 / width)
+        beside *= beside
+        beside += 1
+        gain += np.divide(level, np.sqrt(beside, out=beside), out=beside)
+    return gain
+
+
+@lru_cache(4)
+def _frequencies(samples: int) -> np.ndarray:
+    return np.fft.rfftfreq(samples, 1 / SAMPLE_RATE)
 
 
 def _drift(rng: np.random.Generator, samples: int, rate: float) -> np.ndarray:
@@ -67,7 +89,7 @@ def _drift(rng: np.random.Generator, samples: int, rate: float) -> np.ndarray:
     at = np.linspace(0, len(knots) - 1.001, samples)
     left = at.astype(int)
     bend = 0.5 - 0.5 * np.cos(np.pi * (at - left))
-    return knots[left] * (1 - bend) + knots[left + 1] * bend
+    return knots[left] + np.diff(knots)[left] * bend
 
 
 def _modes(length: float, frequencies: np.ndarray, amplitudes: np.ndarray, decays: np.ndarray) -> np.ndarray:
@@ -95,15 +117,19 @@ def guitar(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     for at in _onsets(rng, samples, 0.22, 0.6):
         period = round(SAMPLE_RATE / (base * 2 ** (rng.choice(_PENTATONIC) / 12)))
         length = round(rng.uniform(0.8, 1.6) * SAMPLE_RATE)
-        string = np.zeros(length + period + 1)
+        size = min(length + period, samples - round(at * SAMPLE_RATE))  # what is heard of it
+        string = np.zeros(size + 1)
         burst = np.convolve(rng.uniform(-1, 1, period), np.ones(soft) / soft, "same")
         plucked = round(period * rng.uniform(0.12, 0.3))
         string[1 : period + 1] = burst - np.roll(burst, plucked)
-        for start in range(period + 1, len(string), period):
-            stop = min(start + period, len(string))
-            past = string[start - period - 1 : stop - period]
-            string[start:stop] = loss * 0.5 * (past[1:] + past[:-1])
-        fade = np.minimum(1, np.arange(length + period)[::-1] / 400)
+        start = period + 1
+        while start < len(string):  # eight turns at once as soon as there are eight to start from
+            turns = _TURNS if start >= _TURNS * (period + 1) else 1
+            stop, taps = min(start + turns * period, len(string)), loss**turns * _AVERAGES[turns]
+            past = string[start - turns * period - turns : stop - turns * period]
+            string[start:stop] = np.convolve(past, taps, "valid")
+            start = stop
+        fade = np.minimum(1, np.arange(length + period)[::-1][:size] / 400)
         notes.append((at, string[1:] * fade * rng.uniform(0.6, 1)))
     yield 0, _resonant(_mixed(notes, samples), 0.6, (body, 60, 1), (2.1 * body, 90, 0.6))
 
@@ -118,7 +144,9 @@ def pan_pipes(rng: np.random.Generator, samples: int) -> Iterator[Note]:
         envelope = (1 - np.exp(-t / rng.uniform(0.03, 0.07))) * np.minimum(1, t[::-1] / 0.08)
         wobble = 0.004 * np.sin(2 * np.pi * rng.uniform(4.5, 6) * t) * np.minimum(1, t / 0.3)
         phase = 2 * np.pi * pitch * np.cumsum(1 + wobble) / SAMPLE_RATE
-        tone = np.sin(phase) + 0.06 * np.sin(2 * phase) + 0.22 * np.sin(3 * phase) + 0.06 * np.sin(5 * phase)
+        sine, square = np.sin(phase), np.square(np.cos(phase))  # the harmonics as polynomials of these
+        third, fifth = 4 * square - 1, (16 * square - 12) * square + 1
+        tone = sine * (1 + 0.22 * third + 0.06 * fifth) + 0.06 * np.sin(2 * phase)
         noise = _resonant(rng.normal(size=len(t)), 0.04, (pitch, 200, 1), (3 * pitch, 500, 0.5))
         yield at, envelope * (tone + breath * 3 * noise) * rng.uniform(0.7, 1)
         at += length + rng.uniform(0, 0.12)
@@ -156,7 +184,8 @@ def kettle(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     centre, width = rng.uniform(2800, 5000), rng.uniform(1500, 3500)
     noise = rng.normal(size=samples)
     bands = (centre * 0.85, width, 1), (centre * 1.25, width, 1)
-    low, high = (_resonant(_resonant(noise, 0, band), 0, band) for band in bands)
+    spectrum = np.fft.rfft(noise)
+    low, high = (np.fft.irfft(spectrum * _gain(samples, 0, band) ** 2, samples) for band in bands)
     sweep = 0.5 + 0.5 * _drift(rng, samples, 1.5)
     sputter = np.exp(0.9 * _drift(rng, samples, rng.uniform(8, 20)) + 0.7 * _drift(rng, samples, 1.5))
     yield 0, (low * (1 - sweep) + high * sweep) * sputter
@@ -194,10 +223,11 @@ def singer(rng: np.random.Generator, samples: int) -> Iterator[Note]:
     flow = np.where(phase < 0.4, opening, closing)
     pulses = np.diff(flow, prepend=0) + 0.004 * rng.normal(size=samples)
     sung = rng.integers(len(_VOWELS), size=16)[note]
-    out = np.zeros(samples)
+    out, spectrum = np.zeros(samples), np.fft.rfft(pulses)
     for v in np.unique(sung):
         formants = zip(_VOWELS[v] * size, (90, 110, 170), (1, 0.6, 0.35), strict=True)
-        out += _resonant(pulses, 0.01, *formants) * _averaged((sung == v).astype(float), 1201)
+        heard = np.fft.irfft(spectrum * _gain(samples, 0.01, *formants), samples)
+        out += heard * _averaged((sung == v).astype(float), 1201)
     since = t - beats[note]
     yield 0, out * np.minimum(1, 0.15 + since / 0.06)
 
