@@ -137,6 +137,7 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
             "left_out": clips.left_out,
         },
         init=recipe.init.model_dump(exclude_none=True),
+        **run.facts,
         device=str(run.device),
         precision=precision,
         threads=torch.get_num_threads(),

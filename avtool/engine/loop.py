@@ -38,6 +38,7 @@ def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
         while run.step < stop:
             rate = run.schedule.rate(run.step)
             set_learning_rate(run.optimizer, rate, ramp=run.schedule.ramp(run.step))
+            run.task.progress = run.step / run.schedule.max_steps
             losses = train_step(run, model, batches, check=check, meter=meter, interrupted=interrupted)
             run.step += 1
             meter.steps += 1

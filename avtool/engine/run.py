@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
@@ -142,6 +142,7 @@ class Run:
         else:
             self.step, self.seconds, self.best = 0, 0.0, None
             self.pretrained = load_start(self.task, recipe, checkpoint)
+        self.facts = self._fill_task(saved.trainer.get("task", {}) if saved else {})
         share_batch_norm(self.task, self.world, device)
         self.task.to(device).train()
         if recipe.train.compile:
@@ -153,6 +154,19 @@ class Run:
         if saved:
             self.optimizer.load_state_dict(saved.trainer["optimizer"])
             self.scaler.load_state_dict(saved.trainer.get("scaler", {}))
+
+    def _fill_task(self, kept: dict[str, Tensor]) -> dict[str, Any]:
+        """Give the task's own buffers what a checkpoint ``kept`` of them, or where that is not of these buffers what
+        rank 0 finds in the clips; facts of what it found."""
+        facts, own = {}, self.task.own_state()
+        if {name: value.shape for name, value in own.items()} != {
+            name: value.shape for name, value in kept.items()
+        }:
+            if self.world.main:
+                facts = self.task.look_at_clips(self.recipe, self.dataset, self.clips.training)
+            kept = self.world.gather(self.task.own_state() if self.world.main else None)[0]
+        self.task.load_state_dict(kept, strict=False)
+        return facts
 
     def check_room(self) -> None:
         """CheckpointError where the disk has no room for a checkpoint of this run."""
@@ -250,6 +264,7 @@ class Run:
                     "pretrained": self.pretrained,
                     "best": self.best,
                     "processes": self.world.size,
+                    "task": self.task.own_state(),
                     "optimizer": self.optimizer.state_dict(),
                     "scaler": self.scaler.state_dict(),
                 },

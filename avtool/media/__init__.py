@@ -17,12 +17,9 @@ from avtool.media.container import (
     TOO_SHORT,
     UNDECODABLE,
     MediaFile,
-    Tools,
     UnusableMedia,
     check_file,
     describe_container,
-    tool_versions,
-    tools_in_words,
 )
 from avtool.media.decode import DecodedClip, decode_clip
 from avtool.media.encode import write_clip
@@ -55,6 +52,7 @@ from avtool.media.sound import (
     refusal,
     resampled,
 )
+from avtool.media.versions import Tools, tool_versions, tools_in_words
 
 __all__ = [
     "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "ONE_SIDED", "OPPOSITE", "SECONDS_NEEDED", "SILENT",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import struct
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -47,9 +46,6 @@ MEASURED = {MOV, "wav", "flac"}
 """Formats whose header has the length from what is in the file, if it is whole."""
 LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
 """Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
-Tools = Mapping[str, str]
-"""Tool: its version; empty where nobody noted them."""
-_NAMES = {"av": "PyAV", "ffmpeg": "FFmpeg", "opencv": "OpenCV", "numpy": "numpy"}
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 TOGETHER, TOGETHER_BYTES = 64, 1 << 20  # packets that are read before they are decoded
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
@@ -393,20 +389,3 @@ def _look(container: InputContainer, stream: VideoStream) -> dict[str, Any]:
             shape = {"rotation": rotation, "mirrored": mirrored, "pixel_aspect": float(look.aspect)}
             return shape | {"colour": look.facts()}
     return dict.fromkeys(("rotation", "mirrored", "pixel_aspect", "colour"))
-
-
-def tool_versions() -> dict[str, str]:
-    """Those of this process."""
-    return {
-        "av": av.__version__,
-        "ffmpeg": av.ffmpeg_version_info,
-        "opencv": cv2.__version__,
-        "numpy": np.__version__,
-    }
-
-
-def tools_in_words(tools: Tools, *, other_than: Tools | None = None) -> str:
-    """ "PyAV 18.1.0, OpenCV 5.0.0": all of them, or those that are not as in ``other_than``."""
-    shown = {name: version for name, version in tools.items() if (other_than or {}).get(name) != version}
-    words = [f"{_NAMES.get(name, name)} {version}" for name, version in shown.items()]
-    return ", ".join(words) or "unknown versions"

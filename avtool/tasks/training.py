@@ -37,7 +37,8 @@ class Training(nn.Module):
     ``config`` is the model's config.json but for its ``origin``. ``monitor`` names the measure, the larger the better,
     that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
     parameters get no gradient, ``drops_patches`` whether it can train on a part of the patches
-    (``train.keep_patches``). Held-out samples are shared by the processes in groups of ``group``.
+    (``train.keep_patches``). Held-out samples are shared by the processes in groups of ``group``. ``progress`` is the
+    share of the run's steps that are done; buffers of the task itself are kept in checkpoints (``own_state``).
 
     ``forward`` takes a batch and gives ``loss`` and its parts, scalars: means over the samples it gets, which may be a
     slice of one or of several batches. A loss that compares samples gathers the others of their batch
@@ -48,6 +49,7 @@ class Training(nn.Module):
     unused_parameters: ClassVar[bool] = False
     group: ClassVar[int] = 1
     drops_patches: ClassVar[bool] = False
+    progress = 0.0
 
     def __init__(self, recipe: Recipe, dataset: PreparedDataset | None, chosen: np.ndarray | None) -> None:
         """Random starting weights, drawn from the recipe's seed alone; ``chosen``: the clips of ``dataset`` that are
@@ -80,6 +82,15 @@ class Training(nn.Module):
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
         """The numbers of the clips that can be trained on, int64 (N,), and how many were left out, by reason."""
         return np.arange(len(dataset)), {}
+
+    def look_at_clips(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> dict[str, Any]:
+        """Fill the task's own buffers before the first step, from the clips ``chosen`` that are trained on; facts for
+        run.json."""
+        return {}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """The task's own buffers by name, which a run keeps in its checkpoints beside the model's weights."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
 
     def training_views(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> DrawnViews:
         """What a training sample shows: a random window, frame, crop, flip and gain. ``chosen``: the clips that are

@@ -1,10 +1,10 @@
 """The recipe's section of localization."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from avtool.config.types import Number, Positive, Section, ShareBelow1, Whole
+from avtool.config.types import Number, PartialShare, Positive, Section, ShareBelow1, Whole, fault
 
 
 class Localizer(Section):
@@ -18,6 +18,13 @@ class Localizer(Section):
     """share of the blank modality's patches that is encoded, evenly spaced: fewer take less time (unimodal)"""
 
 
+class Clusters(Section):
+    count: Annotated[Whole, Field(ge=2)] = 20
+    """how many clusters of sounds there are: two to four times as many as kinds of sound"""
+    share: PartialShare = 0.45
+    """share of the steps in which a clip's sound is its cluster's vector; after them both encoders learn by contrast"""
+
+
 class Localize(Localizer):
     pooling: Literal["max", "logsumexp"] = "logsumexp"
     """how a map's cells become a score: max, or logsumexp (log of the mean of exponentials)"""
@@ -27,3 +34,18 @@ class Localize(Localizer):
     """of the contrast between pairs"""
     negatives: ShareBelow1 = 0.0
     """share of training windows whose sound is replaced by silence or noise, so that nothing in view sounds; 0: none"""
+    clusters: Clusters | None = None
+    """learn from clusters of the sounds first, found without labels before training; null: not (unimodal)"""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.clusters and self.encoding != "unimodal":
+            raise fault("clusters", f"localize.encoding is {self.encoding}: clusters are of unimodal alone")
+        if self.clusters and self.negatives:
+            raise fault("clusters", "localize.negatives is not 0, and silence or noise is of no cluster")
+        if self.clusters and self.clusters.count > self.width:
+            what = (
+                f"{self.clusters.count} vectors at right angles do not fit into localize.width {self.width}"
+            )
+            raise fault("clusters.count", what)
+        return self

@@ -1,7 +1,7 @@
 """Localization: maps trained by contrast between a frame's own sound and others, without labels and without boxes."""
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
+from avtool.data.loader import batches_in_order, spread_over
 from avtool.data.views import (
     DrawnViews,
     FixedViews,
@@ -18,16 +19,21 @@ from avtool.data.views import (
     TrainingViews,
 )
 from avtool.distributed import World, all_gather_with_grad
-from avtool.errors import NotFinite, UsageError
+from avtool.errors import DataError, NotFinite, UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
 from avtool.model.localization import UNIMODAL, LocalizationModel
+from avtool.progress import say
+from avtool.tasks.localize.clusters import SAMPLE, SoundClusters, describe
 from avtool.tasks.localize.recipe import Localize
 from avtool.tasks.settings import drawn_views, fixed_views
 from avtool.tasks.training import ALONE, Batches, Training
 
 GROUP = 32
 """Sounds that a held-out frame's own is told from, unimodal: consecutive clips, whatever the batches are."""
+
+DESCRIBED_AT_ONCE = 32
+"""Sounds that are read and described together before they are clustered."""
 
 FLOOR = 0.5
 """The share of other sounds that a guess scores below a frame's own."""
@@ -50,6 +56,29 @@ class Localization(Training):
         super().__init__(recipe, dataset, chosen)
         self.options: Localize = recipe.options
         self.batch_size = recipe.train.batch_size
+        self.clusters: SoundClusters | None = None
+        if wanted := self.options.clusters:
+            if len(chosen) < wanted.count:
+                raise DataError(
+                    f"localize.clusters.count is {wanted.count}, but there are {len(chosen)} clips to train on",
+                    hint=f"localize.clusters.count={len(chosen)} or less, or use more data",
+                )
+            features = 3 * self.log_mel.mels
+            self.clusters = SoundClusters(count=wanted.count, features=features, width=self.options.width)
+
+    def look_at_clips(self, recipe: Recipe, dataset: PreparedDataset, chosen: np.ndarray) -> dict[str, Any]:
+        """Find the clusters of the sounds of at most ``SAMPLE`` clips, spread over all, in their evaluation views; how
+        pure they are."""
+        if self.clusters is None:
+            return {}
+        clips = spread_over(chosen, SAMPLE)
+        batches = batches_in_order(fixed_views(recipe, dataset), clips, batch_size=DESCRIBED_AT_ONCE)
+        described = torch.cat([describe(inputs_of(self.log_mel, batch)[1]) for batch in batches])
+        of_clips = [dataset.record(clip).label_ids for clip in clips]
+        labels = np.array([of_clip[0] if len(of_clip) == 1 else -1 for of_clip in of_clips])
+        found = self.clusters.find(described, labels, seed=recipe.seed)
+        say(str(found))
+        return {"clusters": found._asdict()}
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
@@ -110,10 +139,21 @@ class Localization(Training):
         belongs: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
-        process or thread holds. ``belongs``, bool (B,): whose sound is the frame's own (None: everyone's)."""
+        process or thread holds. ``belongs``, bool (B,): whose sound is the frame's own (None: everyone's).
+
+        In the share of the steps that learns from clusters a sound is the vector of its cluster, and ``clusters``, 1 -
+        its cosine with what the audio encoder gives, is added to the loss."""
         patches = self.model.patches(image, audio, image_keep)
         sounds, first = self.model.sounds(image, audio, audio_keep), 0
-        count = len(patches)
+        count, learned = len(patches), dict[str, Tensor]()
+        if (
+            self.clusters is not None
+            and self.options.clusters
+            and self.progress < self.options.clusters.share
+        ):
+            given = self.clusters(audio)
+            learned["clusters"] = 1 - (sounds.float() * given).sum(dim=1).mean()
+            sounds = given
         if count % self.batch_size:
             patches, first = all_gather_with_grad(patches)
             sounds, first = all_gather_with_grad(sounds)
@@ -133,7 +173,8 @@ class Localization(Training):
             if of_own is not None:
                 found = self.with_presence(found, scores.diagonal(place), of_own)
             losses.append({name: value * len(scores) / count for name, value in found.items()})
-        return {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]}
+        parts = {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]} | learned
+        return parts | {"loss": sum(learned.values(), parts["loss"])}
 
     def scores(self, patches: Tensor, sounds: Tensor) -> Tensor:
         """``patches`` (B, N, W) of frames and ``sounds`` (M, W), unit vectors -> scores (B, M) of all pairs."""
