@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from avtool.data.prepare import prepare
 
 # Tests run beside each other, and OpenMP's threads would burn the cores that others need while they wait.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell ignores Ctrl-C for what it starts with `&`, and programs inherit that: those tested here shall hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
