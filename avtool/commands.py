@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 
 from avtool.errors import AvtoolError, in_words
 from avtool.files import json_text
+from avtool.places import from_home
 
 INTERRUPTED = 130
 DASH_NOTE = "Clip names that begin with - go after -- or are written ./-x.mp4."
@@ -203,7 +204,11 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
             try:
                 if "threads" in shared:
                     set_threads(kwargs["threads"] if "threads" in wanted else kwargs.pop("threads"))
-                run(*args, **kwargs)
+                given = {
+                    name: from_home(value) if isinstance(value, Path) else value
+                    for name, value in kwargs.items()
+                }
+                run(*args, **given)
             except KeyboardInterrupt:
                 _fail("interrupted" if first_process() else "", "", INTERRUPTED)
             except (typer.Exit, typer.Abort, typer.BadParameter):

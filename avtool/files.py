@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,8 +22,18 @@ if TYPE_CHECKING:
 
 LFS_POINTER = b"version https://git-lfs"
 """How a file begins that stands for one which Git LFS has not fetched."""
+ARCHIVE = re.compile(
+    rb"PK[\3\5]|\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar", re.DOTALL
+)
+"""How archives and compressed files begin."""
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 """Of an OSError: the disk knows no locks, as some network disks do."""
+
+
+WAYS_OUT = {
+    "a Git LFS pointer": "run 'git lfs pull' in that repository, or fetch the file itself",
+    "an HTML page": "fetch the file itself, not its web page",
+}
 
 
 def name_of_other_content(head: bytes) -> str | None:

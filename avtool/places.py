@@ -41,6 +41,11 @@ def path_in_environment(name: str, *, folder: bool = False) -> Path | None:
     return path
 
 
+def from_home(path: Path) -> Path:
+    """The path with the home folder for its ~, which no shell expands in a table or in --out=~/x."""
+    return path.expanduser() if path.parts[:1] == ("~",) else path
+
+
 def data_root() -> Path:
     """$AVTOOL_DATA, else ./data."""
     return path_in_environment("AVTOOL_DATA", folder=True) or Path("data")

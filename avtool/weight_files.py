@@ -19,7 +19,7 @@ from safetensors.torch import load, load_file
 from torch import Tensor
 
 from avtool.errors import CheckpointError
-from avtool.files import is_unicode, name_of_other_content
+from avtool.files import WAYS_OUT, is_unicode, name_of_other_content
 from avtool.progress import say
 
 DAMAGED = (
@@ -248,12 +248,6 @@ def _refused(path: Path, what: str) -> CheckpointError:
     )
 
 
-_WAYS_OUT = {
-    "a Git LFS pointer": "run 'git lfs pull' in that repository, or fetch the file itself",
-    "an HTML page": "fetch the file itself, not its web page",
-}
-
-
 def check_weight_file(path: Path) -> None:
     if path.is_dir():
         raise CheckpointError(
@@ -268,5 +262,5 @@ def check_weight_file(path: Path) -> None:
         raise CheckpointError(f"{path} is empty", hint="fetch or write it again")
     if found := name_of_other_content(head):
         raise CheckpointError(
-            f"{path} is {found} of {path.stat().st_size} bytes, not weights", hint=_WAYS_OUT[found]
+            f"{path} is {found} of {path.stat().st_size} bytes, not weights", hint=WAYS_OUT[found]
         )

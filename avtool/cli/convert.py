@@ -69,12 +69,12 @@ def convert(
     mask_ratio_image=0.75, mask_ratio_audio=0.8, sample_rate=16000, n_fft=800 and hop=250. A CAV-MAE has two encoders:
     stream=image or stream=audio. What is left out of a file is said.
     """
-    from avtool.config.values import parse_setting
+    from avtool.config.values import parse_settings
     from avtool.convert import ASSUMED
     from avtool.convert import convert as run
     from avtool.progress import say
 
-    assume = dict(map(parse_setting, settings or ()))
+    assume = parse_settings(settings or ())
     config = run(file, out, assume=assume, key=key, drop_positions=drop_positions, force=force)
     said = config.settings if config.spectrogram is None else config.settings | dict(config.spectrogram)
     say(f"{config.kind} of {file}; what no tensor tells is marked *")

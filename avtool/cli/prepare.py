@@ -129,7 +129,7 @@ def _print_summary(found: dict[str, Any], report: Report) -> None:
     if found["prepared"]:
         table.add_row("bytes a second", f"{found['stored']['bytes_per_second']:,}")
     Console().print(table)
-    for note, said in {**found.get("notes", {}), **report.found()}.items():
+    for note, said in {**report.why(), **found.get("notes", {}), **report.found()}.items():
         typer.echo(f"{note}: {said}")
 
 

@@ -1,7 +1,7 @@
 """Values as they are typed: ``key=value`` arguments, and what is wrong with a value, in words."""
 
 import difflib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import reduce
 from operator import getitem
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ class Wrong(NamedTuple):
 def parse_setting(argument: str, *, example: str = "optim.base_lr=1e-4") -> tuple[str, Any]:
     """The dotted key and the value, read as YAML, of an argument ``key=value``. RecipeError where it is none."""
     dotted, equals, text = argument.partition("=")
+    dotted = dotted.strip()
     if not equals or not all(dotted.split(".")):
         raise RecipeError(
             f"argument {argument!r} is not of the form key=value", hint=f"for example {example}"
@@ -37,6 +38,18 @@ def parse_setting(argument: str, *, example: str = "optim.base_lr=1e-4") -> tupl
         raise RecipeError(
             f"argument {argument!r}: {yaml_problem(error)}", hint="quote it: 'key=[1, 2]'"
         ) from None
+
+
+def parse_settings(arguments: Iterable[str], **how: Any) -> dict[str, Any]:
+    """The same of several arguments. RecipeError for a key that is given twice."""
+    found: dict[str, tuple[str, Any]] = {}
+    for argument in arguments:
+        key, value = parse_setting(argument, **how)
+        if key in found:
+            what = f"{key} is given twice: {found[key][0]} and {argument}"
+            raise RecipeError(what, hint="leave one of them out")
+        found[key] = argument, value
+    return {key: value for key, (_, value) in found.items()}
 
 
 def yaml_problem(error: Exception) -> str:
@@ -72,7 +85,8 @@ def explain(
         branches = [other for other in branches if other["type"] != "literal_error"] or branches
     said, *others = dict.fromkeys(_in_words(other, value) for other in branches)
     wrong = ", or ".join([said, *(other.removeprefix("it should be ") for other in others)])
-    return Wrong(key, f"{name} is {value!r:.60}: {wrong}", hint)
+    shown = "empty" if value is None else f"{value!r:.60}"
+    return Wrong(key, f"{name} is {shown}: {wrong}", hint)
 
 
 def _known_part(key: Key, known: Mapping[str, str]) -> Key:

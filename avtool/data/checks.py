@@ -12,7 +12,8 @@ decoded length disagree* (by more than 0.5 s), *picture begins late* and *sound 
 *uncertain times* (time stamps restart, stray far, or are those of decoding), *opposite channels* (they cancel: the
 loudest was taken), *silent channel* (left out of the mixture), *clipped* (more than 0.1 % of the samples at full
 scale), *hdr* (PQ or HLG, made SDR unless the settings say otherwise), *soft mask, cut at half* and *mask in colours,
-all taken as one* (see ``media.read_mask``), *duplicate id* (a row above has the same), *label not in the class list*.
+all taken as one* (see ``media.read_mask``), *duplicate id* (a row above has the same), *label not in the class list*,
+*ends after the clip's end* (the row, by more than 0.5 s: what there is of it is prepared).
 """
 
 from collections.abc import Iterable, Sequence
@@ -40,6 +41,7 @@ UNEVEN = "sound and picture of different length"
 HEADER = "header and decoded length disagree"
 PICTURE_LATE, SOUND_LATE = "picture begins late", "sound begins late"
 UNCERTAIN = "uncertain times"
+CUT = "ends after the clip's end"
 CLIPPED = "clipped"
 DUPLICATE = "duplicate id"
 UNKNOWN_LABEL = "label not in the class list"

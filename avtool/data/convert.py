@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from avtool import media
 from avtool.config.types import Number, Positive, Section, Whole, keys
-from avtool.config.values import explain, parse_setting
+from avtool.config.values import explain, parse_settings
 from avtool.data import audit, checks, names, synth, workers
 from avtool.data.archives import Damaged, read_member
 from avtool.data.catalog import Row
@@ -50,7 +50,7 @@ class Settings(Section):
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> Self:
         """The settings of ``key=value`` arguments. UsageError for one that is wrong."""
-        values = dict(parse_setting(argument, example="frame_rate=4") for argument in arguments)
+        values = parse_settings(arguments, example="frame_rate=4")
         try:
             return cls(**values)
         except ValidationError as error:
@@ -171,7 +171,8 @@ def _convert(row: Row, settings: Settings, flags: Sequence[str]) -> PreparedClip
                 clip, sizes = _from_video(Path(row.video), row, settings)
             return _checked(row, settings, clip, sizes, flags)
         except MediaError as error:
-            reason, detail = getattr(error, "reason", media.UNDECODABLE), error.message
+            reason = getattr(error, "reason", media.UNDECODABLE)
+            detail = f"{error.message} ({error.hint})" if error.hint else error.message
         except Exception as error:  # noqa: BLE001 - memory, a disk that fails, a frame no library can scale
             reason, detail = checks.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())}"
         return Rejected(row, *_beyond(row, reason, detail), thumbnail=_thumbnail_of(row))
@@ -292,6 +293,8 @@ def _checked(
         found.append(checks.HDR)
     if clip.damaged:
         found.append(checks.DAMAGED)
+    if row.end is not None and row.end - row.start > clip.duration + checks.LENGTH_SECONDS:
+        found.append(checks.CUT)
     found += [*checks.time_flags(clip), *clip.mixing]
     found += checks.sound_flags(clip.waveform, rate, settings.window_seconds)
     masks, of_masks = _masks(row, clip, sizes)

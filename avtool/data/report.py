@@ -15,6 +15,7 @@ REPORT_JSON = "report.json"
 REPORT_HTML = "report.html"
 COUNTS = ("prepared", "refused", "missing", "flagged")
 SIZES = ("seconds", "bytes")
+SHOWN = 3
 
 
 @dataclass
@@ -84,6 +85,13 @@ class Report:
         no_clip = {name: n for name, ids in known if (n := sum(id in self.details for id in ids))}
         flags = {name: n for name, ids in known if (n := sum(id not in self.details for id in ids))}
         return no_clip, flags
+
+    def why(self) -> dict[str, str]:
+        """For each reason that left rows without a clip, the first sentences that say more."""
+        known = {
+            reason: [self.details[id] for id in ids if id in self.details] for reason, ids in self.ids.items()
+        }
+        return {reason: listed(details, SHOWN) for reason, details in known.items() if details}
 
     def stored(self) -> dict[str, float]:
         """``seconds`` and ``bytes`` of all prepared clips, and ``bytes_per_second``."""

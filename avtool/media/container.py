@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from avtool.errors import MediaError
-from avtool.files import LFS_POINTER
+from avtool.files import ARCHIVE, WAYS_OUT, name_of_other_content
 from avtool.media.clock import AHEAD, Clock, Edits, correction, edit_corrections
 from avtool.media.colour import Looks
 
@@ -60,7 +60,7 @@ class UnusableMedia(MediaError):
 
 
 def check_file(path: Path) -> None:
-    """Raise MediaError where ``path`` is missing, no regular file, empty, a Git LFS pointer or text.
+    """Raise MediaError where ``path`` is missing, no regular file, empty, an archive, text or a Git LFS pointer.
 
     Nothing but a regular file is opened: a pipe would be waited on for ever.
     """
@@ -80,8 +80,11 @@ def check_file(path: Path) -> None:
         raise UnusableMedia(f"no permission to read {path}") from error
     if not head:
         raise UnusableMedia(f"{path} is empty", hint="download or copy it again")
-    if head.startswith(LFS_POINTER):
-        raise UnusableMedia(f"{path} is a Git LFS pointer, not the file itself", hint="run: git lfs pull")
+    if found := name_of_other_content(head):
+        raise UnusableMedia(f"{path} is {found}, not the file itself", hint=WAYS_OUT[found])
+    if ARCHIVE.match(head):
+        hint = "unpack it; a table for avtool prepare may name a clip in it, as x.tar/clips/a.mp4"
+        raise UnusableMedia(f"{path} is an archive, not a clip", hint=hint)
     if not any(byte < 32 and byte not in b"\t\n\r\f" for byte in head):
         hint = "name the clip itself; a csv of clips goes through avtool prepare manifest"
         raise UnusableMedia(f"{path} is a text file, not a clip", hint=hint)

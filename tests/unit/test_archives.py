@@ -154,6 +154,10 @@ def test_what_is_no_archive_is_none_unless_it_is_called_one(tmp_path):
     (tmp_path / "thing.bin").write_bytes(random.Random(0).randbytes(2000))
     (tmp_path / "page.tar.gz").write_text("<html>not found</html>")
     (tmp_path / "other.rar").write_bytes(b"Rar!\x1a\x07\0")
+    (tmp_path / "x.tar.zst").write_bytes(b"\x28\xb5\x2f\xfd\0")
+    (tmp_path / "x.tar.aa").write_bytes(b"")
+    assert len(archives.first_pieces(list(tmp_path.glob("x*")))) == 2  # zst is no end of a piece
+    assert archives.listing(tmp_path / "x.tar.zst").problem.startswith("zstd cannot be read: unpack it")
     (tmp_path / "py.typed").write_bytes(b"")
     (tmp_path / "empty.tar").write_bytes(b"")
     assert archives.listing(tmp_path / "py.typed") is None
@@ -301,9 +305,10 @@ def test_what_is_wrong_with_a_clip_names_its_place_in_the_archive(tmp_path):
     )
     report = prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
     assert (report.refused, report.missing) == (2, 1)
+    way = "name the clip itself; a csv of clips goes through avtool prepare manifest"
     assert report.details == {
-        "1": f"{tmp_path}/a.tar/in/x.mp4 is a text file, not a clip",
-        "2": f"{tmp_path}/b.tar.gz/y.mp4 is a text file, not a clip",
+        "1": f"{tmp_path}/a.tar/in/x.mp4 is a text file, not a clip ({way})",
+        "2": f"{tmp_path}/b.tar.gz/y.mp4 is a text file, not a clip ({way})",
         "3": f"looked for {tmp_path}/a.tar/in/z.mp4",
     }
 

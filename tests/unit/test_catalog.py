@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 import tracemalloc
 import wave
 from collections import Counter
@@ -103,7 +104,27 @@ BAD_TABLES = [
     (f"{HEADER}\na\0,train,x,a.mp4", "line 2: a NUL byte", "again"),
     (f'{HEADER}\na,train,"x"y,a.mp4', "line 2: ", "quoted"),
     ("id,label,video\na,x,a.mp4", "line 1: no column split", "id,split,label,video"),
-    (f"{HEADER}\na,train,x", r"line 2: not as many fields as the header has \(3, not 4\)", "comma"),
+    (
+        f"{HEADER}\na,train,x",
+        r"line 2: not as many fields as the header has \(3, not 4\)",
+        "none for video: an empty",
+    ),
+    (f"{HEADER}\na,train,x,y,a.mp4", r"not as many fields as the header has \(5, not 4\)", "quote fields"),
+    ("id,split,label,image\na,train,x,a.png", "line 1: no column audio", "id,split,label,image,audio"),
+    ("id,split,label,audio\na,train,x,a.wav", "line 1: no column image", "id,split,label,image,audio"),
+    ("\n<!DOCTYPE html><html>" + 3000 * "x", "is an HTML page, not a table", "not its web page"),
+    (
+        "version https://git-lfs.github.com/spec/v1\noid 1",
+        "is a Git LFS pointer, not a table",
+        "git lfs pull",
+    ),
+    (b"\x1f\x8b\x08\0" + 300 * b"\0", "is an archive, not a table", "x.tar/clips/a.mp4"),
+    ("-".join(3000 * "x") + ",y", r"no column id \(there are: x-x-.{150,} \.\.\. .*x, y\)", HEADER),
+    (
+        f"{HEADER},start\na,train,x,a.mp4,{3000 * 'x'}",
+        "line 2: start is x{180,} .*x, seconds are needed",
+        "1.5",
+    ),
 ]
 
 
@@ -113,6 +134,22 @@ def test_a_table_that_cannot_be_read_names_file_line_and_way_out(tmp_path, text,
     with pytest.raises(TableError, match=message) as caught:
         read("manifest", path)
     assert caught.value.message.startswith(str(path)) and hint in caught.value.hint
+    assert len(caught.value.message) < len(str(path)) + 350
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.TAR", "a.wav", "a.png"])
+def test_what_is_no_table_is_named(tmp_path, name):
+    """A video's first bytes may pass for UTF-16, and the zeros between the files of a tar."""
+    path = tmp_path / name
+    if name == "a.TAR":
+        with tarfile.open(path, "w") as tar:
+            tar.addfile(tarfile.TarInfo("a.mp4"))
+    else:
+        path.write_bytes(b"\0\0\0\x20ftypisom" + bytes(1000))
+    kind = {".mp4": "a video", ".TAR": "an archive", ".wav": "a sound", ".png": "a picture"}[path.suffix]
+    with pytest.raises(TableError, match=f"{name} is {kind}, not a table") as caught:
+        read("manifest", path)
+    assert "a csv that lists the clips" in caught.value.hint
 
 
 def test_rows_that_were_emptied_in_a_spreadsheet_are_none(tmp_path):

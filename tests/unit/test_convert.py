@@ -282,6 +282,8 @@ def test_the_command_prints_what_it_assumed_and_keeps_it(tmp_path: Path) -> None
     assert again.exit_code == 2 and "--force" in again.stderr
     wrong = CliRunner().invoke(app, ["convert", "x.pth", "--out", str(out), "heads"])
     assert wrong.exit_code == 2 and "'heads' is not of the form key=value" in wrong.stderr
+    wrong = CliRunner().invoke(app, ["convert", "x.pth", "--out", str(out), "heads=3", "hop=2", "heads=4"])
+    assert wrong.exit_code == 2 and "heads is given twice: heads=3 and heads=4" in wrong.stderr
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,8 @@ def test_a_still_picture_is_one_and_a_slow_one_is_not_however_many_frames_are_ke
     ("setting", "message", "hint"),
     [
         ("framerate=4", "unknown key framerate", "did you mean frame_rate?"),
+        ("hdr=", "hdr is empty: it should be 'tonemap'", "HDR pictures"),
+        (" frame_rate = 0", "frame_rate is 0: ", "at most 120"),
         ("frame_rate=fast", "frame_rate is 'fast': it should be a number", "frames a second"),
         ("frame_rate=0", "frame_rate is 0", "above 0 and at most 120"),
         ("short_side=2.5", "short_side is 2.5: it should be a whole number", "16 to 4096"),

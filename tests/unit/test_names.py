@@ -100,18 +100,19 @@ def test_many_labels_that_look_the_same_are_counted(tmp_path):
 def test_what_is_mended_is_said(tmp_path):
     folder = tmp_path / "mine"
     clips.clip(folder / "clips" / "a.mp4", 1.0)
-    rows = ["a,train,cat;cat, clips\\a.mp4", "\ufeffb,dev,cat ; dog,./clips/a.mp4", "c,val,dog,clips/a.mp4"]
+    rows = ["a,train,cat;cat, clips\\a.mp4", "\ufeffb,dev,cat ; dog,./clips/a.mp4", "c,val, ;,clips/a.mp4"]
     path = table(folder, "\ufeff" + HEADER + "\n".join(rows))
     notes = {
         "backslashes in a path read as slashes": ["a"],
         "label given twice, counted once": ["a"],
+        "no label": ["c"],
         "splits whose names mean the same, kept apart": ["dev", "val"],
     }
     report = prepare("manifest", path, out=tmp_path / "out")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["notes"] == notes == report.notes
     assert "label given twice" in (tmp_path / "out" / "report.html").read_text()
     dataset = PreparedDataset(tmp_path / "out", "all")
-    assert [dataset.record(k).labels for k in range(3)] == [("cat",), ("cat", "dog"), ("dog",)]
+    assert [dataset.record(k).labels for k in range(3)] == [("cat",), ("cat", "dog"), ()]
     assert [dataset.record(k).id for k in range(3)] == ["a", "b", "c"]
     assert {dataset.recording(k) for k in range(3)} == {"clips/a.mp4"}  # however the path is written
     shutil.rmtree(tmp_path / "out")
@@ -127,6 +128,16 @@ def test_a_label_stays_twice_where_each_has_its_box_or_number_in_a_mask(tmp_path
     text = f"id,split,label,video,{means}\n"
     source = read_source("manifest", table(tmp_path, text), Request())
     assert source.rows[0].labels == ("cello", "cello") and not source.notes
+
+
+def test_the_home_folder_is_found_in_a_table_and_behind_an_equals_sign(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    clips.clip(tmp_path / "clips" / "a.mp4", 1.0)
+    table(tmp_path, HEADER + "a,train,x,~/clips/a.mp4\nb,train,x,~gone.mp4\n")
+    said = CliRunner().invoke(app, ["prepare", "manifest", "~/mine.csv", "--out=~/out"])
+    assert said.exit_code == 0 and "no such file: looked for " + str(tmp_path / "~gone.mp4") in said.stdout
+    assert len(PreparedDataset(tmp_path / "out")) == 1 and not (tmp_path / "~").exists()
 
 
 def test_a_file_with_a_backslash_in_its_name_is_that_file(tmp_path):

@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from avtool import media
+from avtool.cli import app
 from avtool.data import catalog, checks, page, workers
 from avtool.data import convert as convert_module
 from avtool.data.catalog import Row, Source
@@ -117,6 +119,34 @@ def test_details_say_which_path_was_looked_for(tmp_path):
     path = clips.clip(tmp_path / "a.mp4", 1)
     gone = rejected(video=path, stems={"x": tmp_path / "x.wav", "y": tmp_path / "y.wav"})
     assert gone.missing and gone.detail == f"looked for {tmp_path}/x.wav and 1 more"
+
+
+def test_why_rows_gave_no_clip_is_said_with_the_first_few(tmp_path):
+    rows = "".join(f"c{k},train,x,c{k}.mp4\n" for k in range(5)) + "t,train,x,t.tar\n"
+    (tmp_path / "t.tar").write_bytes(b"\x1f\x8b\x08\0")
+    (tmp_path / "mine.csv").write_text("id,split,label,video\n" + rows)
+    said = CliRunner().invoke(
+        app, ["prepare", "manifest", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out")]
+    )
+    looked = ", ".join(f"looked for {tmp_path}/c{k}.mp4" for k in range(3))
+    assert f"no such file: {looked} and 2 more\n" in said.stdout
+    archive = "t.tar is an archive, not a clip (unpack it; a table for avtool prepare may name a clip in it"
+    assert f"undecodable: {tmp_path}/{archive}" in said.stdout
+
+
+def test_a_row_that_ends_after_its_clip_is_flagged(tmp_path):
+    path = clips.clip(tmp_path / "a.mp4", 4)
+    assert flags_of(video=path, start=1.0, end=100.0) == flags_of(video=path, end=4.6) == [checks.CUT]
+    assert flags_of(video=path, end=4.4) == flags_of(video=path, start=1.0, end=4.2) == []
+    soundfile.write(tmp_path / "a.wav", clips.tone(4), RATE)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert flags_of(image=tmp_path / "a.png", audio=tmp_path / "a.wav", end=9.0) == [checks.CUT]
+
+
+def test_a_video_is_no_picture(tmp_path):
+    path = clips.clip(tmp_path / "a.mp4", 4)
+    found = rejected(image=path, audio=path)
+    assert (found.reason, found.detail) == (media.UNDECODABLE, f"{path} cannot be decoded as a picture")
 
 
 def test_a_start_after_the_end_says_how_long_the_clip_is(tmp_path):

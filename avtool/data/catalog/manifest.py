@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from avtool import places
 from avtool.data.catalog import Box, DataSet, Request, Row, Source, classes_of, numbers_of, tables, valid_box
 from avtool.errors import DataError, TableError
 
@@ -24,8 +25,10 @@ MEDIA = ("video", "image", "audio")
 OPTIONAL = ("start", "end", "boxes", "mask", "stems", "view", "recording")
 KNOWN = (*NEEDED, *MEDIA, *OPTIONAL)
 EXAMPLE = "a header to start from: id,split,label,video"
+PAIR = "an image goes with its sound, in a column of its own: id,split,label,image,audio"
 BACKSLASHES = "backslashes in a path read as slashes"
 TWICE = "label given twice, counted once"
+UNLABELLED = "no label"
 NOTHING = {"nan", "NaN", "<NA>", "NaT", "#N/A"}
 """What programs write for an empty cell."""
 BOXES = "write [[x1, y1, x2, y2], ...] with x1 < x2 and y1 < y2, as fractions of the frame from 0 to 1"
@@ -56,19 +59,18 @@ def read(source: Path, request: Request) -> Source:
 
 def _check_header(source: Path, names: list[str]) -> None:
     with_video = "video" in names or not {"image", "audio"} & set(names)
-    for name in (*NEEDED, *(("video",) if with_video else ("image", "audio"))):
-        if name not in names:
-            there = ", ".join(names)
-            raise TableError(f"{source}, line 1: no column {name} (there are: {there})", hint=EXAMPLE)
+    header = tables.Line(source, 1, {})
+    tables.check_columns(header, names, (*NEEDED, "video") if with_video else NEEDED, EXAMPLE)
+    tables.check_columns(header, names, () if with_video else ("image", "audio"), PAIR)
     for number, name in enumerate(names, 1):
         if not name:
             hint = "name it or take it out; pandas writes its index so: to_csv(FILE, index=False)"
-            raise TableError(f"{source}, line 1: column {number} has no name", hint=hint)
+            raise header.error(f"column {number} has no name", hint=hint)
         if name not in KNOWN and (near := get_close_matches(name.lower(), KNOWN, n=1, cutoff=0.8)):
             hint = f"did you mean {near[0]}? else give it a name that is less like it: columns are {', '.join(KNOWN)}"
-            raise TableError(f"{source}, line 1: unknown column {name}", hint=hint)
+            raise header.error(f"unknown column {name}", hint=hint)
         if names.count(name) > 1:
-            raise TableError(f"{source}, line 1: column {name} is there twice", hint="leave one of them out")
+            raise header.error(f"column {name} is there twice", hint="leave one of them out")
 
 
 def _short(value: object) -> str:
@@ -105,6 +107,8 @@ class _Reader:
         if len(set(labels)) < len(labels) != len(boxes) and not self.fields.get("mask"):
             self.mended.add(TWICE)
             labels = tuple(dict.fromkeys(labels))
+        if not labels:
+            self.mended.add(UNLABELLED)
         return Row(
             id=self.fields["id"],
             split=self.fields["split"],
@@ -131,7 +135,7 @@ class _Reader:
 
     def _file(self, value: str) -> Path:
         """File ``value``; where there is none, with \\ for /, as Windows writes it. TableError for a drive's."""
-        path, of_drive = self.folder / value, PureWindowsPath(value).is_absolute()
+        path, of_drive = self.folder / places.from_home(Path(value)), PureWindowsPath(value).is_absolute()
         if "://" in value and not path.exists():
             raise self.error(
                 f"{value} is an address, not a path", hint="download the file, and write its path"

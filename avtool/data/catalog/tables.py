@@ -9,9 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from avtool.data.names import listed
+from avtool.data.tree import KINDS, TABLE
 from avtool.errors import DataError, TableError
+from avtool.files import ARCHIVE, WAYS_OUT, name_of_other_content
 
 NESTED = 100
+SHOWN = 300
+"""At most about so many characters of a table are quoted."""
 SEPARATORS = {";": "semicolons", "\t": "tabs"}
 COMMAS = "save it with commas between the columns (CSV, UTF-8)"
 LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
@@ -33,6 +38,7 @@ class Line:
 
 
 def _error(path: Path, number: int, what: str, hint: str) -> TableError:
+    what = what if len(what) <= SHOWN else f"{what[: SHOWN - 100]} ... {what[-100:]}"
     return TableError(f"{path}, line {number}: {what}", hint=hint)
 
 
@@ -48,11 +54,17 @@ def check_there(source: Path, *paths: Path, title: str, get: str) -> None:
 
 def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte-order mark. TableError for another coding, or none."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.startswith(b"PK\3\4"):
+        raise TableError(f"{path} is a workbook or a zip, not a text", hint=COMMAS)
+    kind = "an archive" if ARCHIVE.match(head) else f"a {KINDS.get(path.suffix[1:].lower(), TABLE)}"
+    if (found := name_of_other_content(head) or kind) != f"a {TABLE}":
+        hint = "name a csv that lists the clips, those in an archive as x.tar/clips/a.mp4"
+        raise TableError(f"{path} is {found}, not a table", hint=WAYS_OUT.get(found, hint))
     data = path.read_bytes()
     if not data.strip():
         raise TableError(f"{path} is empty", hint="get or write the file again")
-    if data.startswith(b"PK\3\4"):
-        raise TableError(f"{path} is a workbook or a zip, not a text", hint=COMMAS)
     coding, what, line = "UTF-16", "UTF-16", 1
     if not _is_utf16(data):
         try:
@@ -133,16 +145,24 @@ def read_headed(
             raise _error(path, number, f"{word} between the columns", COMMAS)
     if check:
         check(names)
-    for name in columns:
-        if name not in names:
-            raise _error(path, number, f"no column {name} (there are: {', '.join(names)})", hint)
+    check_columns(Line(path, number, {}), names, columns, hint)
     for number, text in lines:
         values = _split(path, number, text)
         if len(values) != len(names):
             what = f"not as many fields as the header has ({len(values)}, not {len(names)})"
-            raise _error(path, number, what, "quote fields that hold a comma")
+            hint = "quote fields that hold a comma"
+            if lacking := names[len(values) :]:
+                hint = f"there is none for {listed(lacking)}: an empty field keeps its comma"
+            raise _error(path, number, what, hint)
         if any(values):  # a spreadsheet writes commas for rows that were emptied
             yield Line(path, number, dict(zip(names, values, strict=True)))
+
+
+def check_columns(header: Line, names: Sequence[str], columns: Sequence[str], hint: str) -> None:
+    """TableError where one of ``columns`` is not among the ``names`` in the header."""
+    for name in columns:
+        if name not in names:
+            raise header.error(f"no column {name} (there are: {', '.join(names)})", hint=hint)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
