@@ -61,6 +61,9 @@ class _Report:
     def found(self) -> dict[str, str]:
         return {}
 
+    def why(self) -> dict[str, str]:
+        return {"no sound track": "a.mp4 has no sound track"}
+
     def as_dict(self) -> dict[str, Any]:
         counts = {"prepared": self.prepared, "refused": 1, "missing": 0, "flagged": 2}
         return {**counts, "reasons": {"no sound track": 1}, "stored": {"bytes_per_second": 75880}}
@@ -179,6 +182,7 @@ def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
         ("flagged", "2"),
         ("short", "2"),
     ]
+    assert "no sound track: a.mp4 has no sound track\n" in done.stdout
     assert done.stdout.endswith("next: avtool pretrain --recipe tiny\n")
     assert json.loads(invoke("prepare", "synth", "--json").stdout)["reasons"] == {"no sound track": 1}
     assert calls[1][1]["clips"] == CLIPS
