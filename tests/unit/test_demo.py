@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from avtool import demo as demo_module
-from avtool.demo import DEMO_JSON, FULL, MADE, demo, what_next
+from avtool.demo import DEMO_JSON, FULL, MADE, OF_BEFORE, demo, what_next
 from avtool.errors import AvtoolError, UsageError
 from avtool.places import checkpoint_folder
 from tests.unit.test_places import model_at
@@ -141,19 +141,19 @@ def commands_in(out: Path, pretrain: tuple[str, ...], localize: tuple[str, ...])
 
 
 def test_a_demo_of_before_is_known_by_its_commands(out: Path) -> None:
-    commands_in(out, FULL.pretrain, FULL.localize)
+    commands_in(out, *OF_BEFORE)
     with pytest.raises(UsageError, match="holds what an unfinished demo made: pretrained, localizer"):
         demo(out)
     (out / "notes.txt").touch()
     with pytest.raises(UsageError, match="not even with --force"):
         demo(out, force=True)
-    commands_in(out.with_name("own"), FULL.pretrain, ("max_steps=9000",))
+    commands_in(out.with_name("own"), OF_BEFORE[0], ("max_steps=9000",))
     with pytest.raises(UsageError, match="not even with --force"):
         demo(out.with_name("own"), force=True)
 
 
 def test_a_demo_of_before_whose_note_is_damaged_is_not_replaced(out: Path) -> None:
-    commands_in(out, FULL.pretrain, FULL.localize)
+    commands_in(out, *OF_BEFORE)
     (out / "pretrained" / "run.json").write_text("[")
     with pytest.raises(UsageError, match="not even with --force"):
         demo(out, force=True)
