@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import av
 import numpy as np
 
+from avtool.media.clock import LONGEST_HOLE
 from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
 SOUND_GAP = 0.1  # seconds: sound that begins so much after what was sought has gone by
@@ -33,8 +34,6 @@ class Form(NamedTuple):
     format: str = "s16"
 
 
-LONGEST_HOLE = 3 * 3600.0
-"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 AS_IT_IS = Form(None, None, "flt")
 
 
