@@ -191,7 +191,9 @@ class MediaFile:
         without an index, as MPEG-TS is. For the others the file is opened anew: one that is wound back may not find its
         first key frame again.
         """
-        starts = [start for start in (time, time - FARTHER) if start > 0 and self.format in INDEXED]
+        # FFmpeg gives a palette with the first packet only
+        sought = self.format in INDEXED and not (self.video and self.video.pix_fmt == "pal8")
+        starts = [start for start in (time, time - FARTHER) if start > 0 and sought]
         for number, start in enumerate([*(starts if not self.uncertain else ()), 0.0]):
             if self.moved and (number or start == 0):
                 self.container.close()
