@@ -121,7 +121,7 @@ class Sound:
 
     def add(self, frame: av.AudioFrame, time: float | None) -> None:
         """The next block, which begins at ``time`` seconds, None: after the one before it."""
-        due = self.due
+        due = self.due if self.stretches or not self.waiting else self.waiting[0][1]
         if self.waiting:
             due += sum(_seconds(block) for block, _ in self.waiting)
         time = due if time is None else time

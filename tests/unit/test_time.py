@@ -249,6 +249,15 @@ def test_a_first_block_of_sound_that_strays_is_put_before_the_second(tmp_path: P
         assert sound.first == pytest.approx(0, abs=0.05) and sound.waveform().shape[1] < 5 * 16000
 
 
+def test_blocks_without_a_time_come_after_the_first_one_that_has_one() -> None:
+    sound = media.Sound(media.Form(RATE), length=4.0, path=Path("a.m2ts"))
+    for number in range(20):
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        block.sample_rate = RATE
+        sound.add(block, None if number else 0.7)
+    assert (sound.first, sound.due) == pytest.approx((0.7, 0.7 + 20 * 1024 / RATE))
+
+
 @pytest.mark.parametrize("fps", [25, 10, 5])
 def test_a_cut_that_begins_inside_a_frame(tmp_path: Path, fps: float) -> None:
     path = timed.set_edits(timed.make(tmp_path / "a.mp4", fps=fps), [(3.37, 0.63)])
