@@ -18,6 +18,8 @@ BACK, AHEAD = 0.5, 10.0
 """Seconds by which stamps may go back, or be ahead of all other streams: more is a stray, or another recording."""
 STEADY = 4
 """Where few frames have stamps, so many in a row that are off one way are right; FFmpeg gives some to another frame."""
+LONGEST_HOLE = 3 * 3600.0
+"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 RARE = 20
 """A gap of so many times the longest one before it is a stray stamp; a shorter one, a picture shown for long."""
 Edits = Sequence[tuple[float, float]]
@@ -70,7 +72,7 @@ class Clock:
         self.lag: float | None = None
         self.starts: list[tuple[float, bool]] = []
         self.held: tuple[av.VideoFrame, float | None] | None = None
-        self.last, self.stamped = -math.inf, False
+        self.last, self.gap, self.stamped = -math.inf, self.interval, False
         # whether frames come without stamps; how far the latest stamps were off; whether the last frame is at its own
         self.sparse, self.off, self.own = False, list[float](), False
 
@@ -154,8 +156,8 @@ class Clock:
         if time is None or after is None or not last < time < after:
             time = self._between(before, time, after)
         own = time == held[1]
-        if own and self.own:
-            self.interval = time - last
+        if own and self.own:  # a single long gap may end in a stray, and is no pace
+            self.interval, self.gap = min(time - last, self.gap), time - last
         self.last, self.own = time, own
         return before, time + correction(self.edits, time) if self.edits else time
 

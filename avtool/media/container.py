@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from operator import attrgetter
@@ -48,6 +48,7 @@ LENIENT: dict[str, Any] = {"metadata_errors": "ignore"} if int(av.__version__.sp
 """Tags that are not UTF-8 must not stop a clip from being read. From PyAV 19 on they never do; the option is gone."""
 PREROLL = 1.0  # seconds decoded before a start that is sought to, for the codecs to settle
 TOGETHER, TOGETHER_BYTES = 64, 1 << 20  # packets that are read before they are decoded
+REORDERED = 17  # packets after which one is shown at the latest: codecs hold back 16 frames at most
 FARTHER = 10.0  # seconds that a second seek goes back by: as long as key frames are apart at most, as a rule
 
 
@@ -193,7 +194,9 @@ class MediaFile:
         without an index, as MPEG-TS is. For the others the file is opened anew: one that is wound back may not find its
         first key frame again.
         """
-        starts = [start for start in (time, time - FARTHER) if start > 0 and self.format in INDEXED]
+        # FFmpeg gives a palette with the first packet only
+        sought = self.format in INDEXED and not (self.video and self.video.pix_fmt == "pal8")
+        starts = [start for start in (time, time - FARTHER) if start > 0 and sought]
         for number, start in enumerate([*(starts if not self.uncertain else ()), 0.0]):
             if self.moved and (number or start == 0):
                 self.container.close()
@@ -227,18 +230,21 @@ class MediaFile:
         return self.seconds
 
     def _measured(self) -> float:
-        ends, clock = dict[int, tuple[float, float]](), self._clock()
+        clock = self._clock()
+        # the latest packets of each stream: those of earlier ones may have strayed
+        ends = defaultdict[int, deque[tuple[float, float]]](lambda: deque(maxlen=REORDERED))
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
             for packet in self._packets(container):
                 clock.follow(packet)
                 if (stamp := packet.dts if packet.pts is None else packet.pts) is not None:
                     last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
-                    latest = ends.get(packet.stream_index, last)
-                    # only the first one can: others are brought onto the clock
-                    strayed = latest[0] - last[0] > AHEAD
-                    ends[packet.stream_index] = last if strayed else max(last, latest)
+                    latest = ends[packet.stream_index]
+                    if latest and latest[-1][0] - last[0] > AHEAD:
+                        # only the first one can: others are brought onto the clock
+                        latest.clear()
+                    latest.append(last)
         self.uncertain |= clock.uncertain
-        return max((sum(last) for last in ends.values()), default=self.origin) - self.origin
+        return max((sum(max(latest)) for latest in ends.values()), default=self.origin) - self.origin
 
     def frame_rate(self) -> float:
         """Frames a second, 0 where it is unknown or there is no video."""

@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
-from avtool.media.clock import CLOCK
+from avtool.media.clock import CLOCK, LONGEST_HOLE
 from avtool.media.colour import Hdr, Look, Looks, to_rgb
 from avtool.media.container import FARTHER, HDR, MediaFile, UnusableMedia, check_file
 
@@ -154,6 +154,10 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
             if last is None:
                 moments = Moments(time, rate, step=math.ceil(max(0.0, -time - CLOCK) * rate))
             else:
+                if time - last.time > LONGEST_HOLE:
+                    hours = f"{time / 3600:.0f} h without a new picture"
+                    what = f"{file.path} has {hours} by its time stamps, which cannot be right"
+                    raise UnusableMedia(what, hint="write it anew: ffmpeg -i IN -c copy OUT")
                 for moment in moments.until(time - CLOCK):
                     yield last, moment
                 interval = time - last.time

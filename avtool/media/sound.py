@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import av
 import numpy as np
 
+from avtool.media.clock import LONGEST_HOLE
 from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
 SOUND_GAP = 0.1  # seconds: sound that begins so much after what was sought has gone by
@@ -33,8 +34,6 @@ class Form(NamedTuple):
     format: str = "s16"
 
 
-LONGEST_HOLE = 3 * 3600.0
-"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 AS_IT_IS = Form(None, None, "flt")
 
 
@@ -122,7 +121,7 @@ class Sound:
 
     def add(self, frame: av.AudioFrame, time: float | None) -> None:
         """The next block, which begins at ``time`` seconds, None: after the one before it."""
-        due = self.due
+        due = self.due if self.stretches or not self.waiting else self.waiting[0][1]
         if self.waiting:
             due += sum(_seconds(block) for block, _ in self.waiting)
         time = due if time is None else time

@@ -155,6 +155,7 @@ FORMS = [
     form("a.mkv", "ffv1", "yuv411p", 6),
     form("a.mkv", "ffv1", "yuv440p", 1, True),
     form("a.avi", "mjpeg", "yuvj420p", 6, True, UNTAGGED, qscale="1"),
+    form("a.mov", "qtrle", "gray", 6, True, UNTAGGED),  # a palette of greys
     form("a.mp4", "libx264", "yuv420p", 1, False, UNTAGGED, lines=642, **X264),  # 1284 pixels wide
     form("a.mkv", "mpeg2video", "yuv420p", 1, True, None, qscale="1"),  # only the container can say so
     # and all others

@@ -209,6 +209,29 @@ def test_a_first_stamp_that_strays_far_is_refused_where_all_others_wrap_around(t
     path = timed.move_tags(path, lambda stream, tag: 3600.0 if (stream, tag) == ("video", 0) else 0.0)
     with pytest.raises(media.UnusableMedia, match="h without sound by its time stamps"):
         timed.see(path)
+    with (
+        media.MediaFile(path) as file,
+        pytest.raises(media.UnusableMedia, match="h without a new picture by its time stamps"),
+    ):
+        list(media.shown_frames(file, rate=25))
+
+
+def test_a_stray_stamp_within_a_clip_does_not_move_its_middle(tmp_path: Path) -> None:
+    path = timed.make(tmp_path / "a.flv", rate=44100)
+    with media.MediaFile(path) as file:
+        length = file.duration()
+    path = timed.move_tags(path, lambda stream, tag: 5.0 if (stream, tag) == ("video", 60) else 0.0)
+    with media.MediaFile(path) as file:
+        assert file.duration() == pytest.approx(length, abs=1e-3)
+
+
+def test_a_gap_that_a_stray_stamp_makes_is_not_taken_for_the_pace() -> None:
+    stream = SimpleNamespace(average_rate=25, guessed_rate=25, index=0, time_base=Fraction(1, 25))
+    clock = Clock(stream)
+    stamps = [0, 630, 631, 626, *range(633, 730)]  # the first and the fourth were not brought onto the clock
+    frames = [SimpleNamespace(pts=stamp, dts=None) for stamp in stamps]
+    times = [found[1] for frame in [*frames, None] if (found := clock.place(frame))]
+    assert times[-1] == pytest.approx(729 / 25) and clock.uncertain
 
 
 def test_a_first_block_of_sound_that_strays_is_put_before_the_second(tmp_path: Path) -> None:
@@ -224,6 +247,15 @@ def test_a_first_block_of_sound_that_strays_is_put_before_the_second(tmp_path: P
         sound = media.hear(file, [media.Form(16000)])[0]
         assert file.duration() == pytest.approx(4, abs=0.1) and file.uncertain
         assert sound.first == pytest.approx(0, abs=0.05) and sound.waveform().shape[1] < 5 * 16000
+
+
+def test_blocks_without_a_time_come_after_the_first_one_that_has_one() -> None:
+    sound = media.Sound(media.Form(RATE), length=4.0, path=Path("a.m2ts"))
+    for number in range(20):
+        block = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        block.sample_rate = RATE
+        sound.add(block, None if number else 0.7)
+    assert (sound.first, sound.due) == pytest.approx((0.7, 0.7 + 20 * 1024 / RATE))
 
 
 @pytest.mark.parametrize("fps", [25, 10, 5])
