@@ -264,8 +264,7 @@ class MediaFile:
                 self.uncertain = True
 
     def _followed(self, clock: Clock) -> Iterator[list[av.Packet]]:
-        """The packets, after ``clock`` has followed them: some at a time, those of one stream after those of another,
-        for each kind of work is done faster in one go."""
+        """The packets, after ``clock`` has followed them: some at a time, sorted by stream, which is faster."""
         packets, size = list[av.Packet](), 0
         try:
             for packet in self._packets(self.container):
@@ -284,9 +283,8 @@ class MediaFile:
         return sorted(packets, key=attrgetter("stream.index"))
 
     def decoded(self, *streams: Stream | None) -> Iterator[tuple[Any, Any]]:
-        """The frames of ``streams``, which it must have (``need``), in the file's order for each of them, and the
-        seconds at which each is presented, None for a block of sound that does not say; what is damaged is counted and
-        passed over."""
+        """The frames of ``streams``, which it must have (``need``), in each one's order in the file, and the seconds at
+        which each is presented, None for a block of sound that does not say; damage is counted and passed over."""
         clock = self._clock()
         for packets in self._followed(clock):
             for packet in packets:
@@ -298,6 +296,8 @@ class MediaFile:
                     continue
                 if self.raw_floats:
                     self._check_finite(frames)
+                # FFmpeg drops sound of fragments of one packet; edits drop some where the header counts packets
+                self.damaged += packet.is_discard and not frames and not packet.stream.frames
                 for frame in frames:
                     yield frame, self._heard(frame)
         for stream in streams:  # the end, or where reading broke off: take what the decoders still hold

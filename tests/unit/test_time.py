@@ -216,6 +216,16 @@ def test_a_first_stamp_that_strays_far_is_refused_where_all_others_wrap_around(t
         list(media.shown_frames(file, rate=25))
 
 
+def test_sound_that_ffmpeg_drops_of_small_fragments_is_counted_as_damage(tmp_path: Path) -> None:
+    found = {}
+    for fragments in ("frag_keyframe", "frag_every_frame"):
+        options = {"movflags": f"{fragments}+empty_moov"}
+        with media.MediaFile(timed.make(tmp_path / f"{fragments}.mp4", options=options)) as file:
+            found[fragments] = sum(1 for _ in file.decoded(file.sound)), file.damaged
+    (heard, none), (some, lost) = found.values()
+    assert none == 0 and some + lost == heard and lost > heard / 4
+
+
 def test_a_stray_stamp_within_a_clip_does_not_move_its_middle(tmp_path: Path) -> None:
     path = timed.make(tmp_path / "a.flv", rate=44100)
     with media.MediaFile(path) as file:
