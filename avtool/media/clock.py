@@ -18,8 +18,6 @@ BACK, AHEAD = 0.5, 10.0
 """Seconds by which stamps may go back, or be ahead of all other streams: more is a stray, or another recording."""
 STEADY = 4
 """Where few frames have stamps, so many in a row that are off one way are right; FFmpeg gives some to another frame."""
-LONGEST_HOLE = 3 * 3600.0
-"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 RARE = 20
 """A gap of so many times the longest one before it is a stray stamp; a shorter one, a picture shown for long."""
 Edits = Sequence[tuple[float, float]]

@@ -230,9 +230,8 @@ class MediaFile:
         return self.seconds
 
     def _measured(self) -> float:
-        clock = self._clock()
         # the latest packets of each stream: those of earlier ones may have strayed
-        ends = defaultdict[int, deque[tuple[float, float]]](lambda: deque(maxlen=REORDERED))
+        clock, ends = self._clock(), defaultdict[int, deque[Any]](lambda: deque(maxlen=REORDERED))
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
             for packet in self._packets(container):
                 clock.follow(packet)
@@ -240,8 +239,7 @@ class MediaFile:
                     last = float(stamp * packet.time_base), float((packet.duration or 0) * packet.time_base)
                     latest = ends[packet.stream_index]
                     if latest and latest[-1][0] - last[0] > AHEAD:
-                        # only the first one can: others are brought onto the clock
-                        latest.clear()
+                        latest.clear()  # only the first one can be: others are brought onto the clock
                     latest.append(last)
         self.uncertain |= clock.uncertain
         return max((sum(max(latest)) for latest in ends.values()), default=self.origin) - self.origin
@@ -296,8 +294,6 @@ class MediaFile:
                     continue
                 if self.raw_floats:
                     self._check_finite(frames)
-                # FFmpeg drops sound of fragments of one packet; edits drop some where the header counts packets
-                self.damaged += packet.is_discard and not frames and not packet.stream.frames
                 for frame in frames:
                     yield frame, self._heard(frame)
         for stream in streams:  # the end, or where reading broke off: take what the decoders still hold
@@ -332,14 +328,18 @@ class MediaFile:
     def _frames(self, source: av.Packet | Any) -> list:
         """What decoding a packet, or the rest of a stream, gives."""
         try:
-            return source.decode()
+            frames = source.decode()
         except av.EOFError:  # a decoder that is asked again after its end
             return []
         except av.FFmpegError:
+            frames, lost = [], True
+        else:  # FFmpeg drops sound of fragments of one packet; edits drop some where the header counts packets
+            lost = not frames and getattr(source, "is_discard", False) and source.stream is self.sound
+            lost = lost and not source.stream.frames
+        if lost:
             stamp = source.dts if isinstance(source, av.Packet) else None
-            beyond = stamp is not None and stamp * float(source.time_base) - self.origin > self.until
-            self.damaged += not beyond
-            return []
+            self.damaged += stamp is None or stamp * float(source.time_base) - self.origin <= self.until
+        return frames
 
 
 @contextmanager

@@ -15,9 +15,10 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image, ImageOps
 
 from avtool.errors import MediaError
-from avtool.media.clock import CLOCK, LONGEST_HOLE
+from avtool.media.clock import CLOCK
 from avtool.media.colour import Hdr, Look, Looks, to_rgb
 from avtool.media.container import FARTHER, HDR, MediaFile, UnusableMedia, check_file
+from avtool.media.sound import refuse_hole
 
 _PICTURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM|II[*+]\0|MM\0[*+]|RIFF....WEBP|....ftyp(?:avi[fs]|hei[cxms]|mif1)"
@@ -154,10 +155,7 @@ def shown_frames(file: MediaFile, *, rate: float) -> Iterator[tuple[Picture, flo
             if last is None:
                 moments = Moments(time, rate, step=math.ceil(max(0.0, -time - CLOCK) * rate))
             else:
-                if time - last.time > LONGEST_HOLE:
-                    hours = f"{time / 3600:.0f} h without a new picture"
-                    what = f"{file.path} has {hours} by its time stamps, which cannot be right"
-                    raise UnusableMedia(what, hint="write it anew: ffmpeg -i IN -c copy OUT")
+                refuse_hole(file.path, last.time, time, "a new picture")
                 for moment in moments.until(time - CLOCK):
                     yield last, moment
                 interval = time - last.time

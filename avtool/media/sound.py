@@ -11,7 +11,6 @@ from typing import Any, NamedTuple, cast
 import av
 import numpy as np
 
-from avtool.media.clock import LONGEST_HOLE
 from avtool.media.container import PREROLL, SILENT, TOO_SHORT, MediaFile, UnusableMedia
 
 SOUND_GAP = 0.1  # seconds: sound that begins so much after what was sought has gone by
@@ -34,7 +33,17 @@ class Form(NamedTuple):
     format: str = "s16"
 
 
+LONGEST_HOLE = 3 * 3600.0
+"""Seconds: longer holes would take more memory than there is, and are not in any clip."""
 AS_IT_IS = Form(None, None, "flt")
+
+
+def refuse_hole(path: Path, begins: float, ends: float, what: str) -> None:
+    """UnusableMedia where ``path`` has no ``what`` from ``begins`` to ``ends``, in seconds, for too long."""
+    if ends - begins > LONGEST_HOLE:
+        hours = f"{ends / 3600:.0f} h without {what}"
+        said = f"{path} has {hours} by its time stamps, which cannot be right"
+        raise UnusableMedia(said, hint="write it anew: ffmpeg -i IN -c copy OUT")
 
 
 @dataclass(frozen=True)
@@ -158,11 +167,7 @@ class Sound:
             self.add(block, time)
 
     def _begin(self, time: float) -> None:
-        if time - (self.due if self.stretches else 0.0) > LONGEST_HOLE:
-            what = (
-                f"{self.path} has {time / 3600:.0f} h without sound by its time stamps, which cannot be right"
-            )
-            raise UnusableMedia(what, hint="write it anew: ffmpeg -i IN -c copy OUT")
+        refuse_hole(self.path, self.due if self.stretches else 0.0, time, "sound")
         self._flush()
         self.due, self.form = time, None
         self.stretches.append((time, []))

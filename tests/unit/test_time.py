@@ -224,6 +224,9 @@ def test_sound_that_ffmpeg_drops_of_small_fragments_is_counted_as_damage(tmp_pat
             found[fragments] = sum(1 for _ in file.decoded(file.sound)), file.damaged
     (heard, none), (some, lost) = found.values()
     assert none == 0 and some + lost == heard and lost > heard / 4
+    with media.MediaFile(tmp_path / "frag_every_frame.mp4") as file:
+        file.until = 1.0
+        assert sum(1 for _ in file.decoded(file.sound)) == some and 0 < file.damaged < lost / 3
 
 
 def test_a_stray_stamp_within_a_clip_does_not_move_its_middle(tmp_path: Path) -> None:
