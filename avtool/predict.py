@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from avtool.checkpoint import load_model
 from avtool.clip import PICTURE, SOUND, Clip, Window
 from avtool.config.checkpoint import Config, read_model_config
+from avtool.data.tree import KINDS, SUFFIXES, VIDEO
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, as_batch, blank_frames, inputs_of, silence
 from avtool.places import find_model, run_of
@@ -143,16 +144,51 @@ class Clips:
                         times += [window.times for window in some]
                         parts.append(_computed(chosen, some, compute, clip.lacks))
             except (MediaError, UsageError, OSError) as error:
-                self._tell(path, error)
+                tell(self.failed, path, error)
                 continue
             found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             yield Computed(path, np.array(times), found, clip.lacks)
 
-    def _tell(self, clip: Path, error: Exception) -> None:
-        known = explain(error)
-        if self.failed is None or known is None:
-            raise error
-        self.failed(clip, known)
+
+def tell(failed: Failed | None, clip: Path, error: Exception) -> None:
+    """Tell ``failed`` of what is wrong with ``clip``; raise it where that is None, or where it is no such error."""
+    known = explain(error)
+    if failed is None or known is None:
+        raise error
+    failed(clip, known)
+
+
+def into_folder(clips: Sequence[Path], out: Path, ending: str) -> dict[Path, Path]:
+    """Where in the folder ``out`` goes what is made of each clip: its name with another ``ending``. UsageError where
+    two clips have one name, or ``out`` is a file."""
+    if out.is_file():
+        raise UsageError(
+            f"--out {out} is a file", hint="several clips go into a folder: choose another --out"
+        )
+    names: dict[str, Path] = {}
+    for clip in clips:
+        before = names.setdefault(f"{clip.stem}{ending}", clip)
+        if before is not clip:
+            raise UsageError(
+                f"{before} and {clip} would both become {out / clip.stem}{ending}",
+                hint="do them one after the other, with folders of their own",
+            )
+    return {clip: out / name for name, clip in names.items()}
+
+
+def clips_in(paths: Sequence[Path]) -> list[Path]:
+    """``paths``, and in place of a folder the videos that lie in it, by name. UsageError where there is none."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        videos = [one for one in inside if one == path or KINDS.get(one.suffix[1:].lower()) == VIDEO]
+        if not videos:
+            raise UsageError(
+                f"{path} holds no video",
+                hint=f"it has to lie there itself, as NAME.{SUFFIXES[VIDEO].replace(' ', ', .')}",
+            )
+        found += videos
+    return found
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ def write_clip(
     """Write an H.264 (yuv420p, its colours tagged) + AAC mp4; the same input gives the same bytes.
 
     ``frames``: uint8 (H, W, 3) RGB, all of one size, H and W even. ``waveform``: float32 (N,) or (N, C) in
-    [-1, 1], or None for a clip without a sound track. The picture begins ``start`` seconds after the sound. MediaError
-    where they are not so.
+    [-1, 1], or int16, or None for a clip without a sound track. The picture begins ``start`` seconds after the sound.
+    MediaError where they are not so.
     """
     with atomic_file(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(30000)
@@ -94,14 +94,14 @@ def _check_frame(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
 
 
 def _planes(path: Path, waveform: np.ndarray) -> tuple[np.ndarray, str]:
-    """The sound as float32 (C, N), and the name of such channels."""
+    """The sound as float32 or int16 (C, N), and the name of such channels."""
     floats = np.issubdtype(waveform.dtype, np.floating)
-    if not floats or not np.isfinite(waveform).all():
+    if waveform.dtype != np.int16 and not (floats and np.isfinite(waveform).all()):
         raise MediaError(
             f"cannot write {path}: its sound is {'not finite' if floats else waveform.dtype}",
-            hint="give finite floating point numbers in [-1, 1]",
+            hint="give finite floating point numbers in [-1, 1], or int16",
         )
-    planes = np.atleast_2d(waveform.astype(np.float32).T)
+    planes = np.atleast_2d((waveform.astype(np.float32) if floats else waveform).T)
     if (layout := LAYOUTS.get(len(planes))) is None:
         raise MediaError(f"a clip is written with 1, 2, 6 or 8 channels of sound, not {len(planes)}")
     return planes, layout
@@ -110,6 +110,8 @@ def _planes(path: Path, waveform: np.ndarray) -> tuple[np.ndarray, str]:
 def _audio_chunks(planes: np.ndarray, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
     for start in range(0, planes.shape[1], AUDIO_CHUNK):
         block = np.ascontiguousarray(planes[:, start : start + AUDIO_CHUNK])
+        if block.dtype == np.int16:
+            block = block.astype(np.float32) / 32768  # here, as an hour of sound takes twice the room so
         chunk = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
         chunk.sample_rate, chunk.pts, chunk.time_base = sample_rate, start, Fraction(1, sample_rate)
         yield chunk

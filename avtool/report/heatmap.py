@@ -18,14 +18,23 @@ _WARNING = (176, 32, 16)
 _FAINT, _STRONG = 0.35, 0.75  # share of colour over the frame, where the map is lowest and highest
 
 
+Scale = tuple[float, float]
+"""The values of a map that have the darkest and the brightest colour; what lies beyond them has these as well."""
+
+
 def render_heatmap(
-    frame: np.ndarray, heat: np.ndarray, *, caption: Sequence[str] = (), warning: str = ""
+    frame: np.ndarray,
+    heat: np.ndarray,
+    *,
+    caption: Sequence[str] = (),
+    warning: str = "",
+    scale: Scale | None = None,
 ) -> np.ndarray:
     """The picture, uint8 (height, width, 3) RGB.
 
-    ``frame`` is uint8 (H, W, 3) RGB and keeps its own size; ``heat`` is float (H, W), of any scale: the map's
-    lowest value has the darkest colour and its highest the brightest (a constant map is dark all over), and
-    both values stand beside the colour bar. ``caption`` lines, then ``warning`` in red, stand below and are
+    ``frame`` is uint8 (H, W, 3) RGB and keeps its own size; ``heat`` is float (H, W), in any units: in ``scale``
+    (None: from the map's lowest value to its highest; a constant map is dark all over), whose ends stand beside the
+    colour bar. ``caption`` lines, then ``warning`` in red, stand below and are
     wrapped, never cut. ValueError where the two differ in size or the map is not finite.
     """
     if frame.shape[:2] != heat.shape:
@@ -33,18 +42,19 @@ def render_heatmap(
     if not np.isfinite(heat).all():
         raise ValueError("the map holds values that are not finite")
     height, width = heat.shape
+    scale = scale or (heat.min(), heat.max())
     size = min(32, max(13, width // 64))
     line_height, bar_height = round(1.45 * size), max(height, 3 * size)
     bar = MARGIN + width + _GAP
     beside = bar + _BAR + _GAP // 2
-    ends = [(f"{heat.max():#.3g}", MARGIN + size - 2), (f"{heat.min():#.3g}", MARGIN + bar_height - 1)]
+    ends = [(f"{scale[1]:#.3g}", MARGIN + size - 2), (f"{scale[0]:#.3g}", MARGIN + bar_height - 1)]
     room = max(beside + max(text_width(text, size) for text, _ in ends) - MARGIN, _CAPTION_WIDTH)
     texts = [*((text, PALE if k else INK) for k, text in enumerate(caption)), (warning, _WARNING)]
     lines = [(line, colour) for text, colour in texts for line in wrap(text, size, room)]
     top = MARGIN + bar_height + _GAP
     bottom = top + line_height * len(lines) if lines else MARGIN + bar_height
     page = np.full((bottom + MARGIN, room + 2 * MARGIN, 3), PAPER, np.uint8)
-    page[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = overlay(frame, heat)
+    page[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = overlay(frame, heat, scale)
     page[MARGIN : MARGIN + bar_height, bar : bar + _BAR] = coloured(np.linspace(1, 0, bar_height)[:, None])
     for text, baseline in ends:
         write(page, text, (beside, baseline), size, PALE)
@@ -59,12 +69,33 @@ def coloured(level: np.ndarray) -> np.ndarray:
     return cv2.applyColorMap(np.rint(level * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
 
 
-def overlay(frame: np.ndarray, heat: np.ndarray) -> np.ndarray:
+def overlay(frame: np.ndarray, heat: np.ndarray, scale: Scale | None = None) -> np.ndarray:
     """The frame under the map's colours, uint8 (H, W, 3): the hotter, the less of the frame shows through."""
-    low, high = float(heat.min()), float(heat.max())
-    level = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
-    share = (_FAINT + (_STRONG - _FAINT) * level)[..., None]
-    return np.rint((1 - share) * frame + share * coloured(level)).astype(np.uint8)
+    low, high = map(float, scale or (heat.min(), heat.max()))
+    level = ((heat - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(heat)
+    share = (_FAINT + (_STRONG - _FAINT) * level).astype(np.float32)
+    return cv2.blendLinear(frame, np.ascontiguousarray(coloured(level)), 1 - share, share)
+
+
+def abreast(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures uint8 (H, W, 3) beside each other, on paper where one is lower than others."""
+    height = max(len(picture) for picture in pictures)
+    rows = [(0, height - len(picture)) for picture in pictures]
+    padded = [
+        np.pad(picture, (below, (0, 0), (0, 0)), constant_values=PAPER[0])
+        for picture, below in zip(pictures, rows, strict=True)
+    ]
+    return np.concatenate(padded, axis=1)
+
+
+def labelled(picture: np.ndarray, text: str) -> np.ndarray:
+    """A picture uint8 (H, W, 3) with ``text``, as much as fits, on its upper left corner."""
+    size = min(28, max(10, picture.shape[1] // 24))
+    line = next(iter(wrap(text, size, picture.shape[1] - size)), "")
+    strip = picture.copy()
+    strip[: round(1.6 * size)] //= 3
+    write(strip, line, (size // 2, round(1.15 * size)), size, PAPER)
+    return strip
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple, dict[str, Any]]]
         setattr(fake, name, record)
         monkeypatch.setitem(sys.modules, module, fake)
 
-    stand_in("avtool.tasks.localize.predict", "localize")
+    stand_in("avtool.tasks.localize.predict", "localize", SimpleNamespace(controls={}))
     stand_in("avtool.demo", "demo")
     stand_in("avtool.engine", "train", Path("runs/tiny-1"))
     stand_in("avtool.engine", "dry_run", "parameters: 7")
@@ -85,8 +85,11 @@ def test_localize_hands_on_clip_names_whatever_they_begin_with(clip: list[str], 
         "audio": None,
         "model": None,
         "at": 1.5,
+        "every": None,
         "map": "cosine",
         "raw": Path("h.npy"),
+        "controls": False,
+        "other": None,
         "device": "auto",
         "force": False,
     }

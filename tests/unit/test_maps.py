@@ -14,16 +14,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typer.testing import CliRunner
 
 from avtool.checkpoint import save_checkpoint
+from avtool.cli import app
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError
-from avtool.features import LogMel
+from avtool.features import LogMel, upsampled
 from avtool.inputs import shown, whole_crop
-from avtool.media import write_clip
+from avtool.media import describe_container, read_frame, read_waveform, write_clip
 from avtool.model.build import build_model
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.mae import MaskedAutoencoder
+from avtool.predict import clips_in
 from avtool.registry import FUSIONS
+from avtool.report.heatmap import overlay
+from avtool.tasks.localize.controls import controls_of
 from avtool.tasks.localize.maps import (
     MAPS,
     attention_layers,
@@ -33,7 +38,7 @@ from avtool.tasks.localize.maps import (
     localization_map,
 )
 from avtool.tasks.localize.predict import localize
-from tests import timed
+from tests import clips, timed
 from tests.models import described
 
 HEADS, RATE = 2, 16000
@@ -381,7 +386,7 @@ def bad(work: Path) -> dict[str, tuple[Path, dict[str, object]]]:
         "photo.jpg has no sound track": (good, {"audio": photo}),
         r"good.mp4 is 4\.\d\d s long": (good, {"at": 60.0}),
         "there is no map 'heat'": (good, {"map": "heat"}),
-        "is not named .png": (good, {"out": Path("o.jpg")}),
+        "is named neither .png": (good, {"out": Path("o.jpg")}),
         "is not named .npy": (good, {"raw": Path("o.txt")}),
         "would replace the clip": (still, {"audio": wav, "out": still, "force": True}),
     }
@@ -424,3 +429,108 @@ def test_weights_are_loaded_last_and_nothing_is_written_where_they_are_broken(
         Path("o.png").touch()
         localize(good, model=broken, out=Path("o.png"))
     assert not Path("o.npy").exists() and Path("o.png").stat().st_size == 0
+
+
+# Whole clips, several of them, and controls ---------------------------------------------------------------
+
+
+def test_a_whole_clip_under_its_maps_keeps_its_length_and_sound(
+    work: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = clip(work / "a.mp4", np.concatenate([sound(2), sound(2, 3000)]))
+    found = localize(path, out=work / "o.mp4", model=model, map="difference")
+    assert np.array_equal(found.times, np.arange(8) / 2)
+    assert found.maps["own sound"].shape == (8, *next(iter(found.maps.values())).shape[1:])
+    assert "warning" not in capsys.readouterr().err
+    facts = describe_container(work / "o.mp4")
+    assert facts["duration"] == pytest.approx(4, abs=0.15)
+    video = clips.streams_of(work / "o.mp4")["video"]
+    assert (video["width"], video["height"], video["fps"]) == (80, 48, 4)
+    own, written = (read_waveform(one, sample_rate=RATE)[2000:60000] for one in (path, work / "o.mp4"))
+    assert np.corrcoef(own, written)[0, 1] > 0.99
+    # one scale for all of it: the frame under the clip's highest value is the only one with the brightest colour
+    scale = found.maps["own sound"].min(), found.maps["own sound"].max()
+    for at in (0.5, 1.5, 3.0):
+        heat = upsampled(found.maps["own sound"][[round(2 * at)]], (48, 80))[0]
+        shown = overlay(read_frame(path, at)[0], heat, scale)
+        assert np.abs(shown.astype(int) - read_frame(work / "o.mp4", at)[0]).mean() < 4
+
+
+def test_maps_of_a_whole_clip_are_those_of_its_frames(work: Path, model: Path) -> None:
+    path = clip(work / "a.mp4", np.concatenate([sound(2), sound(2, 3000)]))
+    localize(path, out=work / "o.npz", model=model, map="difference", every=1.0)
+    with np.load(work / "o.npz") as arrays:
+        assert sorted(arrays) == ["own sound", "times"]
+        assert np.array_equal(arrays["times"], np.arange(4))
+        for at, maps in zip(arrays["times"], arrays["own sound"], strict=True):
+            alone = localize(path, out=work / "o.png", model=model, map="difference", at=at, force=True)
+            assert np.allclose(maps, alone.maps["own sound"][0], atol=1e-5)
+
+
+def test_controls_say_whether_it_is_the_sound(work: Path, model: Path) -> None:
+    path, other = clip(work / "a.mp4", sound(4)), clip(work / "b.mp4", sound(1, 3000), seconds=1)
+    still = localize(path, out=work / "o.png", model=model, map="difference", controls=True)
+    assert list(still.maps) == list(still.controls) == ["own sound", "silence", "white noise"]
+    assert np.abs(still.maps["silence"]).max() < 1e-5 < still.maps["own sound"].min()
+    assert still.controls["own sound"].moved == 0 < still.controls["white noise"].moved
+    assert still.controls["silence"] == (0, 1)
+    width = cv2.imread(str(work / "o.png")).shape[1]
+    localize(path, out=work / "one.png", model=model, map="difference")
+    assert width == 3 * cv2.imread(str(work / "one.png")).shape[1]
+    whole = localize(path, out=work / "o.mp4", model=model, map="difference", other=other)
+    assert list(whole.controls) == ["own sound", "silence", "sound of b.mp4"]
+    assert clips.streams_of(work / "o.mp4")["video"]["width"] == 3 * 80
+    itself = localize(path, out=work / "p.npz", model=model, map="difference", other=path)
+    assert itself.controls["sound of a.mp4"].moved == pytest.approx(0, abs=1e-6)
+    assert itself.controls["sound of a.mp4"].marked == itself.controls["own sound"].marked > 0
+
+
+def test_what_a_control_measures() -> None:
+    own = np.array([[[0, 0], [1, 4]], [[0, 4], [0, 0]]], np.float32)
+    maps = {"own sound": own, "same": own * 0.25, "opposite": -own, "flat": np.full_like(own, 3)}
+    found = controls_of(maps)
+    assert [found[name].marked for name in maps] == [0.25, 0, 0, 1]  # from 2 on
+    assert [found[name].moved for name in maps] == pytest.approx([0, 0, 2, 1])
+
+
+def test_several_clips_go_into_a_folder_and_a_bad_one_stops_none(work: Path, model: Path) -> None:
+    (work / "in").mkdir()
+    for name in ("a", "c"):
+        clip(work / "in" / f"{name}.mp4", sound(2), seconds=2)
+    (work / "in" / "b.mp4").write_text("no video")
+    (work / "in" / "notes.txt").write_text("no clip")
+    assert [path.name for path in clips_in([work / "in"])] == ["a.mp4", "b.mp4", "c.mp4"]
+    done = CliRunner().invoke(app, ["localize", "in", "--model", str(model), "--out", "maps"])
+    assert done.exit_code == 1, done.output
+    assert done.stdout.split() == ["maps/a.mp4", "maps/c.mp4"]
+    assert "in/b.mp4" in done.stderr and "1 of 3 clips failed" in done.stderr
+    assert sorted(path.name for path in (work / "maps").iterdir()) == ["a.mp4", "c.mp4"]
+    done = CliRunner().invoke(
+        app, ["localize", "in/a.mp4", "in/c.mp4", "--model", str(model), "--at", "1", "--out", "maps"]
+    )
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (work / "maps").glob("*.png")) == ["a.png", "c.png"]
+
+
+def test_what_says_nothing_together_is_refused(work: Path, model: Path) -> None:
+    path = clip(work / "a.mp4", sound(2), seconds=2)
+    (work / "other").mkdir()
+    twin = clip(work / "other" / "a.mp4", sound(2), seconds=2)
+    for words, said in (
+        (["a.mp4", "--every", "1"], "--every says nothing where --out heatmap.png shows one frame"),
+        (
+            ["a.mp4", "--at", "1", "--out", "o.mp4"],
+            "--at says nothing where --out o.mp4 is of the whole clip",
+        ),
+        (["a.mp4", "--raw", "o.npy", "--out", "o.mp4"], "--raw says nothing"),
+        (["a.mp4", str(twin), "--out", "o.mp4"], "--out o.mp4 is one file, and there are 2 clips"),
+        (["a.mp4", str(twin), "--out", "o"], "would both become o/a.mp4"),
+        (["a.mp4", "a.mp4", "--raw", "o.npy", "--out", "o"], "--raw goes with one clip, not with 2"),
+        (["empty", "--out", "o"], "empty holds no video"),
+        (["a.mp4", "--other-sound", "none.wav", "--out", "o.png"], "none.wav does not exist"),
+        (["a.mp4", "--other-sound", "a.mp4", "--out", "a.mp4", "--force"], "would replace the clip"),
+    ):
+        (work / "empty").mkdir(exist_ok=True)
+        done = CliRunner().invoke(app, ["localize", *words, "--model", str(model)])
+        assert done.exit_code in (1, 2) and said in " ".join(done.stderr.split()), done.stderr
+    assert path.exists() and not list(work.glob("o*"))[1:]

@@ -193,7 +193,7 @@ def test_written_clips_are_the_same_bytes_whatever_was_in_memory(tmp_path):
             r"a frame is uint8 of shape \(48, 64\), not uint8 of \(48, 64, 3\)",
         ),
         (np.zeros((48, 64, 3), np.uint8), np.full(9000, np.nan, np.float32), "its sound is not finite"),
-        (np.zeros((48, 64, 3), np.uint8), np.zeros(9000, np.int16), "its sound is int16"),
+        (np.zeros((48, 64, 3), np.uint8), np.zeros(9000, np.int32), "its sound is int32"),
     ],
 )
 def test_what_cannot_be_written_is_refused(tmp_path, frame, waveform, said):

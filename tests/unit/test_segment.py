@@ -23,9 +23,9 @@ from avtool.losses import overlap_loss
 from avtool.places import resolve_checkpoint
 from avtool.report.overlay import lay_over, palette, write_mask
 from avtool.tasks.names import ClassNames
-from avtool.tasks.segment import predict as infer
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
+from avtool.whole import slower
 from tests import clips, timed
 
 RATE = clips.RATE
@@ -346,7 +346,7 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
     refused(UsageError, "is a picture and has no sound", source / "1.png")
     refused(
         UsageError,
-        "is a picture, and --out .* a video",
+        "is a picture, and --out .* is of a whole clip",
         source / "1.png",
         audio=source / "1.wav",
         out=Path("x.mp4"),
@@ -379,7 +379,7 @@ def test_frames_on_a_grid_and_how_fast(tmp_path: Path) -> None:
         twice = [clips.level_of(frame.rgb()) for frame, _ in media.shown_frames(file, rate=20)]
     assert half == [(2 * k, k / 5) for k in range(10)]
     assert twice == [k // 2 for k in range(40)]
-    assert [infer.slower(fps) for fps in (10, 15, 25, 30, 60, 0)] == [10, 15, 12.5, 15, 15, 15]
+    assert [slower(fps) for fps in (10, 15, 25, 30, 60, 0)] == [10, 15, 12.5, 15, 15, 15]
 
 
 def test_an_overlay_tints_what_is_marked(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """``avtool localize``: a clip in, a heat map of where its sound comes from out."""
 
+from itertools import starmap
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clip, command, examples, option
+from avtool.commands import Clips, Failures, command, every, examples, option
 
 EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
+    "avtool localize clip.mp4 --controls --out heatmap.mp4",
+    "avtool localize *.mp4 --out maps",
     "avtool localize photo.jpg --audio sound.wav --map difference --raw map.npy",
     "avtool localize --out heatmap.png -- -x_2rG8ydxM.mp4",
     next_command="avtool evaluate RUN --data DIR --task localize",
@@ -17,9 +20,14 @@ EPILOG = examples(
 
 @command("audio", "model", "at", "device", "threads", "force")
 def localize(
-    clip: Clip,
+    clips: Clips,
     *,
-    out: Annotated[Path, option("PNG", "Picture to write.")] = Path("heatmap.png"),
+    out: Annotated[
+        Path,
+        option(
+            "FILE", "A .png: one frame; an .mp4: the whole clip, up to 15 frames a second; an .npz: its maps."
+        ),
+    ] = Path("heatmap.png"),
     map: Annotated[
         str | None,
         option(
@@ -28,17 +36,48 @@ def localize(
             usual="the model's own",
         ),
     ] = None,
+    every: Annotated[float | None, every("Seconds between maps of a whole clip.", "0.5")] = None,
+    controls: Annotated[
+        bool, option(None, "Is it the sound? Also show the map with silence and with noise.", "--controls")
+    ] = False,
+    other: Annotated[
+        Path | None, option("CLIP", "--controls, with this clip's sound instead of noise.", "--other-sound")
+    ] = None,
     raw: Annotated[Path | None, option("NPY", "Also write the map as float32 (height, width).")] = None,
     **options: Any,
 ) -> None:
-    """Show where in the frame a clip's sound comes from."""
-    from avtool.errors import check_choice
+    """Show where in the frame a clip's sound comes from.
+
+    Of several clips, or the videos in a folder, --out is a folder: NAME.mp4 of each, with --at NAME.png.
+    """
+    from avtool.errors import UsageError, check_choice
+    from avtool.predict import clips_in
+    from avtool.tasks.localize.controls import in_words
     from avtool.tasks.localize.maps import EVERY
     from avtool.tasks.localize.predict import localize as run
 
     if map is not None:
         check_choice("--map", map, EVERY)
-    run(clip, out=out, map=map, raw=raw, **options)
-    for path in (out, raw):
-        if path is not None:
-            typer.echo(path)
+    options |= {"map": map, "every": every, "controls": controls, "other": other}
+    given = clips_in(clips)
+    if given == clips and len(given) == 1 and not out.is_dir():
+        found = run(given[0], out=out, raw=raw, **options)
+        for line in (str(out), str(raw or ""), *starmap(in_words, found.controls.items())):
+            if line:
+                typer.echo(line)
+        return
+    for name, value in (("--raw", raw), ("--audio", options.pop("audio"))):
+        if value is not None:
+            raise UsageError(f"{name} goes with one clip, not with {len(given)}", hint="name one clip")
+    if out.suffix:
+        raise UsageError(
+            f"--out {out} is one file, and there are {len(given)} clips",
+            hint=f"name a folder for what is made of each: --out {out.with_suffix('')}",
+        )
+    from avtool.tasks.localize.predict import localize_each
+
+    failures = Failures(given)
+    for path, found in localize_each(given, out=out, failed=failures.tell, **options):
+        for line in (str(path), *starmap(in_words, found.controls.items())):
+            typer.echo(line)
+    failures.leave()

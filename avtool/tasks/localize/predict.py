@@ -1,36 +1,55 @@
-"""Where in a frame its sound comes from: the Python API behind ``avtool localize``."""
+"""Where its sound comes from, in a frame or in all of a clip: the Python API behind ``avtool localize``."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from avtool.clip import Clip
 from avtool.devices import resolve_device
-from avtool.errors import UsageError
+from avtool.errors import MediaError, UsageError
 from avtool.features import upsampled
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
-from avtool.predict import choose_model
-from avtool.report.heatmap import render_heatmap, write_png
-from avtool.tasks.localize.maps import EVERY, choose_map, localization_map, words_of
+from avtool.predict import WINDOWS_AT_ONCE, Chosen, Failed, batched, choose_model, into_folder, tell
+from avtool.progress import progress_bar
+from avtool.report.heatmap import abreast, labelled, overlay, render_heatmap, write_png
+from avtool.tasks.localize.controls import OWN, Control, Sounds, controls_of, in_words
+from avtool.tasks.localize.maps import EVERY, choose_map, words_of
 from avtool.tasks.localize.pointing import kept_localization
+from avtool.whole import VIDEO, Shown, WholeClip, check_moves
+
+MAPS, PICTURE = ".npz", ".png"
+STEP = 0.5
+"""Seconds from one map of a whole clip to the next."""
 
 
 @dataclass(frozen=True)
 class LocalizationResult:
-    """What ``localize`` found. ``map``: float32 (H, W) at the size of ``frame``, uint8 (H, W, 3) RGB, in the
-    units of its ``kind`` (see ``avtool.tasks.localize.maps``), not normalised. ``time``: of the frame, in seconds,
-    and for a picture of the middle of the sound. ``model``: the checkpoint folder. ``warning``: what speaks
-    against the map."""
+    """What ``localize`` found. ``maps``: float32 (T, rows, columns) over the model's patches at ``times`` (T,) seconds,
+    in the units of their ``kind`` (see ``avtool.tasks.localize.maps``), not normalised; by what was heard, "own sound"
+    first. ``controls``: what they do with each sound, where that was asked for. ``model``: the checkpoint folder.
+    ``warning``: what speaks against the map. Of a single frame also ``frame``, uint8 (H, W, 3) RGB, and ``map``,
+    float32 (H, W), with the own sound."""
 
-    map: np.ndarray
-    frame: np.ndarray
-    time: float
+    maps: dict[str, np.ndarray]
+    times: np.ndarray
     kind: str
     model: Path
     warning: str
+    controls: dict[str, Control]
+    frame: np.ndarray | None = None
+    map: np.ndarray | None = None
+
+    @property
+    def time(self) -> float:
+        """Of the (first) frame, in seconds; for a picture that of the middle of the sound."""
+        return float(self.times[0])
 
 
 def localize(
@@ -40,56 +59,198 @@ def localize(
     audio: Path | None = None,
     model: Path | None = None,
     at: float | None = None,
+    every: float | None = None,
     map: str | None = None,
     raw: Path | None = None,
+    controls: bool = False,
+    other: Path | None = None,
     device: str = "auto",
     force: bool = False,
 ) -> LocalizationResult:
-    """Show where in the frame of ``clip`` its sound comes from, in the picture ``out``.
+    """Show where the sound of ``clip`` comes from.
 
-    ``clip`` is a video, or a picture with the sound file ``audio``; with a video, ``audio`` takes the place
-    of its own sound. ``at``: seconds from the start (None: the middle) of the frame and of the middle of the
-    sound heard, which is as long as the model was trained on, moved to lie inside the clip and reflected
-    where the clip is shorter; for a picture, of the sound file. ``map``: a kind in
-    ``avtool.tasks.localize.maps.EVERY`` (None: the model's own). ``raw``: also write the map, float32 (H, W) of the
-    frame, as .npy: what the picture shows before it is scaled to its colours. ``model``: a run, checkpoint or
-    converted folder (None: see ``avtool.places.find_model``).
+    ``clip`` is a video, or a picture with the sound file ``audio``; with a video, ``audio`` takes the place of its own
+    sound. ``out`` ending in .png: one frame, ``at`` so many seconds from the start (None: the middle), under its map,
+    for which the sound around it is heard, as long as the model was trained on, moved to lie inside the clip and
+    reflected where the clip is shorter; ``raw``: also write that map, float32 (H, W) of the frame, as .npy: what the
+    picture shows before it is scaled to its colours. ``out`` ending in .mp4: the whole clip under its maps, one
+    ``every`` so many seconds (None: ``STEP``) and blended between them, all in one scale, with its own sound as one
+    channel; ending in .npz: these maps alone, with their ``times``.
 
-    The clip is looked at before any weights are loaded, and nothing is written before all is computed. Raises
-    AvtoolError where the clip, the model or an output cannot be used.
+    ``map``: a kind in ``avtool.tasks.localize.maps.EVERY`` (None: the model's own). ``controls``: beside it the map of
+    the same with silence and with the sound of the file ``other`` (None: white noise as loud), and how they differ.
+    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+
+    The clip is looked at before any weights are loaded, and nothing is written before all is computed but a video,
+    which appears when it is whole. Raises AvtoolError where the clip, the model or an output cannot be used.
     """
-    check_output(out, force=force, suffix=".png", others=(clip, audio))
-    if raw is not None:
-        check_output(raw, force=force, option="--raw", suffix=".npy", others=(clip, audio))
-    if map is not None and map not in EVERY:
-        raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
+    how = _How(audio, at, every, map, raw, controls or other is not None, other)
+    how.check(clip, out, force=force)
     target = resolve_device(device)
+    return _localized(clip, out, how, lambda: choose_model(model, device=target))
+
+
+def localize_each(
+    clips: Sequence[Path],
+    *,
+    out: Path,
+    model: Path | None = None,
+    at: float | None = None,
+    every: float | None = None,
+    map: str | None = None,
+    controls: bool = False,
+    other: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+    failed: Failed | None = None,
+) -> Iterator[tuple[Path, LocalizationResult]]:
+    """``localize`` each of several videos into the folder ``out``: NAME.mp4, or with ``at`` NAME.png. Yields what was
+    written and what was found, one after the other. A clip that cannot be used is told to ``failed`` and left out, or
+    raised where that is None."""
+    how = _How(None, at, every, map, None, controls or other is not None, other)
+    targets = into_folder(clips, out, VIDEO if at is None else PICTURE)
+    for clip, target in targets.items():
+        how.check(clip, target, force=force)
+    device_found = resolve_device(device)
+    choose = cache(lambda: choose_model(model, device=device_found))
+    for clip, target in targets.items():
+        try:
+            yield target, _localized(clip, target, how, choose)
+        except (MediaError, UsageError, OSError) as error:
+            tell(failed, clip, error)
+
+
+@dataclass(frozen=True)
+class _How:
+    """The options that clips share, see ``localize``."""
+
+    audio: Path | None
+    at: float | None
+    every: float | None
+    map: str | None
+    raw: Path | None
+    controls: bool
+    other: Path | None
+
+    def check(self, clip: Path, out: Path, *, force: bool) -> None:
+        """UsageError for outputs that cannot be written or would take a file's place, and for options that do not go
+        together."""
+        raw, others = self.raw, (clip, self.audio, self.other)
+        if (kind := out.suffix.lower()) not in (PICTURE, VIDEO, MAPS):
+            raise UsageError(
+                f"--out {out} is named neither {PICTURE}, {VIDEO} nor {MAPS}",
+                hint=f"--out {out.with_suffix(PICTURE)}, or --out {out.with_suffix(VIDEO)} for the whole clip",
+            )
+        of_one, of_all = {"--at": self.at, "--raw": raw}, {"--every": self.every}
+        for option in [
+            key for key, value in (of_all if kind == PICTURE else of_one).items() if value is not None
+        ]:
+            shows = "shows one frame" if kind == PICTURE else "is of the whole clip"
+            better = out.with_suffix(VIDEO if kind == PICTURE else PICTURE)
+            raise UsageError(
+                f"{option} says nothing where --out {out} {shows}", hint=f"leave it out, or --out {better}"
+            )
+        check_output(out, force=force, others=others)
+        if raw is not None:
+            check_output(raw, force=force, option="--raw", suffix=".npy", others=(*others, out))
+        if self.map is not None and self.map not in EVERY:
+            raise UsageError(f"there is no map {self.map!r}", hint=f"choose one of {', '.join(EVERY)}")
+
+
+def _localized(clip: Path, out: Path, how: _How, choose: Callable[[], Chosen]) -> LocalizationResult:
+    audio, raw = how.audio, how.raw
     with Clip(clip, audio) as source:
-        time = source.time(at)
-        chosen = choose_model(model, device=target)
+        time = source.time(how.at)
+        if out.suffix.lower() != PICTURE:
+            check_moves(source, out)
+            return _over_all(WholeClip(source, choose()), out, how)
+        chosen = choose()
         waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
-    kind = choose_map(chosen.module, map)
-    maps = localization_map(chosen.module, *chosen.inputs([seen], [waveform]), kind=kind)
-    heat = upsampled(chosen.check_finite(maps, "maps").cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
-    kept = kept_localization(chosen.checkpoint, kind)
-    result = LocalizationResult(heat, frame, time, kind, chosen.checkpoint, kept.warning() if kept else "")
-    _write(result, out, raw, caption=_caption(result, clip, audio))
-    return result
-
-
-def _caption(result: LocalizationResult, clip: Path, audio: Path | None) -> list[str]:
-    sound = f", sound of {audio.name}" if audio is not None else ""
-    lines = f"{clip.name} at {result.time:.2f} s{sound}", words_of(result.kind), f"model {result.model}"
-    return [printable(line) for line in lines]
-
-
-def _write(result: LocalizationResult, out: Path, raw: Path | None, *, caption: list[str]) -> None:
-    picture = render_heatmap(result.frame, result.map, caption=caption, warning=result.warning)
+    kind = choose_map(chosen.module, how.map)
+    sounds = Sounds(chosen, controls=how.controls, other=how.other)
+    found = _result(chosen, kind, sounds.maps(kind, [seen], [waveform], [time]), [time])
+    heats = {
+        name: upsampled(maps, frame.shape[:2])[0].astype(np.float32) for name, maps in found.maps.items()
+    }
     if raw is not None:
-        array = io.BytesIO()  # so that a full disk is an OSError with its reason
-        np.save(array, result.map)
-        with atomic_file(raw) as partial:
-            partial.write_bytes(array.getvalue())
-    write_png(out, picture)
+        _write_bytes(raw, partial(np.save, arr=heats[OWN]))
+    sound = f", sound of {audio.name}" if audio is not None else ""
+    lines = f"{clip.name} at {time:.2f} s{sound}", words_of(kind), f"model {found.model}"
+    captions = {name: [in_words(name, control)] for name, control in found.controls.items()}
+    captions[OWN] = [*map(printable, lines), *captions.get(OWN, [])]
+    scale = heats[OWN].min(), heats[OWN].max()
+    pictures = [
+        render_heatmap(
+            frame, heat, caption=captions[name], warning=found.warning * (name == OWN), scale=scale
+        )
+        for name, heat in heats.items()
+    ]
+    write_png(out, abreast(pictures))
+    return replace(found, frame=frame, map=heats[OWN])
+
+
+def _result(
+    chosen: Chosen, kind: str, maps: dict[str, np.ndarray], times: Sequence[float]
+) -> LocalizationResult:
+    kept = kept_localization(chosen.checkpoint, kind)
+    return LocalizationResult(
+        maps,
+        np.asarray(times),
+        kind,
+        chosen.checkpoint,
+        kept.warning() if kept else "",
+        controls_of(maps) if len(maps) > 1 else {},
+    )
+
+
+def _over_all(whole: WholeClip, out: Path, how: _How) -> LocalizationResult:
+    """The maps first, as their scale is only known then, and then the video."""
+    chosen, every = whole.chosen, how.every or STEP
+    kind = choose_map(chosen.module, how.map)
+    sounds = Sounds(chosen, controls=how.controls, other=how.other)
+    times, parts = list[float](), list[dict[str, np.ndarray]]()
+    with progress_bar("localize", total=None, unit="maps") as bar:
+        for some in batched(whole.frames(1 / every), WINDOWS_AT_ONCE):
+            moments = [one.time for one in some]
+            parts.append(sounds.maps(kind, [one.view for one in some], [*map(whole.heard, moments)], moments))
+            times += moments
+            bar.advance(len(some))
+    whole.say_where_sound_ends()
+    maps = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    found = _result(chosen, kind, maps, times)
+    if out.suffix.lower() == MAPS:
+        arrays: dict[str, Any] = {"times": found.times, **maps}
+        _write_bytes(out, partial(np.savez_compressed, **arrays))
+        return found
+    seen = whole.frames(whole.fps())
+    first = next(seen)
+    whole.write(out, _pictures(found, chain([first], seen)), start=first.time)
+    return found
+
+
+def _pictures(found: LocalizationResult, frames: Iterable[Shown]) -> Iterator[np.ndarray]:
+    """The frames under the maps of each sound, abreast, which are blended from one time to the next."""
+    own = found.maps[OWN]
+    scale = own.min(), own.max()
+    with progress_bar("video", total=None, unit="frames") as bar:
+        for shown_frame in frames:
+            place = np.interp(shown_frame.time, found.times, np.arange(len(found.times)))
+            before = int(place)
+            after, share = min(before + 1, len(own) - 1), place - before
+            panels = []
+            for name, maps in found.maps.items():
+                heat = (1 - share) * maps[before] + share * maps[after]
+                frame = shown_frame.frame
+                panel = overlay(frame, upsampled(heat[None], frame.shape[:2])[0], scale)
+                panels.append(labelled(panel, name) if len(found.maps) > 1 else panel)
+            yield np.concatenate(panels, axis=1)
+            bar.advance(1)
+
+
+def _write_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+    content = io.BytesIO()  # so that a full disk is an OSError with its reason
+    write(content)
+    with atomic_file(path) as unfinished:
+        unfinished.write_bytes(content.getvalue())

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -15,21 +14,17 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import check_output
-from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
-from avtool.media import Form, Picture, fitted, write_clip
+from avtool.inputs import SHORT_SIDE, shown, whole_crop
+from avtool.media import Picture
 from avtool.predict import Chosen, batched, choose_model
-from avtool.progress import progress_bar, warn
+from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.overlay import lay_over, write_mask
 from avtool.tasks.names import ClassNames
 from avtool.tasks.segment.train import resized as resized_logits
+from avtool.whole import VIDEO, WholeClip, check_moves
 
-FASTEST = 15
-"""Frames a second of a written video at most: of a faster one, every second, third, ... is taken."""
 FRAMES_AT_ONCE = 8
-VIDEO = ".mp4"
-AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-"""Sample rates that AAC has; sound of another one is resampled to the first of them above it."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +68,12 @@ def segment(
     whole_clip = out.suffix.lower() == VIDEO
     with Clip(clip, audio) as source:
         time = source.time(at)
-        if whole_clip and source.still is not None:
-            raise UsageError(
-                f"{clip} is a picture, and --out {out} a video", hint=f"--out {out.with_suffix('.png')}"
-            )
+        if whole_clip:
+            check_moves(source, out)
         chosen = choose_model(model, device=target, task="segment")
         names = _names(chosen)
         if whole_clip:
-            return _segment_clip(source, time, chosen, names, out=out)
+            return _segment_clip(source, chosen, names, out=out)
         sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), _view(chosen, picture)
@@ -152,61 +145,25 @@ def _shares(counts: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
-def _segment_clip(
-    clip: Clip, time: float, chosen: Chosen, names: tuple[str, ...], *, out: Path
-) -> SegmentationResult:
-    """Write ``clip`` under its masks, with its sound at a rate that AAC has; it is looked at first, at ``time``."""
-    count, rate = chosen.config.window, chosen.config.rate
-    own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
-    kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
-    sound, kept = (one.waveform()[0] for one in clip.whole_sounds(Form(rate), Form(kept_rate)))
-    clip.check_heard(sound, rate, hint="give another sound with --audio WAV")
-    clip.fresh_frame(time)
-    fps = slower(clip.file.frame_rate())
-    seen = clip.frames(fps)
+def _segment_clip(clip: Clip, chosen: Chosen, names: tuple[str, ...], *, out: Path) -> SegmentationResult:
+    """Write ``clip`` under its masks."""
+    whole = WholeClip(clip, chosen)
+    seen = whole.frames(whole.fps())
     first = next(seen)
-    counts, frames, last = np.zeros(len(names), np.int64), 0, 0.0
+    counts, frames = np.zeros(len(names), np.int64), 0
 
     def pictures() -> Iterator[np.ndarray]:
-        nonlocal counts, frames, last
+        nonlocal counts, frames
         with progress_bar("segment", total=None, unit="frames") as bar:
-            for part in batched(_even(chain([first], seen), chosen), FRAMES_AT_ONCE):
-                starts = [window_around(round(time * rate), count, len(sound)) for _, _, time in part]
-                found = _masks(
-                    chosen,
-                    [view for _, view, _ in part],
-                    [fit_window(sound[start : start + count], count) for start in starts],
-                    part[0][0].shape[:2],
-                )
+            for part in batched(chain([first], seen), FRAMES_AT_ONCE):
+                sounds = [whole.heard(one.time) for one in part]
+                found = _masks(chosen, [one.view for one in part], sounds, first.frame.shape[:2])
                 counts += np.bincount(found.reshape(-1), minlength=len(names))
-                frames, last = frames + len(part), part[-1][2]
-                for (frame, _, _), mask in zip(part, found, strict=True):
-                    yield lay_over(frame, mask, names=_written(names))
+                frames += len(part)
+                for one, mask in zip(part, found, strict=True):
+                    yield lay_over(one.frame, mask, names=_written(names))
                 bar.advance(len(part))
 
-    kept = kept.astype(np.float32) / 32768
-    write_clip(out, pictures(), fps=fps, waveform=kept, sample_rate=kept_rate, start=first[1])
-    if len(sound) < last * rate - count / 2:
-        warn(
-            f"{clip.sound_path} has sound up to {len(sound) / rate:.1f} s: frames more than {count / rate / 2:.1f} s "
-            f"after that are judged by the last of it"
-        )
+    whole.write(out, pictures(), start=first.time)
+    whole.say_where_sound_ends()
     return SegmentationResult(_shares(counts, names), frames, chosen.checkpoint)
-
-
-def slower(fps: float) -> float:
-    """``fps`` over the smallest whole number that brings it to ``FASTEST`` or below; that where it is unknown."""
-    return fps / math.ceil(fps / FASTEST) if fps > 0 else FASTEST
-
-
-def _even(
-    frames: Iterable[tuple[Picture, float]], chosen: Chosen
-) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-    """Frames of the first one's size, without a last row or column that would make them odd, which H.264 does not take;
-    the same as the model sees them, and when."""
-    size: tuple[int, int] | None = None
-    for picture, time in frames:
-        frame = picture.rgb()
-        size = size or frame.shape[1::-1]
-        height, width = (side - side % 2 for side in size[::-1])
-        yield fitted(frame, size)[:height, :width], _view(chosen, picture), time
