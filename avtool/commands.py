@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperCommand
 from typer.exceptions import TyperException
 
-from avtool.errors import AvtoolError, in_words
+from avtool.errors import AvtoolError, UsageError, in_words
 from avtool.files import json_text
 from avtool.places import from_home
 
@@ -51,8 +51,9 @@ def every(words: str, usual: str) -> Any:
     return option("SECONDS", words, "--every", usual=usual, min=0.01, max=A_DAY)
 
 
-Clip = Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")]
-Clips = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or an image with --audio.")]
+Clips = Annotated[
+    list[Path], typer.Argument(metavar="CLIP", help="Videos, a folder of them, or an image with --audio.")
+]
 Settings = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
 ]
@@ -223,7 +224,7 @@ def command(*shared: str) -> Callable[[Callable[..., None]], Callable[..., None]
                 signal.signal(signal.SIGTERM, before)
 
         guarded.__signature__ = Signature([*own, *added])  # type: ignore[attr-defined]
-        if any(parameter.annotation in (Clip, Clips) for parameter in own):
+        if any(parameter.annotation == Clips for parameter in own):
             guarded.__doc__ = f"{getdoc(run)}\n\n{DASH_NOTE}"
         return guarded
 
@@ -252,10 +253,13 @@ def _fail(message: str, hint: str, code: int) -> None:
 
 
 class Failures:
-    """Clips of several that could not be used: each is told on stderr, and the command fails at its end."""
+    """Clips of several that could not be used: each is told on stderr, and the command fails at its end. UsageError
+    where an option is given that goes with ``one`` clip alone."""
 
-    def __init__(self, clips: list[Path]) -> None:
+    def __init__(self, clips: list[Path], one: Mapping[str, Any] | None = None) -> None:
         self.count, self.found = len(clips), list[dict[str, str]]()
+        if given := [name for name, value in (one or {}).items() if value is not None]:
+            raise UsageError(f"{given[0]} goes with one clip, not with {self.count}", hint="name one clip")
 
     def tell(self, clip: Path, error: AvtoolError) -> None:
         """Note what is wrong with ``clip``; raise it where there is no other clip to do."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from avtool.checkpoint import load_model
 from avtool.clip import PICTURE, SOUND, Clip, Window
 from avtool.config.checkpoint import Config, read_model_config
 from avtool.data.tree import KINDS, SUFFIXES, VIDEO
+from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, as_batch, blank_frames, inputs_of, silence
 from avtool.places import find_model, run_of
@@ -70,9 +71,14 @@ class Chosen:
         return values
 
 
-def choose_model(model: Path | None, *, device: torch.device, task: str | None = None) -> Chosen:
+def choose_model(model: Path | Chosen | None, *, device: torch.device, task: str | None = None) -> Chosen:
     """What ``model`` (None: see ``avtool.places.find_model``) means, once it is said which it is, where it was found
-    and what it was trained on. AvtoolError where it cannot be used, or is no model of ``task``."""
+    and what it was trained on; what is chosen already stays so. AvtoolError where it cannot be used, or is no model of
+    ``task``."""
+    if isinstance(model, Chosen):
+        if task is not None:
+            TASKS[task].check_kind(model.config, model.checkpoint, otherwise=", or another --model")
+        return model
     checkpoint, found = find_model(model)
     say(f"model {checkpoint} (from {found})")
     config = read_model_config(checkpoint)
@@ -158,22 +164,40 @@ def tell(failed: Failed | None, clip: Path, error: Exception) -> None:
     failed(clip, known)
 
 
-def into_folder(clips: Sequence[Path], out: Path, ending: str) -> dict[Path, Path]:
-    """Where in the folder ``out`` goes what is made of each clip: its name with another ``ending``. UsageError where
-    two clips have one name, or ``out`` is a file."""
-    if out.is_file():
+def each(
+    clips: Sequence[Path],
+    run: Callable[..., Item],
+    *,
+    out: Path,
+    ending: str,
+    model: Path | None,
+    device: str,
+    failed: Failed,
+    **options: Any,
+) -> Iterator[tuple[Path, Item]]:
+    """What ``run(clip, out=..., model=..., **options)`` gives of each of several clips, and where: in the folder
+    ``out``, under the clip's name with another ``ending``. All share one model. A clip that cannot be used is told to
+    ``failed`` and left out. UsageError where two clips have one name, or ``out`` is a file."""
+    if out.suffix or out.is_file():
         raise UsageError(
-            f"--out {out} is a file", hint="several clips go into a folder: choose another --out"
+            f"--out {out} is one file, and there are {len(clips)} clips",
+            hint=f"name a folder for what is made of each: --out {out.with_suffix('')}",
         )
     names: dict[str, Path] = {}
     for clip in clips:
-        before = names.setdefault(f"{clip.stem}{ending}", clip)
-        if before is not clip:
+        if (before := names.setdefault(f"{clip.stem}{ending}", clip)) is not clip:
             raise UsageError(
                 f"{before} and {clip} would both become {out / clip.stem}{ending}",
-                hint="do them one after the other, with folders of their own",
+                hint="do them one after the other, into folders of their own",
             )
-    return {clip: out / name for name, clip in names.items()}
+    chosen = choose_model(model, device=resolve_device(device))
+    for name, clip in names.items():
+        try:
+            found = run(clip, out=out / name, model=chosen, device=device, **options)
+        except (MediaError, UsageError, OSError) as error:
+            tell(failed, clip, error)
+        else:
+            yield out / name, found
 
 
 def clips_in(paths: Sequence[Path]) -> list[Path]:

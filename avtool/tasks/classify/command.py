@@ -33,10 +33,11 @@ def classify(
     A clip that is longer than the model's window is heard in several: first their mean, then one line each. A sound or
     a picture alone is judged by the head that is trained on it.
     """
+    from avtool.predict import clips_in
     from avtool.tasks.classify.predict import classify as run
 
-    failures = Failures(clips)
-    found = run(clips, every=every, failed=failures.tell, **options)
+    failures = Failures(given := clips_in(clips))
+    found = run(given, every=every, failed=failures.tell, **options)
     if json:
         print_json({"clips": [_as_dict(one, top) for one in found], "failed": failures.found})
     else:

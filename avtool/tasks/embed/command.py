@@ -29,9 +29,10 @@ def embed(
     image, audio and fusion (N, D); times (N, 2), start and end in seconds; clip (N), which of the files it is of;
     files, their names; and lacks, what of picture and sound a file has not, which was blank.
     """
+    from avtool.predict import clips_in
     from avtool.tasks.embed.predict import embed as run
 
-    failures = Failures(clips)
-    run(clips, out=out, every=every, failed=failures.tell, **options)
+    failures = Failures(given := clips_in(clips))
+    run(given, out=out, every=every, failed=failures.tell, **options)
     typer.echo(out)
     failures.leave()

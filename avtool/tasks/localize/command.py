@@ -11,9 +11,7 @@ from avtool.commands import Clips, Failures, command, every, examples, option
 EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
     "avtool localize clip.mp4 --controls --out heatmap.mp4",
-    "avtool localize *.mp4 --out maps",
     "avtool localize photo.jpg --audio sound.wav --map difference --raw map.npy",
-    "avtool localize --out heatmap.png -- -x_2rG8ydxM.mp4",
     next_command="avtool evaluate RUN --data DIR --task localize",
 )
 
@@ -50,8 +48,8 @@ def localize(
 
     Of several clips, or the videos in a folder, --out is a folder: NAME.mp4 of each, with --at NAME.png.
     """
-    from avtool.errors import UsageError, check_choice
-    from avtool.predict import clips_in
+    from avtool.errors import check_choice
+    from avtool.predict import clips_in, each
     from avtool.tasks.localize.controls import in_words
     from avtool.tasks.localize.maps import EVERY
     from avtool.tasks.localize.predict import localize as run
@@ -59,25 +57,15 @@ def localize(
     if map is not None:
         check_choice("--map", map, EVERY)
     options |= {"map": map, "every": every, "controls": controls, "other": other}
-    given = clips_in(clips)
-    if given == clips and len(given) == 1 and not out.is_dir():
+    if len(given := clips_in(clips)) == 1:
         found = run(given[0], out=out, raw=raw, **options)
         for line in (str(out), str(raw or ""), *starmap(in_words, found.controls.items())):
             if line:
                 typer.echo(line)
         return
-    for name, value in (("--raw", raw), ("--audio", options.pop("audio"))):
-        if value is not None:
-            raise UsageError(f"{name} goes with one clip, not with {len(given)}", hint="name one clip")
-    if out.suffix:
-        raise UsageError(
-            f"--out {out} is one file, and there are {len(given)} clips",
-            hint=f"name a folder for what is made of each: --out {out.with_suffix('')}",
-        )
-    from avtool.tasks.localize.predict import localize_each
-
-    failures = Failures(given)
-    for path, found in localize_each(given, out=out, failed=failures.tell, **options):
+    failures = Failures(given, {"--raw": raw, "--audio": options["audio"]})
+    ending = ".mp4" if options["at"] is None else ".png"
+    for path, found in each(given, run, out=out, ending=ending, failed=failures.tell, **options):
         for line in (str(path), *starmap(in_words, found.controls.items())):
             typer.echo(line)
     failures.leave()

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ import numpy as np
 
 from avtool.clip import Clip
 from avtool.devices import resolve_device
-from avtool.errors import MediaError, UsageError
+from avtool.errors import UsageError
 from avtool.features import upsampled
 from avtool.files import atomic_file, check_output, printable
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
-from avtool.predict import WINDOWS_AT_ONCE, Chosen, Failed, batched, choose_model, into_folder, tell
+from avtool.predict import WINDOWS_AT_ONCE, Chosen, batched, choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import abreast, labelled, overlay, render_heatmap, write_png
 from avtool.tasks.localize.controls import OWN, Control, Sounds, controls_of, in_words
@@ -57,7 +57,7 @@ def localize(
     *,
     out: Path = Path("heatmap.png"),
     audio: Path | None = None,
-    model: Path | None = None,
+    model: Path | Chosen | None = None,
     at: float | None = None,
     every: float | None = None,
     map: str | None = None,
@@ -79,45 +79,15 @@ def localize(
 
     ``map``: a kind in ``avtool.tasks.localize.maps.EVERY`` (None: the model's own). ``controls``: beside it the map of
     the same with silence and with the sound of the file ``other`` (None: white noise as loud), and how they differ.
-    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``), or what ``choose_model``
+    gave.
 
     The clip is looked at before any weights are loaded, and nothing is written before all is computed but a video,
     which appears when it is whole. Raises AvtoolError where the clip, the model or an output cannot be used.
     """
     how = _How(audio, at, every, map, raw, controls or other is not None, other)
     how.check(clip, out, force=force)
-    target = resolve_device(device)
-    return _localized(clip, out, how, lambda: choose_model(model, device=target))
-
-
-def localize_each(
-    clips: Sequence[Path],
-    *,
-    out: Path,
-    model: Path | None = None,
-    at: float | None = None,
-    every: float | None = None,
-    map: str | None = None,
-    controls: bool = False,
-    other: Path | None = None,
-    device: str = "auto",
-    force: bool = False,
-    failed: Failed | None = None,
-) -> Iterator[tuple[Path, LocalizationResult]]:
-    """``localize`` each of several videos into the folder ``out``: NAME.mp4, or with ``at`` NAME.png. Yields what was
-    written and what was found, one after the other. A clip that cannot be used is told to ``failed`` and left out, or
-    raised where that is None."""
-    how = _How(None, at, every, map, None, controls or other is not None, other)
-    targets = into_folder(clips, out, VIDEO if at is None else PICTURE)
-    for clip, target in targets.items():
-        how.check(clip, target, force=force)
-    device_found = resolve_device(device)
-    choose = cache(lambda: choose_model(model, device=device_found))
-    for clip, target in targets.items():
-        try:
-            yield target, _localized(clip, target, how, choose)
-        except (MediaError, UsageError, OSError) as error:
-            tell(failed, clip, error)
+    return _localized(clip, out, how, partial(choose_model, model, device=resolve_device(device)))
 
 
 @dataclass(frozen=True)

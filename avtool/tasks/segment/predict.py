@@ -46,7 +46,7 @@ def segment(
     out: Path = Path("mask.png"),
     overlay: Path | None = None,
     audio: Path | None = None,
-    model: Path | None = None,
+    model: Path | Chosen | None = None,
     at: float | None = None,
     device: str = "auto",
     force: bool = False,
@@ -58,7 +58,8 @@ def segment(
     also the frame under its mask, a PNG. ``out`` ending in .mp4: the whole clip under its masks, each of a frame and
     the sound around it, with the clip's own sound (or ``audio``'s) as one channel. A frame is seen whole, squeezed to
     the model's size, and a pixel is marked whose probability is above one half, or whose likeliest class is not the
-    background. ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+    background. ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``),
+    or what ``choose_model`` gave.
 
     The clip is looked at before any weights are loaded. AvtoolError where the clip, the model or an output cannot be
     used.

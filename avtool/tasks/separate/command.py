@@ -1,12 +1,17 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import Clip, command, examples, print_json
+from avtool.commands import Clips, Failures, command, examples, print_json
+
+if TYPE_CHECKING:
+    from avtool.tasks.separate.predict import SeparationResult
 
 EPILOG = examples(
     "avtool separate clip.mp4 --out sounds",
@@ -32,7 +37,7 @@ def _numbers(value: str) -> tuple[float, float, float, float]:
 
 @command("audio", "model", "device", "threads", "json", "force")
 def separate(
-    clip: Clip,
+    clips: Clips,
     *,
     out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
     box: Annotated[
@@ -67,16 +72,36 @@ def separate(
     """Separate the sound of what is visible from the rest.
 
     Writes guided.wav, rest.wav (what is left: the files sum to the clip's sound; 32-bit float), masks.png and
-    separation.json; with --with also other.wav and mixture.wav.
+    separation.json; with --with also other.wav and mixture.wav. Of several clips, or the videos in a folder, each has a
+    folder of its own in --out.
     """
+    from avtool.predict import clips_in, each
     from avtool.tasks.separate.predict import separate as run
 
-    corners = None if box is None else _numbers(box)
-    found = run(clip, out=out, box=corners, other=other, at=at, **options)
-    if json:
-        sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
-        print_json({"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr})
+    options |= {"box": None if box is None else _numbers(box), "at": at}
+    if len(given := clips_in(clips)) == 1:
+        found = run(given[0], out=out, other=other, **options)
+        if json:
+            print_json(_as_dict(found))
+        else:
+            _print(found)
         return
+    failures = Failures(given, {"--with": other, "--audio": options["audio"]})
+    done = each(given, run, out=out, ending="", failed=failures.tell, **options)
+    if json:
+        print_json({"clips": [_as_dict(found) for _, found in done], "failed": failures.found})
+    else:
+        for _, found in done:
+            _print(found)
+    failures.leave()
+
+
+def _as_dict(found: SeparationResult) -> dict[str, Any]:
+    sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
+    return {"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr}
+
+
+def _print(found: SeparationResult) -> None:
     for path in found.files:
         typer.echo(path)
     for name, (one, floor) in found.sdr.items():

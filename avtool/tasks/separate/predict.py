@@ -74,7 +74,7 @@ def separate(
     other: Path | None = None,
     audio: Path | None = None,
     at: float | None = None,
-    model: Path | None = None,
+    model: Path | Chosen | None = None,
     device: str = "auto",
     force: bool = False,
 ) -> SeparationResult:
@@ -89,7 +89,8 @@ def separate(
 
     The files have the clip's own rate, channels and length, as 32-bit float, so that nothing is clipped: ``rest.wav``
     takes what the model's band and masks leave over, and they sum to the sound there was. The clip is looked at before
-    any weights are loaded, and nothing is written before all is computed. AvtoolError where something cannot be used.
+    any weights are loaded, and nothing is written before all is computed. ``model`` as of ``choose_model``. AvtoolError
+    where something cannot be used.
     """
     if out.suffix.lower() in SOUND_FILES:
         raise UsageError(
