@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -212,6 +213,14 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
     """Write ``value`` to ``path`` as ``json_text`` with ``options``: all of it, or nothing."""
     with atomic_file(path) as partial:
         partial.write_text(json_text(value, **{"indent": 2, **options}) + "\n", encoding="utf-8")
+
+
+def write_numpy(path: Path, write: Callable[[io.BytesIO], None]) -> None:
+    """What ``write`` puts into a file, as np.save does, at ``path``: all of it, or nothing."""
+    content = io.BytesIO()  # so that a full disk is an OSError with its reason
+    write(content)
+    with atomic_file(path) as partial:
+        partial.write_bytes(content.getbuffer())
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Clips as tokens: the Python API behind ``avtool embed``."""
 
-import io
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from avtool.devices import resolve_device
 from avtool.errors import MediaError
-from avtool.files import atomic_file, check_output
+from avtool.files import check_output, write_numpy
 from avtool.model.encoder import encoder_of
 from avtool.model.heads import pool
 from avtool.predict import Clips, Failed, choose_model
@@ -52,10 +52,7 @@ def embed(
         "times": np.concatenate([of.times for of in computed]).astype(np.float32),
         **{name: np.concatenate([of.results[name] for of in computed]) for name in computed[0].results},
     }
-    content = io.BytesIO()  # so that a full disk is an OSError with its reason
-    np.savez(content, **arrays)
-    with atomic_file(out) as partial:
-        partial.write_bytes(content.getbuffer())
+    write_numpy(out, partial(np.savez, **arrays))
     return arrays
 
 

@@ -1,5 +1,8 @@
-"""Is it the sound? A clip's map beside those of the same frames with silence and with another sound."""
+"""What ``localize`` finds. Is it the sound? A clip's maps beside those of the same frames with silence and with another
+sound."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +13,8 @@ from avtool.features import silence
 from avtool.inputs import fit_window, white_noise, window_around
 from avtool.media import read_waveform
 from avtool.predict import Chosen
-from avtool.tasks.localize.maps import localization_map
+from avtool.tasks.localize.maps import choose_map, localization_map
+from avtool.tasks.localize.pointing import kept_localization
 
 OWN, SILENT, NOISE = "own sound", "silence", "white noise"
 
@@ -44,12 +48,37 @@ def in_words(name: str, control: Control) -> str:
     return f"{name}: {control.marked:.1%} of the frame marked{moved}"
 
 
+@dataclass(frozen=True)
+class LocalizationResult:
+    """What ``localize`` found. ``maps``: float32 (T, rows, columns) over the model's patches at ``times`` (T,) seconds,
+    in the units of their ``kind`` (see ``avtool.tasks.localize.maps``), not normalised; by what was heard, "own sound"
+    first. ``controls``: what they do with each sound, where that was asked for. ``model``: the checkpoint folder.
+    ``warning``: what speaks against the map. Of a single frame also ``frame``, uint8 (H, W, 3) RGB, and ``map``,
+    float32 (H, W), with the own sound."""
+
+    maps: dict[str, np.ndarray]
+    times: np.ndarray
+    kind: str
+    model: Path
+    warning: str
+    controls: dict[str, Control]
+    frame: np.ndarray | None = None
+    map: np.ndarray | None = None
+
+    @property
+    def time(self) -> float:
+        """Of the (first) frame, in seconds; for a picture that of the middle of the sound."""
+        return float(self.times[0])
+
+
 class Sounds:
     """What is heard in place of a clip's own sound: nothing else, or with ``controls`` also silence and the sound of
-    the file ``other``, from its beginning again where it ends first (None: white noise as loud as what it replaces)."""
+    the file ``other``, from its beginning again where it ends first (None: white noise as loud as what it replaces).
+    ``kind``: of map (None: the model's own)."""
 
-    def __init__(self, chosen: Chosen, *, controls: bool, other: Path | None) -> None:
+    def __init__(self, chosen: Chosen, kind: str | None, *, controls: bool, other: Path | None) -> None:
         self.chosen, self.controls = chosen, controls
+        self.kind = choose_map(chosen.module, kind)
         self.name, self.other = NOISE, None
         if other is not None:
             self.name = f"sound of {other.name}"
@@ -57,7 +86,7 @@ class Sounds:
 
     @torch.no_grad()
     def maps(
-        self, kind: str, views: list[np.ndarray], windows: list[np.ndarray], times: list[float]
+        self, views: list[np.ndarray], windows: list[np.ndarray], times: list[float]
     ) -> dict[str, np.ndarray]:
         """By sound the maps float32 (B, rows, columns) of the frames ``views`` uint8 (3, rows, columns), of which
         ``windows`` int16 (N,) around ``times`` in seconds are the own sounds."""
@@ -68,7 +97,7 @@ class Sounds:
         for name, sounds in heard.items():
             image, audio = self.chosen.inputs(views, sounds)
             audio = silence(audio) if name == SILENT else audio
-            maps = localization_map(self.chosen.module, image, audio, kind=kind)
+            maps = localization_map(self.chosen.module, image, audio, kind=self.kind)
             found[name] = self.chosen.check_finite(maps, "maps").cpu().numpy()
         return found
 
@@ -78,3 +107,15 @@ class Sounds:
         moment = round(time * self.chosen.config.rate) % len(self.other)
         start = window_around(moment, len(window), len(self.other))
         return fit_window(self.other[start:], len(window))
+
+    def result(self, maps: dict[str, np.ndarray], times: Sequence[float]) -> LocalizationResult:
+        """What ``maps`` by sound, at ``times`` in seconds, say."""
+        kept = kept_localization(self.chosen.checkpoint, self.kind)
+        return LocalizationResult(
+            maps,
+            np.asarray(times),
+            self.kind,
+            self.chosen.checkpoint,
+            kept.warning() if kept else "",
+            controls_of(maps) if len(maps) > 1 else {},
+        )

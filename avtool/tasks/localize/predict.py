@@ -1,12 +1,9 @@
 """Where its sound comes from, in a frame or in all of a clip: the Python API behind ``avtool localize``."""
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,42 +11,18 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import upsampled
-from avtool.files import atomic_file, check_output, printable
+from avtool.files import check_output, printable, write_numpy
 from avtool.inputs import SHORT_SIDE, shown, whole_crop
-from avtool.predict import WINDOWS_AT_ONCE, Chosen, batched, choose_model
-from avtool.progress import progress_bar
-from avtool.report.heatmap import abreast, labelled, overlay, render_heatmap, write_png
-from avtool.tasks.localize.controls import OWN, Control, Sounds, controls_of, in_words
-from avtool.tasks.localize.maps import EVERY, choose_map, words_of
-from avtool.tasks.localize.pointing import kept_localization
-from avtool.whole import VIDEO, Shown, WholeClip, check_moves
+from avtool.predict import Chosen, choose_model
+from avtool.report.heatmap import abreast, render_heatmap, write_png
+from avtool.tasks.localize.controls import OWN, LocalizationResult, Sounds, in_words
+from avtool.tasks.localize.maps import EVERY, words_of
+from avtool.tasks.localize.video import MAPS, over_all
+from avtool.whole import VIDEO, WholeClip, check_moves
 
-MAPS, PICTURE = ".npz", ".png"
+PICTURE = ".png"
 STEP = 0.5
 """Seconds from one map of a whole clip to the next."""
-
-
-@dataclass(frozen=True)
-class LocalizationResult:
-    """What ``localize`` found. ``maps``: float32 (T, rows, columns) over the model's patches at ``times`` (T,) seconds,
-    in the units of their ``kind`` (see ``avtool.tasks.localize.maps``), not normalised; by what was heard, "own sound"
-    first. ``controls``: what they do with each sound, where that was asked for. ``model``: the checkpoint folder.
-    ``warning``: what speaks against the map. Of a single frame also ``frame``, uint8 (H, W, 3) RGB, and ``map``,
-    float32 (H, W), with the own sound."""
-
-    maps: dict[str, np.ndarray]
-    times: np.ndarray
-    kind: str
-    model: Path
-    warning: str
-    controls: dict[str, Control]
-    frame: np.ndarray | None = None
-    map: np.ndarray | None = None
-
-    @property
-    def time(self) -> float:
-        """Of the (first) frame, in seconds; for a picture that of the middle of the sound."""
-        return float(self.times[0])
 
 
 def localize(
@@ -102,6 +75,10 @@ class _How:
     controls: bool
     other: Path | None
 
+    def sounds(self, chosen: Chosen) -> Sounds:
+        """What is heard of a clip."""
+        return Sounds(chosen, self.map, controls=self.controls, other=self.other)
+
     def check(self, clip: Path, out: Path, *, force: bool) -> None:
         """UsageError for outputs that cannot be written or would take a file's place, and for options that do not go
         together."""
@@ -133,21 +110,21 @@ def _localized(clip: Path, out: Path, how: _How, choose: Callable[[], Chosen]) -
         time = source.time(how.at)
         if out.suffix.lower() != PICTURE:
             check_moves(source, out)
-            return _over_all(WholeClip(source, choose()), out, how)
+            whole = WholeClip(source, choose())
+            return over_all(whole, how.sounds(whole.chosen), out, every=how.every or STEP)
         chosen = choose()
         waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
-    kind = choose_map(chosen.module, how.map)
-    sounds = Sounds(chosen, controls=how.controls, other=how.other)
-    found = _result(chosen, kind, sounds.maps(kind, [seen], [waveform], [time]), [time])
+    sounds = how.sounds(chosen)
+    found = sounds.result(sounds.maps([seen], [waveform], [time]), [time])
     heats = {
         name: upsampled(maps, frame.shape[:2])[0].astype(np.float32) for name, maps in found.maps.items()
     }
     if raw is not None:
-        _write_bytes(raw, partial(np.save, arr=heats[OWN]))
+        write_numpy(raw, partial(np.save, arr=heats[OWN]))
     sound = f", sound of {audio.name}" if audio is not None else ""
-    lines = f"{clip.name} at {time:.2f} s{sound}", words_of(kind), f"model {found.model}"
+    lines = f"{clip.name} at {time:.2f} s{sound}", words_of(found.kind), f"model {found.model}"
     captions = {name: [in_words(name, control)] for name, control in found.controls.items()}
     captions[OWN] = [*map(printable, lines), *captions.get(OWN, [])]
     scale = heats[OWN].min(), heats[OWN].max()
@@ -159,68 +136,3 @@ def _localized(clip: Path, out: Path, how: _How, choose: Callable[[], Chosen]) -
     ]
     write_png(out, abreast(pictures))
     return replace(found, frame=frame, map=heats[OWN])
-
-
-def _result(
-    chosen: Chosen, kind: str, maps: dict[str, np.ndarray], times: Sequence[float]
-) -> LocalizationResult:
-    kept = kept_localization(chosen.checkpoint, kind)
-    return LocalizationResult(
-        maps,
-        np.asarray(times),
-        kind,
-        chosen.checkpoint,
-        kept.warning() if kept else "",
-        controls_of(maps) if len(maps) > 1 else {},
-    )
-
-
-def _over_all(whole: WholeClip, out: Path, how: _How) -> LocalizationResult:
-    """The maps first, as their scale is only known then, and then the video."""
-    chosen, every = whole.chosen, how.every or STEP
-    kind = choose_map(chosen.module, how.map)
-    sounds = Sounds(chosen, controls=how.controls, other=how.other)
-    times, parts = list[float](), list[dict[str, np.ndarray]]()
-    with progress_bar("localize", total=None, unit="maps") as bar:
-        for some in batched(whole.frames(1 / every), WINDOWS_AT_ONCE):
-            moments = [one.time for one in some]
-            parts.append(sounds.maps(kind, [one.view for one in some], [*map(whole.heard, moments)], moments))
-            times += moments
-            bar.advance(len(some))
-    whole.say_where_sound_ends()
-    maps = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    found = _result(chosen, kind, maps, times)
-    if out.suffix.lower() == MAPS:
-        arrays: dict[str, Any] = {"times": found.times, **maps}
-        _write_bytes(out, partial(np.savez_compressed, **arrays))
-        return found
-    seen = whole.frames(whole.fps())
-    first = next(seen)
-    whole.write(out, _pictures(found, chain([first], seen)), start=first.time)
-    return found
-
-
-def _pictures(found: LocalizationResult, frames: Iterable[Shown]) -> Iterator[np.ndarray]:
-    """The frames under the maps of each sound, abreast, which are blended from one time to the next."""
-    own = found.maps[OWN]
-    scale = own.min(), own.max()
-    with progress_bar("video", total=None, unit="frames") as bar:
-        for shown_frame in frames:
-            place = np.interp(shown_frame.time, found.times, np.arange(len(found.times)))
-            before = int(place)
-            after, share = min(before + 1, len(own) - 1), place - before
-            panels = []
-            for name, maps in found.maps.items():
-                heat = (1 - share) * maps[before] + share * maps[after]
-                frame = shown_frame.frame
-                panel = overlay(frame, upsampled(heat[None], frame.shape[:2])[0], scale)
-                panels.append(labelled(panel, name) if len(found.maps) > 1 else panel)
-            yield np.concatenate(panels, axis=1)
-            bar.advance(1)
-
-
-def _write_bytes(path: Path, write: Callable[[io.BytesIO], None]) -> None:
-    content = io.BytesIO()  # so that a full disk is an OSError with its reason
-    write(content)
-    with atomic_file(path) as unfinished:
-        unfinished.write_bytes(content.getvalue())
