@@ -108,12 +108,6 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def print_once(text: object) -> None:
-    """One line on stdout, by the first process."""
-    if first_process():
-        typer.echo(text)
-
-
 def print_json(value: Any) -> None:
     """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
     text = json_text(value, indent=2, ensure_ascii=False, default=str)

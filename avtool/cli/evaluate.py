@@ -28,13 +28,11 @@ BESIDE = 2
 """Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
 
-def _fold(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _fold(value: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, and N at least 2, as 1/5")
-    return value
+    return int(match[1]), int(match[2])
 
 
 @command("seed", "device", "threads", "json", "force")
@@ -60,8 +58,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
-        str | None,
-        option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", callback=_fold),
+        Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
     ] = None,
     windows: Annotated[
         int, option("N", "Windows per clip, averaged (classify, retrieve).", min=1, max=MOST_WINDOWS)
@@ -82,14 +79,13 @@ def evaluate(
     """Measure a model by named protocols, beside floors, ceilings and controls."""
     from avtool.evaluate import evaluate as run
 
-    chosen = None if fold is None else (int(fold.split("/")[0]), int(fold.split("/")[1]))
     tables = run(
         model,
         data,
         task=task,
         protocols=_names(protocol),
         split=split,
-        fold=chosen,
+        fold=fold,
         windows=windows,
         maps=_names(maps),
         object_prior=object_prior,
@@ -107,7 +103,7 @@ def evaluate(
         from avtool.places import resolve_checkpoint
 
         dataset = PreparedDataset(data, split)
-        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=chosen))
+        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=fold))
         return
     for table in tables:
         _print(table)

@@ -41,10 +41,7 @@ def prepare(
     ] = None,
     *,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME[-SUBSET]"
-        ),
+        Path | None, option("DIR", "Folder to write.", usual="$AVTOOL_DATA/prepared/NAME[-SUBSET]")
     ] = None,
     subset: Annotated[
         str | None,
