@@ -58,14 +58,10 @@ def validation_clips(context: Context) -> tuple[PreparedDataset, np.ndarray, str
     dataset, clips = context.unjudged(VALIDATION, "train", purpose="to choose a threshold on")
     if dataset.split == VALIDATION:
         return dataset, clips, "all of it"
-    labels = [dataset.label_id(int(i)) for i in clips]
-    held_out = parts.held_out([dataset.recording(int(i)) for i in clips], labels, HELD_OUT)
+    held_out = parts.held_out(*parts.recordings(dataset, clips), HELD_OUT)
     if not held_out.any():
-        return (
-            dataset,
-            clips,
-            "all that are not judged, for its classes have too few recordings to hold any out",
-        )
+        which = "all that are not judged, for its classes have too few recordings to hold any out"
+        return dataset, clips, which
     return dataset, clips[held_out], f"the {HELD_OUT:.0%} of its recordings that fine-tuning holds out"
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from avtool.clip import PICTURE, SOUND
@@ -63,21 +64,15 @@ def classify(
 
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
-    share = _sigmoid if names.several else _softmax
     for clip, times, results, lacks in clips.compute(chosen, _logits):
-        logits = results[HEADS[lacks]].astype(np.float64)
-        yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits), lacks)
+        logits = torch.from_numpy(results[HEADS[lacks]]).double()
+        whole, each = (
+            (one.sigmoid() if names.several else one.softmax(dim=-1)).numpy()
+            for one in (logits.mean(dim=0), logits)
+        )
+        yield ClassificationResult(clip, names.names, whole, times, each, lacks)
 
 
 def _logits(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
     """The predictions of windows (W, C), of each head and fused."""
     return model(image, audio)._asdict()
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
