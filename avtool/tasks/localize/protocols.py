@@ -6,14 +6,12 @@ truth is drawn on it at 224 x 224.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from avtool.config.checkpoint import Config
 from avtool.data.catalog.flickr_soundnet import CONSENSUS
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, MixtureViews
@@ -51,10 +49,6 @@ SMOOTHING = 1.0
 """Standard deviation of a smoothed map's Gaussian, in its own cells."""
 
 
-def _pointing(maps: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    return {"pointing": pointing_hits(maps, truth > 0)}
-
-
 def _shares(ciou: np.ndarray) -> dict[str, np.ndarray]:
     """Per image: whether cIoU is 0.5 or more, and its part of the area under the curve over thresholds."""
     passed = (ciou[:, None] >= CIOU_THRESHOLDS).astype(np.float64)
@@ -71,7 +65,11 @@ class Protocol(NamedTuple):
 
 
 PROTOCOLS = {
-    "pointing": Protocol(_pointing, "the highest cell lies inside the truth", ceiling=False),
+    "pointing": Protocol(
+        lambda maps, truth: {"pointing": pointing_hits(maps, truth > 0)},
+        "the highest cell lies inside the truth",
+        ceiling=False,
+    ),
     "ciou-median": Protocol(
         lambda maps, truth: _shares(ciou_median(maps, truth)),
         "the upper half of the pixels is predicted",
@@ -209,7 +207,8 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
         boxes = dataset.record(int(i)).boxes
         view = dataset.facts(int(i)).get("view") if len(boxes) else None
         agreed = isinstance(view, dict) and view.get("truth") == CONSENSUS["truth"]
-        truth = (consensus_map if agreed else _union)(EVALUATION_SIZE, boxes)
+        union = boxes_to_mask(EVALUATION_SIZE, boxes, whole_pixels=True).astype(np.float64)
+        truth = consensus_map(EVALUATION_SIZE, boxes) if agreed else union
         if truth.any():
             truths.append(truth)
             clips.append(i)
@@ -219,10 +218,6 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
             hint="prepare data with boxes: avtool prepare synth",
         )
     return np.stack(truths), np.array(clips), {"without a box": len(chosen) - len(clips)}
-
-
-def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
-    return boxes_to_mask(size, boxes, whole_pixels=True).astype(np.float64)
 
 
 def smoothed(maps: np.ndarray) -> np.ndarray:
@@ -282,12 +277,12 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     return tables
 
 
-def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
-    """Not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the other
-    clips that are not judged."""
-    return tuple(PROTOCOLS)
-
-
 EVALUATION = Evaluation(
-    (*PROTOCOLS, SLAVC, NEGATIVES), _tables, _usual, maps=True, object_prior=tuple(PROTOCOLS)
+    (*PROTOCOLS, SLAVC, NEGATIVES),
+    _tables,
+    usual=lambda config, checkpoint: tuple(PROTOCOLS),
+    maps=True,
+    object_prior=tuple(PROTOCOLS),
 )
+"""Usual are not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the
+other clips that are not judged."""
