@@ -22,7 +22,7 @@ from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.progress import progress_bar
 from avtool.tasks.settings import view_size
-from avtool.tasks.table import Measure, Row, Table
+from avtool.tasks.table import Measure, Table
 
 Key = TypeVar("Key", bound=Hashable)
 Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
@@ -169,28 +169,10 @@ class Context:
         return Measure(100 * found.value, 100 * found.low, 100 * found.high)
 
     def table(
-        self,
-        *,
-        task: str,
-        protocol: str,
-        words: str,
-        rows: Sequence[Row],
-        recordings: Sequence[str],
-        unit: str = "%",
-        left_out: Mapping[str, int] | None = None,
-        notes: Sequence[str] = (),
+        self, *, recordings: Sequence[str], left_out: Mapping[str, int] | None = None, **about: Any
     ) -> Table:
-        """The table of samples of which each comes from one of ``recordings`` (N,)."""
-        return Table(
-            task=task,
-            protocol=protocol,
-            words=words,
-            unit=unit,
-            rows=rows,
-            samples=len(recordings),
-            recordings=len(set(recordings)),
-            seed=self.seed,
-            left_out={reason: count for reason, count in (left_out or {}).items() if count},
-            data=self.part,
-            notes=notes,
-        )
+        """The table of samples of which each comes from one of ``recordings`` (N,); ``about``: its ``task``,
+        ``protocol``, ``words``, ``rows``, ``unit`` (% unless said) and ``notes``."""
+        about = {"unit": "%", "seed": self.seed, "data": self.part, **about}
+        counts = {reason: count for reason, count in (left_out or {}).items() if count}
+        return Table(samples=len(recordings), recordings=len(set(recordings)), left_out=counts, **about)
