@@ -72,12 +72,9 @@ def evaluate(
         trained_by = kinds()[config.kind]
         judged, evaluation = _evaluation(task or trained_by.evaluated_by or trained_by.name)
         chosen_protocols = _protocols(judged, evaluation, protocols, config, checkpoint)
-        for option, given, means in (
-            ("--windows", windows > 1, lambda other: other.windows),
-            ("--map", maps, lambda other: other.maps),
-        ):
-            if given and not means(evaluation):
-                others = [name for name in EVALUATED if means(_evaluation(name)[1])]
+        for option, given, meant in (("--windows", windows > 1, "windows"), ("--map", maps, "maps")):
+            if given and not getattr(evaluation, meant):
+                others = [name for name in EVALUATED if getattr(_evaluation(name)[1], meant)]
                 raise UsageError(
                     f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(others)}"
                 )
