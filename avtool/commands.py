@@ -42,6 +42,11 @@ def option(metavar: str | None, words: str, *names: str, usual: str = "", **more
     return typer.Option(*names, metavar=metavar, help=words, show_default=usual or True, **more)
 
 
+def argument(metavar: str, words: str, *, usual: str | bool = True) -> Any:
+    """An argument with the help ``words``; ``usual``: its default in words, False where none is shown."""
+    return typer.Argument(metavar=metavar, help=words, show_default=usual)
+
+
 A_DAY = 86_400.0
 """The longest step between windows, in seconds."""
 
@@ -51,11 +56,9 @@ def every(words: str, usual: str) -> Any:
     return option("SECONDS", words, "--every", usual=usual, min=0.01, max=A_DAY)
 
 
-Clip = Annotated[Path, typer.Argument(metavar="CLIP", help="A video, or an image with --audio.")]
-Clips = Annotated[list[Path], typer.Argument(metavar="CLIP", help="Videos, or an image with --audio.")]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
-]
+Clip = Annotated[Path, argument("CLIP", "A video, or an image with --audio.")]
+Clips = Annotated[list[Path], argument("CLIP", "Videos, or an image with --audio.")]
+Settings = Annotated[list[str] | None, argument("KEY=VALUE", "Settings laid over the recipe.")]
 DRAWN = "Seed of everything drawn at random."
 RunSeed = Annotated[int | None, option("N", DRAWN, usual="the recipe's", callback=_seed)]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, first_process, option, print_json
+from avtool.commands import argument, command, examples, first_process, option, print_json
 from avtool.registry import TASKS
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ EPILOG = examples(
     "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
+EVALUATED = [name for name, task in TASKS.items() if task.evaluation]
+PROTOCOLS = "Comma-separated protocols; an unknown name lists them."
 MOST_WINDOWS = 100
 """Of a clip: more than ten change nothing that anybody has published."""
 BESIDE = 2
@@ -37,25 +39,11 @@ def _fold(value: str) -> tuple[int, int]:
 
 @command("seed", "device", "threads", "json", "force")
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or converted folder.")],
+    model: Annotated[Path, argument("RUN", "Run, checkpoint or converted folder.")],
     *,
     data: Annotated[Path, option("DIR", "Prepared data.")],
-    task: Annotated[
-        str | None,
-        option(
-            "TASK",
-            f"{', '.join(name for name, task in TASKS.items() if task.evaluation)}.",
-            usual="the model's",
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        option(
-            "P,...",
-            "Comma-separated protocols; an unknown name lists them.",
-            usual="those usual for the model",
-        ),
-    ] = None,
+    task: Annotated[str | None, option("TASK", f"{', '.join(EVALUATED)}.", usual="the model's")] = None,
+    protocol: Annotated[str | None, option("P,...", PROTOCOLS, usual="those usual for the model")] = None,
     split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
         Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
