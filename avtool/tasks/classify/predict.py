@@ -1,7 +1,8 @@
 """What a clip is of: the Python API behind ``avtool classify``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,10 @@ def classify(
 
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
+    share: Callable[..., Tensor] = torch.sigmoid if names.several else partial(torch.softmax, dim=-1)
     for clip, times, results, lacks in clips.compute(chosen, _logits):
         logits = torch.from_numpy(results[HEADS[lacks]]).double()
-        whole, each = (
-            (one.sigmoid() if names.several else one.softmax(dim=-1)).numpy()
-            for one in (logits.mean(dim=0), logits)
-        )
+        whole, each = share(logits.mean(dim=0)).numpy(), share(logits).numpy()
         yield ClassificationResult(clip, names.names, whole, times, each, lacks)
 
 

@@ -40,13 +40,8 @@ def segment(
     written = [path for path in (out, overlay) if path is not None]
     if json:
         shares = {name: round(share, 6) for name, share in found.shares.items()}
-        facts = {
-            "files": list(map(str, written)),
-            "frames": found.frames,
-            "time": found.time,
-            "shares": shares,
-        }
-        print_json(facts)
+        files = [str(path) for path in written]
+        print_json({"files": files, "frames": found.frames, "time": found.time, "shares": shares})
         return
     for path in written:
         typer.echo(path)
