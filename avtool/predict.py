@@ -145,12 +145,16 @@ class Clips:
                         times += [window.times for window in some]
                         parts.append(_computed(chosen, some, compute, clip.lacks))
             except (MediaError, UsageError, OSError) as error:
-                if self.failed is None or (known := explain(error)) is None:
-                    raise
-                self.failed(path, known)
+                self._tell(path, error)
                 continue
             found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
             yield Computed(path, np.array(times), found, clip.lacks)
+
+    def _tell(self, clip: Path, error: Exception) -> None:
+        known = explain(error)
+        if self.failed is None or known is None:
+            raise error
+        self.failed(clip, known)
 
 
 @torch.no_grad()

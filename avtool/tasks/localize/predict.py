@@ -74,14 +74,22 @@ def localize(
     maps = localization_map(chosen.module, *chosen.inputs([seen], [waveform]), kind=kind)
     heat = upsampled(chosen.check_finite(maps, "maps").cpu().numpy(), frame.shape[:2])[0].astype(np.float32)
     kept = kept_localization(chosen.checkpoint, kind)
-    warning = kept.warning() if kept else ""
+    result = LocalizationResult(heat, frame, time, kind, chosen.checkpoint, kept.warning() if kept else "")
+    _write(result, out, raw, caption=_caption(result, clip, audio))
+    return result
+
+
+def _caption(result: LocalizationResult, clip: Path, audio: Path | None) -> list[str]:
     sound = f", sound of {audio.name}" if audio is not None else ""
-    lines = f"{clip.name} at {time:.2f} s{sound}", words_of(kind), f"model {chosen.checkpoint}"
-    drawn = render_heatmap(frame, heat, caption=[printable(line) for line in lines], warning=warning)
+    lines = f"{clip.name} at {result.time:.2f} s{sound}", words_of(result.kind), f"model {result.model}"
+    return [printable(line) for line in lines]
+
+
+def _write(result: LocalizationResult, out: Path, raw: Path | None, *, caption: list[str]) -> None:
+    picture = render_heatmap(result.frame, result.map, caption=caption, warning=result.warning)
     if raw is not None:
         array = io.BytesIO()  # so that a full disk is an OSError with its reason
-        np.save(array, heat)
+        np.save(array, result.map)
         with atomic_file(raw) as partial:
             partial.write_bytes(array.getvalue())
-    write_png(out, drawn)
-    return LocalizationResult(heat, frame, time, kind, chosen.checkpoint, warning)
+    write_png(out, picture)
