@@ -15,10 +15,17 @@ from torch._subclasses import fake_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from avtool import devices
 from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import PREFETCH, collate, spread_over
+from avtool.devices import (
+    check_compiler,
+    free_memory,
+    keep_freed_memory,
+    precision_name,
+    resolve_device,
+    resolve_precision,
+)
 from avtool.engine.loop import FiniteCheck, Meter, train_step
 from avtool.engine.run import Run, Schedule
 from avtool.engine.start import Clips
@@ -61,9 +68,9 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     """What a run on the data in ``data`` would be and cost: parameters by part, shapes of one batch, the schedule,
     bytes read, and the memory and the time of a training step in this process. AvtoolError where it could not start.
     """
-    target = devices.resolve_device(device)
+    target = resolve_device(device)
     if recipe.train.compile:
-        devices.check_compiler(target)
+        check_compiler(target)
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Training = resolve(TASKS[recipe.task].training)(recipe, dataset, clips.training)
@@ -139,7 +146,7 @@ def _memory(
 ) -> tuple[list[str], int]:
     """What is said of it, and the bytes of all in all; 0 where they are not known."""
     clips = recipe.train.batch_size * schedule.merged
-    precision = devices.resolve_precision(recipe.train.precision, device)
+    precision = resolve_precision(recipe.train.precision, device)
     try:
         memory = memory_of_step(
             task,
@@ -171,9 +178,8 @@ def _time(recipe: Recipe, dataset: PreparedDataset, needed: int, device: torch.d
     that the arithmetic alone takes."""
     init = recipe.init.model_copy(update={"image": NONE, "audio": NONE})
     run = Run(recipe.model_copy(update={"init": init}), dataset, folder=dataset.folder, device=device)
-    precision = devices.precision_name(run.precision)
-    clips = recipe.train.batch_size * recipe.train.accumulate
-    samples, flop, free = run.schedule.max_steps * clips, run.flop_of_sample, devices.free_memory(device)
+    precision, clips = precision_name(run.precision), recipe.train.batch_size * recipe.train.accumulate
+    samples, flop, free = run.schedule.max_steps * clips, run.flop_of_sample, free_memory(device)
     if not needed or flop is None:
         return ["time of a step: not measured, its memory is not known"]
     rate = product_rate(device, run.precision)
@@ -201,7 +207,7 @@ def timed_steps(run: Run) -> tuple[int, dict[str, float]]:
     """Train ``run`` for some steps, with a learning rate of 0 and without a trace on disk; how many were timed, and
     what ``Meter`` read of them. ``TIMED`` steps, or as many as were begun within ``PATIENCE``."""
     say(f"timing {TIMED} steps")
-    devices.keep_freed_memory(run.device)
+    keep_freed_memory(run.device)
     batches, check = run.batches(), FiniteCheck(run)
     meter = Meter(clips_per_step=run.recipe.train.batch_size * run.recipe.train.accumulate)
     model = in_parallel(run.task, run.world, run.device, replicas=run.replicas)
