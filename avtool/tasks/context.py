@@ -22,7 +22,7 @@ from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.progress import progress_bar
 from avtool.tasks.settings import view_size
-from avtool.tasks.table import Measure, Table
+from avtool.tasks.table import Measure, Row, Table
 
 Key = TypeVar("Key", bound=Hashable)
 Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
@@ -169,10 +169,18 @@ class Context:
         return Measure(100 * found.value, 100 * found.low, 100 * found.high)
 
     def table(
-        self, *, recordings: Sequence[str], left_out: Mapping[str, int] | None = None, **about: Any
+        self,
+        task: str,
+        protocol: str,
+        words: str,
+        rows: Sequence[Row],
+        recordings: Sequence[str],
+        *,
+        unit: str = "%",
+        left_out: Mapping[str, int] | None = None,
+        notes: Sequence[str] = (),
     ) -> Table:
-        """The table of samples of which each comes from one of ``recordings`` (N,); ``about``: its ``task``,
-        ``protocol``, ``words``, ``rows``, ``unit`` (% unless said) and ``notes``."""
-        about = {"unit": "%", "seed": self.seed, "data": self.part, **about}
+        """The table of samples of which each comes from one of ``recordings`` (N,)."""
         counts = {reason: count for reason, count in (left_out or {}).items() if count}
-        return Table(samples=len(recordings), recordings=len(set(recordings)), left_out=counts, **about)
+        samples = len(recordings), len(set(recordings))
+        return Table(task, protocol, words, unit, rows, *samples, self.seed, counts, notes, self.part)

@@ -122,17 +122,7 @@ def negative_table(
         columns=EVALUATION_SIZE[1],
     )
     notes = [f"Thresholds: {at}; a centred disc {DISC_LEVEL:g}.", *notes]
-    return [
-        context.table(
-            task=task,
-            protocol=PROTOCOL,
-            words=words,
-            rows=rows,
-            recordings=recordings,
-            left_out=left_out,
-            notes=notes,
-        )
-    ]
+    return [context.table(task, PROTOCOL, words, rows, recordings, left_out=left_out, notes=notes)]
 
 
 def _row(

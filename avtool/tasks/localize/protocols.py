@@ -165,15 +165,8 @@ def _table(
         words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
     if objects is not None:
         words += f"; object prior: {SHARE:g} of the map and {1 - SHARE:g} of the prior, each scaled to 0 to 1"
-    return context.table(
-        task="localize",
-        protocol=name,
-        words=words,
-        rows=rows,
-        recordings=recordings,
-        left_out=judged.left_out,
-        notes=judged.exchange.notes,
-    )
+    notes = judged.exchange.notes
+    return context.table("localize", name, words, rows, recordings, left_out=judged.left_out, notes=notes)
 
 
 def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:

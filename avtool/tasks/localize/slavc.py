@@ -98,12 +98,6 @@ def slavc_table(context: Context, maps: Mapping[tuple[str, str], np.ndarray], ju
     rows.append(row("a centred disc", FLOOR, sure, ciou_median(disc, truth)))
     rows.append(row("the truth itself", CEILING, of_own, ciou_median(ideal_map(truth), truth)))
     nothing = not rows[-1].measures["LocAcc"].value
-    return context.table(
-        task="localize",
-        protocol=PROTOCOL,
-        words=WORDS.replace(EXCHANGED, exchange.called),
-        rows=rows,
-        recordings=judged.recordings,
-        left_out=judged.left_out,
-        notes=[*exchange.notes, *[NO_LARGE_BOX] * nothing],
-    )
+    words, notes = WORDS.replace(EXCHANGED, exchange.called), [*exchange.notes, *[NO_LARGE_BOX] * nothing]
+    recordings, left_out = judged.recordings, judged.left_out
+    return context.table("localize", PROTOCOL, words, rows, recordings, left_out=left_out, notes=notes)
