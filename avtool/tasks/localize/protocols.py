@@ -59,14 +59,13 @@ class Protocol(NamedTuple):
 
     score: Scores
     words: str
-    ceiling: bool
+    ceiling: bool = False
 
 
 PROTOCOLS = {
     "pointing": Protocol(
         lambda maps, truth: {"pointing": pointing_hits(maps, truth > 0)},
         "the highest cell lies inside the truth",
-        ceiling=False,
     ),
     "ciou-median": Protocol(
         lambda maps, truth: _shares(ciou_median(maps, truth)),
@@ -76,7 +75,6 @@ PROTOCOLS = {
     "ciou-adaptive": Protocol(
         lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
         "as many pixels are predicted as the truth has",
-        ceiling=False,
     ),
 }
 
