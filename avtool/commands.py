@@ -42,6 +42,11 @@ def option(metavar: str | None, words: str, *names: str, usual: str = "", **more
     return typer.Option(*names, metavar=metavar, help=words, show_default=usual or True, **more)
 
 
+def argument(metavar: str, words: str, *, usual: str | bool = True) -> Any:
+    """An argument with the help ``words``; ``usual``: its default in words, False where none is shown."""
+    return typer.Argument(metavar=metavar, help=words, show_default=usual)
+
+
 A_DAY = 86_400.0
 """The longest step between windows, in seconds."""
 
@@ -51,12 +56,8 @@ def every(words: str, usual: str) -> Any:
     return option("SECONDS", words, "--every", usual=usual, min=0.01, max=A_DAY)
 
 
-Clips = Annotated[
-    list[Path], typer.Argument(metavar="CLIP", help="Videos, a folder of them, or an image with --audio.")
-]
-Settings = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings laid over the recipe.")
-]
+Clips = Annotated[list[Path], argument("CLIP", "Videos, a folder of them, or an image with --audio.")]
+Settings = Annotated[list[str] | None, argument("KEY=VALUE", "Settings laid over the recipe.")]
 DRAWN = "Seed of everything drawn at random."
 RunSeed = Annotated[int | None, option("N", DRAWN, usual="the recipe's", callback=_seed)]
 
@@ -107,12 +108,6 @@ def set_threads(threads: int | None) -> None:
 def first_process() -> bool:
     """Whether this is the first of the processes that torchrun starts, or the only one."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def print_once(text: object) -> None:
-    """One line on stdout, by the first process."""
-    if first_process():
-        typer.echo(text)
 
 
 def print_json(value: Any) -> None:

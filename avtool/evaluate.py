@@ -69,14 +69,12 @@ def evaluate(
             )
         checkpoint = resolve_checkpoint(model)
         config = read_model_config(checkpoint)
-        judged, evaluation = _evaluation(task or _usual_task(config.kind))
+        trained_by = kinds()[config.kind]
+        judged, evaluation = _evaluation(task or trained_by.evaluated_by or trained_by.name)
         chosen_protocols = _protocols(judged, evaluation, protocols, config, checkpoint)
-        for option, given, means in (
-            ("--windows", windows > 1, lambda other: other.windows),
-            ("--map", maps, lambda other: other.maps),
-        ):
-            if given and not means(evaluation):
-                others = [name for name in EVALUATED if means(_evaluation(name)[1])]
+        for option, given, meant in (("--windows", windows > 1, "windows"), ("--map", maps, "maps")):
+            if given and not getattr(evaluation, meant):
+                others = [name for name in EVALUATED if getattr(_evaluation(name)[1], meant)]
                 raise UsageError(
                     f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(others)}"
                 )
@@ -140,12 +138,6 @@ EVALUATED = tuple(name for name, task in TASKS.items() if task.evaluation)
 """The tasks that have protocols."""
 
 
-def _usual_task(kind: str) -> str:
-    """The task that models of a ``kind`` are evaluated for where nothing else is said."""
-    task = kinds()[kind]
-    return task.evaluated_by or task.name
-
-
 def _evaluation(name: str) -> tuple[Task, Evaluation]:
     if name not in EVALUATED:
         raise UsageError(f"there is no task {name!r} to evaluate", hint=f"one of {', '.join(EVALUATED)}")
@@ -170,8 +162,7 @@ def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray
     everything = np.arange(len(dataset))
     if fold is None:
         return everything
-    labels = [dataset.label_id(i) for i in range(len(dataset))]
-    chosen = everything[parts.fold(parts.recordings(dataset), labels, *fold)]
+    chosen = everything[parts.fold(*parts.recordings(dataset, everything), *fold)]
     if not len(chosen):
         raise DataError(
             f"--fold {fold[0]}/{fold[1]} of split {dataset.split} of {dataset.folder} holds no clip",

@@ -1,7 +1,6 @@
 """What the model sees and hears, batched and on the device: frames, log-mels, and maps at the size of a frame."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -141,16 +140,6 @@ class LogMel(nn.Module):
         share = ((place - centres[above - 1]) / (centres[above] - centres[above - 1])).unsqueeze(1)
         weights = F.one_hot(above, self.mels) * share + F.one_hot(above - 1, self.mels) * (1 - share)
         return (weights * (frequencies <= self.sample_rate / 2).unsqueeze(1)).float()
-
-
-def as_batch(
-    images: Sequence[np.ndarray], waveforms: Sequence[np.ndarray], device: torch.device
-) -> dict[str, Tensor]:
-    """Views of one's own clips, uint8 (3, H, W) and int16 (N,), as a loader's batch of them."""
-    return {
-        "image": torch.from_numpy(np.stack(images)).to(device),
-        "waveform": torch.from_numpy(np.stack(waveforms)).to(device),
-    }
 
 
 def inputs_of(log_mel: LogMel, batch: dict[str, Tensor], prefix: str = "") -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from avtool.config.checkpoint import Config, read_model_config
 from avtool.data.tree import KINDS, SUFFIXES, VIDEO
 from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
-from avtool.features import LogMel, as_batch, blank_frames, inputs_of, silence
+from avtool.features import LogMel, blank_frames, inputs_of, silence
 from avtool.places import find_model, run_of
 from avtool.progress import say, warn
 from avtool.registry import TASKS
@@ -60,7 +60,9 @@ class Chosen:
     def inputs(self, images: Sequence[np.ndarray], sounds: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """B frames uint8 (3, rows, columns) and sounds int16 (N,) as it takes them: (B, 3, H, W) and (B, 1, mels,
         frames), float32."""
-        return inputs_of(self.log_mel, as_batch(images, sounds, self.device))
+        views = {"image": np.stack(images), "waveform": np.stack(sounds)}
+        batch = {name: torch.from_numpy(value).to(self.device) for name, value in views.items()}
+        return inputs_of(self.log_mel, batch)
 
     def check_finite(self, values: Tensor, what: str) -> Tensor:
         """The ``values`` it gives, which are called ``what``. CheckpointError where one is not finite."""

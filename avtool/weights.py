@@ -1,13 +1,12 @@
 """Published weights by name: fetched, checked, converted once into the cache; and ViTs as starting points."""
 
-import difflib
 from pathlib import Path
 
 from avtool.checkpoint import check_finite, check_fit
 from avtool.config.checkpoint import read_config
 from avtool.convert import convert, read_published
 from avtool.download import download, only_one
-from avtool.errors import CheckpointError, UsageError
+from avtool.errors import CheckpointError, UsageError, did_you_mean
 from avtool.files import sha256_of
 from avtool.model.encoder import VisionTransformer
 from avtool.places import is_checkpoint
@@ -30,11 +29,7 @@ def pull(name: str, *, base_url: str | None = None, offline: bool = False, force
     fetched, or the file is not the published one.
     """
     if name not in PUBLISHED:
-        near = difflib.get_close_matches(name, PUBLISHED, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise UsageError(
-            f"there are no published weights {name!r}", hint=f"{hint}there are: {', '.join(PUBLISHED)}"
-        )
+        raise UsageError(f"there are no published weights {name!r}", hint=did_you_mean(name, PUBLISHED))
     published, folder, file = PUBLISHED[name], pulled_folder(name), cached_file(name)
     with only_one(file, what=name):
         if is_checkpoint(folder) and not force:

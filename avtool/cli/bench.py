@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, option, print_json, set_threads
+from avtool.commands import argument, command, examples, option, print_json, set_threads
 from avtool.errors import in_bytes
 
 EPILOG = examples(
@@ -89,14 +89,7 @@ app.command(
 )
 @command("seed", "json")
 def data(
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="SOURCE",
-            help="Folder of clips.",
-            show_default="clips are rendered",
-        ),
-    ] = None,
+    source: Annotated[Path | None, argument("SOURCE", "Folder of clips.", usual="clips are rendered")] = None,
     *,
     clips: Annotated[int, option("N", "Clips to take or to render, at most.", min=1)] = 64,
     batch: Annotated[int, option("N", "Clips in a batch.", min=1)] = 32,

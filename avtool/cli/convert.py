@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import ClipCommand, command, examples, option, print_json
+from avtool.commands import ClipCommand, argument, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool convert checkpoint_latest.pth --out models/vggsound",
@@ -14,6 +14,7 @@ EPILOG = examples(
     "avtool convert cav-mae.pth --out models/cav-mae-audio stream=audio",
     next_command="avtool localize clip.mp4 --model models/vggsound --out heatmap.png",
 )
+KEY = "What to read of a file that holds several, as state_dict_ema."
 BEFORE = {
     "--heads": "heads=N",
     "--decoder-heads": "decoder_heads=N",
@@ -42,20 +43,11 @@ COMMAND = ConvertCommand
 
 @command("force", "json")
 def convert(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pth or .safetensors file.")],
-    settings: Annotated[
-        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="What the file does not tell.")
-    ] = None,
+    file: Annotated[Path, argument("FILE", "A .pth or .safetensors file.")],
+    settings: Annotated[list[str] | None, argument("KEY=VALUE", "What the file does not tell.")] = None,
     *,
     out: Annotated[Path, option("DIR", "Folder to write.")],
-    key: Annotated[
-        str | None,
-        option(
-            "NAME",
-            "What to read of a file that holds several, as state_dict_ema.",
-            usual="averaged weights, if there are some",
-        ),
-    ] = None,
+    key: Annotated[str | None, option("NAME", KEY, usual="averaged weights, if there are some")] = None,
     drop_positions: Annotated[
         bool, option(None, "Go on without a ViT's learned positions.", "--drop-positions")
     ] = False,

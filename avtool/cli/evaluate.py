@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, first_process, option, print_json
+from avtool.commands import argument, command, examples, first_process, option, print_json
 from avtool.registry import TASKS
 
 if TYPE_CHECKING:
@@ -22,46 +22,31 @@ EPILOG = examples(
     "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
+EVALUATED = [name for name, task in TASKS.items() if task.evaluation]
+PROTOCOLS = "Comma-separated protocols; an unknown name lists them."
 MOST_WINDOWS = 100
 """Of a clip: more than ten change nothing that anybody has published."""
 BESIDE = 2
 """Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
 
-def _fold(value: str | None) -> str | None:
-    if value is None:
-        return None
+def _fold(value: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, and N at least 2, as 1/5")
-    return value
+    return int(match[1]), int(match[2])
 
 
 @command("seed", "device", "threads", "json", "force")
 def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint or converted folder.")],
+    model: Annotated[Path, argument("RUN", "Run, checkpoint or converted folder.")],
     *,
     data: Annotated[Path, option("DIR", "Prepared data.")],
-    task: Annotated[
-        str | None,
-        option(
-            "TASK",
-            f"{', '.join(name for name, task in TASKS.items() if task.evaluation)}.",
-            usual="the model's",
-        ),
-    ] = None,
-    protocol: Annotated[
-        str | None,
-        option(
-            "P,...",
-            "Comma-separated protocols; an unknown name lists them.",
-            usual="those usual for the model",
-        ),
-    ] = None,
+    task: Annotated[str | None, option("TASK", f"{', '.join(EVALUATED)}.", usual="the model's")] = None,
+    protocol: Annotated[str | None, option("P,...", PROTOCOLS, usual="those usual for the model")] = None,
     split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
-        str | None,
-        option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", callback=_fold),
+        Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
     ] = None,
     windows: Annotated[
         int, option("N", "Windows per clip, averaged (classify, retrieve).", min=1, max=MOST_WINDOWS)
@@ -82,14 +67,13 @@ def evaluate(
     """Measure a model by named protocols, beside floors, ceilings and controls."""
     from avtool.evaluate import evaluate as run
 
-    chosen = None if fold is None else (int(fold.split("/")[0]), int(fold.split("/")[1]))
     tables = run(
         model,
         data,
         task=task,
         protocols=_names(protocol),
         split=split,
-        fold=chosen,
+        fold=fold,
         windows=windows,
         maps=_names(maps),
         object_prior=object_prior,
@@ -107,7 +91,7 @@ def evaluate(
         from avtool.places import resolve_checkpoint
 
         dataset = PreparedDataset(data, split)
-        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=chosen))
+        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=fold))
         return
     for table in tables:
         _print(table)

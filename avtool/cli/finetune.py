@@ -2,10 +2,8 @@
 
 from typing import Annotated, Any
 
-import typer
-
 from avtool.cli.runs import TRAINING, start_training
-from avtool.commands import RunSeed, Settings, command, examples, option
+from avtool.commands import RunSeed, Settings, argument, command, examples, option
 from avtool.errors import check_choice
 from avtool.registry import TASKS
 
@@ -21,7 +19,7 @@ FINETUNED = [name for name, task in TASKS.items() if task.finetuned]
 
 @command(*TRAINING)
 def finetune(
-    task: Annotated[str, typer.Argument(metavar="TASK", help=f"{', '.join(FINETUNED)}.", show_default=False)],
+    task: Annotated[str, argument("TASK", f"{', '.join(FINETUNED)}.", usual=False)],
     settings: Settings = None,
     *,
     start: Annotated[

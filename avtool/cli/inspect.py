@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from avtool.commands import command, examples, option, print_facts, print_json
+from avtool.commands import argument, command, examples, option, print_facts, print_json
 from avtool.errors import UsageError, in_bytes
 
 EPILOG = examples(
@@ -31,10 +29,7 @@ UNITS = {
 @command("force", "json")
 def inspect(
     path: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PATH", help="A prepared data set, a run, checkpoint or pulled model, or a clip."
-        ),
+        Path, argument("PATH", "A prepared data set, a run, checkpoint or pulled model, or a clip.")
     ],
     *,
     verify: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import command, examples, option
+from avtool.commands import argument, command, examples, option
 
 EPILOG = examples(
     "avtool plot runs/tiny-20260101-120000",
@@ -16,7 +16,7 @@ EPILOG = examples(
 
 @command("force")
 def plot(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[list[Path], argument("RUN...", "Run folders.", usual=False)],
     *,
     out: Annotated[Path, option("PNG", "Picture to write.")] = Path("curves.png"),
     force: bool,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, option, print_json
+from avtool.commands import argument, command, examples, option, print_json
 from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ EPILOG = examples(
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
+SUBSETS = "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss."
 CLIPS = 400
 CLIPS_FOR_DENSE = 1000
 """Fewer clips to train on than this, and the small recipe is the one to begin with."""
@@ -29,31 +30,16 @@ CLIPS_FOR_DENSE = 1000
 
 @command("force", "json")
 def prepare(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help=f"{', '.join(DATASETS)}. manifest: a csv of your own.")
-    ],
-    source: Annotated[
-        Path | None, typer.Argument(metavar="SOURCE", help="Folder or csv.", show_default="$AVTOOL_DATA/NAME")
-    ] = None,
+    name: Annotated[str, argument("NAME", f"{', '.join(DATASETS)}. manifest: a csv of your own.")],
+    source: Annotated[Path | None, argument("SOURCE", "Folder or csv.", usual="$AVTOOL_DATA/NAME")] = None,
     settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="What is kept of a clip.", show_default="see below"),
+        list[str] | None, argument("KEY=VALUE", "What is kept of a clip.", usual="see below")
     ] = None,
     *,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder to write.", show_default="$AVTOOL_DATA/prepared/NAME[-SUBSET]"
-        ),
+        Path | None, option("DIR", "Folder to write.", usual="$AVTOOL_DATA/prepared/NAME[-SUBSET]")
     ] = None,
-    subset: Annotated[
-        str | None,
-        option(
-            "NAME",
-            "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss.",
-            usual="balanced and eval; solo; avss",
-        ),
-    ] = None,
+    subset: Annotated[str | None, option("NAME", SUBSETS, usual="balanced and eval; solo; avss")] = None,
     clips: Annotated[int | None, option("N", "Clips to render, synth only.", usual=str(CLIPS), min=1)] = None,
     seed: Annotated[int | None, option("N", "Seed of the clips, synth only.", usual="0", min=0)] = None,
     jobs: Annotated[

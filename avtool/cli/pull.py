@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import command, examples, option, print_json
+from avtool.commands import argument, command, examples, option, print_json
 from avtool.errors import in_bytes
 from avtool.places import is_checkpoint
 from avtool.progress import say
@@ -21,7 +21,7 @@ EPILOG = examples(
 
 @command("json")
 def pull(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Published weights.")] = None,
+    name: Annotated[str | None, argument("NAME", "Published weights.")] = None,
     *,
     show: Annotated[bool, option(None, "List what there is, and fetch nothing.", "--list")] = False,
     offline: Annotated[

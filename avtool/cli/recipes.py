@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Settings, command, examples, option, print_json
+from avtool.commands import Settings, argument, command, examples, option, print_json
 from avtool.config.shipped import find_recipe, list_recipes
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output
@@ -21,7 +21,7 @@ EPILOG = examples(
 app = typer.Typer(
     help="List, show, copy and validate recipes.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a shipped recipe or a YAML file.")]
+Name = Annotated[str, argument("NAME", "Name of a shipped recipe or a YAML file.")]
 
 
 @app.command(
@@ -74,9 +74,7 @@ def show(
     )
 )
 @command("force")
-def cp(
-    name: Name, dest: Annotated[Path, typer.Argument(metavar="DEST", help="File to write.")], *, force: bool
-) -> None:
+def cp(name: Name, dest: Annotated[Path, argument("DEST", "File to write.")], *, force: bool) -> None:
     """Copy a recipe, comments and all, to a file of your own."""
     source = find_recipe(name)
     if dest.is_dir():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from avtool import places
-from avtool.commands import command_line, print_once
+from avtool.commands import command_line, first_process
 from avtool.errors import DataError, RecipeError, UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def start_training(
         from avtool.engine import train
 
         how |= {"allow_random": allow_random, "device": device, "resume": resume, "command": command_line()}
-        print_once(train(chosen, data=data, out=out, **how))
+        done = train(chosen, data=data, out=out, **how)
+        if first_process():
+            typer.echo(done)
         return
     from avtool.config.recipes import dump_recipe
     from avtool.engine import dry_run as what_it_would_be

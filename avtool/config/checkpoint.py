@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, create_model
 from avtool.config.model import Encoder, Spectrogram, Vit
 from avtool.config.types import Section, flat, keys, nested, section_in
 from avtool.errors import CheckpointError
-from avtool.registry import VIT, kinds
+from avtool.registry import VIT, kinds, resolve
 
 FORMAT: Literal[2] = 2
 
@@ -69,7 +69,7 @@ def config_of(kind: str) -> type[Config]:
     """The class of config.json of a ``kind`` of models."""
     types: tuple[Any, ...] = (Vit, Section, None)
     if kind != VIT:
-        types = (Encoder, kinds()[kind].head_section(), Spectrogram)
+        types = (Encoder, resolve(kinds()[kind].head), Spectrogram)
     sections = dict(zip(("model", "head", "spectrogram"), types, strict=True))
     fields: dict[str, Any] = {
         name: (section, Field(description=Config.model_fields[name].description))

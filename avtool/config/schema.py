@@ -27,7 +27,7 @@ from avtool.config.types import (
     fault,
 )
 from avtool.published import TIMM
-from avtool.registry import TASKS
+from avtool.registry import TASKS, resolve
 
 
 class Data(Section):
@@ -170,8 +170,9 @@ else:
         "_Middle",
         __base__=_Beginning,
         **{
-            name: (TASKS[name].settings() | None, Field(default=None, description=f"settings of task {name}"))
-            for name in FINETUNED
+            name: (resolve(task.section) | None, Field(default=None, description=f"settings of task {name}"))
+            for name, task in TASKS.items()
+            if task.finetuned
         },
     )
 

@@ -5,16 +5,16 @@ Clips of one recording (the same sound file, the same video) never lie on both s
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from avtool.data.dataset import PreparedDataset
 
 
-def recordings(dataset: PreparedDataset) -> list[str]:
-    """Of every clip, what it was recorded in: clips that share it are not independent."""
-    return [dataset.recording(i) for i in range(len(dataset))]
+def recordings(dataset: PreparedDataset, clips: Iterable[int]) -> tuple[list[str], list[int]]:
+    """What each of ``clips`` was recorded in, and its first label: clips that share a recording are not independent."""
+    return [dataset.recording(int(i)) for i in clips], [dataset.label_id(int(i)) for i in clips]
 
 
 def labelled(

@@ -23,9 +23,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from avtool.data.shards import ARRAYS, MADE_WITH, shard_path
 from avtool.errors import UsageError
@@ -65,19 +66,13 @@ class Part:
         return f"{self.number}/{self.count}"
 
 
-def _is_plan(content: Any) -> bool:
-    """Whether ``content`` is one, as far as anything is made of it but a comparison."""
-    if not isinstance(content, dict) or not isinstance(content.get("command", ""), str):
-        return False
-    made = content.get(MADE_WITH, [{}])
-    return (
-        isinstance(made, list)
-        and bool(made)
-        and all(
-            isinstance(tools, dict) and all(isinstance(version, str) for version in tools.values())
-            for tools in made
-        )
-    )
+class _Plan(BaseModel):
+    """A plan, as far as anything is made of it but a comparison."""
+
+    model_config = ConfigDict(strict=True)
+
+    command: str = ""
+    made_with: Annotated[list[Tools], Field(min_length=1)] = [{}]
 
 
 class Staging:
@@ -263,7 +258,8 @@ class Staging:
         path = self.folder / PLAN_JSON
         try:
             plan = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-            return plan if _is_plan(plan) else BROKEN
+            _Plan.model_validate(plan)
+            return plan
         except ValueError:
             return BROKEN
 

@@ -35,7 +35,7 @@ from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
 from avtool.progress import say, warn
 from avtool.published import TIMM
-from avtool.registry import TASKS
+from avtool.registry import TASKS, resolve
 from avtool.replicas import autocast, in_parallel, replicas_for
 from avtool.speed import PRODUCT_SIDE, figure, in_hours, product_rate, synchronize
 from avtool.tasks.training import Training
@@ -73,7 +73,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
         check_compiler(target)
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
-    task: Training = TASKS[recipe.task].trainer()(recipe, dataset, clips.training)
+    task: Training = resolve(TASKS[recipe.task].training)(recipe, dataset, clips.training)
     if recipe.init.model in (None, NONE):
         _look_at_starts(recipe, task)
     schedule = Schedule.of(task, recipe, len(clips.training), target)

@@ -27,7 +27,7 @@ from avtool.model.build import compile_blocks
 from avtool.optim import LARS, adamw, backbone_warmup, cosine_schedule, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
-from avtool.registry import TASKS
+from avtool.registry import TASKS, resolve
 from avtool.replicas import Batch, autocast, has_batch_norm, replicas_for
 from avtool.report.heatmap import write_png
 from avtool.speed import figure, flop_of_sample, in_hours
@@ -124,7 +124,7 @@ class Run:
         self.device, self.world = device, world or World()
         self.precision = resolve_precision(recipe.train.precision, device)
         self.clips = Clips.of(recipe, dataset)
-        self.task: Training = TASKS[recipe.task].trainer()(recipe, dataset, self.clips.training)
+        self.task: Training = resolve(TASKS[recipe.task].training)(recipe, dataset, self.clips.training)
         self.schedule = Schedule.of(self.task, recipe, len(self.clips.training), device)
         self.replicas = replicas_for(
             self.task,

@@ -25,7 +25,7 @@ from avtool.errors import CheckpointError, DataError, RecipeError, UsageError
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
-from avtool.registry import TASKS
+from avtool.registry import TASKS, resolve
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
 from avtool.weight_files import read_safetensors
@@ -57,15 +57,15 @@ class Clips:
     @classmethod
     def of(cls, recipe: Recipe, dataset: PreparedDataset) -> Clips:
         """DataError where fewer than a batch are left to train on."""
-        usable, left_out = TASKS[recipe.task].trainer().select_clips(recipe, dataset)
+        usable, left_out = resolve(TASKS[recipe.task].training).select_clips(recipe, dataset)
         if recipe.data.fold:
-            usable = usable[~parts.fold(*_recordings(dataset, usable), *recipe.data.fold)]
+            usable = usable[~parts.fold(*parts.recordings(dataset, usable), *recipe.data.fold)]
         if recipe.task == PRETRAIN:
             other = _other_split(recipe, dataset)
             held_out = np.arange(len(other) if other else 0)
             clips = cls(usable, held_out, other or dataset, other.split if other else "", left_out)
         else:
-            chosen = parts.held_out(*_recordings(dataset, usable), recipe.data.validation)
+            chosen = parts.held_out(*parts.recordings(dataset, usable), recipe.data.validation)
             clips = cls(usable[~chosen], usable[chosen], dataset, VALIDATION, left_out)
         clips._check(recipe, dataset)
         return clips
@@ -85,11 +85,6 @@ class Clips:
         if len(dataset) < sum(dataset.splits.values()):
             ways.append("take every split: data.split=all")
         raise DataError(f"{found}{reasons}; {needed}", hint=", or ".join(ways) or "use more data")
-
-
-def _recordings(dataset: PreparedDataset, clips: np.ndarray) -> tuple[list[str], list[int]]:
-    """What each of ``clips`` was recorded in, read from its own entry in a shard, and its first label."""
-    return [dataset.recording(int(i)) for i in clips], [dataset.label_id(int(i)) for i in clips]
 
 
 def _other_split(recipe: Recipe, dataset: PreparedDataset) -> PreparedDataset | None:

@@ -267,11 +267,7 @@ class Sound:
             whole[:, begin : begin + heard.shape[1]] = heard[:, :room]
         if (gain := self._gain()) > 1:
             louder = whole * gain
-            whole = (
-                np.clip(louder.round(), -32767, 32767).astype(kind)
-                if kind is np.int16
-                else louder.astype(kind)
-            )
+            whole = (np.clip(louder.round(), -32767, 32767) if kind is np.int16 else louder).astype(kind)
         return whole
 
     def track(self, path: Path) -> Track:

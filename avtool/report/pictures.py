@@ -174,44 +174,33 @@ def render_masks(
     ValueError where a mask is not of the mixture's size."""
     if wrong := [panel.mask.shape for panel in panels if panel.mask.shape != mixture.shape]:
         raise ValueError(f"a mask of {wrong[0]} does not lie over a spectrogram of {mixture.shape}")
-    shown = {"peak": loudest(mixture), "seconds": seconds, "highest": highest}
-    pages = [_masked(title, None, None, mixture, **shown)]
+    peak, extent = loudest(mixture), (0, seconds, 0, _mel(highest))
+    heard = [frequency for frequency in _TICKS if frequency <= highest]
+
+    def row(name: str, picture: np.ndarray | None, mask: np.ndarray | None, sound: np.ndarray) -> Page:
+        lines = fitted(_MASKS_WIDTH - 2 * GAP, name)
+        top = GAP // 2 + LINE * len(lines)
+        page = Page(_MASKS_WIDTH, top + PLOT_HEIGHT + 2 * LINE)
+        page.write(lines, GAP, GAP // 2 - 2)
+        if picture is not None:
+            page.paste(GAP, top, _matted(picture, PLOT_HEIGHT, PLOT_HEIGHT))
+        colours = (("viridis", 0.0, 1.0), ("inferno", peak - DECADES, peak))
+        for left, values, (cmap, low, high) in zip(_PLOTS, (mask, sound), colours, strict=True):
+            if values is not None:
+                axes = page.axes(left, top, PLOT_WIDTH, PLOT_HEIGHT)
+                axes.imshow(values, cmap, vmin=low, vmax=high, aspect="auto", origin="lower", extent=extent)
+                axes.set_yticks([_mel(hz) for hz in heard], [f"{hz / 1000:g} kHz" for hz in heard])
+                axes.set_xticks(times := [0.0, seconds / 2, seconds], [f"{time:.3g} s" for time in times])
+        return page
+
+    pages = [row(title, None, None, mixture)]
     for panel in panels:
         left = np.maximum(mixture + 2 * np.log10(np.maximum(panel.mask, 1e-6)), FLOOR)
-        pages.append(_masked(panel.name, panel.picture, panel.mask, left, **shown))
+        pages.append(row(panel.name, panel.picture, panel.mask, left))
     lines = fitted(_MASKS_WIDTH - 2 * GAP, *caption)
     foot = Page(_MASKS_WIDTH, LINE * len(lines) + GAP)
     foot.write(lines, GAP, 0, PALE)
     return stacked([*pages, foot])
-
-
-def _masked(
-    name: str,
-    picture: np.ndarray | None,
-    mask: np.ndarray | None,
-    sound: np.ndarray,
-    *,
-    peak: float,
-    seconds: float,
-    highest: float,
-) -> Page:
-    """A row, in which ``peak`` is the brightest colour of the ``sound`` (mels, frames)."""
-    lines = fitted(_MASKS_WIDTH - 2 * GAP, name)
-    top = GAP // 2 + LINE * len(lines)
-    page = Page(_MASKS_WIDTH, top + PLOT_HEIGHT + 2 * LINE)
-    page.write(lines, GAP, GAP // 2 - 2)
-    if picture is not None:
-        page.paste(GAP, top, _matted(picture, PLOT_HEIGHT, PLOT_HEIGHT))
-    colours = (("viridis", 0.0, 1.0), ("inferno", peak - DECADES, peak))
-    extent = (0, seconds, 0, _mel(highest))
-    heard = [frequency for frequency in _TICKS if frequency <= highest]
-    for left, values, (cmap, low, high) in zip(_PLOTS, (mask, sound), colours, strict=True):
-        if values is not None:
-            axes = page.axes(left, top, PLOT_WIDTH, PLOT_HEIGHT)
-            axes.imshow(values, cmap, vmin=low, vmax=high, aspect="auto", origin="lower", extent=extent)
-            axes.set_yticks([_mel(hz) for hz in heard], [f"{hz / 1000:g} kHz" for hz in heard])
-            axes.set_xticks(times := [0.0, seconds / 2, seconds], [f"{time:.3g} s" for time in times])
-    return page
 
 
 def _mel(frequency: float) -> float:

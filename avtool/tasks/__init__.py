@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from avtool.errors import UsageError
-from avtool.registry import resolve
 
 if TYPE_CHECKING:
     from avtool.config.checkpoint import Config
-    from avtool.config.types import Section
     from avtool.tasks.context import Context
     from avtool.tasks.table import Table
 
 
 @dataclass(frozen=True)
 class Task:
-    """What there is of a task; places are ``module:attribute``, imported when they are asked for.
+    """What there is of a task; places are ``module:attribute``, for ``avtool.registry.resolve`` to import.
 
     ``section``: the class of its section of a recipe. ``training``: a class as ``avtool.tasks.training.Training`` says.
     ``kinds``: the models that it trains, by their ``kind`` in config.json; ``head``: the class of the section in which
@@ -46,14 +44,6 @@ class Task:
         """Whether a pretrained encoder is fine-tuned for it, as a section of its own in a recipe says."""
         return bool(self.training and self.section)
 
-    def settings(self) -> type[Section]:
-        """The class of its section of a recipe."""
-        return resolve(self.section)
-
-    def head_section(self) -> type[Section]:
-        """The class of what config.json says of the head of its models."""
-        return resolve(self.head)
-
     def check_kind(self, config: Config, checkpoint: Path, *, otherwise: str = "") -> None:
         """UsageError where a checkpoint's model is of no kind that this task trains; ``otherwise``: another way out."""
         if config.kind not in self.kinds:
@@ -61,10 +51,6 @@ class Task:
                 f"{checkpoint} holds a model of kind {config.kind}, not {' or '.join(self.kinds)}",
                 hint=f"avtool finetune {self.name} --recipe tiny-{self.name} --from {checkpoint}{otherwise}",
             )
-
-    def trainer(self) -> Any:
-        """The class that is trained."""
-        return resolve(self.training)
 
 
 @dataclass(frozen=True)

@@ -170,27 +170,17 @@ class Context:
 
     def table(
         self,
-        *,
         task: str,
         protocol: str,
         words: str,
         rows: Sequence[Row],
         recordings: Sequence[str],
+        *,
         unit: str = "%",
         left_out: Mapping[str, int] | None = None,
         notes: Sequence[str] = (),
     ) -> Table:
         """The table of samples of which each comes from one of ``recordings`` (N,)."""
-        return Table(
-            task=task,
-            protocol=protocol,
-            words=words,
-            unit=unit,
-            rows=rows,
-            samples=len(recordings),
-            recordings=len(set(recordings)),
-            seed=self.seed,
-            left_out={reason: count for reason, count in (left_out or {}).items() if count},
-            data=self.part,
-            notes=notes,
-        )
+        counts = {reason: count for reason, count in (left_out or {}).items() if count}
+        samples = len(recordings), len(set(recordings))
+        return Table(task, protocol, words, unit, rows, *samples, self.seed, counts, notes, self.part)

@@ -3,8 +3,7 @@
 Every frame is judged with its own sound and with sounds that nothing in view makes, under one threshold.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,8 @@ WORDS = (
     "a pixel is marked where the map reaches a threshold, the same for all sounds: it tells frames in which something "
     "is marked with their own sound from those with each other sound with the highest balanced accuracy on {count} "
     "samples of split {split}, {which}; marked: mean share of the frame; AUC: of the map's maximum, own sound against "
-    "that one; noise: white, as loud as the clip; maps at {rows}x{columns}, upsampled bilinearly"
+    "that one; noise: white, as loud as the clip; maps at "
+    f"{EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, upsampled bilinearly"
 )
 Maps = Callable[[Tensor, Tensor], Mapping[str, Tensor]]
 """Frames and log-mels as a model takes them -> maps (B, rows, columns) by name, of any scale. Names that end in
@@ -58,14 +58,10 @@ def validation_clips(context: Context) -> tuple[PreparedDataset, np.ndarray, str
     dataset, clips = context.unjudged(VALIDATION, "train", purpose="to choose a threshold on")
     if dataset.split == VALIDATION:
         return dataset, clips, "all of it"
-    labels = [dataset.label_id(int(i)) for i in clips]
-    held_out = parts.held_out([dataset.recording(int(i)) for i in clips], labels, HELD_OUT)
+    held_out = parts.held_out(*parts.recordings(dataset, clips), HELD_OUT)
     if not held_out.any():
-        return (
-            dataset,
-            clips,
-            "all that are not judged, for its classes have too few recordings to hold any out",
-        )
+        which = "all that are not judged, for its classes have too few recordings to hold any out"
+        return dataset, clips, which
     return dataset, clips[held_out], f"the {HELD_OUT:.0%} of its recordings that fine-tuning holds out"
 
 
@@ -104,61 +100,35 @@ def negative_table(
         for sound, value in found.items()
         for column, part in enumerate(("maximum", "marked"))
     }
-    row = partial(_row, context, recordings=recordings)
+
+    def row(name: str, role: str, own: np.ndarray, heard: np.ndarray) -> Row:
+        """The row of a sound: maximum and marked share of every sample with it, ``heard`` (N, 2), and with its own."""
+        known = np.flatnonzero(~np.isnan(heard[:, 0]))
+        own, heard, names = own[known, 0], heard[known], [recordings[int(i)] for i in known]
+        measures = {"marked": context.measured(heard[:, 1], names)}
+        if not name.endswith(OWN):
+            auc = context.measured_whole(
+                lambda chosen: separation_auc(own[chosen], heard[chosen, 0]), names, draws=DRAWS
+            )
+            measures["AUC"] = auc
+        return Row(name, role, measures)
+
     rows = [
-        row(f"{name}, {sound}", CONTROL if name.endswith(UNTRAINED) else MODEL, own=found[OWN], heard=heard)
+        row(f"{name}, {sound}", CONTROL if name.endswith(UNTRAINED) else MODEL, found[OWN], heard)
         for name, found in every.items()
         for sound, heard in found.items()
     ]
     disc = (centred_disc(EVALUATION_SIZE) >= DISC_LEVEL).mean()
     for name, share in (("a centred disc", disc), ("a constant map", 1.0)):
         blind = np.tile([1.0, share], (len(truth), 1))
-        rows.append(row(f"{name}, any sound", FLOOR, own=blind, heard=blind))
+        rows.append(row(f"{name}, any sound", FLOOR, blind, blind))
     ideal, nothing = np.stack([truth > 0, truth], axis=1), np.zeros((len(truth), 2))
-    rows.append(row(f"the truth itself, {OWN}", CEILING, own=ideal, heard=ideal))
-    rows.append(row("the truth itself, any other sound", CEILING, own=ideal, heard=nothing))
+    rows.append(row(f"the truth itself, {OWN}", CEILING, ideal, ideal))
+    rows.append(row("the truth itself, any other sound", CEILING, ideal, nothing))
     at = ", ".join(f"{name} {level(value):.3g}" for name, value in thresholds.items())
-    words = WORDS.format(
-        count=len(validation.numbers),
-        split=validation.dataset.split,
-        which=which,
-        rows=EVALUATION_SIZE[0],
-        columns=EVALUATION_SIZE[1],
-    )
+    words = WORDS.format(count=len(validation.numbers), split=validation.dataset.split, which=which)
     notes = [f"Thresholds: {at}; a centred disc {DISC_LEVEL:g}.", *notes]
-    return [
-        context.table(
-            task=task,
-            protocol=PROTOCOL,
-            words=words,
-            rows=rows,
-            recordings=recordings,
-            left_out=left_out,
-            notes=notes,
-        )
-    ]
-
-
-def _row(
-    context: Context,
-    name: str,
-    role: str,
-    *,
-    own: np.ndarray,
-    heard: np.ndarray,
-    recordings: Sequence[str],
-) -> Row:
-    """The row of a sound: maximum and marked share of every sample with it, ``heard`` (N, 2), beside its ``own``."""
-    known = np.flatnonzero(~np.isnan(heard[:, 0]))
-    own, heard, names = own[known, 0], heard[known], [recordings[int(i)] for i in known]
-    measures = {"marked": context.measured(heard[:, 1], names)}
-    if name.endswith(OWN):
-        return Row(name, role, measures)
-
-    def auc(chosen: np.ndarray) -> float:
-        return separation_auc(own[chosen], heard[chosen, 0])
-
-    return Row(name, role, measures | {"AUC": context.measured_whole(auc, names, draws=DRAWS)})
+    return [context.table(task, PROTOCOL, words, rows, recordings, left_out=left_out, notes=notes)]
 
 
 def _heard(

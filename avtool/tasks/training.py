@@ -21,7 +21,7 @@ from avtool.features import LogMel
 from avtool.model.build import random_model
 from avtool.model.encoder import encoder_of
 from avtool.model.mae import sample_noise
-from avtool.registry import TASKS
+from avtool.registry import TASKS, resolve
 from avtool.tasks.settings import drawn_views, fixed_views
 
 ALONE = World()
@@ -76,7 +76,7 @@ class Training(nn.Module):
         """The ``kind`` of model and what config.json says of its ``head``: of the recipe's section what the task's
         ``head`` has, unless a task says more. AvtoolError where no head fits ``dataset``."""
         task = TASKS[recipe.task]
-        return next(iter(task.kinds)), task.head_section().of(recipe.options)
+        return next(iter(task.kinds)), resolve(task.head).of(recipe.options)
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:

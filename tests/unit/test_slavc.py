@@ -19,7 +19,14 @@ from avtool.metrics.localization import Exchange
 from avtool.model.build import random_model
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
-from avtool.tasks.localize.slavc import EXCHANGED, SILENT, UNTRAINED_EXCHANGED, UNTRAINED_SILENT, slavc_table
+from avtool.tasks.localize.slavc import (
+    EXCHANGED,
+    SILENT,
+    UNTRAINED_EXCHANGED,
+    UNTRAINED_SILENT,
+    Judged,
+    slavc_table,
+)
 from avtool.tasks.table import UNTRAINED
 from tests.models import described
 
@@ -47,9 +54,8 @@ def table_of(maps: dict[str, np.ndarray], truth: np.ndarray) -> Table:
     context = Context(Path(), CONFIG, None, np.arange(len(truth)), torch.device("cpu"))  # type: ignore[arg-type]
     recordings = [str(clip) for clip in range(len(truth))]
     found = {("cosine", of): of_sound for of, of_sound in maps.items()}
-    return slavc_table(
-        context, found, truth, recordings=recordings, left_out={}, exchange=Exchange(None, EXCHANGED)
-    )
+    judged = Judged(np.arange(len(truth)), truth, recordings, {}, Exchange(None, EXCHANGED))
+    return slavc_table(context, found, judged)
 
 
 def values(table: Table) -> dict[str, tuple[float, ...]]:

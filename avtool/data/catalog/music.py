@@ -53,14 +53,9 @@ def split_of(video: str) -> str:
 
 def _solos(source: Path, table: Path) -> Source:
     videos = tables.read_json(table, '{"videos": {class: [ids]}}', _ids)
-    tree = tree_of(source)
+    tree, home = tree_of(source), source / "videos"
     rows = [
-        Row(
-            video,
-            split_of(video),
-            (label,),
-            video=tree.find(VIDEO, [video]) or source / "videos" / f"{video}.mp4",
-        )
+        Row(video, split_of(video), (label,), video=tree.find(VIDEO, [video]) or home / f"{video}.mp4")
         for label, ids in videos.items()
         for video in ids
     ]

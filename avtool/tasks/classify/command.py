@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, every, examples, print_json
+from avtool.commands import Clips, Failures, command, every, examples, option, print_json
 
 if TYPE_CHECKING:
     from avtool.tasks.classify.predict import ClassificationResult
@@ -23,7 +23,7 @@ EPILOG = examples(
 def classify(
     clips: Clips,
     *,
-    top: Annotated[int, typer.Option(metavar="N", min=1, help="Classes to show.")] = 5,
+    top: Annotated[int, option("N", "Classes to show.", min=1)] = 5,
     every: Annotated[float | None, every("Seconds between windows of a long clip.", "half a window")] = None,
     json: bool,
     **options: Any,

@@ -1,10 +1,12 @@
 """What a clip is of: the Python API behind ``avtool classify``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from avtool.clip import PICTURE, SOUND
@@ -63,21 +65,13 @@ def classify(
 
 def _classified(clips: Clips, chosen: Chosen) -> Iterator[ClassificationResult]:
     names = ClassNames.of(chosen.checkpoint, count=chosen.config.head.classes)
-    share = _sigmoid if names.several else _softmax
+    share: Callable[..., Tensor] = torch.sigmoid if names.several else partial(torch.softmax, dim=-1)
     for clip, times, results, lacks in clips.compute(chosen, _logits):
-        logits = results[HEADS[lacks]].astype(np.float64)
-        yield ClassificationResult(clip, names.names, share(logits.mean(axis=0)), times, share(logits), lacks)
+        logits = torch.from_numpy(results[HEADS[lacks]]).double()
+        whole, each = share(logits.mean(dim=0)).numpy(), share(logits).numpy()
+        yield ClassificationResult(clip, names.names, whole, times, each, lacks)
 
 
 def _logits(model: nn.Module, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
     """The predictions of windows (W, C), of each head and fused."""
     return model(image, audio)._asdict()
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))

@@ -72,16 +72,11 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
         ]
         floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
         rows.append(Row(COMMONEST, FLOOR, _measures(context, floor, targets, group, recordings)))
+        notes = [*classes.notes, *_trivial(group, targets.astype(bool), classes.names)]
+        words = "; ".join([*(WORDS[name] for name in group), context.in_windows("logits")])
+        name = ", ".join(group)
         tables.append(
-            context.table(
-                task="classify",
-                protocol=", ".join(group),
-                words="; ".join([*(WORDS[name] for name in group), context.in_windows("logits")]),
-                rows=rows,
-                recordings=recordings,
-                left_out=left_out,
-                notes=[*classes.notes, *_trivial(group, targets.astype(bool), classes.names)],
-            )
+            context.table("classify", name, words, rows, recordings, left_out=left_out, notes=notes)
         )
     return tables
 
@@ -247,18 +242,11 @@ def evaluate_knn(context: Context, reference: PreparedDataset, usable: np.ndarra
     shares = np.broadcast_to(np.bincount(labels), (len(labels), labels.max() + 1))
     commonest = top_k_correct(shares, labels, 1)
     rows.append(Row(COMMONEST, FLOOR, {"knn": context.measured(commonest, recordings)}))
-    strangers = int((~np.isin(labels, other_labels.numpy())).sum())
-    table = context.table(
-        task="classify",
-        protocol="knn",
-        words=f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}",
-        rows=rows,
-        recordings=recordings,
-        left_out=left_out,
-        notes=[f"{strangers} clips are of classes without a training clip: none can be their neighbour."]
-        * (strangers > 0),
-    )
-    return [table]
+    words = f"{WORDS['knn']}; {len(others)} training clips; {context.in_windows('tokens')}"
+    notes = []
+    if strangers := int((~np.isin(labels, other_labels.numpy())).sum()):
+        notes = [f"{strangers} clips are of classes without a training clip: none can be their neighbour."]
+    return [context.table("classify", "knn", words, rows, recordings, left_out=left_out, notes=notes)]
 
 
 def _means(

@@ -199,16 +199,10 @@ def mix(
     decides all that is drawn. The same share is kept of both modalities, as a weight, or as area of the image and
     length of the sound.
     """
-    cuts = (
-        noise[:, 0] < 0.5
-        if options.mixup and options.cutmix
-        else torch.full_like(noise[:, 0], options.cutmix) > 0
-    )
-    alpha = torch.where(
-        cuts, torch.full_like(noise[:, 0], options.cutmix), torch.full_like(noise[:, 0], options.mixup)
-    )
+    cuts = noise[:, 0] < (0.5 if options.mixup and options.cutmix else float(options.cutmix > 0))
+    alpha = torch.where(cuts, options.cutmix, options.mixup)
     keep = beta_quantile(noise[:, 1], alpha)
-    image_share = torch.where(cuts, torch.ones_like(keep), keep)
+    image_share = keep.masked_fill(cuts, 1)
     pictures = _blend(own["image"], partner["image"], image_share)
     sounds = _blend(own["audio"], partner["audio"], image_share)
     box = _box_mask(pictures, keep, noise[:, 2:4]) & cuts.view(-1, 1, 1, 1)

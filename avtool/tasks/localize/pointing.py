@@ -85,15 +85,9 @@ def measure_pointing(
     from avtool.tasks.localize.protocols import evaluate_localization
 
     checkpoint, dataset = resolve_checkpoint(model), PreparedDataset(data, split)
-    context = Context(
-        checkpoint=checkpoint,
-        config=read_model_config(checkpoint),
-        dataset=dataset,
-        chosen=np.arange(len(dataset)),
-        device=resolve_device(device),
-        seed=seed,
-        maps=(kind,) if kind else (),
-    )
+    config, every = read_model_config(checkpoint), np.arange(len(dataset))
+    maps = (kind,) if kind else ()
+    context = Context(checkpoint, config, dataset, every, resolve_device(device), seed=seed, maps=maps)
     (table,) = evaluate_localization(context, ("pointing",), smooth=False)
     if len(table.rows) < 5:
         raise DataError(

@@ -5,24 +5,20 @@ truth is drawn on it at 224 x 224.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from avtool.config.checkpoint import Config
 from avtool.data.catalog.flickr_soundnet import CONSENSUS
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, MixtureViews
 from avtool.errors import DataError, UsageError
-from avtool.features import LogMel, inputs_of, other_sound, silence
+from avtool.features import inputs_of, other_sound, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
-    Exchange,
     boxes_to_mask,
     centred_disc,
     ciou_adaptive,
@@ -51,10 +47,6 @@ SMOOTHING = 1.0
 """Standard deviation of a smoothed map's Gaussian, in its own cells."""
 
 
-def _pointing(maps: np.ndarray, truth: np.ndarray) -> dict[str, np.ndarray]:
-    return {"pointing": pointing_hits(maps, truth > 0)}
-
-
 def _shares(ciou: np.ndarray) -> dict[str, np.ndarray]:
     """Per image: whether cIoU is 0.5 or more, and its part of the area under the curve over thresholds."""
     passed = (ciou[:, None] >= CIOU_THRESHOLDS).astype(np.float64)
@@ -67,11 +59,14 @@ class Protocol(NamedTuple):
 
     score: Scores
     words: str
-    ceiling: bool
+    ceiling: bool = False
 
 
 PROTOCOLS = {
-    "pointing": Protocol(_pointing, "the highest cell lies inside the truth", ceiling=False),
+    "pointing": Protocol(
+        lambda maps, truth: {"pointing": pointing_hits(maps, truth > 0)},
+        "the highest cell lies inside the truth",
+    ),
     "ciou-median": Protocol(
         lambda maps, truth: _shares(ciou_median(maps, truth)),
         "the upper half of the pixels is predicted",
@@ -80,7 +75,6 @@ PROTOCOLS = {
     "ciou-adaptive": Protocol(
         lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
         "as many pixels are predicted as the truth has",
-        ceiling=False,
     ),
 }
 
@@ -100,21 +94,8 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
         raise UsageError(
             f"{SLAVC} takes the sounds of other clips, and there is one alone", hint="leave that protocol out"
         )
-    prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
-    model, log_mel = context.load()
-    chosen = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
-    if SLAVC in protocols:
-        slavc.check_cosines(context, chosen)
-    every = _maps(
-        context,
-        model,
-        log_mel,
-        clips=clips,
-        others=None if exchange.sounds is None else clips[exchange.sounds],
-        kinds=chosen,
-        negatives=SLAVC in protocols,
-        prior=prior,
-    )
+    judged = slavc.Judged(clips, truth, recordings, left_out, exchange)
+    every = _maps(context, judged, of_slavc=SLAVC in protocols)
     if not context.world.main:
         return []
     objects = every.pop(PRIOR, None)
@@ -133,31 +114,26 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
     }
     if objects is not None:
         context.predictions["object prior"] = objects
-    judge = partial(_table, plain=plain, objects=objects)
-    tables = []
-    for name in protocols:
-        table, judged = (slavc.slavc_table, every) if name == SLAVC else (partial(judge, name=name), maps)
-        tables.append(
-            table(context, judged, truth, recordings=recordings, left_out=left_out, exchange=exchange)
-        )
-    return tables
+    return [
+        slavc.slavc_table(context, every, judged)
+        if name == SLAVC
+        else _table(context, maps, judged, name=name, plain=plain, objects=objects)
+        for name in protocols
+    ]
 
 
 def _table(
     context: Context,
     maps: Mapping[tuple[str, str], np.ndarray],
-    truth: np.ndarray,
+    judged: slavc.Judged,
     *,
     name: str,
     plain: Sequence[tuple[str, str]],
     objects: np.ndarray | None,
-    recordings: Sequence[str],
-    left_out: Mapping[str, int],
-    exchange: Exchange,
 ) -> Table:
-    """The table of ``maps`` (N, rows, columns), by kind and control, against ``truth`` (N, H, W) by protocol ``name``;
+    """The table of ``maps`` (N, rows, columns), by kind and control, against what is ``judged`` by protocol ``name``;
     those that are ``plain`` also with the prior of ``objects`` (N, 7, 7)."""
-    protocol = PROTOCOLS[name]
+    protocol, truth, recordings = PROTOCOLS[name], judged.truth, judged.recordings
 
     def measures(found: np.ndarray) -> dict[str, Measure]:
         scores = protocol.score(found, truth)
@@ -165,7 +141,7 @@ def _table(
 
     def row(kind: str, control: str, found: np.ndarray) -> Row:
         name, role = (f"{kind}, {control}", CONTROL) if control else (kind, MODEL)
-        return Row(name.replace(slavc.EXCHANGED, exchange.called), role, measures(found))
+        return Row(name.replace(slavc.EXCHANGED, judged.exchange.called), role, measures(found))
 
     rows = [row(*key, found) for key, found in maps.items()]
     if objects is not None:
@@ -187,15 +163,8 @@ def _table(
         words += f"; smoothed: by a Gaussian of {SMOOTHING:g} cell"
     if objects is not None:
         words += f"; object prior: {SHARE:g} of the map and {1 - SHARE:g} of the prior, each scaled to 0 to 1"
-    return context.table(
-        task="localize",
-        protocol=name,
-        words=words,
-        rows=rows,
-        recordings=recordings,
-        left_out=left_out,
-        notes=exchange.notes,
-    )
+    notes = judged.exchange.notes
+    return context.table("localize", name, words, rows, recordings, left_out=judged.left_out, notes=notes)
 
 
 def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -209,7 +178,8 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
         boxes = dataset.record(int(i)).boxes
         view = dataset.facts(int(i)).get("view") if len(boxes) else None
         agreed = isinstance(view, dict) and view.get("truth") == CONSENSUS["truth"]
-        truth = (consensus_map if agreed else _union)(EVALUATION_SIZE, boxes)
+        union = boxes_to_mask(EVALUATION_SIZE, boxes, whole_pixels=True).astype(np.float64)
+        truth = consensus_map(EVALUATION_SIZE, boxes) if agreed else union
         if truth.any():
             truths.append(truth)
             clips.append(i)
@@ -221,10 +191,6 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
     return np.stack(truths), np.array(clips), {"without a box": len(chosen) - len(clips)}
 
 
-def _union(size: tuple[int, int], boxes: np.ndarray) -> np.ndarray:
-    return boxes_to_mask(size, boxes, whole_pixels=True).astype(np.float64)
-
-
 def smoothed(maps: np.ndarray) -> np.ndarray:
     """Maps (N, rows, columns) under a Gaussian of ``SMOOTHING`` cells, reflected at the edges."""
     return np.stack(
@@ -232,29 +198,23 @@ def smoothed(maps: np.ndarray) -> np.ndarray:
     )
 
 
-def _maps(
-    context: Context,
-    model: nn.Module,
-    log_mel: LogMel,
-    *,
-    clips: np.ndarray,
-    others: np.ndarray | None,
-    kinds: Sequence[str],
-    negatives: bool,
-    prior: nn.Module | None,
-) -> dict[tuple[str, str], np.ndarray]:
-    """Maps float32 (N, rows, columns) by kind and control ("": none), with ``negatives`` also those of sounds that are
-    not of the frame; ``PRIOR``: the object prior's, where there is one. ``others``: whose sounds they get."""
-    whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
-    untrained = context.untrained()
+def _maps(context: Context, judged: slavc.Judged, *, of_slavc: bool) -> dict[tuple[str, str], np.ndarray]:
+    """Maps float32 (N, rows, columns) by kind and control ("": none), with ``of_slavc`` also those that this protocol
+    takes for sounds which are not of the frame; ``PRIOR``: the object prior's, where there is one."""
+    prior = None if context.object_prior is None else load_prior(context.object_prior).to(context.device)
+    model, log_mel = context.load()
+    kinds = [choose_map(model, kind) for kind in context.maps] or [choose_map(model, None)]
+    if of_slavc:
+        slavc.check_cosines(context, kinds)
+    untrained, clips, sounds = context.untrained(), judged.clips, judged.exchange.sounds
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
         ways = [("", model, own), (UNTRAINED, untrained, own)]
-        if others is not None:
+        if sounds is not None:
             other = other_sound(log_mel, batch)
             ways.insert(1, (slavc.EXCHANGED, model, other))
-        if negatives:
+        if of_slavc:
             ways += [
                 (slavc.SILENT, model, silence(own)),
                 (slavc.UNTRAINED_EXCHANGED, untrained, other),
@@ -267,11 +227,11 @@ def _maps(
         }
         return found if prior is None else found | {PRIOR: prior(image)}
 
-    if others is None:
+    whole = EvaluationViews(context.dataset, **context.view_size(), whole=True)
+    if sounds is None:
         return context.each(whole, clips, compute)
-    return context.each(
-        MixtureViews(whole, np.stack([clips, others], axis=1)), np.arange(len(clips)), compute
-    )
+    mixed = MixtureViews(whole, np.stack([clips, clips[sounds]], axis=1))
+    return context.each(mixed, np.arange(len(clips)), compute)
 
 
 def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
@@ -282,12 +242,12 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     return tables
 
 
-def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
-    """Not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the other
-    clips that are not judged."""
-    return tuple(PROTOCOLS)
-
-
 EVALUATION = Evaluation(
-    (*PROTOCOLS, SLAVC, NEGATIVES), _tables, _usual, maps=True, object_prior=tuple(PROTOCOLS)
+    (*PROTOCOLS, SLAVC, NEGATIVES),
+    _tables,
+    usual=lambda config, checkpoint: tuple(PROTOCOLS),
+    maps=True,
+    object_prior=tuple(PROTOCOLS),
 )
+"""Usual are not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the
+other clips that are not judged."""

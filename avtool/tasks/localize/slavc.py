@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,17 @@ WORDS = (
 )
 
 
+class Judged(NamedTuple):
+    """What maps are held against: the numbers of ``clips`` (N,), their ``truth`` float64 (N, H, W), what each was
+    recorded in, how many others are ``left_out``, by reason, and the ``exchange`` of their sounds."""
+
+    clips: np.ndarray
+    truth: np.ndarray
+    recordings: list[str]
+    left_out: dict[str, int]
+    exchange: Exchange
+
+
 def check_cosines(context: Context, kinds: Sequence[str]) -> None:
     """UsageError for ``kinds`` of map whose values are no cosines: their height says nothing about confidence."""
     own = ("trained",) if getattr(context.config.head, "encoding", "") == UNIMODAL else ()
@@ -51,18 +63,12 @@ def check_cosines(context: Context, kinds: Sequence[str]) -> None:
         )
 
 
-def slavc_table(
-    context: Context,
-    maps: Mapping[tuple[str, str], np.ndarray],
-    truth: np.ndarray,
-    *,
-    recordings: Sequence[str],
-    left_out: Mapping[str, int],
-    exchange: Exchange,
-) -> Table:
-    """The table of ``maps`` (N, rows, columns) of cosines, by kind and by who hears what (``ROWS``), against ``truth``
-    (N, H, W): each kind as it is, with the frame's own sound and another's exchanged, and of untrained weights, beside
-    the blind disc, which is equally sure of everything, and the truth, which is sure of what has boxes alone."""
+def slavc_table(context: Context, maps: Mapping[tuple[str, str], np.ndarray], judged: Judged) -> Table:
+    """The table of ``maps`` (N, rows, columns) of cosines, by kind and by who hears what (``ROWS``), against the truth
+    of what is ``judged``: each kind as it is, with the frame's own sound and another's exchanged, and of untrained
+    weights, beside the blind disc, which is equally sure of everything, and the truth, which is sure of what has boxes
+    alone."""
+    truth, exchange = judged.truth, judged.exchange
 
     def row(name: str, role: str, confidence: np.ndarray, ciou: np.ndarray) -> Row:
         nothing = np.full_like(ciou, np.nan)
@@ -76,7 +82,7 @@ def slavc_table(
             name.replace(EXCHANGED, exchange.called),
             role,
             {
-                shown: context.measured_whole(partial(statistic, measure), recordings, draws=DRAWS)
+                shown: context.measured_whole(partial(statistic, measure), judged.recordings, draws=DRAWS)
                 for shown, measure in MEASURES.items()
             },
         )
@@ -92,12 +98,6 @@ def slavc_table(
     rows.append(row("a centred disc", FLOOR, sure, ciou_median(disc, truth)))
     rows.append(row("the truth itself", CEILING, of_own, ciou_median(ideal_map(truth), truth)))
     nothing = not rows[-1].measures["LocAcc"].value
-    return context.table(
-        task="localize",
-        protocol=PROTOCOL,
-        words=WORDS.replace(EXCHANGED, exchange.called),
-        rows=rows,
-        recordings=recordings,
-        left_out=left_out,
-        notes=[*exchange.notes, *[NO_LARGE_BOX] * nothing],
-    )
+    words, notes = WORDS.replace(EXCHANGED, exchange.called), [*exchange.notes, *[NO_LARGE_BOX] * nothing]
+    recordings, left_out = judged.recordings, judged.left_out
+    return context.table("localize", PROTOCOL, words, rows, recordings, left_out=left_out, notes=notes)

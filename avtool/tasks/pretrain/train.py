@@ -104,11 +104,8 @@ class Pretraining(Training):
         sums: dict[str, float] = defaultdict(float)
         for batch in held_out():
             count = len(batch["index"])
-            for name, part in zip(
-                ("image", "audio"),
-                self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])}),
-                strict=True,
-            ):
+            parts = self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])})
+            for name, part in zip(("image", "audio"), parts, strict=True):
                 sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
                 mean = torch.zeros_like(part.prediction)
                 sums["floor"] += count * reconstruction_loss(mean, part.target).item()

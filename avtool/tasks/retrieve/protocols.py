@@ -58,17 +58,12 @@ def evaluate_retrieval(context: Context, protocols: Sequence[str]) -> list[Table
     by_lot = {f"recall@{k}": Measure(100 * min(1.0, k / len(clips))) for k in RANKS}
     rows.append(Row("drawn by lot", FLOOR, by_lot))
     context.predictions["clips"] = clips
-    trivial = [f"recall@{k}" for k in RANKS if k >= len(clips)]
-    table = context.table(
-        task="retrieve",
-        protocol=f"recall@{','.join(map(str, RANKS))}",
-        words=f"{WORDS}; {context.in_windows('embeddings')}",
-        rows=rows,
-        recordings=recordings,
-        notes=[f"{' and '.join(trivial)} is 100 % by any embedding: there are {len(clips)} clips."]
-        * bool(trivial),
-    )
-    return [table]
+    notes = []
+    if trivial := [f"recall@{k}" for k in RANKS if k >= len(clips)]:
+        notes = [f"{' and '.join(trivial)} is 100 % by any embedding: there are {len(clips)} clips."]
+    protocol = f"recall@{','.join(map(str, RANKS))}"
+    words = f"{WORDS}; {context.in_windows('embeddings')}"
+    return [context.table("retrieve", protocol, words, rows, recordings, notes=notes)]
 
 
 def _embeddings(

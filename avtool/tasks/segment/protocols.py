@@ -167,8 +167,9 @@ def _table(
     context: Context, protocol: str, scores: dict[str, Scores], frames: Frames, notes: Sequence[str]
 ) -> Table:
     """The table of one protocol; under one of the two binary ones, what the other makes of the same predictions."""
+    recordings = frames.recordings
     rows = [
-        Row(name, ROLES.get(name, FLOOR), PROTOCOLS[protocol].measures(context, found, frames.recordings))
+        Row(name, ROLES.get(name, FLOOR), PROTOCOLS[protocol].measures(context, found, recordings))
         for name, found in scores.items()
     ]
     left_out = dict(frames.left_out)
@@ -180,16 +181,9 @@ def _table(
     else:
         summary = avs_semantic(own)
         notes = [*notes, f"{summary.classes} classes with the background; {summary.left_out} occur nowhere."]
-    rows_, columns = EVALUATION_SIZE
-    return context.table(
-        task="segment",
-        protocol=protocol,
-        words=f"{PROTOCOLS[protocol].words}; at {rows_}x{columns}, a sample is a frame",
-        rows=rows,
-        recordings=frames.recordings,
-        left_out=left_out,
-        notes=notes,
-    )
+    height, width = EVALUATION_SIZE
+    words = f"{PROTOCOLS[protocol].words}; at {height}x{width}, a sample is a frame"
+    return context.table("segment", protocol, words, rows, recordings, left_out=left_out, notes=notes)
 
 
 def _compared(scores: FrameScores) -> str:

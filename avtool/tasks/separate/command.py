@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, examples, print_json
+from avtool.commands import Clips, Failures, command, examples, option, print_json
 
 if TYPE_CHECKING:
     from avtool.tasks.separate.predict import SeparationResult
@@ -19,15 +19,12 @@ EPILOG = examples(
     "avtool separate cat.mp4 --with dog.mp4 --out sounds",
     next_command="avtool evaluate RUN --data DIR --protocol bss-eval",
 )
+BOX = "Part of the frame whose sound is wanted, as fractions of it."
+OTHER = "Mix in as much of this clip's sound as CLIP is long; find both again."
+AT = "each window's own, with --box the middle one"
 
 
-def _box(value: str | None) -> str | None:
-    if value is not None:
-        _numbers(value)
-    return value
-
-
-def _numbers(value: str) -> tuple[float, float, float, float]:
+def _box(value: str) -> tuple[float, float, float, float]:
     try:
         x1, y1, x2, y2 = map(float, value.split(","))
     except ValueError as error:
@@ -39,32 +36,11 @@ def _numbers(value: str) -> tuple[float, float, float, float]:
 def separate(
     clips: Clips,
     *,
-    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")],
-    box: Annotated[
-        str | None,
-        typer.Option(
-            metavar="X1,Y1,X2,Y2",
-            callback=_box,
-            help="Part of the frame whose sound is wanted, as fractions of it.",
-            show_default="the square in its middle",
-        ),
-    ] = None,
-    other: Annotated[
-        Path | None,
-        typer.Option(
-            "--with",
-            metavar="OTHER_CLIP",
-            help="Mix in as much of this clip's sound as CLIP is long; find both again.",
-        ),
-    ] = None,
+    out: Annotated[Path, option("DIR", "Folder to write.")],
+    box: Annotated[Any, option("X1,Y1,X2,Y2", BOX, usual="the square in its middle", parser=_box)] = None,
+    other: Annotated[Path | None, option("OTHER_CLIP", OTHER, "--with")] = None,
     at: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="Guide by the frame at this time.",
-            show_default="each window's own, with --box the middle one",
-        ),
+        float | None, option("SECONDS", "Guide by the frame at this time.", usual=AT, min=0)
     ] = None,
     json: bool,
     **options: Any,
@@ -78,7 +54,7 @@ def separate(
     from avtool.predict import clips_in, each
     from avtool.tasks.separate.predict import separate as run
 
-    options |= {"box": None if box is None else _numbers(box), "at": at}
+    options |= {"box": box, "at": at}
     if len(given := clips_in(clips)) == 1:
         found = run(given[0], out=out, other=other, **options)
         if json:

@@ -154,19 +154,13 @@ def cropped_to(frame: np.ndarray, box: Box) -> np.ndarray:
     height, width = frame.shape[:2]
     x1, y1, x2, y2 = box
     text = ",".join(f"{value:g}" for value in box)
-    if not (0 <= x1 <= 1 and 0 <= y1 <= 1 and 0 <= x2 <= 1 and 0 <= y2 <= 1):
-        pixels = all(
-            float(value).is_integer() and 0 <= value <= side
-            for value, side in zip(box, (width, height, width, height), strict=True)
-        )
-        asked = ",".join(
-            f"{value / side:.3g}" for value, side in zip(box, (width, height, width, height), strict=True)
-        )
-        raise UsageError(
-            f"--box {text} reaches outside the frame",
-            hint="x1,y1,x2,y2 are fractions of the frame, from 0 to 1"
-            + (f"; these pixels of {width} x {height} are --box {asked}" if pixels else ""),
-        )
+    if not all(0 <= value <= 1 for value in box):
+        of_sides = list(zip(box, (width, height, width, height), strict=True))
+        hint = "x1,y1,x2,y2 are fractions of the frame, from 0 to 1"
+        if all(float(value).is_integer() and 0 <= value <= side for value, side in of_sides):
+            asked = ",".join(f"{value / side:.3g}" for value, side in of_sides)
+            hint += f"; these pixels of {width} x {height} are --box {asked}"
+        raise UsageError(f"--box {text} reaches outside the frame", hint=hint)
     if not (x1 < x2 and y1 < y2):
         raise UsageError(
             f"--box {text} has nothing in it: its right or lower edge is not beyond the left or upper one",
@@ -216,17 +210,13 @@ def window_masks(chosen: Chosen, heard: np.ndarray, guides: Sequence[_Guide]) ->
     with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             some = starts[first : first + WINDOWS_AT_ONCE]
-            windows = [_window(heard, start, width, hop) for start in some]
+            windows = [fit_window(heard[start * hop : (start + width) * hop], width * hop) for start in some]
             middles = [(start + min(width, frames) / 2) * hop / rate for start in some]
             for guide, part in zip(guides, parts, strict=True):
                 images = [guide.seen(middle, chosen.config.image_size) for middle in middles]
                 part.extend(chosen.module(*chosen.inputs(images, windows))[:, 0].float().sigmoid())
             bar.advance(len(some))
     return torch.stack([cross_fade(found, starts, frames) for found in parts])
-
-
-def _window(heard: np.ndarray, start: int, width: int, hop: int) -> np.ndarray:
-    return fit_window(heard[start * hop : (start + width) * hop], width * hop)
 
 
 def cross_fade(windows: Sequence[Tensor], starts: Sequence[int], frames: int) -> Tensor:

@@ -65,7 +65,10 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
         )
     recordings = of_sources[found].tolist()
     rows = [Row(name, ROLES[name], _measures(context, scores, name, found, recordings)) for name in scores]
-    left_out = {SILENT: int(no_source.sum()), NO_ESTIMATE: int((~found & ~no_source).sum())}
+    left_out = pairs.left_out | {
+        SILENT: int(no_source.sum()),
+        NO_ESTIMATE: int((~found & ~no_source).sum()),
+    }
     context.predictions |= {
         "mixtures": pairs.mixtures,
         **kept,
@@ -75,18 +78,11 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
             for measure, values in of_row.items()
         },
     }
-    return [
-        context.table(
-            task="separate",
-            protocol=PROTOCOL,
-            words=f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of "
-            f"{pairs.words}, summed as they are",
-            unit="dB",
-            rows=rows,
-            recordings=recordings,
-            left_out=pairs.left_out | left_out,
-        )
-    ]
+    words = (
+        f"distortion, interference and artifacts of the sources in {len(pairs.mixtures)} mixtures of {pairs.words}, "
+        "summed as they are"
+    )
+    return [context.table("separate", PROTOCOL, words, rows, recordings, unit="dB", left_out=left_out)]
 
 
 def find_pairs(dataset: PreparedDataset, chosen: np.ndarray, *, seed: int) -> Pairs:
