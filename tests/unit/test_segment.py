@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from typer.testing import CliRunner
 
 from avtool import engine, media
+from avtool.cli import app
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order
@@ -293,6 +295,33 @@ def test_a_whole_clip_under_its_masks(
         ).sum(axis=2)
         assert (change[:, :48].mean() > change[:, 48:].mean()) == left
     assert not list(tmp_path.glob(".*"))
+
+
+def test_several_clips_share_a_model_and_a_bad_one_stops_none(run: Path, clip: Path, tmp_path: Path) -> None:
+    (folder := tmp_path / "in").mkdir()
+    shutil.copy(clip, folder / "a.mp4")
+    (folder / "b.mp4").write_text("no video")
+    words = [
+        "segment",
+        str(folder),
+        str(clip),
+        "--model",
+        str(run),
+        "--at",
+        "0.5",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 1 and done.stderr.count("(from --model)") == 1
+    told = json.loads(done.stdout)
+    assert [Path(one["files"][0]).name for one in told["clips"]] == ["a.png", "clip.png"]
+    assert [Path(one["clip"]).name for one in told["failed"]] == ["b.mp4"]
+    alone = segment(clip, out=tmp_path / "m.png", model=run, at=0.5).mask
+    for name in ("a.png", "clip.png"):
+        assert np.array_equal(media.read_mask(tmp_path / "out" / name)[0] > 0, alone == 1)
+    again = CliRunner().invoke(app, words)  # what is there is not replaced, and the exit code says so
+    assert again.exit_code == 1 and again.stderr.count("exists") >= 2
 
 
 @pytest.mark.parametrize("ending", ["mp4", "ts"])

@@ -15,9 +15,11 @@ import pytest
 import soundfile
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from avtool import engine
 from avtool.checkpoint import save_checkpoint
+from avtool.cli import app
 from avtool.clip import Clip
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
@@ -365,6 +367,22 @@ def test_another_kind_of_model_is_refused_before_weights_are_loaded(data: Path, 
 def clip(path: Path, sound: np.ndarray | None, *, rate: int = RATE, seconds: int = 3) -> Path:
     write_clip(path, moving_frames(4 * seconds), fps=4, waveform=sound, sample_rate=rate)
     return path
+
+
+def test_several_clips_have_folders_of_their_own(model: Path, tmp_path: Path) -> None:
+    good = [str(clip(tmp_path / f"{name}.mp4", tone(3))) for name in "ab"]
+    bad = str(clip(tmp_path / "mute.mp4", None))
+    words = ["separate", *good, bad, "--model", str(model), "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, words)
+    assert (
+        done.exit_code == 1
+        and "mute.mp4 has no sound" in done.stderr
+        and "1 of 3 clips failed" in done.stderr
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b"]
+    assert len(done.stdout.split()) == 2 * len(list((tmp_path / "out" / "a").iterdir()))
+    refused = CliRunner().invoke(app, [*words[:-1], str(tmp_path / "x"), "--with", good[0]])
+    assert refused.exit_code == 2 and "--with goes with one clip, not with 3" in refused.stderr
 
 
 def stereo(seconds: float, rate: int = 48000) -> np.ndarray:
