@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,11 @@ SMALL = Size(10, _FEW, _FEW)
 DEMO_JSON = "demo.json"
 """What says that a folder is a demo's, and how far it came."""
 RUNS = ("pretrained", "localizer")
-MADE = ("data", *RUNS, "clip.mp4", "heatmap.png")
+MADE = ("data", "pretrained", "clip.mp4", "other.mp4", "before.png", "localizer", "heatmap.png")
 """What a demo makes in its folder, in this order."""
 UNFINISHED = f"{MADE[0]}.unfinished"
 """What a preparation leaves that was stopped."""
-HELD_OUT, HELD_OUT_CLIP = "test", 4  # the first clip of that split
+HELD_OUT, HELD_OUT_CLIP = "test", 4  # the first clip of that split, of which every fifth clip is
 INTERRUPTED = 130
 _GRACE = 5.0  # seconds in which an interrupted command may end by itself, as Ctrl-C reaches it too
 
@@ -162,7 +163,7 @@ def _check(out: Path, *, force: bool) -> list[str]:
     check_output(out, force=True, markers=(DEMO_JSON, *before))
     there = [name for name in (UNFINISHED, *MADE) if os.path.lexists(out / name)]
     if before:
-        made, finished = dict.fromkeys(MADE), {*MADE} <= {*there}
+        made, finished = dict.fromkeys(MADE), MADE[-1] in there
     elif not note.exists():
         return []
     else:
@@ -217,7 +218,7 @@ def _leave(out: Path, note: _Note) -> None:
 
 def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads: int | None) -> Demo:
     """Run the commands one after the other, and measure between them."""
-    data, run, localizer, clip, heatmap = (out / name for name in MADE)
+    data, run, clip, other, before, localizer, heatmap = (out / name for name in MADE)
     tensors = ["--device", device] if device != "auto" else []
     tensors += ["--threads", str(threads)] if threads is not None else []
     seeded = ["--seed", str(seed)]
@@ -226,17 +227,26 @@ def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads
     note.begin(run.name)
     pretrain = "pretrain", "--recipe", "tiny", "--data", data, "--out", run
     _run(*pretrain, *seeded, *tensors, *size.pretrain)
+    heard, own = [], {*synth.labels_of(seed, HELD_OUT_CLIP)[1]}
+    unlike = next(n for n in count(HELD_OUT_CLIP + 5, 5) if not own & {*synth.labels_of(seed, n)[1]})
+    for path, number in ((clip, HELD_OUT_CLIP), (other, unlike)):
+        note.begin(path.name)
+        scene = synth.describe(seed, number)
+        synth.write_video(path, synth.Stage(scene), synth.stems_of(scene))
+        heard.append(" and ".join(thing.kind.replace("_", " ") for thing in scene.sounding))
+    say(f"\nIn {clip} you hear: {heard[0]}; in {other}: {heard[1]}. Before it has learned to localize:")
+    note.begin(before.name)
+    look = "localize", clip, "--other-sound", other, *tensors
+    _run(*look, "--model", run, "--out", before)
     note.begin(localizer.name)
     finetune = "finetune", "localize", "--recipe", "tiny-localize", "--from", run, "--data", data
     _run(*finetune, "--out", localizer, *size.localize, *seeded, *tensors)
     say("\nHow well do its maps point, on clips that it has not seen?")
     result = measure_pointing(localizer, data, split=HELD_OUT, device=device, seed=seed)
     keep_localization(localizer, result)
-    note.begin(clip.name)
-    scene = synth.describe(seed, HELD_OUT_CLIP)
-    synth.write_video(clip, synth.Stage(scene), synth.stems_of(scene))
+    say(f"\nAnd in {clip}, where you hear: {heard[0]}")
     note.begin(heatmap.name)
-    _run("localize", clip, "--model", localizer, "--out", heatmap, *tensors)
+    _run(*look, "--model", localizer, "--out", heatmap)
     return Demo(data, run, localizer, heatmap, result)
 
 
@@ -282,7 +292,8 @@ def _print(made: Demo, *, small: bool) -> None:
     console.print()
     console.print(table)
     paths = {"data": made.data, "pretrained": made.pretrained, "localizer": made.localizer}
-    for name, words in {**paths, "heat map": made.heatmap, "next": what_next(made.localizer)}.items():
+    pictures = {"before": made.heatmap.with_name("before.png"), "heat map": made.heatmap}
+    for name, words in {**paths, **pictures, "next": what_next(made.localizer)}.items():
         print(f"{name + ':':<12}{words}")
     say(
         "This model has only seen rendered clips: on a clip of your own it shows how to go on, not where the sound is."

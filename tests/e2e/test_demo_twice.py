@@ -73,7 +73,10 @@ def test_again_it_replaces_its_own_with_force_alone(home: Home) -> None:
     demo = home.folder / "avtool-demo"
     before = home.facts()
     refused = home("demo", "--small", code=2).stderr
-    assert "avtool-demo holds what a demo made: data, pretrained, localizer, clip.mp4, heatmap.png" in refused
+    assert (
+        "avtool-demo holds what a demo made: data, pretrained, clip.mp4, other.mp4, before.png, localizer, heatmap.png"
+        in refused
+    )
     assert "--force" in refused and "another --out" in refused
     assert home.facts() == before
     (demo / "notes.txt").write_text("mine")

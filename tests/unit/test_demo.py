@@ -52,7 +52,11 @@ def made_in(out: Path, *names: str, finished: bool = True) -> None:
 @pytest.mark.parametrize(
     ("finished", "names", "words"),
     [
-        (True, MADE, "holds what a demo made: data, pretrained, localizer, clip.mp4, heatmap.png"),
+        (
+            True,
+            MADE,
+            "holds what a demo made: data, pretrained, clip.mp4, other.mp4, before.png, localizer, heatmap.png",
+        ),
         (False, ("data.unfinished",), "holds what an unfinished demo made: data.unfinished"),
     ],
 )
