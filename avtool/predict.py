@@ -1,7 +1,7 @@
 """Running a model on one's own clips: which model is meant, and clips as it takes them, window by window."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from avtool.checkpoint import load_model
 from avtool.clip import PICTURE, SOUND, Clip, Window
+from avtool.commands import Failures, print_json
 from avtool.config.checkpoint import Config, read_model_config
 from avtool.data.tree import KINDS, SUFFIXES, VIDEO
 from avtool.devices import resolve_device
@@ -200,6 +201,38 @@ def each(
             tell(failed, clip, error)
         else:
             yield out / name, found
+
+
+def on_clips(
+    clips: Sequence[Path],
+    run: Callable[..., Item],
+    *,
+    out: Path,
+    ending: str,
+    one: Mapping[str, Path | None],
+    show: Callable[[Path, Item], None],
+    as_dict: Callable[[Path, Item], dict[str, Any]] | None = None,
+    **options: Any,
+) -> None:
+    """A command on clips: ``run(clip, out=..., **options)`` of one, or as ``each`` does it of several, or of the videos
+    in folders; ``one``: the options by name that go with one clip alone. What is found is told by ``show``, or as
+    JSON as ``as_dict`` has it."""
+    given = clips_in(clips)
+    if len(given) == 1:
+        found = run(given[0], out=out, **options)
+        if as_dict:
+            print_json(as_dict(out, found))
+        else:
+            show(out, found)
+        return
+    failures = Failures(given, one)
+    done = each(given, run, out=out, ending=ending, failed=failures.tell, **options)
+    if as_dict:
+        print_json({"clips": [as_dict(*of_clip) for of_clip in done], "failed": failures.found})
+    else:
+        for of_clip in done:
+            show(*of_clip)
+    failures.leave()
 
 
 def clips_in(paths: Sequence[Path]) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, every, examples, option
+from avtool.commands import Clips, command, every, examples, option
 
 EPILOG = examples(
     "avtool localize clip.mp4 --out heatmap.png",
@@ -49,23 +49,20 @@ def localize(
     Of several clips, or the videos in a folder, --out is a folder: NAME.mp4 of each, with --at NAME.png.
     """
     from avtool.errors import check_choice
-    from avtool.predict import clips_in, each
-    from avtool.tasks.localize.controls import in_words
+    from avtool.predict import on_clips
+    from avtool.tasks.localize.controls import LocalizationResult, in_words
     from avtool.tasks.localize.maps import EVERY
     from avtool.tasks.localize.predict import localize as run
 
     if map is not None:
         check_choice("--map", map, EVERY)
-    options |= {"map": map, "every": every, "controls": controls, "other": other}
-    if len(given := clips_in(clips)) == 1:
-        found = run(given[0], out=out, raw=raw, **options)
-        for line in (str(out), str(raw or ""), *starmap(in_words, found.controls.items())):
-            if line:
+
+    def show(path: Path, found: LocalizationResult) -> None:
+        for line in (path, raw, *starmap(in_words, found.controls.items())):
+            if line is not None:
                 typer.echo(line)
-        return
-    failures = Failures(given, {"--raw": raw, "--audio": options["audio"]})
+
+    one = {"--raw": raw, "--audio": options["audio"]}
     ending = ".mp4" if options["at"] is None else ".png"
-    for path, found in each(given, run, out=out, ending=ending, failed=failures.tell, **options):
-        for line in (str(path), *starmap(in_words, found.controls.items())):
-            typer.echo(line)
-    failures.leave()
+    options |= {"map": map, "every": every, "controls": controls, "other": other, "raw": raw}
+    on_clips(clips, run, out=out, ending=ending, one=one, show=show, **options)

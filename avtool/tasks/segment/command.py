@@ -1,16 +1,11 @@
 """``avtool segment``: a clip in, a mask of what sounds out."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, examples, option, print_json
-
-if TYPE_CHECKING:
-    from avtool.tasks.segment.predict import SegmentationResult
+from avtool.commands import Clips, command, examples, option
 
 EPILOG = examples(
     "avtool segment clip.mp4 --out mask.png --overlay overlay.png",
@@ -40,39 +35,24 @@ def segment(
     Prints what was written, and the share of the picture that each thing found has. Of several clips, or the videos in
     a folder, --out is a folder: NAME.mp4 of each, with --at NAME.png.
     """
-    from avtool.predict import clips_in, each
+    from avtool.predict import on_clips
+    from avtool.tasks.segment.predict import SegmentationResult
     from avtool.tasks.segment.predict import segment as run
 
-    if len(given := clips_in(clips)) == 1:
-        found = run(given[0], out=out, overlay=overlay, **options)
-        files = [str(path) for path in (out, overlay) if path is not None]
-        if json:
-            print_json(_as_dict(files, found))
-        else:
-            _print(files, found)
-        return
-    failures = Failures(given, {"--overlay": overlay, "--audio": options["audio"]})
+    def files(path: Path) -> list[str]:
+        return [str(written) for written in (path, overlay) if written is not None]
+
+    def as_dict(path: Path, found: SegmentationResult) -> dict[str, Any]:
+        shares = {name: round(share, 6) for name, share in found.shares.items()}
+        return {"files": files(path), "frames": found.frames, "time": found.time, "shares": shares}
+
+    def show(path: Path, found: SegmentationResult) -> None:
+        for line in (*files(path), *(f"  {share:7.1%}  {name}" for name, share in found.shares.items())):
+            typer.echo(line)
+        if not found.shares:
+            typer.echo("nothing is marked: the model finds nothing in view that sounds", err=True)
+
+    one = {"--overlay": overlay, "--audio": options["audio"]}
+    options |= {"overlay": overlay, "as_dict": as_dict if json else None}
     ending = ".mp4" if options["at"] is None else ".png"
-    done = each(given, run, out=out, ending=ending, failed=failures.tell, **options)
-    if json:
-        print_json(
-            {"clips": [_as_dict([str(path)], found) for path, found in done], "failed": failures.found}
-        )
-    else:
-        for path, found in done:
-            _print([str(path)], found)
-    failures.leave()
-
-
-def _as_dict(files: list[str], found: SegmentationResult) -> dict[str, Any]:
-    shares = {name: round(share, 6) for name, share in found.shares.items()}
-    return {"files": files, "frames": found.frames, "time": found.time, "shares": shares}
-
-
-def _print(files: list[str], found: SegmentationResult) -> None:
-    for path in files:
-        typer.echo(path)
-    for name, share in found.shares.items():
-        typer.echo(f"  {share:7.1%}  {name}")
-    if not found.shares:
-        typer.echo("nothing is marked: the model finds nothing in view that sounds", err=True)
+    on_clips(clips, run, out=out, ending=ending, one=one, show=show, **options)

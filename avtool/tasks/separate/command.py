@@ -1,17 +1,12 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, Failures, command, examples, option, print_json
-
-if TYPE_CHECKING:
-    from avtool.tasks.separate.predict import SeparationResult
+from avtool.commands import Clips, command, examples, option
 
 EPILOG = examples(
     "avtool separate clip.mp4 --out sounds",
@@ -51,35 +46,21 @@ def separate(
     separation.json; with --with also other.wav and mixture.wav. Of several clips, or the videos in a folder, each has a
     folder of its own in --out.
     """
-    from avtool.predict import clips_in, each
+    from avtool.predict import on_clips
+    from avtool.tasks.separate.predict import SeparationResult
     from avtool.tasks.separate.predict import separate as run
 
-    options |= {"box": box, "at": at}
-    if len(given := clips_in(clips)) == 1:
-        found = run(given[0], out=out, other=other, **options)
-        if json:
-            print_json(_as_dict(found))
-        else:
-            _print(found)
-        return
-    failures = Failures(given, {"--with": other, "--audio": options["audio"]})
-    done = each(given, run, out=out, ending="", failed=failures.tell, **options)
-    if json:
-        print_json({"clips": [_as_dict(found) for _, found in done], "failed": failures.found})
-    else:
-        for _, found in done:
-            _print(found)
-    failures.leave()
+    def as_dict(folder: Path, found: SeparationResult) -> dict[str, Any]:
+        sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
+        return {"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr}
 
+    def show(folder: Path, found: SeparationResult) -> None:
+        for path in found.files:
+            typer.echo(path)
+        for name, (one, floor) in found.sdr.items():
+            said = f"SDR {one:.2f} dB, the mixture itself {floor:.2f} dB"
+            typer.echo(f"{name}: {'no SDR, for a source is silent' if math.isnan(one) else said}", err=True)
 
-def _as_dict(found: SeparationResult) -> dict[str, Any]:
-    sdr = {name: {"found": one, "mixture": floor} for name, (one, floor) in found.sdr.items()}
-    return {"files": [str(path) for path in found.files], "rate": found.rate, "sdr": sdr}
-
-
-def _print(found: SeparationResult) -> None:
-    for path in found.files:
-        typer.echo(path)
-    for name, (one, floor) in found.sdr.items():
-        said = f"SDR {one:.2f} dB, the mixture itself {floor:.2f} dB"
-        typer.echo(f"{name}: {'no SDR, for a source is silent' if math.isnan(one) else said}", err=True)
+    one = {"--with": other, "--audio": options["audio"]}
+    options |= {"box": box, "at": at, "other": other, "as_dict": as_dict if json else None}
+    on_clips(clips, run, out=out, ending="", one=one, show=show, **options)
