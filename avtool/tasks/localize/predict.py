@@ -1,7 +1,6 @@
 """Where its sound comes from, in a frame or in all of a clip: the Python API behind ``avtool localize``."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -58,65 +57,35 @@ def localize(
     The clip is looked at before any weights are loaded, and nothing is written before all is computed but a video,
     which appears when it is whole. Raises AvtoolError where the clip, the model or an output cannot be used.
     """
-    how = _How(audio, at, every, map, raw, controls or other is not None, other)
-    how.check(clip, out, force=force)
-    return _localized(clip, out, how, partial(choose_model, model, device=resolve_device(device)))
-
-
-@dataclass(frozen=True)
-class _How:
-    """The options that clips share, see ``localize``."""
-
-    audio: Path | None
-    at: float | None
-    every: float | None
-    map: str | None
-    raw: Path | None
-    controls: bool
-    other: Path | None
-
-    def sounds(self, chosen: Chosen) -> Sounds:
-        """What is heard of a clip."""
-        return Sounds(chosen, self.map, controls=self.controls, other=self.other)
-
-    def check(self, clip: Path, out: Path, *, force: bool) -> None:
-        """UsageError for outputs that cannot be written or would take a file's place, and for options that do not go
-        together."""
-        raw, others = self.raw, (clip, self.audio, self.other)
-        if (kind := out.suffix.lower()) not in (PICTURE, VIDEO, MAPS):
-            raise UsageError(
-                f"--out {out} is named neither {PICTURE}, {VIDEO} nor {MAPS}",
-                hint=f"--out {out.with_suffix(PICTURE)}, or --out {out.with_suffix(VIDEO)} for the whole clip",
-            )
-        of_one, of_all = {"--at": self.at, "--raw": raw}, {"--every": self.every}
-        for option in [
-            key for key, value in (of_all if kind == PICTURE else of_one).items() if value is not None
-        ]:
-            shows = "shows one frame" if kind == PICTURE else "is of the whole clip"
-            better = out.with_suffix(VIDEO if kind == PICTURE else PICTURE)
-            raise UsageError(
-                f"{option} says nothing where --out {out} {shows}", hint=f"leave it out, or --out {better}"
-            )
-        check_output(out, force=force, others=others)
-        if raw is not None:
-            check_output(raw, force=force, option="--raw", suffix=".npy", others=(*others, out))
-        if self.map is not None and self.map not in EVERY:
-            raise UsageError(f"there is no map {self.map!r}", hint=f"choose one of {', '.join(EVERY)}")
-
-
-def _localized(clip: Path, out: Path, how: _How, choose: Callable[[], Chosen]) -> LocalizationResult:
-    audio, raw = how.audio, how.raw
+    controls = controls or other is not None
+    kind = out.suffix.lower()
+    if kind not in (PICTURE, VIDEO, MAPS):
+        raise UsageError(
+            f"--out {out} is named neither {PICTURE}, {VIDEO} nor {MAPS}",
+            hint=f"--out {out.with_suffix(PICTURE)}, or --out {out.with_suffix(VIDEO)} for the whole clip",
+        )
+    if kind == PICTURE:
+        _refuse({"--every": every}, f"--out {out} shows one frame", out.with_suffix(VIDEO))
+    else:
+        _refuse({"--at": at, "--raw": raw}, f"--out {out} is of the whole clip", out.with_suffix(PICTURE))
+    check_output(out, force=force, others=(clip, audio, other))
+    if raw is not None:
+        check_output(raw, force=force, option="--raw", suffix=".npy", others=(clip, audio, other, out))
+    if map is not None and map not in EVERY:
+        raise UsageError(f"there is no map {map!r}", hint=f"choose one of {', '.join(EVERY)}")
+    target = resolve_device(device)
     with Clip(clip, audio) as source:
-        time = source.time(how.at)
-        if out.suffix.lower() != PICTURE:
+        time = source.time(at)
+        if kind != PICTURE:
             check_moves(source, out)
-            whole = WholeClip(source, choose())
-            return over_all(whole, how.sounds(whole.chosen), out, every=how.every or STEP)
-        chosen = choose()
+            whole = WholeClip(source, choose_model(model, device=target))
+            sounds = Sounds(whole.chosen, map, controls=controls, other=other)
+            return over_all(whole, sounds, out, every=every or STEP)
+        chosen = choose_model(model, device=target)
         waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
         picture = source.fresh_frame(time)
         frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
-    sounds = how.sounds(chosen)
+    sounds = Sounds(chosen, map, controls=controls, other=other)
     found = sounds.result(sounds.maps([seen], [waveform], [time]), [time])
     heats = {
         name: upsampled(maps, frame.shape[:2])[0].astype(np.float32) for name, maps in found.maps.items()
@@ -125,14 +94,27 @@ def _localized(clip: Path, out: Path, how: _How, choose: Callable[[], Chosen]) -
         write_numpy(raw, partial(np.save, arr=heats[OWN]))
     sound = f", sound of {audio.name}" if audio is not None else ""
     lines = f"{clip.name} at {time:.2f} s{sound}", words_of(found.kind), f"model {found.model}"
+    write_png(out, _picture(frame, heats, found, [printable(line) for line in lines]))
+    return replace(found, frame=frame, map=heats[OWN])
+
+
+def _picture(
+    frame: np.ndarray, heats: dict[str, np.ndarray], found: LocalizationResult, lines: list[str]
+) -> np.ndarray:
+    """The frame under the maps of each sound, side by side and in one scale, with ``lines`` and what they do."""
     captions = {name: [in_words(name, control)] for name, control in found.controls.items()}
-    captions[OWN] = [*map(printable, lines), *captions.get(OWN, [])]
+    captions[OWN] = [*lines, *captions.get(OWN, [])]
     scale = heats[OWN].min(), heats[OWN].max()
+    warned = {OWN: found.warning}
     pictures = [
-        render_heatmap(
-            frame, heat, caption=captions[name], warning=found.warning * (name == OWN), scale=scale
-        )
+        render_heatmap(frame, heat, caption=captions[name], warning=warned.get(name, ""), scale=scale)
         for name, heat in heats.items()
     ]
-    write_png(out, abreast(pictures))
-    return replace(found, frame=frame, map=heats[OWN])
+    return abreast(pictures)
+
+
+def _refuse(options: dict[str, object], why: str, better: Path) -> None:
+    """UsageError where one of ``options`` is given, which ``why`` says nothing to."""
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} says nothing where {why}", hint=f"leave it out, or --out {better}")
