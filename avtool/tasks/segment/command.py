@@ -1,11 +1,16 @@
 """``avtool segment``: a clip in, a mask of what sounds out."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from avtool.commands import Clips, command, examples, option
+
+if TYPE_CHECKING:
+    from avtool.tasks.segment.predict import SegmentationResult
 
 EPILOG = examples(
     "avtool segment clip.mp4 --out mask.png --overlay overlay.png",
@@ -36,7 +41,6 @@ def segment(
     a folder, --out is a folder: NAME.mp4 of each, with --at NAME.png.
     """
     from avtool.predict import on_clips
-    from avtool.tasks.segment.predict import SegmentationResult
     from avtool.tasks.segment.predict import segment as run
 
     def files(path: Path) -> list[str]:

@@ -1,12 +1,17 @@
 """``avtool separate``: a clip in, the sound of what is seen and the rest of it out."""
 
+from __future__ import annotations
+
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from avtool.commands import Clips, command, examples, option
+
+if TYPE_CHECKING:
+    from avtool.tasks.separate.predict import SeparationResult
 
 EPILOG = examples(
     "avtool separate clip.mp4 --out sounds",
@@ -47,7 +52,6 @@ def separate(
     folder of its own in --out.
     """
     from avtool.predict import on_clips
-    from avtool.tasks.separate.predict import SeparationResult
     from avtool.tasks.separate.predict import separate as run
 
     def as_dict(folder: Path, found: SeparationResult) -> dict[str, Any]:
