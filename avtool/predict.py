@@ -20,6 +20,8 @@ from avtool.data.tree import KINDS, SUFFIXES, VIDEO
 from avtool.devices import resolve_device
 from avtool.errors import AvtoolError, CheckpointError, MediaError, UsageError, explain
 from avtool.features import LogMel, blank_frames, inputs_of, silence
+from avtool.inputs import SHORT_SIDE, shown, whole_crop
+from avtool.media import Picture
 from avtool.places import find_model, run_of
 from avtool.progress import say, warn
 from avtool.registry import TASKS
@@ -64,6 +66,16 @@ class Chosen:
         views = {"image": np.stack(images), "waveform": np.stack(sounds)}
         batch = {name: torch.from_numpy(value).to(self.device) for name, value in views.items()}
         return inputs_of(self.log_mel, batch)
+
+    def view(self, picture: Picture) -> np.ndarray:
+        """All of a frame as it is seen: uint8 (3, rows, columns), squeezed to the model's size."""
+        return shown(picture.rgb(SHORT_SIDE), self.config.image_size, whole_crop)
+
+    def moment(self, clip: Clip, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """What ``clip`` shows at ``time`` seconds, uint8 (H, W, 3) RGB, its ``view``, and the sound around: int16 (N,)."""
+        sound = clip.sound_around(time, count=self.config.window, rate=self.config.rate)
+        picture = clip.fresh_frame(time)
+        return picture.rgb(), self.view(picture), sound
 
     def check_finite(self, values: Tensor, what: str) -> Tensor:
         """The ``values`` it gives, which are called ``what``. CheckpointError where one is not finite."""

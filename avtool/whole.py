@@ -11,7 +11,7 @@ import numpy as np
 
 from avtool.clip import Clip
 from avtool.errors import UsageError
-from avtool.inputs import SHORT_SIDE, fit_window, shown, whole_crop, window_around
+from avtool.inputs import fit_window, window_around
 from avtool.media import Form, fitted, write_clip
 from avtool.predict import Chosen
 from avtool.progress import warn
@@ -55,8 +55,7 @@ class WholeClip:
             self.last, frame = time, picture.rgb()
             size = size or frame.shape[1::-1]
             height, width = (side - side % 2 for side in size[::-1])
-            view = shown(picture.rgb(SHORT_SIDE), self.chosen.config.image_size, whole_crop)
-            yield Shown(fitted(frame, size)[:height, :width], view, time)
+            yield Shown(fitted(frame, size)[:height, :width], self.chosen.view(picture), time)
 
     def heard(self, time: float, sound: np.ndarray | None = None) -> np.ndarray:
         """The window around ``time`` seconds of its own or another ``sound`` int16 (N,), moved to lie inside it."""

@@ -11,7 +11,6 @@ from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import upsampled
 from avtool.files import check_output, printable, write_numpy
-from avtool.inputs import SHORT_SIDE, shown, whole_crop
 from avtool.predict import Chosen, choose_model
 from avtool.report.heatmap import abreast, render_heatmap, write_png
 from avtool.tasks.localize.controls import OWN, LocalizationResult, Sounds, in_words
@@ -82,9 +81,7 @@ def localize(
             sounds = Sounds(whole.chosen, map, controls=controls, other=other)
             return over_all(whole, sounds, out, every=every or STEP)
         chosen = choose_model(model, device=target)
-        waveform = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
-        picture = source.fresh_frame(time)
-        frame, seen = picture.rgb(), shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
+        frame, seen, waveform = chosen.moment(source, time)
     sounds = Sounds(chosen, map, controls=controls, other=other)
     found = sounds.result(sounds.maps([seen], [waveform], [time]), [time])
     heats = {

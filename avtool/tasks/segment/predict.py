@@ -14,8 +14,6 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.files import check_output
-from avtool.inputs import SHORT_SIDE, shown, whole_crop
-from avtool.media import Picture
 from avtool.predict import Chosen, batched, choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
@@ -75,9 +73,7 @@ def segment(
         names = _names(chosen)
         if whole_clip:
             return _segment_clip(source, chosen, names, out=out)
-        sound = source.sound_around(time, count=chosen.config.window, rate=chosen.config.rate)
-        picture = source.fresh_frame(time)
-        frame, seen = picture.rgb(), _view(chosen, picture)
+        frame, seen, sound = chosen.moment(source, time)
     mask = _masks(chosen, [seen], [sound], frame.shape[:2])[0]
     write_mask(out, mask, classes=chosen.config.head.classes)
     if overlay is not None:
@@ -93,11 +89,6 @@ def _masks(
     """Masks uint8 (B, H, W) in ``size`` of views, B frames uint8 (3, rows, columns) and sounds int16 (N,)."""
     logits = chosen.check_finite(chosen.module(*chosen.inputs(images, sounds)), "masks")
     return np.stack([_mask(one, size) for one in logits.split(1)])
-
-
-def _view(chosen: Chosen, picture: Picture) -> np.ndarray:
-    """The whole frame as the model sees it: uint8 (3, rows, columns)."""
-    return shown(picture.rgb(SHORT_SIDE), chosen.config.image_size, whole_crop)
 
 
 def _mask(logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
