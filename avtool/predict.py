@@ -72,7 +72,7 @@ class Chosen:
         return shown(picture.rgb(SHORT_SIDE), self.config.image_size, whole_crop)
 
     def moment(self, clip: Clip, time: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What ``clip`` shows at ``time`` seconds, uint8 (H, W, 3) RGB, its ``view``, and the sound then: int16 (N,)."""
+        """A ``clip``'s frame at ``time`` seconds, uint8 (H, W, 3) RGB, its ``view``, and its sound then, (N,) int16."""
         sound = clip.sound_around(time, count=self.config.window, rate=self.config.rate)
         picture = clip.fresh_frame(time)
         return picture.rgb(), self.view(picture), sound
