@@ -135,10 +135,14 @@ def read_config(folder: Path) -> Config:
 MEND = "take an undamaged copy, install the avtool version that wrote it, or correct that file"
 
 
+LATER = {"map_scale", "map_shifts"}
+"""Keys that older checkpoints lack: their models do what the default says."""
+
+
 def _missing(section: type[Section], values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """The keys of ``section`` that have no value."""
     for name, field in section.model_fields.items():
-        if name not in values and not field.exclude:
+        if name not in values and not field.exclude and name not in LATER:
             yield prefix + name
         elif (inner := section_in(field.annotation)) and isinstance(values.get(name), dict):
             yield from _missing(inner, values[name], f"{prefix}{name}.")

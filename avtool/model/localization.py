@@ -5,6 +5,8 @@ of another is then solved by telling who was encoded with whom. Both ways here k
 modality is encoded with the other one blank, or every pair is encoded anew.
 """
 
+from itertools import product
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,13 +25,29 @@ class LocalizationModel(nn.Module):
     with a blank frame; both projections have ``width``. Patches of what is blank are alike but for their places, so
     that ``blank_share`` of them, evenly spaced, can stand for all. ``joint``: a linear score of each patch, encoded
     with the sound.
+
+    A map, not the loss, is of the frame enlarged by ``map_scale``: crops of training show things larger than a whole
+    frame does (FixRes, arXiv 1906.06423). It is the mean over ``map_shifts`` places of the grid of patches in either
+    direction, which share the side of a patch evenly. ValueError where they do not divide it.
     """
 
     def __init__(
-        self, encoder: AudioVisualEncoder, *, encoding: str, width: int, blank_share: float = 1.0
+        self,
+        encoder: AudioVisualEncoder,
+        *,
+        encoding: str,
+        width: int,
+        blank_share: float = 1.0,
+        map_scale: float = 1.0,
+        map_shifts: int = 1,
     ) -> None:
         super().__init__()
+        if encoder.patch_size % map_shifts:
+            raise ValueError(
+                f"map_shifts is {map_shifts}, which does not divide patches of {encoder.patch_size}"
+            )
         self.encoder, self.encoding, self.blank_share = encoder, encoding, blank_share
+        self.map_scale, self.map_shifts = map_scale, map_shifts
         if encoding == UNIMODAL:
             self.image_projection = nn.Linear(encoder.dim, width)
             self.audio_projection = nn.Linear(encoder.dim, width)
@@ -45,12 +63,34 @@ class LocalizationModel(nn.Module):
 
     def forward(self, image: Tensor, audio: Tensor) -> Tensor:
         """``image`` (B, 3, H, W) and ``audio`` (B, 1, mel, frames) as the encoder takes them -> maps (B, rows, columns)
-        over the patches, higher where the sound is located."""
-        if self.encoding == UNIMODAL:
-            cells = (self.patches(image, audio) @ self.sounds(image, audio).unsqueeze(2)).squeeze(2)
-        else:
-            cells = self.pair_cells(image, audio)
-        return cells.unflatten(1, grid_of(image.shape[2], image.shape[3], self.encoder.patch_size))
+        over the frame, higher where the sound is located: ``map_shifts`` cells each way for a patch once enlarged."""
+        patch, shifts = self.encoder.patch_size, self.map_shifts
+        rows, columns = (max(1, round(side * self.map_scale / patch)) for side in image.shape[2:])
+        if self.map_scale != 1:
+            image = F.interpolate(
+                image, (rows * patch, columns * patch), mode="bilinear", align_corners=False
+            )
+        sound = self.sounds(image, audio).unsqueeze(2) if self.encoding == UNIMODAL else None
+        total = image.new_zeros(())
+        for top, left in product(range(shifts), repeat=2):
+            edges = [
+                side
+                for moved in (left, top)
+                for side in (moved * patch // shifts, -moved * patch // shifts % patch)
+            ]
+            moved = F.pad(image, edges, mode="replicate")
+            cells = (
+                self.pair_cells(moved, audio)
+                if sound is None
+                else (self.patches(moved, audio) @ sound).squeeze(2)
+            )
+            maps = cells.unflatten(1, grid_of(moved.shape[2], moved.shape[3], patch))
+            if shifts > 1:
+                fine = [shifts * side for side in maps.shape[1:]]
+                maps = F.interpolate(maps.unsqueeze(1), fine, mode="bilinear", align_corners=False).squeeze(1)
+                maps = maps[:, top : top + shifts * rows, left : left + shifts * columns]
+            total = total + maps
+        return total / shifts**2
 
     def pair_cells(
         self, image: Tensor, audio: Tensor, image_keep: Tensor | None = None, audio_keep: Tensor | None = None

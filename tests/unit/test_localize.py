@@ -21,6 +21,8 @@ from avtool.engine.start import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
+from avtool.model.encoder import AudioVisualEncoder
+from avtool.model.localization import LocalizationModel
 from avtool.tasks.localize.maps import choose_map, localization_map
 from avtool.tasks.localize.train import Localization
 from avtool.tasks.settings import drawn_views
@@ -88,6 +90,52 @@ def test_a_few_blank_patches_stand_for_all(dataset) -> None:
     assert torch.equal(patches, F.normalize(task.model.image_projection(expected), dim=-1))
     assert sounds.shape == (4, 8)
     assert task.config.head.blank_share == 0.25
+
+
+@pytest.mark.parametrize("way", ["unimodal", "joint"])
+def test_a_map_may_be_of_the_enlarged_frame(dataset, way: str) -> None:
+    (plain, recipe), (larger, _) = (
+        task_of(dataset, f"localize.encoding={way}", *more) for more in ((), ("localize.map_scale=1.5",))
+    )
+    batch = batch_of(plain, recipe, dataset)
+    image, audio = inputs_of(plain.log_mel, batch)
+    enlarged = F.interpolate(image, (48, 48), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        maps = larger.model(image, audio)
+        assert maps.shape == (4, 3, 3) and torch.allclose(maps, plain.model(enlarged, audio), atol=1e-6)
+        assert torch.equal(
+            larger.forward(batch)["loss"], plain.forward(batch)["loss"]
+        )  # of the frame as it is
+    assert larger.config.head.map_scale == 1.5
+
+
+@pytest.mark.parametrize("shifts", [2, 4])
+def test_a_map_may_be_the_mean_over_shifts_each_in_its_place(dataset, shifts: int, monkeypatch) -> None:
+    task, _ = task_of(
+        dataset, "localize.encoding=joint", f"localize.map_shifts={shifts}", "model.image_size=[96,128]"
+    )
+    looks = []
+
+    def brightness(image: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
+        looks.append(image.shape[2:])
+        return F.avg_pool2d(image.mean(dim=1, keepdim=True), 16).flatten(1)
+
+    monkeypatch.setattr(task.model, "pair_cells", brightness)
+    rows, columns = torch.arange(96.0)[:, None], torch.arange(128.0)
+    ramp = (10 * rows + columns).expand(2, 3, 96, 128)
+    maps = task.model(ramp, torch.zeros(2, 1, 32, 64))
+    assert maps.shape == (2, 6 * shifts, 8 * shifts) and len(looks) == shifts**2
+    inside = slice(2 * shifts, -2 * shifts)  # at the edges the frame is continued by its last pixels
+    there = F.avg_pool2d(ramp[:, :1], 16 // shifts)[:, 0]
+    assert torch.allclose(maps[:, inside, inside], there[:, inside, inside], atol=1e-3)
+
+
+def test_shifts_divide_the_patch() -> None:
+    encoder = AudioVisualEncoder(
+        patch_size=6, dim=24, depth=1, heads=2, image_size=(24, 24), audio_size=(24, 24)
+    )
+    with pytest.raises(ValueError, match="map_shifts is 4, which does not divide patches of 6"):
+        LocalizationModel(encoder, encoding="joint", width=8, map_shifts=4)
 
 
 @pytest.mark.parametrize("way", ["unimodal", "joint"])

@@ -16,6 +16,11 @@ class Localizer(Section):
     """of the space in which patches and sounds are compared (unimodal)"""
     blank_share: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """share of the blank modality's patches that is encoded, evenly spaced: fewer take less time (unimodal)"""
+    map_scale: Annotated[Number, Field(ge=0.5, le=4)] = 1.0
+    """a map is of the frame enlarged by so much: training's crops show things larger than a whole frame does"""
+    map_shifts: Literal[1, 2, 4] = 1
+    """a map is the mean over so many places of the grid of patches, each way: finer, and takes so many times as long,
+    squared"""
 
 
 class Clusters(Section):

@@ -35,6 +35,10 @@ GROUP = 32
 DESCRIBED_AT_ONCE = 32
 """Sounds that are read and described together before they are clustered."""
 
+HEARD = 4
+"""While frames learn from clusters, the audio encoder learns from one in so many sounds of a batch: naming a sound's
+cluster is learned from few."""
+
 FLOOR = 0.5
 """The share of other sounds that a guess scores below a frame's own."""
 
@@ -144,16 +148,14 @@ class Localization(Training):
         In the share of the steps that learns from clusters a sound is the vector of its cluster, and ``clusters``, 1 -
         its cosine with what the audio encoder gives, is added to the loss."""
         patches = self.model.patches(image, audio, image_keep)
-        sounds, first = self.model.sounds(image, audio, audio_keep), 0
-        count, learned = len(patches), dict[str, Tensor]()
-        if (
-            self.clusters is not None
-            and self.options.clusters
-            and self.progress < self.options.clusters.share
-        ):
-            given = self.clusters(audio)
-            learned["clusters"] = 1 - (sounds.float() * given).sum(dim=1).mean()
-            sounds = given
+        first, count, learned = 0, len(patches), dict[str, Tensor]()
+        if self.clusters is None or not self.options.clusters or self.progress >= self.options.clusters.share:
+            sounds = self.model.sounds(image, audio, audio_keep)
+        else:
+            sounds, heard = self.clusters(audio), slice(None, None, HEARD)
+            keep = None if audio_keep is None else audio_keep[heard]
+            named = self.model.sounds(image[heard], audio[heard], keep)
+            learned["clusters"] = 1 - (named.float() * sounds[heard]).sum(dim=1).mean()
         if count % self.batch_size:
             patches, first = all_gather_with_grad(patches)
             sounds, first = all_gather_with_grad(sounds)
