@@ -64,6 +64,7 @@ RunSeed = Annotated[int | None, option("N", DRAWN, usual="the recipe's", callbac
 _RECIPE, _OF_RUN = "A recipe's name (avtool recipes ls) or a YAML file.", "with --resume --out the run's"
 _RESUME = "Go on from the newest checkpoint of --out, or of the newest such run."
 _COST = "Only print the recipe and what it would cost: size, steps, memory, bytes, hours."
+_NAMED = "Run, checkpoint or converted folder, or a name (pulled, or OWNER/NAME on the hub)."
 _MODEL = "$AVTOOL_MODEL, else the newest run or demo"
 SHARED: dict[str, tuple[Any, Any, Any]] = {
     "recipe": (str | None, option("NAME", _RECIPE, usual=_OF_RUN), None),
@@ -73,7 +74,7 @@ SHARED: dict[str, tuple[Any, Any, Any]] = {
     "stop_after": (int | None, option("N", "Stop after step N; the schedule stays as it is.", min=1), None),
     "dry_run": (bool, option(None, _COST, "--dry-run"), False),
     "audio": (Path | None, option("WAV", "Sound that goes with an image, or in place of a clip's."), None),
-    "model": (Path | None, option("DIR", "Run, checkpoint or converted folder.", usual=_MODEL), None),
+    "model": (Path | None, option("MODEL", _NAMED, usual=_MODEL), None),
     "at": (float | None, option("SECONDS", "Time of the frame in seconds.", min=0, usual="the middle"), None),
     "seed": (int, option("N", DRAWN, callback=_seed), 0),
     "device": (str, option("NAME", "auto, cpu, cuda, cuda:N or mps.", callback=_device), "auto"),

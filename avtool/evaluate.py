@@ -13,14 +13,16 @@ from avtool.data.dataset import PreparedDataset
 from avtool.devices import resolve_device
 from avtool.distributed import local_device, process_group
 from avtool.errors import CheckpointError, DataError, NotFinite, UsageError
-from avtool.files import atomic_file, check_output, write_json
-from avtool.places import resolve_checkpoint
+from avtool.files import atomic_file, check_output, sha256_of, write_json
+from avtool.hub import WEIGHTS
+from avtool.places import resolve_checkpoint, run_of
 from avtool.progress import quiet
 from avtool.registry import TASKS, kinds, resolve
 from avtool.tasks import Evaluation, Task
 from avtool.tasks.context import Context
 from avtool.tasks.settings import say_filled_up
 from avtool.tasks.table import Table
+from avtool.tracking import RUN_JSON, keep_evaluation
 
 __all__ = ["Table", "evaluate", "metrics"]
 
@@ -49,8 +51,9 @@ def evaluate(
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
     fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
     ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
-    ``save_predictions``: an .npz of what the numbers were made of (docs/tasks.md). UsageError for unknown names,
-    DataError where the model's head and the data do not fit, before any weights are loaded.
+    a run keeps its tables in its evaluations.jsonl in any case. ``save_predictions``: an .npz of what the numbers were
+    made of (docs/tasks.md). UsageError for unknown names, DataError where the model's head and the data do not fit,
+    before any weights are loaded.
 
     Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
     writes the files and raises what fails anywhere; the others return [].
@@ -112,17 +115,22 @@ def evaluate(
             with atomic_file(save_predictions) as partial, partial.open("wb") as file:
                 predictions: dict[str, Any] = context.predictions
                 np.savez_compressed(file, **predictions)
-        if world.main and out is not None:
-            write_json(out, metrics(tables, model=checkpoint, data=dataset, fold=fold))
+        if world.main:
+            written, run = metrics(tables, model=checkpoint, data=dataset, fold=fold), run_of(checkpoint)
+            if run is not None and (run / RUN_JSON).is_file():
+                keep_evaluation(run, written)
+            if out is not None:
+                write_json(out, written)
     return tables
 
 
 def metrics(
     tables: Sequence[Table], *, model: Path, data: PreparedDataset, fold: tuple[int, int] | None = None
 ) -> dict[str, Any]:
-    """What metrics.json holds: the tables, and what they are of."""
+    """What metrics.json holds: the tables, and what they are of, ``weights`` by their sha256."""
     return {
         "model": str(model),
+        "weights": sha256_of(model / WEIGHTS),
         "data": {
             "name": data.name,
             "folder": str(data.folder),

@@ -4,14 +4,13 @@
 what came of a file that broke off, which ``huggingface_hub`` does not: archives of 17 GB are not begun again.
 """
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from avtool import hub
 from avtool.data.catalog import DataSet, Mirror, Request, read_source
 from avtool.download import download, only_one, partial_path
 from avtool.errors import CheckpointError, DataError, UsageError, free_bytes, in_bytes
@@ -105,9 +104,9 @@ def find_copy(
     nothing."""
     from huggingface_hub.hf_api import HfApi, RepoFile
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None, library_name="avtool")
+    api = HfApi(endpoint=hub.endpoint(), library_name="avtool")
     folder = out or source_folder(mirror.folder)
-    with _in_words(mirror.repo, api.endpoint, revision):
+    with hub.in_words(mirror.repo, revision, data=True):
         info = api.dataset_info(mirror.repo, revision=revision)
         if info.gated:
             api.auth_check(mirror.repo, repo_type="dataset")
@@ -211,39 +210,3 @@ def _check_sum(file: RemoteFile, url: str) -> None:
             f"{url} came with the wrong sha256: {found}, not {file.sha256}",
             hint="give the same command again; it begins this file anew",
         )
-
-
-@contextmanager
-def _in_words(repo: str, endpoint: str, revision: str | None) -> Iterator[None]:
-    """What the hub's library raises becomes a DataError that names the way out. Tokens are in none of its texts."""
-    from huggingface_hub import errors as hub
-
-    page = f"{endpoint}/datasets/{repo}"
-    # the error of its HTTP library, which is another one from version to version
-    base: Any = hub.HfHubHTTPError.__bases__[0]
-    try:
-        yield
-    except hub.OfflineModeIsEnabled as error:
-        raise DataError(
-            f"HF_HUB_OFFLINE is set, so {page} is not asked", hint="unset HF_HUB_OFFLINE"
-        ) from error
-    except hub.GatedRepoError as error:
-        raise DataError(
-            f"{repo} is gated: its owner wants its terms accepted first",
-            hint=f"accept them at {page}, then: hf auth login (or set HF_TOKEN), and the same command again",
-        ) from error
-    except hub.RevisionNotFoundError as error:
-        raise UsageError(
-            f"{repo} has no revision {revision}", hint=f"leave out --revision, or see {page}"
-        ) from error
-    except hub.RepositoryNotFoundError as error:
-        raise DataError(
-            f"there is no data set {repo} at {endpoint}, or it is private",
-            hint="check $HF_ENDPOINT; for a private one: hf auth login (or set HF_TOKEN)",
-        ) from error
-    except (base, OSError, ValueError) as error:
-        text = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(
-            f"{page} cannot be asked: {text}",
-            hint="check the network, the proxy and $HF_ENDPOINT (default https://huggingface.co), and try again",
-        ) from error

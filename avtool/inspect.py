@@ -20,6 +20,7 @@ from avtool.data.tree import KINDS, VIDEO
 from avtool.data.views import start_around
 from avtool.errors import AvtoolError, DataError, UsageError
 from avtool.files import check_output, sha256_of
+from avtool.hub import is_hub_name
 from avtool.progress import progress_bar
 from avtool.tracking import METRICS, RUN_JSON, read_metrics, read_run_facts
 
@@ -34,8 +35,8 @@ PARTS = (DATASET_JSON, REPORT_JSON, "config.json", RUN_JSON, METRICS, "model.saf
 
 def inspect(path: Path, *, verify: bool = False) -> dict[str, Any]:
     """What is at ``path``, as plain values; ``what`` says which kind it is: ``data set`` (a folder that avtool
-    prepared), ``model`` (a run, a checkpoint or a converted folder, or the name of a pulled model) or ``clip`` (a
-    video, picture or sound file).
+    prepared), ``model`` (a run, a checkpoint or a converted folder, or the name of one that is pulled or on the hub) or
+    ``clip`` (a video, picture or sound file).
 
     ``verify``: read a data set's shards and index and compare their sums. Raises AvtoolError where it is none of
     these, or broken.
@@ -61,6 +62,8 @@ def kind_of(path: Path) -> str:
     prepared = places.prepared_folder(str(path))
     if len(path.parts) == 1 and (prepared / DATASET_JSON).is_file():
         hint = f"avtool inspect {prepared}"
+    elif is_hub_name(path):
+        return "model"  # and if it cannot be had, the hub says why
     else:
         with suppress(AvtoolError):
             places.resolve_checkpoint(path)

@@ -2,19 +2,25 @@
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avtool.checkpoint import load_model
+from avtool.checkpoint import load_model, save_checkpoint
 from avtool.config.checkpoint import Config
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, normalize_frames, to_float_waveform
+from avtool.files import check_output
+from avtool.hub import CLASSES, CONFIG, fetch_model, parse_name
 from avtool.model.encoder import AudioVisualEncoder, Tokens
-from avtool.places import resolve_checkpoint
+from avtool.places import resolve_checkpoint, run_of
+from avtool.push import CARD, model_card, push
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,50 @@ class Model:
     def sample_rate(self) -> int:
         """Samples a second of the sound that it hears."""
         return self.log_mel.sample_rate
+
+    @classmethod
+    def from_pretrained(
+        cls, model: str | os.PathLike[str], *, device: str | torch.device = "cpu", **hub: Any
+    ) -> "Model":
+        """``avtool.load``; of a model on the hub, with ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
+        ``force_download`` as ``avtool.hub.fetch_model`` takes them. With a ``revision`` no folder of that name counts.
+        """
+        remote = hub.get("revision") or (hub and not Path(model).exists())
+        return load(fetch_model(str(model), **hub) if remote else model, device)
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        name: str = "",
+        licence: str | None = None,
+        force: bool = False,
+    ) -> Path:
+        """Write the model as it is now into a new ``folder``, which is returned: model.safetensors, config.json, the
+        names of its classes, and a model card that calls it ``name`` (see ``avtool.push.model_card``). UsageError where
+        there is something, unless ``force`` and avtool wrote it."""
+        folder = Path(folder)
+        empty = folder.is_dir() and not any(folder.iterdir())
+        check_output(folder, force=force or empty, markers=(CONFIG,), option="the folder")
+
+        def beside(partial: Path) -> None:
+            if (self.folder / CLASSES).is_file():
+                shutil.copyfile(self.folder / CLASSES, partial / CLASSES)
+            card = model_card(partial, name or str(folder), licence=licence, run=run_of(self.folder))
+            (partial / CARD).write_text(card, encoding="utf-8")
+
+        save_checkpoint(folder, model=self.module, config=self.config, beside=beside)
+        return folder
+
+    def push_to_hub(
+        self, name: str, *, licence: str | None = None, private: bool = False, token: str | None = None
+    ) -> str:
+        """Put the model as it is now on the hub as ``name`` and return the commit's address: ``avtool.push.push`` of
+        what ``save_pretrained`` writes."""
+        repo, _ = parse_name(name)
+        with TemporaryDirectory() as temporary:
+            folder = self.save_pretrained(Path(temporary) / "model", name=repo, licence=licence)
+            return push(folder, name, private=private, token=token)
 
     @torch.no_grad()
     def encode(self, image: Tensor, audio: Tensor) -> Tokens:
@@ -157,7 +207,8 @@ def _check_floats(name: str, value: Tensor, limit: float, *, hint: str) -> None:
 
 
 def load(model: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
-    """A model to run: ``model`` is a run, checkpoint or converted folder or the name of pulled weights.
+    """A model to run: ``model`` is a run, checkpoint or converted folder or, where there is none of that name, pulled
+    weights or ``owner/name`` or ``owner/name@revision`` on the Hugging Face hub.
 
     It is in evaluation mode; its weights are mapped from the file, not copied, where ``device`` is the CPU. AvtoolError
     where there is no such model, or its files do not fit each other.
@@ -165,7 +216,7 @@ def load(model: str | os.PathLike[str], device: str | torch.device = "cpu") -> M
     if not isinstance(model, str | os.PathLike):
         raise UsageError(
             f"the model to load is a {type(model).__name__}, neither a path nor a name",
-            hint='avtool.load("runs/tiny-20250101-120000"), or the name of pulled weights',
+            hint='avtool.load("runs/tiny-20250101-120000"), or the name of pulled weights or of a model on the hub',
         )
     folder = resolve_checkpoint(Path(model))
     module, log_mel, config = load_model(folder, device=resolve_device(str(device)))

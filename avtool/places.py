@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from avtool.errors import CheckpointError, UsageError
+from avtool.hub import CONFIG, WEIGHTS, fetch_model, is_hub_name
 
 RUNS = Path("runs")
 """Where new runs are written, and the newest is looked for."""
@@ -93,7 +94,7 @@ def new_run_folder(recipe: str) -> Path:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether ``folder`` is a whole checkpoint: written under a temporary name, so that one that is there is whole."""
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").exists()
+    return (folder / CONFIG).is_file() and (folder / WEIGHTS).exists()
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:
@@ -138,14 +139,17 @@ def _is_pulled(path: Path) -> bool:
 
 def resolve_checkpoint(path: Path) -> Path:
     """The checkpoint folder meant by ``path``: a run (its best weights, where they were chosen, else its newest
-    checkpoint), a checkpoint or a converted folder, or, where there is no such path, the name of a pulled model."""
+    checkpoint), a checkpoint or a converted folder, or, where there is no such path, the name of a pulled model, or
+    ``owner/name`` or ``owner/name@revision`` on the hub (see ``avtool.hub``)."""
     if not path.exists():
         if len(path.parts) == 1 and _is_pulled(pulled_models() / path):
             return pulled_models() / path
-        raise CheckpointError(
-            f"no model at {path}",
-            hint="avtool pretrain --recipe tiny makes one; avtool pull --list names published ones",
-        )
+        if is_hub_name(path):
+            return fetch_model(str(path))
+        hint = "avtool pretrain --recipe tiny makes one; avtool pull --list names published ones"
+        if is_hub_name(Path(f"{path}@main")):
+            hint += f"; {path.parent} is a folder here: {path}@main asks the hub"
+        raise CheckpointError(f"no model at {path}", hint=hint)
     if not path.is_dir():
         raise CheckpointError(
             f"{path} is a file; a run folder or a checkpoint folder is needed",

@@ -4,7 +4,8 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 from avtool import __version__
 from avtool.errors import AvtoolError, CheckpointError, UsageError
 from avtool.files import atomic_file, check_output, finite, json_text, naming, write_json
-from avtool.progress import say
+from avtool.progress import say, warn
 
 METRICS = "metrics.jsonl"
 RUN_JSON = "run.json"
+EVALUATIONS = "evaluations.jsonl"
+"""The tables of a run's evaluations, one JSON object for each."""
 TENSORBOARD = "tensorboard"
 """Package, and folder of a run with the same values for its viewer."""
 
@@ -154,3 +157,25 @@ def write_run_facts(run: Path, *, recipe_yaml: str, command: list[str], **facts:
     with atomic_file(run / "recipe.yaml") as partial:
         partial.write_text(recipe_yaml, encoding="utf-8")
     write_json(run / RUN_JSON, content)
+
+
+def keep_evaluation(run: Path, content: Mapping[str, Any]) -> None:
+    """Add what metrics.json holds to a run's evaluations; where they cannot be written, say so."""
+    try:
+        with (run / EVALUATIONS).open("a", encoding="utf-8") as file:
+            file.write(json_text(content) + "\n")
+    except OSError as error:
+        warn(f"these tables are not kept in {run}: {error.strerror}")
+
+
+def kept_tables(run: Path, weights: str) -> list[dict[str, Any]]:
+    """The tables of a run's evaluations of the ``weights`` with this sha256, of each protocol on the same clips the
+    newest; lines that are damaged are passed over."""
+    path, tables = run / EVALUATIONS, dict[tuple[str, ...], dict[str, Any]]()
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with suppress(ValueError):
+            found = json.loads(line)
+            for table in found["tables"] if found["weights"] == weights else ():
+                told = [table[name] for name in ("task", "protocol", "words", "data")]
+                tables[*told, found["data"]["checksum"], table["rows"][0]["name"]] = table
+    return list(tables.values())

@@ -20,7 +20,7 @@ STYLE: dict[str, Any] = {
 }
 FIRST, LAST = (
     ("fetch", "prepare", "pretrain", "finetune", "plot", "evaluate"),
-    ("pull", "convert", "export", "recipes", "demo", "inspect", "bench", "doctor"),
+    ("pull", "push", "convert", "export", "recipes", "demo", "inspect", "bench", "doctor"),
 )
 """Commands that help lists before and after those of the tasks."""
 

@@ -39,7 +39,7 @@ def _fold(value: str) -> tuple[int, int]:
 
 @command("seed", "device", "threads", "json", "force")
 def evaluate(
-    model: Annotated[Path, argument("RUN", "Run, checkpoint or converted folder.")],
+    model: Annotated[Path, argument("RUN", "Run, checkpoint or converted folder, or a name.")],
     *,
     data: Annotated[Path, option("DIR", "Prepared data.")],
     task: Annotated[str | None, option("TASK", f"{', '.join(EVALUATED)}.", usual="the model's")] = None,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import command, examples, option, print_json
+from avtool.commands import argument, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
@@ -17,9 +17,7 @@ EPILOG = examples(
 
 @command("threads", "force", "json")
 def export(
-    model: Annotated[
-        Path, typer.Argument(metavar="DIR", help="Run, checkpoint or converted folder, or a pulled name.")
-    ],
+    model: Annotated[Path, argument("MODEL", "Run, checkpoint or converted folder, or a name.")],
     *,
     out: Annotated[Path, option("PT2", "Program to write.")],
     kind: Annotated[

@@ -23,7 +23,7 @@ def finetune(
     settings: Settings = None,
     *,
     start: Annotated[
-        str | None, option("MODEL", "Run, checkpoint, pulled name, or none.", "--from", usual="the recipe's")
+        str | None, option("MODEL", "Run, checkpoint, name, or none.", "--from", usual="the recipe's")
     ] = None,
     allow_random: Annotated[
         bool, option(None, "Allow random fusion weights, as a control.", "--allow-random")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from avtool.config.checkpoint import read_config
 from avtool.config.recipes import dump_recipe
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
@@ -137,6 +138,8 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
             "left_out": clips.left_out,
         },
         init=recipe.init.model_dump(exclude_none=True),
+        started_from=run.started_from
+        and {"folder": str(run.started_from), "origin": read_config(run.started_from).origin},
         **run.facts,
         device=str(run.device),
         precision=precision,

@@ -121,6 +121,7 @@ class Run:
     ) -> None:
         self.recipe, self.dataset, self.folder = recipe, dataset, folder
         self.resumed_from = saved.folder.name if saved else None
+        self.started_from = checkpoint
         self.device, self.world = device, world or World()
         self.precision = resolve_precision(recipe.train.precision, device)
         self.clips = Clips.of(recipe, dataset)

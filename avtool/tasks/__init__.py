@@ -27,7 +27,7 @@ class Task:
     ``kinds``: the models that it trains, by their ``kind`` in config.json; ``head``: the class of the section in which
     config.json says what stands on their encoder. ``evaluated_by``: the task by whose
     protocols these are evaluated where nothing is said ("": its own). ``command``: the function behind
-    ``avtool NAME``, beside an ``EPILOG``.
+    ``avtool NAME``, beside an ``EPILOG``. ``limits``: sentences on what its models are not for.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Task:
     evaluation: str = ""
     evaluated_by: str = ""
     command: str = ""
+    limits: str = ""
 
     @property
     def finetuned(self) -> bool:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from avtool.errors import CheckpointError
 from avtool.files import write_json
+from avtool.hub import CLASSES
 from avtool.progress import say
-
-CLASSES = "classes.json"
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ COMMANDS = [
     ["embed"],
     ["plot"],
     ["pull"],
+    ["push"],
     ["convert"],
     ["export"],
     ["inspect"],

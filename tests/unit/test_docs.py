@@ -41,7 +41,7 @@ from avtool.published import PUBLISHED
 from avtool.registry import DATASETS, FUSIONS, TASKS, resolve
 from avtool.tasks.localize.maps import EVERY
 from tests.clips import clip
-from tests.hub import Hub
+from tests.hub import TOKEN, Hub, isolate
 from tests.unit.test_other_programs import cav_mae, vit
 from tests.unit.test_pull import SETTINGS, saved, serving
 
@@ -225,7 +225,7 @@ def home(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every recipe, data set to render and published model small, wherever it is named."""
     load, read = recipes.load_recipe, synth.DATASET.read
 
@@ -243,10 +243,10 @@ def small(files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(recipes, "load_recipe", load_small)
     monkeypatch.setattr(synth, "DATASET", replace(synth.DATASET, read=read_few))
     monkeypatch.setitem(FUSIONS._places, "mean", torch.nn.Module)  # a page registers it: gone afterwards
-    monkeypatch.setenv("no_proxy", "*")
     raw = {"vggsound.csv": (files / "data" / "vggsound" / "annotations" / "vggsound.csv").read_bytes()}
     server, content = Hub("Loie/VGGSound", raw), (files / "checkpoint.pth").read_bytes()
-    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    isolate(monkeypatch, server, tmp_path / "hub")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     name = "deepavfusion-vggsound"
     published = replace(PUBLISHED[name], base=server.url, size=len(content), sha256=None)
     monkeypatch.setitem(PUBLISHED, name, published)

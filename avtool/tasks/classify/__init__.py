@@ -13,4 +13,5 @@ TASK = Task(
     head="avtool.config.types:Classes",
     evaluation="avtool.tasks.classify.protocols:EVALUATION",
     command="avtool.tasks.classify.command:classify",
+    limits="It knows its own classes alone, and names one of them for a clip of anything else, too.",
 )

@@ -10,4 +10,5 @@ TASK = Task(
     head="avtool.tasks.localize.recipe:Localizer",
     evaluation="avtool.tasks.localize.protocols:EVALUATION",
     command="avtool.tasks.localize.command:localize",
+    limits="Its map says where a sound would come from, not whether anything in view sounds.",
 )

@@ -8,4 +8,5 @@ TASK = Task(
     kinds={"autoencoder": "avtool.model.mae:MaskedAutoencoder"},
     head="avtool.config.model:Decoders",
     evaluated_by="classify",
+    limits="Before it is fine-tuned it classifies, localizes, separates and segments nothing.",
 )

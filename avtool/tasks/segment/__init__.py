@@ -10,4 +10,5 @@ TASK = Task(
     head="avtool.config.types:Classes",
     evaluation="avtool.tasks.segment.protocols:EVALUATION",
     command="avtool.tasks.segment.command:segment",
+    limits="It marks things like those with masks in its training data, and cannot tell one of a kind from another.",
 )

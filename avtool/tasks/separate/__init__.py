@@ -9,4 +9,5 @@ TASK = Task(
     kinds={"separation": "avtool.model.unet:SeparationModel"},
     evaluation="avtool.tasks.separate.protocols:EVALUATION",
     command="avtool.tasks.separate.command:separate",
+    limits="It takes sums of clips apart; sources that were recorded in one room are another problem.",
 )
