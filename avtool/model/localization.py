@@ -70,8 +70,7 @@ class LocalizationModel(nn.Module):
             image = F.interpolate(
                 image, (rows * patch, columns * patch), mode="bilinear", align_corners=False
             )
-        sound = self.sounds(image, audio).unsqueeze(2) if self.encoding == UNIMODAL else None
-        total = image.new_zeros(())
+        total, sound = image.new_zeros(()), None
         for top, left in product(range(shifts), repeat=2):
             edges = [
                 side
@@ -79,11 +78,12 @@ class LocalizationModel(nn.Module):
                 for side in (moved * patch // shifts, -moved * patch // shifts % patch)
             ]
             moved = F.pad(image, edges, mode="replicate")
-            cells = (
-                self.pair_cells(moved, audio)
-                if sound is None
-                else (self.patches(moved, audio) @ sound).squeeze(2)
-            )
+            if self.encoding == UNIMODAL:
+                patches = self.patches(moved, audio)
+                sound = self.sounds(image, audio).unsqueeze(2) if sound is None else sound
+                cells = (patches @ sound).squeeze(2)
+            else:
+                cells = self.pair_cells(moved, audio)
             maps = cells.unflatten(1, grid_of(moved.shape[2], moved.shape[3], patch))
             if shifts > 1:
                 fine = [shifts * side for side in maps.shape[1:]]

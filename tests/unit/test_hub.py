@@ -32,6 +32,9 @@ from tests.hub import OWNER, TOKEN, Hub, Repository, isolate
 from tests.unit.test_load_export import saved
 from tests.unit.test_pull import serving
 
+ROOT = Path(__file__).parents[2]
+"""For a process that imports from these tests."""
+
 NAME = f"{OWNER}/toy"
 SMALL = (
     "max_steps=2",
@@ -83,7 +86,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def process(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own, with another HF_HOME as one likes."""
     command = [sys.executable, *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment}
     return subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -192,7 +195,7 @@ def test_tables_of_other_weights_and_older_ones_are_left_out(tmp_path: Path) -> 
         table = {"task": "t", "protocol": "p", "words": "w", "data": data, "rows": [row]}
         keep_evaluation(tmp_path, {"weights": weights, "data": {"checksum": "c"}, "tables": [table]})
 
-    for weights, value, data in (("a", 1, "one"), ("b", 2, "one"), ("a", 3, "two"), ("a", 4, "one")):
+    for weights, value, data in (("a", 1, "one"), ("a", 3, "two"), ("a", 4, "one"), ("b", 2, "one")):
         kept(weights, value, data)
     found = [table["rows"][0]["measures"]["x"]["value"] for table in kept_tables(tmp_path, "a")]
     assert found == [4, 3]
@@ -318,6 +321,8 @@ def test_a_folder_of_that_name_wins_and_a_mistyped_path_asks_nobody(hub: Hub, tr
         resolve_checkpoint(Path("me/tyo"))
     assert "me/tyo@main asks the hub" in caught.value.hint and len(hub.seen) == asked
     assert resolve_checkpoint(Path(f"{NAME}@main")).parent.name == "snapshots"
+    folders = [avtool.Model.from_pretrained(NAME, revision=name).folder for name in (None, "main")]
+    assert [folder.parent.name for folder in folders] == ["checkpoints", "snapshots"]
     assert is_hub_name(Path("facebook/x@refs/pr/1"))
     for path in ("x", "/a/b", "../b", "a/b/c", "a b/c", "a/.b", "./me/x"):
         assert not is_hub_name(Path(path)), path
