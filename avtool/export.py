@@ -1,58 +1,100 @@
-"""Models as programs that need torch alone: ``torch.export`` of an encoder or classifier."""
+"""Models as programs that run without this package: ``torch.export`` (.pt2) or ONNX (.onnx)."""
 
+import logging
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from avtool.checkpoint import check_finite
-from avtool.errors import UsageError, check_choice
-from avtool.features import IMAGE_MEAN, IMAGE_STD
+from avtool import __version__
+from avtool.checkpoint import check_finite, size_of
+from avtool.errors import AvtoolError, UsageError, check_choice, in_bytes
+from avtool.features import IMAGE_MEAN, IMAGE_STD, LOG_FLOOR
 from avtool.files import atomic_file, check_output, json_text
-from avtool.loading import load
-from avtool.model.heads import AudioVisualClassifier, LinearProbe
+from avtool.libraries import need
+from avtool.loading import Model, load
+from avtool.model.heads import AudioVisualClassifier
+from avtool.model.localization import LocalizationModel
+from avtool.model.unet import SegmentationModel, SeparationModel
+from avtool.registry import kinds
 from avtool.tasks.names import ClassNames
 
+PT2, ONNX = ".pt2", ".onnx"
 ENCODER, CLASSIFIER = "encoder", "classifier"
+WHOLE: dict[str, tuple[type[nn.Module], str]] = {
+    CLASSIFIER: (AudioVisualClassifier, "logits"),  # a linear probe is one, too
+    "localization": (LocalizationModel, "map"),
+    "separation": (SeparationModel, "logits"),
+    "segmentation": (SegmentationModel, "logits"),
+}
+"""What is written of a model that is more than an encoder: kind -> its class, and what it gives."""
 DESCRIPTION = "avtool.json"
+OPSET = 18
+"""The oldest that torch writes without a conversion."""
+ONNX_LIMIT = 2_000_000_000
+"""Bytes of weights that still fit into one file of ONNX, which ends at 2**31."""
+TOLERANCE, BATCHES = 1e-5, (1, 2, 5)
 
 
 class _Named(nn.Module):
-    """Outputs as a plain dict, which a process without this package can take."""
+    """Outputs as a plain dict, which a process without this package can take; a lone one is called ``gives``."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, gives: str) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.gives = module, gives
 
     def forward(self, image: Tensor, audio: Tensor) -> dict[str, Tensor]:
-        return self.module(image, audio)._asdict()
+        outputs = self.module(image, audio)
+        return {self.gives: outputs} if isinstance(outputs, Tensor) else outputs._asdict()
 
 
-def export(model: Path, out: Path, *, kind: str | None = None, force: bool = False) -> dict[str, object]:
-    """Write the encoder or classifier of ``model`` (a run, checkpoint or converted folder, or a pulled name) as the
-    torch.export program ``out``, a .pt2 file, and return what it takes and gives.
+def export(
+    model: Path, out: Path, *, kind: str | None = None, tolerance: float | None = None, force: bool = False
+) -> dict[str, object]:
+    """Write ``model`` (a run, checkpoint or converted folder, or a name) as the program ``out``, a torch.export .pt2 or
+    an .onnx, and return what it takes and gives.
 
     The program takes ``image`` float32 (B, 3, H, W), ImageNet-normalised, and ``audio`` float32 (B, 1, mel, frames),
-    log10 mel power, of the sizes the model was made for and any B from 1; it gives a dict of tokens (image, audio,
-    fusion) or of logits (image, audio, fusion, mean). ``kind``: encoder or classifier (None: classifier where the model
-    is one). What is returned is in the file too, under ``avtool.json``: with the spectrogram's settings and, of a
-    classifier, ``classes``, their names in the order of the logits, and ``several``, whether a clip may be of more than
-    one (logits are then each for a sigmoid, else all for a softmax); both None where the model does not say. UsageError
-    where a classifier is asked for and the model is none, CheckpointError where a weight is not finite.
+    log10 mel power, of the sizes the model was made for and any B from 1. ``kind`` (None: the model's own, of a
+    pretrained one ``encoder``) says what it gives, all float32: ``encoder`` the tokens image, audio and fusion (B, T,
+    D); ``classifier`` the logits image, audio, fusion and mean (B, C); ``localization`` the map (B, rows, columns);
+    ``separation`` logits (B, 1, mel, frames); ``segmentation`` logits (B, classes, H, W). Where these outputs have the
+    names of inputs, .onnx calls them image_tokens, image_logits and so on.
+
+    What is returned is in the file too, under ``avtool.json`` (of .onnx: in its metadata): with the settings of the
+    log-mel and, of a classifier or segmenter, ``classes``, their names in the order of the logits, and ``several``,
+    whether a clip may be of more than one (logits are then each for a sigmoid, else all for a softmax); both None where
+    the model does not say.
+
+    An .onnx is kept only where ONNX Runtime gives what torch does for batches of 1, 2 and 5, each number within
+    ``tolerance`` (None: 1e-5); what was found is returned as ``compared``.
+
+    UsageError where the model is not of that kind, a package is missing, or the weights are too many for one .onnx;
+    CheckpointError where a weight is not finite; AvtoolError where ONNX Runtime gives something else.
     """
-    check_output(out, force=force, suffix=".pt2")
+    to_onnx = _check_out(out, tolerance=tolerance, force=force)
     if kind is not None:
-        check_choice("--kind", kind, (ENCODER, CLASSIFIER))
+        check_choice("--kind", kind, (ENCODER, *WHOLE))
     loaded = load(model)
-    classifies = isinstance(loaded.module, AudioVisualClassifier | LinearProbe)
-    kind = kind or (CLASSIFIER if classifies else ENCODER)
-    if kind == CLASSIFIER and not classifies:
+    own = next((name for name, (whole, _) in WHOLE.items() if isinstance(loaded.module, whole)), ENCODER)
+    if kind not in (None, ENCODER, own):
         raise UsageError(
-            f"{loaded.folder} is of kind {loaded.config.kind} and has no class heads",
-            hint="use --kind encoder",
+            f"{loaded.folder} is of kind {loaded.config.kind}, not {kind}",
+            hint=f"use --kind {' or --kind '.join(dict.fromkeys((own, ENCODER)))}",
         )
-    module = _Named(loaded.module if kind == CLASSIFIER else loaded.encoder).eval().requires_grad_(False)
+    kind = kind or own
     check_finite(loaded.module.state_dict(), source=loaded.folder)
+    gives = "tokens" if kind == ENCODER else WHOLE[kind][1]
+    module = _Named(loaded.encoder if kind == ENCODER else loaded.module, gives)
+    module = module.float().eval().requires_grad_(False)
+    size, most = size_of(module.state_dict()), ONNX_LIMIT
+    if to_onnx and size > most:
+        raise UsageError(
+            f"the weights of {loaded.folder} are {in_bytes(size)}, and an {ONNX} file holds {in_bytes(most)}",
+            hint=f"--out {out.with_suffix(PT2)}",
+        )
     made_for = loaded.config.model
     # Two samples: one could be taken for a constant.
     inputs = torch.zeros(2, 3, *made_for.image_size), torch.zeros(2, 1, *made_for.audio_size)
@@ -62,18 +104,115 @@ def export(model: Path, out: Path, *, kind: str | None = None, force: bool = Fal
         program = torch.export.export(
             module, inputs, dynamic_shapes={"image": {0: batch}, "audio": {0: batch}}
         )
+    if to_onnx and len(outputs) > 1:  # there, outputs and inputs have one space of names
+        outputs = {f"{name}_{gives}": value for name, value in outputs.items()}
+    described = _description(loaded, kind, inputs, outputs)
+    said = json_text(described, indent=2)
+    with atomic_file(out) as partial:
+        if not to_onnx:
+            torch.export.save(program, partial, extra_files={DESCRIPTION: said})
+            return described
+        _write_onnx(program, partial, list(outputs), said)
+        compared = _compared(partial, module, inputs, TOLERANCE if tolerance is None else tolerance)
+        if not compared["largest_difference"] <= compared["tolerance"]:
+            raise AvtoolError(
+                f"{out} is not written: ONNX Runtime and torch differ by {compared['largest_difference']:.2g} in "
+                f"outputs of up to {compared['largest_output']:.3g}, more than {compared['tolerance']:g}",
+                hint=f"large outputs differ more by rounding alone: raise --tolerance, or --out {out.with_suffix(PT2)}",
+            )
+    return {**described, "compared": compared}
+
+
+def _check_out(out: Path, *, tolerance: float | None, force: bool) -> bool:
+    """Whether ``out`` is of ONNX. UsageError where it cannot be written, or a package for it is missing."""
+    if out.suffix.lower() not in (PT2, ONNX):
+        raise UsageError(
+            f"--out {out} is named neither {PT2} nor {ONNX}",
+            hint=f"--out {out.with_suffix(PT2)} for torch, --out {out.with_suffix(ONNX)} for other programs",
+        )
+    check_output(out, force=force)
+    if out.suffix.lower() == ONNX:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            hint = f"pip install 'avtool[onnx]', or --out {out.with_suffix(PT2)}"
+            need(package, purpose=f"--out {out}", hint=hint)
+    elif tolerance is not None:
+        raise UsageError(
+            f"--tolerance is for {ONNX}: {out} is not compared", hint=f"leave it out, or --out X{ONNX}"
+        )
+    return out.suffix.lower() == ONNX
+
+
+def _description(
+    loaded: Model, kind: str, inputs: tuple[Tensor, Tensor], outputs: dict[str, Tensor]
+) -> dict[str, object]:
+    """What a caller has to know of the program."""
     named = zip(("image", "audio"), inputs, strict=True)
     described: dict[str, object] = {
+        "avtool": __version__,
+        "task": kinds()[loaded.config.kind].name,
         "kind": kind,
         "inputs": {name: ["batch", *value.shape[1:]] for name, value in named},
         "outputs": {name: ["batch", *value.shape[1:]] for name, value in outputs.items()},
         "image_mean": IMAGE_MEAN,
         "image_std": IMAGE_STD,
+        "log_mel": {**loaded.config.log_mel, "samples": loaded.config.window, "floor": LOG_FLOOR},
         "config": loaded.config.model_dump(),
     }
-    if kind == CLASSIFIER:
+    if kind in (CLASSIFIER, "segmentation"):
         names = ClassNames.read(loaded.folder, count=loaded.config.head.classes)
         described |= {"classes": names and names.names, "several": names and names.several}
-    with atomic_file(out) as partial:
-        torch.export.save(program, partial, extra_files={DESCRIPTION: json_text(described, indent=2)})
     return described
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, outputs: list[str], description: str
+) -> None:
+    """``program`` as the ONNX file ``path``, without the traces of this machine's files that torch adds to nodes."""
+    logged = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # both libraries tell at length what they did
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=["image", "audio"],
+                output_names=outputs,
+                dynamic_shapes={"image": {0: "batch"}, "audio": {0: "batch"}},
+            )
+    finally:
+        logging.disable(logged)
+    content = made.model_proto
+    for part in (content.graph, *content.graph.node, *content.graph.value_info, *content.graph.output):
+        part.ClearField("metadata_props")
+    content.metadata_props.add(key=DESCRIPTION, value=description)
+    path.write_bytes(content.SerializeToString())
+
+
+def _compared(path: Path, module: nn.Module, like: tuple[Tensor, Tensor], tolerance: float) -> dict[str, Any]:
+    """How far ONNX Runtime's outputs of the file ``path`` are from those of ``module``, for random inputs of the shapes
+    of ``like``: the largest difference and the largest output of all ``BATCHES``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    differences, sizes = list[Tensor](), list[Tensor]()
+    for batch in BATCHES:
+        image, audio = (torch.randn(batch, *part.shape[1:], generator=generator) for part in like)
+        audio = 2 * audio - 3  # where log10 mel powers lie
+        with torch.no_grad():
+            wanted = module(image, audio).values()
+        got = session.run(None, {"image": image.numpy(), "audio": audio.numpy()})
+        for have, want in zip(got, wanted, strict=True):
+            differences.append((torch.from_numpy(have) - want).abs().max())
+            sizes.append(want.abs().max())
+    return {
+        "largest_difference": torch.stack(differences).max().item(),
+        "largest_output": torch.stack(sizes).max().item(),
+        "batches": BATCHES,
+        "tolerance": tolerance,
+    }

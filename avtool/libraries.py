@@ -50,12 +50,14 @@ def problem_of(module: str) -> str:
     return ""
 
 
-def need(module: str, *, purpose: str) -> ModuleType:
-    """Import ``module``. UsageError where it does not load, as torchvision beside a CPU build of torch."""
+def need(module: str, *, purpose: str, hint: str = "") -> ModuleType:
+    """Import ``module``. UsageError where it does not load, as torchvision beside a CPU build of torch; ``hint``: the
+    way out of an optional package that is missing."""
     if problem := problem_of(module):
         package = module.partition(".")[0]
         raise UsageError(
             f"{purpose} needs {package}, which does not load here: {problem[:200]}",
-            hint="avtool doctor shows what does not load; install builds that were made for this torch",
+            hint=hint
+            or "avtool doctor shows what does not load; install builds that were made for this torch",
         )
     return importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""``avtool export``: an encoder or classifier as a program that needs torch alone."""
+"""``avtool export``: a model as a program that runs without avtool."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,30 +9,38 @@ from avtool.commands import argument, command, examples, option, print_json
 
 EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
-    "avtool export deepavfusion-vggsound --out encoder.pt2 --json",
+    "avtool export deepavfusion-vggsound --out encoder.onnx --json",
     "avtool export models/classifier --kind encoder --out encoder.pt2",
     next_command="avtool export --help",
 )
+KIND = "encoder, classifier, localization, separation or segmentation."
+TOLERANCE = "Largest difference to torch at which an .onnx file is kept."
 
 
 @command("threads", "force", "json")
 def export(
     model: Annotated[Path, argument("MODEL", "Run, checkpoint or converted folder, or a name.")],
     *,
-    out: Annotated[Path, option("PT2", "Program to write.")],
-    kind: Annotated[
-        str | None, option("KIND", "encoder or classifier.", usual="classifier if the model is one")
-    ] = None,
+    out: Annotated[Path, option("FILE", "Program to write: .pt2 for torch, .onnx for other programs.")],
+    kind: Annotated[str | None, option("KIND", KIND, usual="the model's own")] = None,
+    tolerance: Annotated[float | None, option("N", TOLERANCE, usual="1e-5", min=0)] = None,
     force: bool,
     json: bool,
 ) -> None:
-    """Write an encoder or classifier with torch.export, for any batch size.
+    """Write a model as a program that runs without avtool, for any batch size.
 
-    torch.export.load(FILE).module()(image, audio) runs it where avtool is not installed.
+    torch.export.load(FILE).module()(image, audio) runs a .pt2. An .onnx is for ONNX Runtime and OpenVINO, and compared
+    with torch before it is kept.
     """
     from avtool.export import export as run
+    from avtool.progress import say
 
-    described = run(model, out, kind=kind, force=force)
+    described = run(model, out, kind=kind, tolerance=tolerance, force=force)
+    if isinstance(found := described.get("compared"), dict):
+        say(
+            f"compared with torch in {len(found['batches'])} batches of {', '.join(map(str, found['batches']))}: "
+            f"largest difference {found['largest_difference']:.2g}, tolerance {found['tolerance']:g}"
+        )
     if json:
         print_json({"out": str(out), **described})
     else:

@@ -13,7 +13,7 @@ from avtool.bench.model import SIZES
 from avtool.cli import app
 from avtool.config.schema import FINETUNED
 from avtool.devices import PRECISIONS
-from avtool.export import CLASSIFIER, ENCODER
+from avtool.export import ENCODER, ONNX, PT2, WHOLE
 from avtool.registry import FUSIONS
 from avtool.tasks.localize.maps import EVERY
 from tests.cli.conftest import Avtool
@@ -113,7 +113,7 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
         ("finetune", FINETUNED),
         ("bench fusion", [*FUSIONS, *PRECISIONS, *SIZES]),
         ("bench step", [*FUSIONS, *PRECISIONS, *SIZES]),
-        ("export", [ENCODER, CLASSIFIER]),
+        ("export", [ENCODER, *WHOLE, PT2, ONNX]),
     ],
 )
 def test_help_names_all_that_can_be_chosen(command: str, names: Sequence[str]) -> None:

@@ -340,9 +340,10 @@ def test_an_export_of_weights_that_are_not_finite_is_refused(tmp_path: Path) -> 
 def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "there.pt2").touch()
     for options, words in (
-        ({"kind": "classifier"}, "is of kind autoencoder and has no class heads"),
+        ({"kind": "classifier"}, "is of kind autoencoder, not classifier"),
         ({"kind": "poem"}, "--kind poem is not known"),
-        ({"out": tmp_path / "x.onnx"}, "is not named .pt2"),
+        ({"out": tmp_path / "x.pth"}, "is named neither .pt2 nor .onnx"),
+        ({"tolerance": 1e-4}, "--tolerance is for .onnx"),
         ({"out": tmp_path / "there.pt2"}, "exists"),
     ):
         with pytest.raises(UsageError, match=words):
