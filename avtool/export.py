@@ -1,7 +1,9 @@
 """Models as programs that run without this package: ``torch.export`` (.pt2) or ONNX (.onnx)."""
 
+import io
 import logging
 import warnings
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +173,7 @@ def _write_onnx(
     logged = logging.root.manager.disable
     logging.disable(logging.WARNING)  # both libraries tell at length what they did
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             made: Any = torch.onnx.export(
                 program,
