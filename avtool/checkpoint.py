@@ -6,6 +6,7 @@ that is there is whole; whether it is still as it was written is checked before 
 """
 
 import itertools
+import json
 import shutil
 import zipfile
 import zlib
@@ -20,11 +21,13 @@ from safetensors.torch import save, save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from avtool import __version__
 from avtool.config.checkpoint import Config, read_config, read_model_config
 from avtool.errors import FULL, CheckpointError, explain, in_bytes
 from avtool.features import LogMel
 from avtool.files import atomic_folder, is_unicode, json_text
 from avtool.model.build import build_empty_model
+from avtool.registry import kinds
 from avtool.weight_files import DAMAGED, check_weight_file, read_pickled_weights, read_safetensors
 
 _MODEL_SUM = "model_crc32"
@@ -117,14 +120,30 @@ def _write_checkpoint(
     content = json_text(config.model_dump(), indent=2)
     (folder / "config.json").write_text(content + "\n", encoding="utf-8")
     file = folder / "model.safetensors"
+    metadata = {"format": "pt", "avtool": __version__, "kind": config.kind}
+    if task := kinds().get(config.kind):
+        metadata["task"] = task.name
     if is_unicode(file):
-        save_file(weights, file)
+        save_file(weights, file, metadata)
         # safetensors lets the owner alone read it, whatever the umask says
         file.chmod((folder / "config.json").stat().st_mode)
     else:
-        file.write_bytes(save(weights))
+        file.write_bytes(save(weights, metadata))
+    _order_metadata(file)
     if trainer is not None:
         torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, folder / "trainer.pt")
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort what a safetensors file says of itself, which is written in any order: the same model is the same bytes."""
+    with file.open("r+b") as content:
+        size = int.from_bytes(content.read(8), "little")
+        header = json.loads(content.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json_text(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size)
+        assert len(text) == size
+        content.seek(8)
+        content.write(text)
 
 
 def size_of(content: Any) -> int:

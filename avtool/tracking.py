@@ -27,7 +27,7 @@ TENSORBOARD = "tensorboard"
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each with its ``step``. What lies after ``resume_step`` is dropped when a
     run goes on from there, so that no step stands twice. A number that is not finite is null, and its name is said
-    once. With ``tensorboard`` its numbers go to that as well."""
+    once. With ``tensorboard`` its numbers go to that as well, in the groups train/ and validation/."""
 
     def __init__(self, run: Path, *, resume_step: int, tensorboard: bool = False) -> None:
         self.path = run / METRICS
@@ -58,7 +58,9 @@ class MetricsLog:
         if self._board is not None:
             for name, value in values.items():
                 if name != "step" and isinstance(value, int | float):
-                    self._board.add_scalar(name, value, values["step"])
+                    measure = name.removeprefix("held_out_")
+                    group = "train" if measure == name else "validation"
+                    self._board.add_scalar(f"{group}/{measure}", value, values["step"])
             self._board.flush()
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from avtool import checkpoint
+from avtool import __version__, checkpoint
 from avtool.checkpoint import load_model, load_trainer, save_checkpoint
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import load_recipe
@@ -54,6 +54,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
+def test_the_weights_say_what_they_are(folder: Path, tmp_path: Path) -> None:
+    vit = {"channels": 3, "patch_size": 16, "dim": 32, "depth": 1, "heads": 2, "mlp_ratio": 4.0}
+    save_checkpoint(tmp_path / "vit", model=build_model(VIT, vit), config=described(VIT, vit))
+    said = {"format": "pt", "avtool": __version__}
+    for found, more in (
+        (folder, {"kind": "autoencoder", "task": "pretrain"}),
+        (tmp_path / "vit", {"kind": VIT}),
+    ):
+        with safe_open(found / "model.safetensors", "pt") as file:
+            assert file.metadata() == said | more
+
+
 def test_what_is_written_is_what_is_read(folder: Path, tmp_path: Path) -> None:
     model, log_mel, config = load_model(folder)
     assert config == CONFIG
@@ -82,7 +94,7 @@ def test_a_failed_save_leaves_nothing_and_the_old_checkpoint_as_it_was(folder: P
 def test_a_disk_that_takes_no_more_is_an_error_with_a_way_out(
     folder: Path, part: str, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(content: object, path: Path) -> None:
+    def refuse(content: object, path: Path, *more: object) -> None:
         path.touch()
         raise SafetensorError("unexpected") if part == "model.safetensors" else RuntimeError("unexpected")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,16 +67,19 @@ def in_torch(folder: Path, *pair: Tensor) -> list[Tensor]:
     return [found] if isinstance(found, Tensor) else list(found)
 
 
-def in_onnxruntime(file: Path) -> Callable[..., list[np.ndarray]]:
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+def in_onnxruntime(file: Path, threads: int = 0) -> Callable[..., list[np.ndarray]]:
+    """``threads`` 0: the runtime's own choice."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda image, audio: session.run(None, {"image": image.numpy(), "audio": audio.numpy()})
 
 
-def in_openvino(file: Path) -> Callable[..., list[np.ndarray]]:
+def in_openvino(file: Path, threads: int = 0) -> Callable[..., list[np.ndarray]]:
     import openvino
 
-    full = {openvino.properties.hint.inference_precision(): openvino.Type.f32}
-    model = openvino.Core().compile_model(str(file), "CPU", full)
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    model = openvino.Core().compile_model(str(file), "CPU", settings)
     return lambda image, audio: list(model({"image": image.numpy(), "audio": audio.numpy()}).values())
 
 
@@ -189,3 +193,38 @@ def test_every_model_is_the_same_in_openvino_too(name: str, size: str, tmp_path:
         found = largest_difference(folder, run(file), like)
         print(f"{name}, {size}, {run.__name__}: {found:.2g}", flush=True)
         assert found <= 1e-5
+
+
+@pytest.mark.proof
+def test_full_size_latency_beside_torch(tmp_path: Path) -> None:
+    """Prints (-s) how long one frame and its sound take, over torch's own time, on one thread: medians and quartiles of
+    interleaved passes."""
+    pytest.importorskip("openvino")
+    folder, file = saved(tmp_path / "model", "factorized", **FULL), tmp_path / "model.onnx"
+    export(folder, file)
+    for name, ratios in latencies(folder, file).items():
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
+        print(f"{name}: {middle:.2f} ({low:.2f} to {high:.2f}) of torch's time", flush=True)
+        assert middle < 2
+
+
+def latencies(folder: Path, file: Path, rounds: int = 9) -> dict[str, list[float]]:
+    """Seconds of each runtime over those of torch in the same round."""
+    model = avtool.load(folder)
+    config = model.config.model
+    pair = torch.randn(1, 3, *config.image_size), torch.randn(1, 1, *config.audio_size)
+    runs: dict[str, Callable[..., object]] = {
+        "torch": model.encode,
+        "onnxruntime": in_onnxruntime(file, threads=1),
+        "openvino": in_openvino(file, threads=1),
+    }
+    for run in runs.values():
+        run(*pair)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            began = time.process_time()
+            run(*pair)
+            seconds[name].append(time.process_time() - began)
+    own = seconds.pop("torch")
+    return {name: [taken / base for taken, base in zip(of, own, strict=True)] for name, of in seconds.items()}

@@ -108,9 +108,10 @@ def test_numbers_go_to_tensorboard_by_step_and_a_resume_purges(
     fake.SummaryWriter = _Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     log = MetricsLog(tmp_path, resume_step=4, tensorboard=True)
-    log.write(step=5, loss=0.25, held_out="test")
+    log.write(step=5, loss=0.25)
+    log.write(step=5, held_out="test", held_out_loss=0.5)
     assert _Writer.made == [(str(tmp_path / "tensorboard"), 5)]
-    assert _Writer.scalars == [("loss", 0.25, 5)]
+    assert _Writer.scalars == [("train/loss", 0.25, 5), ("validation/loss", 0.5, 5)]
 
 
 def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
             log.write(step=step, loss=10.0 * step + resume_step)
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
-    assert [(event.step, event.value) for event in read.Scalars("loss")] == [
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [
         (1, 10),
         (2, 20),
         (3, 32),
