@@ -196,8 +196,9 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
 def object_hits(dataset: PreparedDataset, clips: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
     """The share (N,) of a clip's objects in view, silent ones too, whose middle lies inside the ``truth`` (N, H, W):
     who knows objects by sight alone points to one of them. None where a clip's ``view`` is no list of their boxes."""
-    views = [dataset.facts(int(i)).get("view") for i in clips]
-    if not all(view and isinstance(view, list) and all("box" in thing for thing in view) for view in views):
+    told = [dataset.facts(int(i)).get("view") for i in clips]
+    views = [view for view in told if view and isinstance(view, list) and all("box" in thing for thing in view)]
+    if len(views) < len(clips):
         return None
     rows, columns = truth.shape[1:]
     shares = []
