@@ -197,7 +197,9 @@ def object_hits(dataset: PreparedDataset, clips: np.ndarray, truth: np.ndarray) 
     """The share (N,) of a clip's objects in view, silent ones too, whose middle lies inside the ``truth`` (N, H, W):
     who knows objects by sight alone points to one of them. None where a clip's ``view`` is no list of their boxes."""
     told = [dataset.facts(int(i)).get("view") for i in clips]
-    views = [view for view in told if view and isinstance(view, list) and all("box" in thing for thing in view)]
+    views = [
+        view for view in told if view and isinstance(view, list) and all("box" in thing for thing in view)
+    ]
     if len(views) < len(clips):
         return None
     rows, columns = truth.shape[1:]
