@@ -36,27 +36,12 @@ class Size:
     localize: tuple[str, ...]
 
 
-FULL = Size(
-    2400,
-    ("model.depth=3", "max_steps=100"),
-    (
-        "localize.clusters.count=16",
-        "localize.blank_share=0.02",
-        "localize.map_scale=1.5",
-        "localize.map_shifts=2",
-        "train.keep_patches=0.5",
-        "train.batch_size=64",
-        "optim.base_lr=2.8e-3",
-        "optim.layer_decay=1",
-        "max_steps=600",
-        "train.eval_every=300",
-    ),
-)
-"""Ten to fifteen minutes on two cores, by how fast they are."""
+FULL = Size(4000, ("max_steps=50",), ("max_steps=900",))
+"""Five to fifteen minutes on two cores, by how fast they are."""
 OF_BEFORE = ("max_steps=250",), ("max_steps=500",)
 """The settings of the demo of a version that wrote no demo.json."""
 _FEW = ("max_steps=2", "train.batch_size=4", "train.accumulate=1", "train.eval_clips=0", "data.workers=0")
-SMALL = Size(10, _FEW, _FEW)
+SMALL = Size(10, _FEW, (*_FEW, "localize.clusters=null"))
 """Only to see that everything runs."""
 
 DEMO_JSON = "demo.json"

@@ -11,6 +11,8 @@ PRETRAINED = "pretrained"
 """Mark of the groups whose learning rate ramps up because their weights come from elsewhere."""
 SCALE = "scale"
 """Share of the learning rate that a group's layer has, where the rate decays from layer to layer."""
+MATRICES = "matrices"
+"""How many matrices lie below each other in a group's parameters, if Muon moves them; 0: AdamW does."""
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
@@ -25,24 +27,28 @@ def parameter_groups(
     pretrained: Iterable[str] = (),
     layer_decay: float = 1.0,
     depth: int = 0,
+    muon: bool = False,
 ) -> list[dict]:
     """Every trained parameter in exactly one group: with or without weight decay, within a pretrained part or not, by
-    layer where the learning rate decays from layer to layer.
+    layer where the learning rate decays from layer to layer, and for ``muon`` apart what it moves.
 
     ``pretrained`` lists names or prefixes of them, as ``encoder.image``; ``depth`` counts the encoder's blocks
     (see ``layer_id``). The names are those of ``module``.
     """
     whole, prefixes = frozenset(pretrained), tuple(f"{prefix}." for prefix in pretrained)
-    groups: dict[tuple[bool, bool, float], dict] = {}
+    groups: dict[tuple[bool, bool, float, int], dict] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
         starts = name in whole or (bool(prefixes) and name.startswith(prefixes))
         scale = 1.0 if layer_decay == 1 else layer_decay ** (depth + 1 - layer_id(name, depth=depth))
-        key = (decays(name, parameter), starts, scale)
+        matrices = matrices_in(name, parameter) if muon else 0
+        key = (decays(name, parameter), starts, scale, matrices)
         if key not in groups:
             decay = weight_decay if key[0] else 0.0
             groups[key] = {"params": [], "weight_decay": decay, PRETRAINED: starts, SCALE: scale}
+            if muon:
+                groups[key][MATRICES] = matrices
         groups[key]["params"].append(parameter)
     return list(groups.values())
 
@@ -86,6 +92,73 @@ class LARS(torch.optim.Optimizer):
         """``trust`` |w| / |move|, and 1 where either is zero."""
         weight, size = parameter.norm(), move.norm()
         return torch.where((weight > 0) & (size > 0), trust * weight / size, torch.ones_like(weight))
+
+
+class Muon(torch.optim.AdamW):
+    """Muon (Jordan et al. 2024) for the matrices of transformer blocks, AdamW in its fused form for all else.
+
+    A matrix moves by the orthogonal one nearest to its gradient's momentum (0.95, Nesterov), times 0.2 sqrt(its longer
+    side): as far as AdamW moves it, so that both take the same learning rate and weight decay (arXiv 2502.16982).
+    Queries, keys and values that lie in one parameter are matrices of their own. ``groups`` are those of
+    ``parameter_groups(muon=True)``; ``precision`` is that of the products, bfloat16 where it is fast.
+    """
+
+    momentum, scale = 0.95, 0.2
+
+    def __init__(self, groups: list[dict], *, betas: tuple[float, float], precision: torch.dtype) -> None:
+        super().__init__(groups, lr=0.0, betas=betas, fused=True)
+        self.precision = precision
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step with the gradients that are there, of which the matrices' are used up; where ``found_inf``, as
+        torch's own optimizers have it, is 1, it moves no parameter."""
+        found = getattr(self, "found_inf", None)
+        for group in self.param_groups:
+            rate = group["lr"] if found is None else group["lr"] * (1 - found)
+            for parameter in group["params"] if group[MATRICES] else ():
+                if parameter.grad is None:
+                    continue
+                gradient, parameter.grad = parameter.grad, None  # AdamW passes over what has none
+                if found is not None:
+                    gradient = torch.where(found > 0, torch.zeros_like(gradient), gradient)
+                state = self.state[parameter]
+                if not state:  # AdamW asks every state that it loads for its step
+                    state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
+                state["momentum"].lerp_(gradient, 1 - self.momentum)
+                move = gradient.lerp(state["momentum"], self.momentum).unflatten(0, (group[MATRICES], -1))
+                rate_here = rate * self.scale * math.sqrt(max(move.shape[1:]))
+                move = orthogonal(move.to(self.precision)).to(parameter.dtype).flatten(0, 1)
+                parameter.mul_(1 - rate * group["weight_decay"]).sub_(rate_here * move)
+        super().step()
+
+
+def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
+    """About the orthogonal matrix nearest to each of ``matrices`` (K, R, C): the same singular vectors, and singular
+    values of 0.7 to 1.2, but for those that are next to zero. By products alone, with Jordan's polynomial."""
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    for _ in range(rounds):
+        gram = wide @ wide.mT
+        polynomial = torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
+    return wide if wide.shape == matrices.shape else wide.mT
+
+
+def bytes_of_moments(groups: list[dict], name: str) -> int:
+    """What the optimizer ``name`` (see ``Recipe.optim``) keeps of the parameters of ``groups``."""
+    return sum(
+        parameter.nbytes * (1 if name == "lars" or group.get(MATRICES) else 2)
+        for group in groups
+        for parameter in group["params"]
+    )
+
+
+def matrices_in(name: str, parameter: nn.Parameter) -> int:
+    """How many matrices of a transformer block lie below each other in a parameter; 0: it holds none of a block."""
+    if parameter.ndim != 2 or not re.search(r"blocks\.\d+\.", name):
+        return 0
+    return 3 if name.endswith(".qkv.weight") else 2 if name.endswith(".kv.weight") else 1
 
 
 def cosine_schedule(step: int, *, max_steps: int, warmup_steps: int) -> float:

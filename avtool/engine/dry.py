@@ -33,6 +33,7 @@ from avtool.errors import CheckpointError, in_bytes
 from avtool.model.build import count_parameters
 from avtool.model.encoder import encoder_of
 from avtool.model.transformer import grid_of
+from avtool.optim import bytes_of_moments, parameter_groups
 from avtool.progress import say, warn
 from avtool.published import TIMM
 from avtool.registry import TASKS, resolve
@@ -42,8 +43,6 @@ from avtool.tasks.training import Training
 from avtool.timm_vit import TimmViT
 from avtool.weights import NONE, find_starting_weights
 
-MOMENTS = {"adamw": 2, "lars": 1}
-"""Numbers that the optimizer keeps for each trained weight."""
 SAMPLES_READ = 32
 """Training samples that are read to see how many bytes one takes."""
 WARM_UP, TIMED = 2, 10
@@ -159,7 +158,8 @@ def _memory(
         )
     except SHAPE_UNKNOWN as error:
         return [f"memory of a step: shapes alone do not tell ({str(error).splitlines()[0]})"], 0
-    moments = MOMENTS[recipe.optim.name] * memory.gradients
+    groups = parameter_groups(task.model, weight_decay=0.0, muon=recipe.optim.name == "muon")
+    moments = bytes_of_moments(groups, recipe.optim.name)
     rows = {
         "weights": memory.weights,
         "moments": moments,

@@ -24,7 +24,15 @@ from avtool.distributed import World, share_batch_norm
 from avtool.engine.start import Clips, Saved, load_start
 from avtool.errors import CheckpointError, NotFinite, TrainingError, free_bytes, in_bytes
 from avtool.model.build import compile_blocks
-from avtool.optim import LARS, adamw, backbone_warmup, cosine_schedule, parameter_groups
+from avtool.optim import (
+    LARS,
+    Muon,
+    adamw,
+    backbone_warmup,
+    bytes_of_moments,
+    cosine_schedule,
+    parameter_groups,
+)
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import TASKS, resolve
@@ -171,8 +179,7 @@ class Run:
 
     def check_room(self) -> None:
         """CheckpointError where the disk has no room for a checkpoint of this run."""
-        trained = sum(parameter.nbytes for parameter in self.parameters)
-        moments = (1 if isinstance(self.optimizer, LARS) else 2) * trained
+        moments = bytes_of_moments(self.optimizer.param_groups, self.recipe.optim.name)
         needed = size_of(self.task.model.state_dict()) + moments
         if (free := free_bytes(self.folder)) < needed:
             raise CheckpointError(
@@ -202,7 +209,11 @@ class Run:
             pretrained=self.pretrained,
             layer_decay=settings.layer_decay,
             depth=self.recipe.model.depth,
+            muon=settings.name == "muon",
         )
+        if settings.name == "muon":
+            products = torch.bfloat16 if self.precision == torch.bfloat16 else torch.float32
+            return Muon(groups, betas=settings.betas, precision=products)
         return LARS(groups) if settings.name == "lars" else adamw(groups, betas=settings.betas)
 
     def batches(self) -> Iterator[Batch]:

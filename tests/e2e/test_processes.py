@@ -28,6 +28,7 @@ FINETUNED = (
     "train.precision=float32",
     "data.workers=0",
 )
+JOINT = ("localize.clusters=null", "localize.encoding=joint")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -68,8 +69,15 @@ def losses(run: Path) -> list[float]:
 TASKS = {
     "pretrain": ("pretrain", "--recipe", "tiny", *SMALL),
     "classify": ("finetune", "classify", "--recipe", "tiny-classify", *FINETUNED, "classify.cutmix=1"),
-    "unimodal": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED),
-    "joint": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED, "localize.encoding=joint"),
+    "unimodal": (
+        "finetune",
+        "localize",
+        "--recipe",
+        "tiny-localize",
+        *FINETUNED,
+        "localize.clusters.count=4",
+    ),
+    "joint": ("finetune", "localize", "--recipe", "tiny-localize", *FINETUNED, *JOINT),
 }
 """Whose models have no BatchNorm: probes, separation and segmentation have, of statistics of a share."""
 

@@ -36,8 +36,8 @@ TASKS = {
         "train.drop_path=0.3",
     ),
     "probe": ("tiny-probe",),
-    "unimodal": ("tiny-localize", "localize.encoding=unimodal"),
-    "joint": ("tiny-localize", "localize.encoding=joint"),
+    "unimodal": ("tiny-localize", "localize.clusters.count=4"),
+    "joint": ("tiny-localize", "localize.clusters=null", "localize.encoding=joint"),
     "separate": ("tiny-separate",),
     "segment": ("tiny-segment", "model.dim=128", "model.heads=4", "model.image_size=[32,32]"),
 }  # fmt: skip

@@ -23,8 +23,8 @@ SMALL = (
 MEASURED = {
     "pretrain": ("tiny", "model.decoder={dim: 16, depth: 1, heads: 2}"),
     "classify": ("tiny-classify",),
-    "unimodal": ("tiny-localize",),
-    "joint": ("tiny-localize", "localize.encoding=joint"),
+    "unimodal": ("tiny-localize", "localize.clusters=null"),
+    "joint": ("tiny-localize", "localize.clusters=null", "localize.encoding=joint"),
     "separate": ("tiny-separate",),
     "segment": ("tiny-segment",),
 }

@@ -27,7 +27,7 @@ from avtool.data.prepare import prepare
 from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, DataError, TrainingError, UsageError
 from avtool.features import blank_frames, silence
-from avtool.optim import LARS, SCALE, parameter_groups
+from avtool.optim import SCALE, parameter_groups
 from avtool.places import BEST, checkpoints_of, resolve_checkpoint
 from avtool.tasks.classify.recipe import Classify
 from avtool.tasks.classify.train import Classification, beta_quantile, blanked, labels_of, mix, one_hot
@@ -298,35 +298,6 @@ def test_every_parameter_learns_at_the_rate_of_its_layer(data: Path) -> None:
         )
         scales[round(group[SCALE], 6)] += 1
     assert sorted(scales) == [round(decay**k, 6) for k in (3, 2, 1, 0)]
-
-
-def test_lars_is_a_naive_second_implementation() -> None:
-    generator = np.random.default_rng(0)
-    start = {
-        "matrix": generator.normal(size=(5, 4)),
-        "zero": np.zeros((3, 2)),
-        "bias": generator.normal(size=5),
-    }
-    weights = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items()}
-    group = {"params": list(weights.values()), "weight_decay": 0.1, "pretrained": False, "scale": 1.0}
-    optimizer = LARS([group])
-    naive, speed = {k: v.copy() for k, v in start.items()}, {k: np.zeros_like(v) for k, v in start.items()}
-    for step in range(4):
-        rate = 0.5 / (step + 1)
-        optimizer.param_groups[0]["lr"] = rate
-        for name, weight in weights.items():
-            gradient = generator.normal(size=weight.shape)
-            weight.grad = torch.tensor(gradient)
-            if weight.ndim == 2:
-                gradient = gradient + 0.1 * naive[name]
-                norms = np.sqrt((naive[name] ** 2).sum()), np.sqrt((gradient**2).sum())
-                if all(norms):
-                    gradient = gradient * 0.001 * norms[0] / norms[1]
-            speed[name] = 0.9 * speed[name] + gradient
-            naive[name] = naive[name] - rate * speed[name]
-        optimizer.step()
-        for name, weight in weights.items():
-            np.testing.assert_allclose(weight.detach().numpy(), naive[name], rtol=1e-12)
 
 
 # Runs

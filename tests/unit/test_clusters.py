@@ -29,7 +29,8 @@ from avtool.weight_files import read_safetensors
 SMALL = (
     "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.eval_clips=0", "data.validation=0",
     "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2", "localize.width=8",
-    "init.model=none", "max_steps=6", "data.workers=0",
+    "init.model=none", "max_steps=6", "data.workers=0", "localize.clusters=null", "train.keep_patches=1",
+    "localize.blank_share=1",
 )  # fmt: skip
 ON = ("localize.clusters.count=3", "localize.clusters.share=0.5")
 KINDS = 3
@@ -146,6 +147,27 @@ def test_frames_learn_from_clusters_first_and_sounds_to_give_them_then_both_by_c
     assert torch.count_nonzero(task.model.image_projection.weight.grad) > 0
 
 
+def test_silence_and_noise_are_of_no_cluster(dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, _ = task_of(dataset, *ON, "localize.negatives=0.5")
+    batch = batch_of(task, dataset)
+    belongs, given, scored = (
+        torch.tensor([True, False, True, False]),
+        task.clusters(inputs_of(task.log_mel, batch)[1]),
+        [],
+    )
+    scores = task.scores
+    monkeypatch.setattr(
+        task, "scores", lambda patches, sounds: scored.append(sounds) or scores(patches, sounds)
+    )
+    first = task(batch | {"negative": ~belongs})
+    assert torch.equal(scored[0], given * belongs[:, None]) and first["loss"].isfinite()
+    assert torch.allclose(
+        first["clusters"], task(batch | {"negative": torch.zeros(4, dtype=bool)})["clusters"]
+    )
+    task(batch | {"negative": ~belongs.roll(1)})["clusters"].backward()  # the one that is heard is silent
+    assert torch.count_nonzero(task.model.audio_projection.weight.grad) == 0
+
+
 def test_replicas_have_the_losses_and_gradients_of_one(dataset) -> None:
     task, _ = task_of(dataset, *ON, "train.batch_size=8")
     batch = batch_of(task, dataset, size=8)  # a whole number of HEARD for each
@@ -205,7 +227,6 @@ def test_a_run_goes_on_to_the_bit_before_at_and_after_the_switch(
     ("settings", "message"),
     [
         (["localize.encoding=joint", *ON], r"localize\.clusters.*localize\.encoding is joint"),
-        (["localize.negatives=0.2", *ON], r"localize\.clusters.*localize\.negatives is not 0"),
         (["localize.clusters.count=9"], r"localize\.clusters\.count.*9 vectors .* localize\.width 8"),
         (["localize.clusters.count=1"], r"localize\.clusters\.count"),
         (["localize.clusters.share=0"], r"localize\.clusters\.share"),

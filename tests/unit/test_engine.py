@@ -97,9 +97,11 @@ def test_a_run_says_what_made_it_and_measures_held_out_clips(data: Path, tmp_pat
     assert {"held_out_knn_image", "held_out_knn_fusion", "held_out_knn_floor"} <= set(last)
 
 
-@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
-def test_three_steps_and_three_more_are_six(data: Path, tmp_path: Path, fusion: str) -> None:
-    kind = f"model.fusion.kind={fusion}"
+@pytest.mark.parametrize(
+    "kind",
+    ["model.fusion.kind=token", "model.fusion.kind=dense", "model.fusion.kind=factorized", "optim.name=muon"],
+)
+def test_three_steps_and_three_more_are_six(data: Path, tmp_path: Path, kind: str) -> None:
     whole = run(data, tmp_path / "whole", kind)
     parts = run(data, tmp_path / "parts", kind, stop_after=3)
     assert checkpoints_of(parts)[-1].name == "step-00000003"
@@ -376,7 +378,7 @@ def test_a_model_that_diverged_is_told_where_it_is_measured(
     assert caught.value.hint == "lower optim.base_lr, set optim.clip_grad"
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lars", "muon"])
 def test_where_reading_waits_a_step_that_is_not_finite_moves_no_weight_and_is_told_before_anything_is_kept(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -377,6 +377,16 @@ def run(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def objects_that_sound(dataset: PreparedDataset) -> Iterator[float]:
+    """Of each clip with boxes the share of its objects whose middle lies in one of those, by hand."""
+    for i in range(len(dataset)):
+        if len(boxes := dataset.record(i).boxes):
+            things = [thing["box"] for thing in dataset.facts(i)["view"]]
+            middles = [((x1 + x2) / 2, (y1 + y2) / 2) for x1, y1, x2, y2 in things]
+            inside = [any(a <= x < c and b <= y < d for a, b, c, d in boxes) for x, y in middles]
+            yield sum(inside) / len(inside)
+
+
 def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
     result = measure_pointing(run, data, kind="difference", device="cpu")
     assert (result.protocol, result.data, result.split, result.kind) == (
@@ -387,6 +397,7 @@ def test_a_model_is_measured_beside_its_controls(data: Path, run: Path) -> None:
     )
     assert result.clips + result.left_out == len(PreparedDataset(data, "test")) == 8
     assert 0 < result.anywhere < 0.6
+    assert result.objects == pytest.approx(np.mean(list(objects_that_sound(PreparedDataset(data, "test")))))
     hits = result.score * result.clips
     assert hits == pytest.approx(round(hits))
     assert result == measure_pointing(run, data, kind="difference", device="cpu")
@@ -506,6 +517,8 @@ def test_only_a_map_above_every_control_goes_without_a_warning() -> None:
     warning = measured(0.3 + 0.04).warning()
     assert "34.0%" in warning and "another class's sound in 30.0%" in warning and "80 clips" in warning
     assert measured(0.1).warning()
+    by_sight = replace(measured(0.4), objects=0.45).warning()
+    assert "an object at random in 45.0%" in by_sight and replace(measured(0.6), objects=0.45).warning() == ""
 
 
 def test_localize_takes_the_warning_of_the_checkpoint_and_the_kind_that_was_measured(

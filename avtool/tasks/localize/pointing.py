@@ -20,8 +20,9 @@ class PointingResult:
 
     ``score``: the model's maps of a ``kind``. Controls: ``untrained``, the same model with random weights;
     ``exchanged``, the same weights with ``another`` sound, a clip's of another class; ``disc``, a centred disc that
-    sees and hears nothing; ``anywhere``, a point at random, which is the boxes' mean area. ``left_out`` clips
-    have no truth in view, or nothing else.
+    sees and hears nothing; ``anywhere``, a point at random, which is the boxes' mean area; ``objects``, an object in
+    view at random, None where the data do not name all of them. ``left_out`` clips have no truth in view, or nothing
+    else.
     """
 
     checkpoint: str
@@ -37,6 +38,7 @@ class PointingResult:
     anywhere: float
     protocol: str = "pointing"
     another: str = ANOTHER_CLASS
+    objects: float | None = None
 
     @property
     def error(self) -> float:
@@ -45,11 +47,13 @@ class PointingResult:
 
     def controls(self) -> dict[str, float]:
         """What the score stands beside, by what was done."""
+        named = {} if self.objects is None else {"an object at random": self.objects}
         return {
             "untrained weights": self.untrained,
             self.another: self.exchanged,
             "a centred disc": self.disc,
             "a point at random": self.anywhere,
+            **named,
         }
 
     def warning(self) -> str:
@@ -94,9 +98,9 @@ def measure_pointing(
             f"{data}: a single clip of split {split} has boxes, so there is no other's sound to compare with",
             hint="take data with boxes of more clips",
         )
-    rows = "score", "exchanged", "untrained", "disc", "anywhere"
+    rows = "score", "exchanged", "untrained", "disc", "anywhere", "objects"
     shares = (row.measures["pointing"].value / 100 for row in table.rows)
-    found: dict[str, Any] = dict(zip(rows, shares, strict=True))
+    found: dict[str, Any] = dict(zip(rows, shares, strict=False))  # objects: where they are known
     return PointingResult(
         checkpoint=context.checkpoint.name,
         kind=table.rows[0].name,
@@ -133,7 +137,7 @@ def kept_localization(model: Path, kind: str) -> PointingResult | None:
         return None
     try:
         result = PointingResult(**json.loads(path.read_text(encoding="utf-8")))
-        if None in vars(result).values():
+        if None in (value for name, value in vars(result).items() if name != "objects"):
             raise ValueError("a number is missing")
     except (ValueError, TypeError) as error:
         raise DataError(f"{path} is broken: {error}", hint=f"remove {path}") from error

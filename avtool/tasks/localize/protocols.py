@@ -156,6 +156,8 @@ def _table(
     if name == "pointing":
         area = context.measured((truth > 0).mean(axis=(1, 2)), recordings)
         rows.append(Row("a point at random", FLOOR, {"pointing": area}))
+        if (hits := object_hits(context.dataset, judged.clips, truth)) is not None:
+            rows.append(Row("an object at random", FLOOR, {"pointing": context.measured(hits, recordings)}))
     if protocol.ceiling:
         rows.append(Row("the truth itself", CEILING, measures(ideal_map(truth))))
     words = f"{protocol.words}; truth at {EVALUATION_SIZE[0]}x{EVALUATION_SIZE[1]}, maps upsampled bilinearly"
@@ -189,6 +191,24 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
             hint="prepare data with boxes: avtool prepare synth",
         )
     return np.stack(truths), np.array(clips), {"without a box": len(chosen) - len(clips)}
+
+
+def object_hits(dataset: PreparedDataset, clips: np.ndarray, truth: np.ndarray) -> np.ndarray | None:
+    """The share (N,) of a clip's objects in view, silent ones too, whose middle lies inside the ``truth`` (N, H, W):
+    who knows objects by sight alone points to one of them. None where a clip's ``view`` is no list of their boxes."""
+    told = [dataset.facts(int(i)).get("view") for i in clips]
+    views = [
+        view for view in told if view and isinstance(view, list) and all("box" in thing for thing in view)
+    ]
+    if len(views) < len(clips):
+        return None
+    rows, columns = truth.shape[1:]
+    shares = []
+    for view, inside in zip(views, truth > 0, strict=True):
+        boxes = np.array([thing["box"] for thing in view])
+        x, y = (boxes[:, :2] + boxes[:, 2:]).T / 2
+        shares.append(inside[(y * rows).astype(int), (x * columns).astype(int)].mean())
+    return np.array(shares)
 
 
 def smoothed(maps: np.ndarray) -> np.ndarray:

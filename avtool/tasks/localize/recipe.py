@@ -45,9 +45,8 @@ class Localize(Localizer):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.clusters and self.encoding != "unimodal":
-            raise fault("clusters", f"localize.encoding is {self.encoding}: clusters are of unimodal alone")
-        if self.clusters and self.negatives:
-            raise fault("clusters", "localize.negatives is not 0, and silence or noise is of no cluster")
+            alone = "clusters are of unimodal alone; localize.clusters=null leaves them out"
+            raise fault("clusters", f"localize.encoding is {self.encoding}: {alone}")
         if self.clusters and self.clusters.count > self.width:
             what = (
                 f"{self.clusters.count} vectors at right angles do not fit into localize.width {self.width}"

@@ -145,17 +145,21 @@ class Localization(Training):
         """Unimodal: the contrastive losses of clips against the others of their batch, also of those that another
         process or thread holds. ``belongs``, bool (B,): whose sound is the frame's own (None: everyone's).
 
-        In the share of the steps that learns from clusters a sound is the vector of its cluster, and ``clusters``, 1 -
-        its cosine with what the audio encoder gives, is added to the loss."""
+        In the share of the steps that learns from clusters a sound is the vector of its cluster, silence and noise,
+        which are of none, a vector of zeros; and ``clusters``, 1 - its cosine with what the audio encoder gives, is
+        added to the loss."""
         patches = self.model.patches(image, audio, image_keep)
         first, count, learned = 0, len(patches), dict[str, Tensor]()
         if self.clusters is None or not self.options.clusters or self.progress >= self.options.clusters.share:
             sounds = self.model.sounds(image, audio, audio_keep)
         else:
             sounds, heard = self.clusters(audio), slice(None, None, HEARD)
+            if belongs is not None:
+                sounds = sounds * belongs.unsqueeze(1)
             keep = None if audio_keep is None else audio_keep[heard]
             named = self.model.sounds(image[heard], audio[heard], keep)
-            learned["clusters"] = 1 - (named.float() * sounds[heard]).sum(dim=1).mean()
+            known = sounds[heard].square().sum(dim=1)
+            learned["clusters"] = (known - (named.float() * sounds[heard]).sum(dim=1)).mean()
         if count % self.batch_size:
             patches, first = all_gather_with_grad(patches)
             sounds, first = all_gather_with_grad(sounds)
