@@ -75,9 +75,10 @@ def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[st
     there = [split for split in files if facts["splits"][split]]
     splits = sorted(there, key=lambda split: role(split) != "train")
     places = [{"split": files[split], "path": place.format(files[split])} for split in splits]
+    licence = facts.get("licence")  # up to format 3 there was none
     front = {
         "pretty_name": facts["name"],
-        "license": facts.get("licence") or "unknown",
+        "license": licence or "unknown",
         "tags": ["audio-visual", "avtool"],
         "configs": [{"config_name": "default", "data_files": places}],
         "dataset_info": {"features": [_feature(name, kind) for name, kind in columns.items()]},
@@ -96,6 +97,7 @@ def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[st
         of_clip=FACTS,
         made_with=" and ".join(map(tools_in_words, facts.get("made_with") or [{}])),
         version=__version__,
+        licence=licence,
     )
 
 
