@@ -366,7 +366,7 @@ def _seal(job: Job, source: catalog.Source, shards: Sequence[Shard]) -> Report:
         written.append(record["shard"])
         found += [Fingerprint.from_bytes(base64.b64decode(text)) for text in record["fingerprints"]]
         report.add(Report.from_record(record["report"]))
-    rows = np.concatenate([arrays["clips"]["row"] for arrays in parts])
+    rows = np.concatenate([np.zeros(0, np.int64), *(arrays["clips"]["row"] for arrays in parts)])
     order = np.argsort(rows)
     report.sort(order.tolist(), [row.id for row in source.rows])
     whole = job.staging.whole
