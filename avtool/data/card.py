@@ -68,8 +68,8 @@ def card_of_shards(
 
 
 def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[str, str], place: str) -> str:
-    """The card of the data set of these ``facts`` with ``columns``. A split lies in ``place``, with its name of ``files``
-    for {}."""
+    """The card of the data set of these ``facts`` with ``columns``. A split lies in ``place``, with its name from
+    ``files`` for {}."""
     from jinja2 import Environment, StrictUndefined
 
     there = [split for split in files if facts["splits"][split]]

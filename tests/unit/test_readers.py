@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -187,31 +187,37 @@ def test_webdataset_reads_frame_sound_and_facts_in_batches(data):
         assert sum(map(len, listed)) == len(dataset)
 
 
-@pytest.mark.proof
-@needs("ray.data")
-def test_ray_reads_rows_and_undecoded_batches(data):
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, begun once."""
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
-    try:
-        for split in ("train", "test"):
-            dataset, order = PreparedDataset(data, split), {}
-            for i in range(len(dataset)):
-                order[dataset.record(i).id] = i
-            rows = ray.data.read_webdataset(tars(data, split)).take_all()
-            assert len(rows) == len(dataset)
-            for found in rows:
-                check(dataset, order[found["json"]["id"]], found["json"], found["jpg"], found["wav"])
-            batches = ray.data.read_webdataset(tars(data, split), decoder=None).iter_batches(batch_size=4)
-            seen = 0
-            for batch in batches:
-                for facts, picture, wav in zip(batch["json"], batch["jpg"], batch["wav"], strict=True):
-                    told = json.loads(facts)
-                    check(dataset, order[told["id"]], told, picture, wav)
-                    seen += 1
-            assert seen == len(dataset)
-    finally:
-        ray.shutdown()
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.proof
+@needs("ray.data")
+def test_ray_reads_rows_and_undecoded_batches(data, cluster):
+    from ray.data import read_webdataset
+
+    for split in ("train", "test"):
+        dataset, order = PreparedDataset(data, split), {}
+        for i in range(len(dataset)):
+            order[dataset.record(i).id] = i
+        rows = read_webdataset(tars(data, split)).take_all()
+        assert len(rows) == len(dataset)
+        for found in rows:
+            check(dataset, order[found["json"]["id"]], found["json"], found["jpg"], found["wav"])
+        batches = read_webdataset(tars(data, split), decoder=None).iter_batches(batch_size=4)
+        seen = 0
+        for batch in batches:
+            for facts, picture, wav in zip(batch["json"], batch["jpg"], batch["wav"], strict=True):
+                told = json.loads(facts)
+                check(dataset, order[told["id"]], told, picture, wav)
+                seen += 1
+        assert seen == len(dataset)
 
 
 @pytest.mark.proof
