@@ -200,7 +200,7 @@ def _report(folder: Path) -> dict[str, Any] | None:
 
 def _verify(folder: Path, facts: Mapping[str, Any]) -> dict[str, int]:
     """Compare every sum in dataset.json, its own included. Raises DataError that names what differs."""
-    sums = {shard_path(folder, number): shard["sha256"] for number, shard in enumerate(facts["shards"])}
+    sums = {shard_path(folder, shard["name"]): shard["sha256"] for shard in facts["shards"]}
     sums |= {index_path(folder, name): facts.get("index", {}).get(name) for name in ARRAYS}
     broken = [] if checksum_of(facts) == facts["checksum"] else [DATASET_JSON]
     total = 0

@@ -12,14 +12,13 @@ import yaml
 from avtool import __version__, hub
 from avtool.checkpoint import check_finite, empty_model_and_weights
 from avtool.config.checkpoint import read_model_config
+from avtool.data.card import CARD, text
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import atomic_folder, check_output, sha256_of
 from avtool.places import resolve_checkpoint, run_of
 from avtool.progress import say
 from avtool.registry import DATASETS, TASKS, kinds, load_module
 from avtool.tracking import kept_tables, read_run_facts
-
-CARD = "README.md"
 
 
 def push(
@@ -119,7 +118,7 @@ def model_card(folder: Path, name: str, *, licence: str | None = None, run: Path
         "base_model": base,
     }
     markdown = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    markdown.filters |= {"text": _text, "measure": _measure}
+    markdown.filters |= {"text": text, "measure": _measure}
     template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     return markdown.from_string(template).render(
         front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
@@ -165,11 +164,6 @@ def _recipe(run: Path) -> str:
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     told = {key: value for key, value in recipe.items() if key != "init" and value is not None}
     return yaml.safe_dump(told, sort_keys=False, default_flow_style=None) if told else ""
-
-
-def _text(value: str) -> str:
-    """One line of Markdown that says ``value`` and nothing else."""
-    return re.sub(r"([\\`*_\[\]<|#])", r"\\\1", " ".join(str(value).split()))
 
 
 def _measure(measure: Mapping[str, Any] | None, unit: str) -> str:

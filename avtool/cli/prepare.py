@@ -52,6 +52,12 @@ def prepare(
     address: Annotated[
         str | None, option("HOST:PORT", "Where the cluster is.", usual="Ray on this machine")
     ] = None,
+    licence: Annotated[
+        str | None,
+        option(
+            "ID", "The hub's name of their licence, for the card.", "--licence", "--license", usual="unknown"
+        ),
+    ] = None,
     force: bool,
     json: bool,
 ) -> None:
@@ -79,7 +85,7 @@ def prepare(
     from avtool.data.prepare import prepare as run
 
     how: dict[str, Any] = {"subset": subset, "part": part, "jobs": jobs, "engine": engine, "address": address}
-    how |= {"out": out, "force": force, "settings": given}
+    how |= {"out": out, "force": force, "settings": given, "licence": licence}
     report = run(name, source, clips=clips or CLIPS, seed=seed or 0, **how)
     found = report.as_dict()
     sealed = found.get("sealed", True)

@@ -41,7 +41,7 @@ class Settings(Section):
     jpeg_quality: Annotated[Whole, Field(le=100)] = JPEG_QUALITY
     """quality of the stored frames, from 1 to 100"""
     rows_per_shard: Annotated[Whole, Field(le=100_000)] = 256
-    """rows of the source in a shard, at most 100000"""
+    """rows of a split in a shard, at most 100000"""
     window_seconds: Positive = 3.0
     """clips with less sound than this are flagged as short"""
     hdr: media.Hdr = "tonemap"
@@ -86,8 +86,8 @@ class PreparedClip:
     fingerprint: audit.Fingerprint
 
     def facts(self, settings: Settings) -> dict[str, Any]:
-        """What the clip's .json member says."""
-        facts = {
+        """What the clip's .json member says: the same keys for every clip, None where nothing is known."""
+        return {
             "id": self.row.id,
             "split": self.row.split,
             "labels": list(self.row.labels),
@@ -103,10 +103,12 @@ class PreparedClip:
             "masks": list(self.masks),
             "stems": list(self.stems),
             "flags": self.flags,
+            "view": self.row.view,
+            "partner": self.row.partner,
+            "recording": self.row.recording,
+            "colour": self.colour,
+            "extra": dict(self.row.extra) or None,
         }
-        rest = {name: getattr(self.row, name) for name in ("view", "partner", "recording")}
-        rest |= {"colour": self.colour, "extra": dict(self.row.extra) or None}
-        return facts | {name: value for name, value in rest.items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from avtool import places
 from avtool.data import shards
-from avtool.data.shards import ARRAYS, DATASET_JSON, FORMAT, TAR_BLOCK, WAV_HEADER, index_path, shard_path
+from avtool.data.shards import ARRAYS, DATASET_JSON, READABLE, TAR_BLOCK, WAV_HEADER, index_path, shard_path
 from avtool.data.staging import Staging
 from avtool.errors import DataError
 from avtool.inputs import from_jpeg
@@ -70,6 +70,7 @@ class PreparedDataset:
         self.settings: dict[str, Any] = facts["settings"]
         self._split_names = list(self.splits)
         self._shard_bytes = [shard["bytes"] for shard in facts["shards"]]
+        self._shard_paths = [shard_path(self.folder, shard["name"]) for shard in facts["shards"]]
         self._index = {name: self._map(name) for name in ARRAYS}
         clips = self._index["clips"]
         in_shards = not len(clips) or 0 <= clips[-1]["shard"] < len(self._shard_bytes)
@@ -173,7 +174,7 @@ class PreparedDataset:
         """What clip ``i`` was recorded in, its id where nothing else is known: clips that share it are not
         independent."""
         facts = self.facts(i)
-        return str(facts.get("recording", facts["id"]))
+        return str(facts.get("recording") or facts["id"])
 
     def check_rate(self, rate: int, whose: str, *, hint: str = "") -> None:
         """DataError where the sound is not stored at the ``rate`` that ``whose`` spectrogram is made of."""
@@ -195,10 +196,10 @@ class PreparedDataset:
 
     def class_counts(self) -> np.ndarray:
         """How many clips have each class as a label: int64 (classes,)."""
-        chosen = np.zeros(len(self._clips), bool)
-        chosen[np.asarray(self._positions)] = True
-        labels = self._index["labels"][np.repeat(chosen, self._clips["labels"]["size"])]
-        return np.bincount(labels, minlength=len(self.classes))
+        spans = self._clips["labels"][np.asarray(self._positions)]
+        before = np.cumsum(spans["size"]) - spans["size"]
+        places = np.arange(spans["size"].sum()) + np.repeat(spans["begin"] - before, spans["size"])
+        return np.bincount(self._index["labels"][places], minlength=len(self.classes))
 
     def frame(self, i: int, k: int, reduce: int = 1) -> np.ndarray:
         """Frame ``k`` of clip ``i``: uint8 (H, W, 3) RGB, at 1 / ``reduce`` (1, 2, 4, 8) of its size."""
@@ -281,7 +282,7 @@ class PreparedDataset:
     def _open(self, shard: int, clip: np.void | None = None) -> int:
         """The shard's file, which is read for ``clip``."""
         try:
-            file = os.open(shard_path(self.folder, shard), os.O_RDONLY | getattr(os, "O_BINARY", 0))
+            file = os.open(self._shard_paths[shard], os.O_RDONLY | getattr(os, "O_BINARY", 0))
         except FileNotFoundError as error:
             raise self._lost(shard, clip, "is missing") from error
         if os.fstat(file).st_size == self._shard_bytes[shard]:
@@ -295,13 +296,13 @@ class PreparedDataset:
         what = what or f"{length}: it was cut short or replaced"
         sought = "" if clip is None else f"; clip {self._text(clip['id'])} is in it"
         return DataError(
-            f"{shard_path(self.folder, shard)} {what}{sought}",
+            f"{self._shard_paths[shard]} {what}{sought}",
             hint=f"put it back as it was, or make the data anew: {_how_to_prepare(self.folder)}",
         )
 
     def _misfit(self, clip: np.void) -> DataError:
-        path = shard_path(self.folder, int(clip["shard"]))
-        sought = self._text(clip["id"])
+        shard, sought = int(clip["shard"]), self._text(clip["id"])
+        path = self._shard_paths[shard] if 0 <= shard < len(self._shard_paths) else "any shard"
         return self._broken(f"the index does not fit {path} (row {clip['row']}) for clip {sought}")
 
     def _broken(self, what: str) -> DataError:
@@ -313,6 +314,7 @@ class _Settings(BaseModel):
 
 
 class _Shard(BaseModel):
+    name: Annotated[str, Field(pattern=r"^[\w-]+\.tar$")]
     bytes: int
     sha256: str
 
@@ -354,8 +356,8 @@ def read_facts(folder: Path) -> dict[str, Any]:
         version = facts["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} is broken", hint=_how_to_prepare(folder)) from error
-    if version != FORMAT:
-        what = f"{path} is of format {version}, this avtool reads {FORMAT}"
+    if version not in READABLE:
+        what = f"{path} is of format {version}, this avtool reads {' and '.join(map(str, READABLE))}"
         raise DataError(what, hint=_how_to_prepare(folder, facts))
     try:
         _Facts.model_validate(facts)

@@ -12,6 +12,7 @@ import json
 import os
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,7 +31,18 @@ from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.page import page
 from avtool.data.report import REPORT_HTML, REPORT_JSON, Report, rejection_bytes
-from avtool.data.shards import DATASET_JSON, FINGERPRINT, FORMAT, MADE_WITH, ShardWriter, clip_bytes, seal
+from avtool.data.shards import (
+    DATASET_JSON,
+    FINGERPRINT,
+    FORMAT,
+    LICENCE,
+    MADE_WITH,
+    Shard,
+    ShardWriter,
+    clip_bytes,
+    seal,
+    shards_of,
+)
 from avtool.data.spool import Held, Spool
 from avtool.data.staging import Part, Staging
 from avtool.errors import DataError, UsageError
@@ -61,6 +73,7 @@ def prepare(
     engine: str = "local",
     address: str | None = None,
     settings: Sequence[str] = (),
+    licence: str | None = None,
 ) -> Report:
     """Prepare data set ``name`` of the catalog from its raw files and return what became of its rows.
 
@@ -70,7 +83,8 @@ def prepare(
     name, or its folder's where it is called manifest.csv). ``jobs``: processes, by default one for each core.
     ``part``: "I/N", only that share of the shards; the last part to finish, or a call without ``part``,
     finishes OUT. ``engine``: "local", or "ray" with the ``address`` of a running cluster (None: on this
-    machine). ``settings``: what is kept of a clip, as ["frame_rate=4"], see ``convert.Settings``.
+    machine). ``settings``: what is kept of a clip, as ["frame_rate=4"], see ``convert.Settings``. ``licence``: the
+    hub's name of the one that the card of the data set names (None: it says that none was given).
 
     Until it is finished all is kept in OUT.unfinished: the same call goes on there; a part of what is finished
     already has nothing to do. Raises UsageError, DataError or TableError before any clip is read.
@@ -79,7 +93,7 @@ def prepare(
         # a worker that runs the caller's script as it starts: without a guard in it each would prepare it all again
         raise SystemExit(1)  # the process that started it says so, once
     DATASETS.find(name)
-    request = catalog.Request(clips=clips, seed=seed, subset=subset)
+    request = catalog.Request(clips=clips, seed=seed, subset=subset, licence=licence)
     job = job_of(name, source, out, request, part, settings=settings)
     job = replace(job, shared=address is None)
     run_all = _engine(engine, address, jobs, partial(job.staging.admit, force=force))
@@ -148,13 +162,8 @@ class Job:
         words += ["--part", str(self.part)] if with_part and self.in_parts else []
         return shlex.join(words + (["--force"] if self.out.exists() else []))
 
-    def shards(self, rows: catalog.Source) -> range:
-        return range(-(-len(rows.rows) // self.settings.rows_per_shard))
-
-    def rows_of(self, shard: int, rows: catalog.Source) -> range:
-        """The numbers of the rows that shard ``shard`` holds."""
-        size = self.settings.rows_per_shard
-        return range(shard * size, min((shard + 1) * size, len(rows.rows)))
+    def shards(self, rows: catalog.Source) -> list[Shard]:
+        return shards_of((row.split for row in rows.rows), self.settings.rows_per_shard)
 
 
 def job_of(
@@ -274,24 +283,27 @@ def _convert_all(job: Job, source: catalog.Source, run_all: Engine) -> None:
     staging = job.staging
     flags = checks.row_flags(source.rows, source.classes)
     staged = staging.staged_rows()
-    shards = [shard for shard in job.shards(source) if job.part.owns(shard)]
-    unwritten = [shard for shard in shards if not staging.has_shard(shard)]
-    left = {shard: {row for row in job.rows_of(shard, source) if row not in staged} for shard in unwritten}
-    todo = ((row, source.rows[row].files()) for shard in unwritten for row in sorted(left[shard]))
-    total = sum(len(job.rows_of(shard, source)) for shard in shards)
-    done = total - sum(map(len, left.values()))
+    shards = [shard for shard in job.shards(source) if job.part.owns(shard.number)]
+    unwritten = [shard for shard in shards if not staging.has_shard(shard.number)]
+    of_row = {row: shard for shard in unwritten for row in shard.rows if row not in staged}
+    left = Counter(shard.number for shard in of_row.values())
+    todo = ((row, source.rows[row].files()) for row in of_row)
+    total = sum(len(shard.rows) for shard in shards)
+    done = total - len(of_row)
     shown = progress_bar(f"preparing {job.called}", total=total, unit="clips", start=done)
     with ThreadPoolExecutor(1) as writer, shown as bar, staging.spool(str(job.part)) as folder:
         spool = Spool(folder, shared=job.shared)
         tasks = ((row, source.rows[row], flags[row], held) for row, held in spool.held(todo))
-        writing = [writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard]]
+        writing = [
+            writer.submit(_write_shard, job, source, shard) for shard in unwritten if not left[shard.number]
+        ]
         for task, result in run_all(partial(_stage, job.settings), tasks):
             staging.write_row(task[0], _outcome(task[1], result))
             spool.done(task[3])
-            shard = task[0] // job.settings.rows_per_shard
-            left[shard].discard(task[0])
+            shard = of_row[task[0]]
+            left[shard.number] -= 1
             bar.advance()
-            if not left[shard]:
+            if not left[shard.number]:
                 writing.append(writer.submit(_write_shard, job, source, shard))
             while writing and writing[0].done():
                 writing.pop(0).result()
@@ -309,12 +321,12 @@ def _outcome(row: catalog.Row, result: bytes | workers.Crash) -> bytes:
     return _refused(Rejected(row, checks.TOO_LONG if result.at_time_limit else checks.CRASHED, detail))
 
 
-def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
+def _write_shard(job: Job, source: catalog.Source, shard: Shard) -> None:
     """One shard out of its staged rows, and the part of index and report that belongs to it."""
-    staging, report, rows = job.staging, Report(job.called, job.out), job.rows_of(shard, source)
-    written, fingerprints = staging.new_shard(shard), []
+    staging, report = job.staging, Report(job.called, job.out)
+    written, fingerprints = staging.new_shard(shard.number), []
     with ShardWriter(written, shard, source.classes, source.splits) as writer:
-        for row in rows:
+        for row in shard.rows:
             data = staging.read_row(row)
             if data.startswith(b"{"):
                 report.add_rejected(json.loads(data))
@@ -323,7 +335,7 @@ def _write_shard(job: Job, source: catalog.Source, shard: int) -> None:
                 fingerprints.append(base64.b64encode(facts[FINGERPRINT]).decode())
                 report.add_clip(facts)
     record = {"shard": writer.facts(), "report": report.record(), "fingerprints": fingerprints}
-    staging.finish_shard(shard, written, writer.packed(), record, rows)
+    staging.finish_shard(shard, written, writer.packed(), record)
 
 
 def _finish(job: Job, source: catalog.Source) -> Report:
@@ -332,34 +344,40 @@ def _finish(job: Job, source: catalog.Source) -> Report:
     with staging.sealing() as unsealed:
         if not unsealed:  # another part was the last one
             return Report.from_listing(_read_json(job.out / REPORT_JSON), job.out)
-        if all(staging.has_shard(shard) for shard in job.shards(source)):
-            report = _seal(job, source)
+        shards = job.shards(source)
+        if all(staging.has_shard(shard.number) for shard in shards):
+            report = _seal(job, source, shards)
             put_in_place(staging.whole, job.out)
             shutil.rmtree(staging.folder, ignore_errors=True)
             return report
         report = Report(job.called, job.out, sealed=False)
-        for shard in filter(job.part.owns, job.shards(source)):
-            report.add(Report.from_record(staging.read_shard(shard)[1]["report"]))
+        for shard in shards:
+            if job.part.owns(shard.number):
+                report.add(Report.from_record(staging.read_shard(shard.number)[1]["report"]))
         return report
 
 
-def _seal(job: Job, source: catalog.Source) -> Report:
+def _seal(job: Job, source: catalog.Source, shards: Sequence[Shard]) -> Report:
     report = Report(job.called, job.out, notes=source.notes)
-    parts, shards, fingerprints = [], [], list[Fingerprint]()
-    for shard in job.shards(source):
-        arrays, record = job.staging.read_shard(shard)
+    parts, written, found = [], [], list[Fingerprint]()
+    for shard in shards:
+        arrays, record = job.staging.read_shard(shard.number)
         parts.append(arrays)
-        shards.append(record["shard"])
-        fingerprints += [Fingerprint.from_bytes(base64.b64decode(text)) for text in record["fingerprints"]]
+        written.append(record["shard"])
+        found += [Fingerprint.from_bytes(base64.b64decode(text)) for text in record["fingerprints"]]
         report.add(Report.from_record(record["report"]))
+    rows = np.concatenate([np.zeros(0, np.int64), *(arrays["clips"]["row"] for arrays in parts)])
+    order = np.argsort(rows)
+    report.sort(order.tolist(), [row.id for row in source.rows])
     whole = job.staging.whole
     made_with = sorted(job.staging.made_with(), key=media.tools_in_words)
     facts: dict[str, Any] = {"classes": source.classes, "splits": source.splits, MADE_WITH: made_with}
-    seal(whole, parts, shards, name=job.called, settings=job.settings, counts=report.counts(), **facts)
+    facts[LICENCE] = job.request.licence
+    seal(whole, parts, written, name=job.called, settings=job.settings, counts=report.counts(), **facts)
     dataset = PreparedDataset(whole, ALL) if report.prepared else None
     if dataset is not None:
-        numbers = np.concatenate([arrays["clips"]["row"] for arrays in parts]).tolist()
-        report.audit = audit(dataset, source.rows, numbers, fingerprints, report.tallies()[1])
+        fingerprints = [found[k] for k in order]
+        report.audit = audit(dataset, source.rows, rows[order].tolist(), fingerprints, report.tallies()[1])
     write_json(whole / REPORT_JSON, report.listing(), indent=1, ensure_ascii=False)
     write_json(whole / MADE_FROM, _made_from(job, source), indent=1, ensure_ascii=False)
     (whole / REPORT_HTML).write_text(page(report, dataset), encoding="utf-8", errors="replace")

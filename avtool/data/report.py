@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,15 @@ class Report:
             self.ids.setdefault(reason, []).extend(ids)
         self.details |= other.details
         self.thumbnails |= other.thumbnails
+
+    def sort(self, order: Sequence[int], ids: Sequence[str]) -> None:
+        """Put the rows, which were added shard by shard, in the order of their ``ids``; ``order``: where each of the
+        prepared clips is among those that were added."""
+        self.flags = {new: self.flags[old] for new, old in enumerate(order) if old in self.flags}
+        places = {id: k for k, id in enumerate(ids)}
+        self.ids = {reason: sorted(found, key=places.__getitem__) for reason, found in self.ids.items()}
+        for name in ("details", "thumbnails"):
+            setattr(self, name, dict(sorted(getattr(self, name).items(), key=lambda item: places[item[0]])))
 
     def counts(self) -> dict[str, int]:
         """{prepared, refused, missing, flagged}."""

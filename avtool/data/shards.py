@@ -2,16 +2,17 @@
 
 A prepared data set is a folder:
 
-- ``shards/shard-000000.tar``: the clips of a fixed range of source rows (it may come out short). The members
-  of the clip of row 12 are ``00000012.json`` (facts), ``.wav`` (16-bit mono; samples begin at byte 44),
-  ``.f000.jpg`` and so on (frames), and where they are known ``.m000.png`` (the mask of frame 0) and
-  ``.stem0.wav`` and so on. Headers carry no time and no owner.
+- ``shards/train-00000.tar``: the clips of so many source rows of one split, in their order (it may come out short).
+  The members of the clip of row 12 are ``00000012.json`` (facts, the same keys in every clip), ``.wav`` (16-bit mono;
+  samples begin at byte 44), ``.jpg`` (the key frame), ``.f000.jpg`` and so on (the other frames), and where they are
+  known ``.mask.png`` (the mask of the key frame), ``.m000.png`` (that of frame 0) and ``.stem0.wav`` and so on.
+  Headers carry no time and no owner.
 - ``index/*.npy``: arrays that are memory-mapped, so that a large index opens at once. ``clips`` has one entry
   a clip and points into the others: ``frames``, ``masks``, ``labels``, ``boxes``, ``stems`` and ``text`` (ids
   and names, UTF-8).
 - ``dataset.json``: version, name, settings, counts, classes, splits, shards with their sums, one sum over all of
-  it, and beside that the versions of the tools that made it.
-- ``README.md``: what Hugging Face ``datasets`` needs to load the shards.
+  it, and beside that the licence that was given and the versions of the tools that made it.
+- ``README.md``: the card, by which Hugging Face ``datasets`` loads the shards.
 - ``report.json`` and ``report.html``: what became of every row that is not simply prepared.
 
 The same source, settings and versions of those tools give the same bytes.
@@ -22,23 +23,27 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import struct
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from avtool.data.card import CARD, KEY_FRAME, card_of_shards
 from avtool.data.convert import PreparedClip, Settings
 from avtool.files import json_text, sha256_of, write_json
 from avtool.media import Tools
 
-FORMAT = 3
+FORMAT = 4
+READABLE = (3, FORMAT)
+"""Format 3 had shards of several splits, and a number in the name of every frame: the index says where they are."""
 DATASET_JSON = "dataset.json"
-CARD = "README.md"
-MADE_WITH = "made_with"
-"""In dataset.json, outside its sum: the versions of the tools, a list, as the parts may be of several."""
+LICENCE, MADE_WITH = "licence", "made_with"
+"""In dataset.json, outside its sum: what was given, or None; the versions of the tools, a list, as the parts may be of
+several."""
 FINGERPRINT = "fingerprint"
 """The last member of a clip as it is staged: what the audit tells it by, which no shard keeps."""
 WAV_HEADER = 44
@@ -67,9 +72,42 @@ ARRAYS = {
 }
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    """Where shard ``number`` of the data set in ``folder`` is."""
-    return folder / "shards" / f"shard-{number:06d}.tar"
+class Shard(NamedTuple):
+    """Shard ``number`` of a data set: its file's ``name``, and the source ``rows`` of ``split`` that it holds."""
+
+    number: int
+    name: str
+    split: str
+    rows: Sequence[int]
+
+
+def shards_of(splits: Iterable[str], size: int) -> list[Shard]:
+    """The shards of the rows that are of these ``splits``: of every split, ``size`` rows to a shard, in their order."""
+    rows: dict[str, list[int]] = {}
+    for row, split in enumerate(splits):
+        rows.setdefault(split, []).append(row)
+    files, found = split_files(rows), list[Shard]()
+    for split in sorted(rows):
+        for k, begin in enumerate(range(0, len(rows[split]), size)):
+            name = f"{files[split]}-{k:05d}.tar"
+            found.append(Shard(len(found), name, split, rows[split][begin : begin + size]))
+    return found
+
+
+def split_files(splits: Iterable[str]) -> dict[str, str]:
+    """What each split is called in file names and in the card: itself, with _ for what is no letter, digit or _. "all"
+    is every split for other readers too."""
+    files: dict[str, str] = {}
+    for split in sorted(splits):
+        files[split] = re.sub(r"\W", "_", split)[:80]
+        while files[split] in ("all", *(files[other] for other in files if other != split)):
+            files[split] += "_"
+    return files
+
+
+def shard_path(folder: Path, name: str) -> Path:
+    """Where the shard of file name ``name`` of the data set in ``folder`` is."""
+    return folder / "shards" / name
 
 
 def index_path(folder: Path, array: str) -> Path:
@@ -90,8 +128,9 @@ def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
     """The clip of source row ``row`` as its members lie in a shard, and its fingerprint after them."""
     text = json_text(clip.facts(settings), ensure_ascii=False, sort_keys=True).encode()
     members = [("json", text), ("wav", wav_bytes(clip.waveform, settings.sample_rate))]
-    members += [(f"f{k:03d}.jpg", jpeg) for k, jpeg in enumerate(clip.jpegs)]
-    members += [(f"m{k:03d}.png", mask) for k, mask in clip.masks.items()]
+    pictures = [(frame_name(k, clip.key), jpeg) for k, jpeg in enumerate(clip.jpegs)]
+    pictures += [(mask_name(k, clip.key), mask) for k, mask in clip.masks.items()]
+    members += sorted(pictures, key=lambda picture: picture[0] not in KEY_FRAME)
     stems = enumerate(clip.stems.values())
     members += [(f"stem{k}.wav", wav_bytes(stem, settings.sample_rate)) for k, stem in stems]
     members.append((FINGERPRINT, clip.fingerprint.to_bytes()))
@@ -100,6 +139,16 @@ def clip_bytes(row: int, clip: PreparedClip, settings: Settings) -> bytes:
         for name, data in members
         for part in (member_header(f"{row:08d}.{name}", len(data)), data, bytes(-len(data) % TAR_BLOCK))
     )
+
+
+def frame_name(k: int, key: int) -> str:
+    """What follows the row in the name of frame ``k`` of a clip whose key frame is ``key``."""
+    return KEY_FRAME[0] if k == key else f"f{k:03d}.jpg"
+
+
+def mask_name(k: int, key: int) -> str:
+    """The same of the mask of frame ``k``."""
+    return KEY_FRAME[1] if k == key else f"m{k:03d}.png"
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -112,8 +161,8 @@ def member_header(name: str, size: int) -> bytes:
 class ShardWriter:
     """Writes one shard; ``packed`` is its index, ``facts`` its line in dataset.json once it is closed."""
 
-    def __init__(self, path: Path, number: int, classes: Sequence[str], splits: Sequence[str]) -> None:
-        self.number = number
+    def __init__(self, path: Path, shard: Shard, classes: Sequence[str], splits: Sequence[str]) -> None:
+        self.shard = shard
         self.class_ids = {label: position for position, label in enumerate(classes)}
         self.split_ids = {split: position for position, split in enumerate(splits)}
         self.path, self.size, self.clips, self.sum = path, 0, 0, hashlib.sha256()
@@ -131,7 +180,8 @@ class ShardWriter:
 
     def facts(self) -> dict[str, Any]:
         return {
-            "name": shard_path(Path(), self.number).name,
+            "name": self.shard.name,
+            "split": self.shard.split,
             "clips": self.clips,
             "bytes": self.size,
             "sha256": self.sum.hexdigest(),
@@ -156,18 +206,18 @@ class ShardWriter:
         return {**facts, "bytes": len(stored), FINGERPRINT: found}
 
     def _index(self, row: int, facts: dict[str, Any], spans: dict[str, tuple[int, int]]) -> None:
-        frames = [(time, *spans[f"f{k:03d}.jpg"]) for k, time in enumerate(facts["times"])]
-        stems = []
+        key, stems = facts["key"], []
+        frames = [(time, *spans[frame_name(k, key)]) for k, time in enumerate(facts["times"])]
         for k, name in enumerate(facts["stems"]):
             begin, size = spans[f"stem{k}.wav"]
             stems.append((self._extend("text", name.encode()), begin + WAV_HEADER, (size - WAV_HEADER) // 2))
         self._extend("splits", [self.split_ids[facts["split"]]])
-        entry = (row, self.number, facts["key"], facts["middle"], *facts["size"], facts["duration"])
+        entry = (row, self.shard.number, key, facts["middle"], *facts["size"], facts["duration"])
         entry += (facts["samples"], spans["wav"][0] + WAV_HEADER, spans["json"])
         entry += (
             self._extend("text", facts["id"].encode()),
             self._extend("frames", frames),
-            self._extend("masks", [(k, *spans[f"m{k:03d}.png"]) for k in facts["masks"]]),
+            self._extend("masks", [(k, *spans[mask_name(k, key)]) for k in facts["masks"]]),
             self._extend("labels", [self.class_ids[x] for x in facts["labels"] if x in self.class_ids]),
             self._extend("boxes", [tuple(box) for box in facts["boxes"]]),
             self._extend("stems", stems),
@@ -194,7 +244,7 @@ class ShardWriter:
 
 
 def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """The parts of all shards, in order, as one index."""
+    """The parts of all shards, in order, as one index, whose clips are in the order of the source."""
     spans = {"id": "text", **{name: name for name in ("frames", "masks", "labels", "boxes", "stems")}}
     begins = dict.fromkeys(ARRAYS, 0)
     shifted = {name: [np.zeros(0, dtype)] for name, dtype in ARRAYS.items()}
@@ -206,7 +256,9 @@ def merge(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         for name, array in {**part, "clips": clips, "stems": stems}.items():
             shifted[name].append(array)
             begins[name] += len(array)
-    return {name: np.concatenate(arrays) for name, arrays in shifted.items()}
+    merged = {name: np.concatenate(arrays) for name, arrays in shifted.items()}
+    order = np.argsort(merged["clips"]["row"])
+    return merged | {name: merged[name][order] for name in ("clips", "splits")}
 
 
 def seal(
@@ -219,9 +271,10 @@ def seal(
     classes: Sequence[str],
     splits: Sequence[str],
     counts: dict[str, int],
+    licence: str | None,
     made_with: Sequence[Tools],
 ) -> None:
-    """Write index and dataset.json of a folder whose shards are written, which makes it a data set."""
+    """Write index, card and dataset.json of a folder whose shards are written, which makes it a data set."""
     arrays = merge(parts)
     (folder / "index").mkdir(parents=True, exist_ok=True)
     for array, values in arrays.items():
@@ -237,38 +290,13 @@ def seal(
         "shards": list(shards),
         "index": {array: sha256_of(index_path(folder, array)) for array in arrays},
     }
-    facts |= {"checksum": checksum_of(facts), MADE_WITH: list(made_with)}
-    (folder / CARD).write_text(_card(arrays, name), encoding="utf-8")
+    facts |= {"checksum": checksum_of(facts), LICENCE: licence, MADE_WITH: list(made_with)}
+    (folder / CARD).write_text(card_of_shards(facts, arrays, split_files(splits)), encoding="utf-8")
     write_json(folder / DATASET_JSON, facts, indent=1, ensure_ascii=False)
 
 
-def _card(arrays: Mapping[str, np.ndarray], name: str) -> str:
-    """What Hugging Face ``datasets`` has to be told: it looks at the first five clips alone, and other clips may have
-    other members."""
-    clips, masked = arrays["clips"], sorted(set(arrays["masks"]["frame"].tolist()))
-    most = {part: int(clips[part]["size"].max(initial=0)) for part in ("frames", "stems")}
-    members = {"__key__": "string", "__url__": "string", "json": "json", "wav": "binary"}
-    members |= {f"f{k:03d}.jpg": "image" for k in range(most["frames"])}
-    members |= {f"m{k:03d}.png": "image" for k in masked}
-    members |= {f"stem{k}.wav": "binary" for k in range(most["stems"])}
-    features = "\n".join(f'  - {{name: "{member}", dtype: {kind}}}' for member, kind in members.items())
-    return f"""---
-configs:
-- config_name: default
-  data_files:
-  - {{split: clips, path: shards/*.tar}}
-dataset_info:
-  features:
-{features}
----
-
-{name}, prepared by avtool. `datasets.load_dataset(FOLDER, split="clips")` reads it, from datasets 5 on. A clip's own
-split, labels, times of frames and key frame are in its `json`; a clip without a member has null there. Sound comes as
-bytes of a .wav; where torchcodec is installed `.cast_column("wav", datasets.Audio())` decodes it.
-"""
-
-
 def checksum_of(facts: Mapping[str, Any]) -> str:
-    """The sum over what dataset.json says, but for itself and what made it: the same bytes have the same sum."""
-    summed = {key: value for key, value in facts.items() if key not in ("checksum", MADE_WITH)}
+    """The sum over what dataset.json says, but for itself, the licence and what made it: the same bytes have the same
+    sum."""
+    summed = {key: value for key, value in facts.items() if key not in ("checksum", LICENCE, MADE_WITH)}
     return hashlib.sha256(json_text(summed, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from avtool.data.shards import ARRAYS, MADE_WITH, shard_path
+from avtool.data.shards import ARRAYS, MADE_WITH, Shard, shard_path
 from avtool.errors import UsageError
 from avtool.files import NO_LOCKS, check_output, json_text, take_lock
 from avtool.media import Tools, tools_in_words
@@ -195,18 +195,18 @@ class Staging:
             shutil.rmtree(folder, ignore_errors=True)
 
     def finish_shard(
-        self, number: int, written: Path, arrays: dict[str, np.ndarray], record: dict[str, Any], rows: range
+        self, shard: Shard, written: Path, arrays: dict[str, np.ndarray], record: dict[str, Any]
     ) -> None:
         """Put a written shard in its place and note that it is done; the staged outcomes of its rows go."""
-        target = shard_path(self.whole, number)
+        target = shard_path(self.whole, shard.name)
         target.parent.mkdir(exist_ok=True)
         written.replace(target)
         part = written.with_name("part.npz")
         content: dict[str, Any] = {**arrays, RECORD: np.frombuffer(json_text(record).encode(), np.uint8)}
         np.savez(part, **content)
-        part.replace(self._part(number))
+        part.replace(self._part(shard.number))
         shutil.rmtree(written.parent, ignore_errors=True)
-        for row in rows:
+        for row in shard.rows:
             (self.folder / "clips" / f"{row:08d}").unlink(missing_ok=True)
 
     def has_shard(self, number: int) -> bool:

@@ -175,7 +175,15 @@ def test_prepare_prints_a_table_and_the_next_command(calls, work: Path) -> None:
     splits_of(work / _Report.out, train=20, test=1)
     done = invoke("prepare", "synth", "--clips", "8", "--seed", "5")
     assert done.exit_code == 0, done.output
-    how = {"subset": None, "part": None, "jobs": None, "engine": "local", "address": None, "settings": []}
+    how = {
+        "subset": None,
+        "part": None,
+        "jobs": None,
+        "engine": "local",
+        "address": None,
+        "settings": [],
+        "licence": None,
+    }
     assert calls == [(("synth", None), {"out": None, "force": False, "clips": 8, "seed": 5, **how})]
     assert re.findall(r"(\w[\w ]*?) +(\d+)\s", done.stdout)[:6] == [
         ("prepared", "3"),

@@ -123,7 +123,7 @@ def test_a_shard_cut_short_while_it_is_read_is_named_with_its_clip(
     options = (f"data.workers={workers}", "max_steps=100000")
     process = start(command(processes, copy, out, *options))
     until_saved(process, out)
-    (shard,) = (copy / "shards").iterdir()
+    (shard,) = (copy / "shards").glob("train-*.tar")
     os.truncate(shard, 1000)
     said = error_of(process)
     assert f"error: {shard} does not have the" in said and "; clip synth" in said
@@ -142,7 +142,7 @@ def test_a_shard_that_is_removed_is_read_on_while_it_is_open(data: Path, tmp_pat
     options = ("data.workers=0", "train.eval_clips=0")
     process = start(command(1, copy, out, *options, "max_steps=60"))
     until_saved(process, out)
-    (shard,) = (copy / "shards").iterdir()
+    (shard,) = (copy / "shards").glob("train-*.tar")
     shard.unlink()
     assert process.wait(timeout=60) == 0
     assert check_whole(out) == 60

@@ -139,7 +139,7 @@ def test_a_clip_that_cannot_be_read_ends_the_job_with_one_message(
     data = shutil.copytree(data, tmp_path / "synth")
     dataset = PreparedDataset(data, "test")
     last = dataset.record(len(dataset) - 1)
-    (shard,) = (data / "shards").iterdir()
+    (shard,) = (data / "shards").glob("test-*.tar")
     with tarfile.open(shard) as tar:
         hurt = [one for one in tar if one.name.startswith(f"{last.key:08d}.")]
     with shard.open("r+b") as file:

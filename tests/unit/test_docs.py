@@ -52,6 +52,10 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ONLY_PARSED = {
     "pip install .": "installs from the network",
     "pip install '.[dev]' && pytest": "installs from the network; this is pytest",
+    "pip install 'avtool[parquet]'": "installs from the network",
+    "avtool convert-data data/prepared/vggsound --to parquet --out data/parquet/vggsound": (
+        "needs pyarrow; tests/unit/test_readers.py runs it"
+    ),
     "avtool demo": "tests/e2e/test_demo_twice.py runs it",
     "avtool bench fusion": "minutes at full size; tests/unit/test_bench.py runs all of them small",
     "avtool bench step": "as bench fusion",

@@ -97,7 +97,8 @@ def test_a_data_set_is_counted(dataset: Path) -> None:
     assert (lengths["shortest"], lengths["median"]) == pytest.approx((1.0, 3.0), abs=0.15)
     assert (lengths["longest"], lengths["sum"]) == pytest.approx((5.0, 15.0), abs=0.5)
     assert found["report"]["reasons"]["no sound track"] == 1
-    assert found["bytes"]["shards"] == shard_path(dataset, 0).stat().st_size
+    tars = [path.stat().st_size for path in (dataset / "shards").iterdir()]
+    assert found["bytes"]["shards"] == sum(tars) and found["shards"] == len(tars) == 2
     on_disk = sum(path.stat().st_size for path in dataset.rglob("*") if path.is_file())
     assert found["bytes"]["all"] == on_disk > found["bytes"]["shards"] + found["bytes"]["index"]
     assert found["bytes"]["per_clip_second"] == pytest.approx(found["bytes"]["shards"] / lengths["sum"])
@@ -109,7 +110,7 @@ def test_a_data_set_is_counted(dataset: Path) -> None:
 def test_verify_reads_everything_and_names_what_changed(copy: Path) -> None:
     found = inspect(copy, verify=True)
     assert found["verified"]["bytes"] == found["bytes"]["shards"] + found["bytes"]["index"]
-    for path in (shard_path(copy, 0), index_path(copy, "frames")):
+    for path in (shard_path(copy, "train-00000.tar"), index_path(copy, "frames")):
         whole = path.read_bytes()
         path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
         inspect(copy)
@@ -146,7 +147,7 @@ def test_a_data_set_is_shown_in_a_screenful(dataset: Path) -> None:
         "without_label 1",
         "no sound track 1",
         "boxes 1",
-        "verified files 9, bytes ",
+        "verified files 10, bytes ",
         "most (dog 3, cat 1)",
         "median 3.0 s",
     ):
@@ -228,7 +229,7 @@ def test_a_sheet_is_whole_or_not_there(copy: Path, tmp_path: Path, monkeypatch: 
     refused = run(copy, "--sheet", out)
     assert refused.exit_code == 2
     assert "--force" in refused.stderr
-    shard_path(copy, 0).write_bytes(b"cut")
+    shard_path(copy, "train-00000.tar").write_bytes(b"cut")
     assert run(copy, "--sheet", out, "--force").exit_code == 1
     assert out.read_bytes() == before
     assert list(out.parent.iterdir()) == [out]
@@ -421,7 +422,7 @@ def test_other_things_are_refused_with_a_way_out(dataset: Path, training_run: Pa
         (tmp_path / "none.mp4", MediaError, "is empty", ""),
         (tmp_path / "nowhere", DataError, "there is nothing at", "check the path"),
         (dataset / "dataset.json", DataError, "a part of the folder", f"avtool inspect {dataset}"),
-        (shard_path(dataset, 0), DataError, "is a tar", f"avtool inspect {dataset}"),
+        (shard_path(dataset, "train-00000.tar"), DataError, "is a tar", f"avtool inspect {dataset}"),
         (weights, DataError, "a part of the folder", f"avtool inspect {weights.parent}"),
     ]
     for path, kind, said, hint in expected:
@@ -446,10 +447,10 @@ def test_a_prepared_set_s_name_leads_to_it(
 
 def test_a_data_set_with_a_shard_cut_short_is_no_data_set(tmp_path: Path) -> None:
     out = prepare("synth", out=tmp_path / "synth", clips=3, seed=0).out
-    shard = out / "shards" / "shard-000000.tar"
+    shard = out / "shards" / "train-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-512])
-    with pytest.raises(DataError, match=r"shard-000000.tar does not have the \d+ bytes"):
+    with pytest.raises(DataError, match=r"train-00000.tar does not have the \d+ bytes"):
         inspect(out)
     shard.unlink()
-    with pytest.raises(DataError, match=r"shard-000000.tar is missing"):
+    with pytest.raises(DataError, match=r"train-00000.tar is missing"):
         inspect(out)

@@ -113,7 +113,7 @@ def test_every_row_has_one_outcome_and_a_reason(mixed, tmp_path):
     no_clip, flags = report.tallies()
     assert sum(no_clip.values()) == 7 + 1 and no_clip[media.UNDECODABLE] == 3
     assert flags == dict.fromkeys((checks.STILL, checks.SHORT, checks.QUIET, checks.MUTED), 1)
-    with tarfile.open(tmp_path / "out" / "shards" / "shard-000000.tar") as tar:
+    with tarfile.open(tmp_path / "out" / "shards" / "train-00000.tar") as tar:
         assert report.bytes == sum(512 + -(-member.size // 512) * 512 for member in tar) > 100_000
     assert report.seconds == pytest.approx(PreparedDataset(tmp_path / "out").durations().sum(), abs=1e-3)
     assert report_of(tmp_path / "out")["stored"] == report.stored()
@@ -139,7 +139,7 @@ def test_the_same_source_gives_the_same_bytes(mixed, tmp_path, monkeypatch):
 
     first = contents(tmp_path / "a")
     assert contents(tmp_path / "b") == first
-    assert "shards/shard-000000.tar" in first and "index/clips.npy" in first
+    assert "shards/train-00000.tar" in first and "index/clips.npy" in first
 
 
 def test_an_output_that_exists_is_kept_unless_forced(mixed, tmp_path):

@@ -26,6 +26,7 @@ from avtool.data import staging as staging_module
 from avtool.data.convert import Settings
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
+from avtool.data.shards import shards_of
 from avtool.data.staging import Part, Staging
 from avtool.errors import AvtoolError, DataError, UsageError
 from tests import clips
@@ -81,7 +82,9 @@ def whole(table, tmp_path_factory) -> dict[str, bytes]:
     done = start(table, out, "--jobs", "1")
     assert done.wait() == 0
     found = contents(out)
-    assert len([name for name in found if name.endswith(".tar")]) == -(-ROWS // ROWS_PER_SHARD)
+    each = range(-(-ROWS // 2 // ROWS_PER_SHARD))
+    tars = {f"shards/{split}-{k:05d}.tar" for split in ("train", "test") for k in each}
+    assert {name for name in found if name.endswith(".tar")} == tars
     assert {"dataset.json", "report.json", "report.html", "index/clips.npy"} < set(found)
     assert json.loads(found["report.json"])["prepared"] == ROWS // 2
     return found
@@ -249,7 +252,8 @@ def test_a_folder_whose_name_is_not_utf_8(table, tmp_path):
 
 def test_a_run_of_all_finishes_what_parts_began(table, whole, tmp_path, monkeypatch):
     done = interrupted(table, tmp_path / "out", monkeypatch, after=10, part="2/2")
-    assert {row // ROWS_PER_SHARD % 2 for row in done} == {1}
+    shards = shards_of((("train", "test")[row % 2] for row in range(ROWS)), ROWS_PER_SHARD)
+    assert {shard.number % 2 for shard in shards if {*shard.rows} & {*done}} == {1}
     assert prepare("manifest", table, out=tmp_path / "out").sealed
     assert contents(tmp_path / "out") == whole
 
@@ -418,7 +422,7 @@ def test_another_rendering_of_synth_is_refused_by_name(tmp_path, monkeypatch):
         patch.setattr(synth, "RENDERING", 99)
         for part in ("2/2", None):
             with pytest.raises(
-                UsageError, match="another format: 3, rendering 2, now 3, rendering 99"
+                UsageError, match="another format: 4, rendering 2, now 4, rendering 99"
             ) as refused:
                 prepare("synth", part=part, **how)
             assert "the version of avtool that began it" in refused.value.hint

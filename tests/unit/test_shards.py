@@ -21,6 +21,7 @@ import yaml
 
 from avtool.data import dataset as dataset_module
 from avtool.data import shards
+from avtool.data.card import FACTS
 from avtool.data.catalog import Row
 from avtool.data.convert import PreparedClip, Settings, convert
 from avtool.data.dataset import PreparedDataset
@@ -30,21 +31,23 @@ from tests import clips
 SETTINGS = Settings(rows_per_shard=2)
 
 
-def store(folder: Path, prepared: list[PreparedClip | None]) -> Path:
-    """A data set of these clips; None is a row that gave none."""
+def store(
+    folder: Path, prepared: list[PreparedClip | None], planned: list[shards.Shard] | None = None
+) -> Path:
+    """A data set of these clips, in the shards ``planned``; None is a row that gave none."""
     classes = sorted({label for clip in prepared if clip for label in clip.row.labels})
     splits = sorted({clip.row.split for clip in prepared if clip})
     parts, facts = [], []
-    for number, first in enumerate(range(0, len(prepared), SETTINGS.rows_per_shard)):
-        path = shards.shard_path(folder, number)
-        with shards.ShardWriter(path, number, classes, splits) as shard:
-            for position in range(first, min(first + SETTINGS.rows_per_shard, len(prepared))):
-                if (clip := prepared[position]) is not None:
-                    shard.add(position, shards.clip_bytes(position, clip, SETTINGS))
-        parts.append(shard.packed())
-        facts.append(shard.facts())
+    of_rows = [clip.row.split if clip else "train" for clip in prepared]
+    for shard in shards.shards_of(of_rows, SETTINGS.rows_per_shard) if planned is None else planned:
+        with shards.ShardWriter(shards.shard_path(folder, shard.name), shard, classes, splits) as writer:
+            for row in shard.rows:
+                if (clip := prepared[row]) is not None:
+                    writer.add(row, shards.clip_bytes(row, clip, SETTINGS))
+        parts.append(writer.packed())
+        facts.append(writer.facts())
     counts = {"prepared": sum(clip is not None for clip in prepared)}
-    names = {"name": "test", "classes": classes, "splits": splits, "made_with": []}
+    names = {"name": "test", "classes": classes, "splits": splits, "licence": None, "made_with": []}
     shards.seal(folder, parts, facts, settings=SETTINGS, counts=counts, **names)
     return folder
 
@@ -72,16 +75,22 @@ def folder(prepared, tmp_path_factory) -> Path:
     return store(tmp_path_factory.mktemp("store"), prepared)
 
 
-def test_any_webdataset_reader_groups_the_clips(folder, prepared):
-    urls = [str(path) for path in sorted((folder / "shards").glob("*.tar"))]
-    assert len(urls) == 3
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_any_webdataset_reader_groups_the_clips(folder, prepared, split):
+    urls = [str(path) for path in sorted((folder / "shards").glob(f"{split}-*.tar"))]
+    assert [Path(url).name for url in urls] == [
+        f"{split}-{k:05d}.tar" for k in range({"train": 3, "test": 1}[split])
+    ]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False))
-    wanted = [(f"{row:08d}", clip) for row, clip in enumerate(prepared) if clip]
+    wanted = [(f"{row:08d}", clip) for row, clip in enumerate(prepared) if clip and clip.row.split == split]
     assert [sample["__key__"] for sample in samples] == [key for key, _ in wanted]
     for sample, (_, clip) in zip(samples, wanted, strict=True):
         facts = json.loads(sample["json"])
         assert facts["id"] == clip.row.id and facts["labels"] == list(clip.row.labels)
-        assert sample["f000.jpg"] == clip.jpegs[0] and f"f{len(clip.jpegs) - 1:03d}.jpg" in sample
+        assert facts.keys() == {*FACTS}
+        frames = {f"f{k:03d}.jpg": jpeg for k, jpeg in enumerate(clip.jpegs) if k != clip.key}
+        assert sample.keys() - frames.keys() == {"__key__", "__url__", "__local_path__", "json", "wav", "jpg"}
+        assert sample["jpg"] == clip.jpegs[clip.key] and frames.items() <= sample.items()
         with wave.open(io.BytesIO(sample["wav"])) as sound:
             assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, 16000)
             assert sound.readframes(sound.getnframes()) == clip.waveform.tobytes()
@@ -105,23 +114,27 @@ def test_tar_members_carry_no_time_and_no_owner_and_the_index_fits(folder, prepa
         key = f"{clip['row']:08d}"
         assert clip["wav"] == ends[f"{key}.wav"] + shards.WAV_HEADER
         assert clip["json"]["begin"] == ends[f"{key}.json"]
-        frames = dataset._span("frames", clip["frames"])
+        frames, middle = dataset._span("frames", clip["frames"]), clip["key"]
         assert [frame["begin"] for frame in frames] == [
-            ends[f"{key}.f{k:03d}.jpg"] for k in range(len(frames))
+            ends[f"{key}.jpg" if k == middle else f"{key}.f{k:03d}.jpg"] for k in range(len(frames))
         ]
 
 
 def test_the_card_names_every_member_of_any_clip(folder):
     _, header, text = (folder / "README.md").read_text().split("---\n")
     card = yaml.safe_load(header)
-    assert card["configs"][0]["data_files"] == [{"split": "clips", "path": "shards/*.tar"}]
+    assert card["configs"][0]["data_files"] == [
+        {"split": split, "path": f"shards/{split}-*.tar"} for split in ("train", "test")
+    ]
     kinds = {feature["name"]: feature["dtype"] for feature in card["dataset_info"]["features"]}
     members = set()
     for path in (folder / "shards").glob("*.tar"):
         with tarfile.open(path) as tar:
             members |= {name.partition(".")[2] for name in tar.getnames()}
     assert set(kinds) == members | {"__key__", "__url__"}
-    assert kinds["f000.jpg"] == "image" and kinds["wav"] == "binary" and 'split="clips"' in text
+    assert kinds["jpg"] == "image" and kinds["wav"] == "binary"
+    assert card["license"] == "unknown" and "Unknown: none was given" in text
+    assert "| train | `train` | 4 | `shards/train-*.tar` |" in text and 'split="train"' in text
 
 
 def test_random_access_gives_what_was_stored(folder, prepared):
@@ -257,7 +270,8 @@ def test_a_broken_dataset_json(copy, text):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("splits", {"train": "1"}), ("shards", "x"), ("shards", [{"bytes": 1}]), ("settings", None), ("settings", {}),
+        ("splits", {"train": "1"}), ("shards", "x"), ("shards", [{"bytes": 1}]), ("settings", None),
+        ("shards", [{"name": "../x.tar", "bytes": 1, "sha256": ""}]), ("settings", {}),
         ("classes", {}), ("made_with", {"av": "1"}), ("counts", None), ("index", []),
     ],
 )  # fmt: skip
@@ -277,7 +291,7 @@ def test_another_format(copy):
     }
     for name, source in sources.items():
         (copy / shards.DATASET_JSON).write_text(json.dumps({**facts, "format": 99, "name": name}))
-        with pytest.raises(DataError, match="format 99, this avtool reads 3") as caught:
+        with pytest.raises(DataError, match="format 99, this avtool reads 3 and 4") as caught:
             PreparedDataset(copy)
         assert caught.value.hint == f"avtool prepare {source} --out {copy} --force"
 
@@ -291,15 +305,15 @@ def test_without_pread_the_same_is_read(copy, monkeypatch):
 
 
 def test_a_shard_cut_short_or_gone_is_named(copy):
-    path = shards.shard_path(copy, 2)
+    path = shards.shard_path(copy, "train-00002.tar")
     path.write_bytes(path.read_bytes()[:-512])
     dataset = PreparedDataset(copy, "all")
     dataset.waveform(0)
-    with pytest.raises(DataError, match=r"shard-000002\.tar does not have the \d+ bytes"):
-        dataset.waveform(4)
+    with pytest.raises(DataError, match=r"train-00002\.tar does not have the \d+ bytes"):
+        dataset.waveform(3)
     path.unlink()
-    with pytest.raises(DataError, match=r"shard-000002\.tar is missing"):
-        dataset.waveform(4)
+    with pytest.raises(DataError, match=r"train-00002\.tar is missing"):
+        dataset.waveform(3)
 
 
 def test_an_index_that_does_not_fit_is_noticed(copy, folder):
@@ -307,12 +321,12 @@ def test_an_index_that_does_not_fit_is_noticed(copy, folder):
     frames = np.load(path)
     frames["begin"] += 7
     np.save(path, frames)
-    with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar \(row 0\)"):
+    with pytest.raises(DataError, match=r"the index does not fit .*train-00000\.tar \(row 0\)"):
         PreparedDataset(copy, "all").frame(0, 0)
     text = shards.index_path(copy, "text")
     np.save(text, np.load(text)[:-1])
     with pytest.raises(DataError, match=r"text\.npy is shorter than the index needs"):
-        PreparedDataset(copy, "all").record(4)
+        PreparedDataset(copy, "all").record(3)  # of the last shard
     clips_path = shards.index_path(copy, "clips")
     np.save(clips_path, np.load(clips_path)[:-1])
     with pytest.raises(DataError, match="index does not fit dataset"):
@@ -327,7 +341,7 @@ def test_an_index_of_other_shards_is_noticed_before_sound_is_read(copy):
     entries = np.load(path)
     entries["wav"] += 2
     np.save(path, entries)
-    with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar"):
+    with pytest.raises(DataError, match=r"the index does not fit .*train-00000\.tar"):
         PreparedDataset(copy, "all").waveform(0)
     entries["wav"] -= 2
     for field, wrong in (("shard", 99), ("shard", -1), ("samples", 1 << 60), ("labels", (0, 1 << 40))):
@@ -346,7 +360,7 @@ def test_an_index_of_other_shards_is_noticed_before_sound_is_read(copy):
 
 
 def test_a_tar_of_others_in_the_place_of_a_shard_is_refused_and_writes_nothing(copy):
-    path = shards.shard_path(copy, 0)
+    path = shards.shard_path(copy, "train-00000.tar")
     size = path.stat().st_size
     with tarfile.open(path, "w") as tar:
         for name, kind in (
@@ -362,7 +376,7 @@ def test_a_tar_of_others_in_the_place_of_a_shard_is_refused_and_writes_nothing(c
     before = sorted(copy.parent.rglob("*"))
     dataset = PreparedDataset(copy, "all")
     for use in (dataset.waveform, dataset.facts, lambda i: dataset.frame(i, 0)):
-        with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar"):
+        with pytest.raises(DataError, match=r"the index does not fit .*train-00000\.tar"):
             use(0)
     assert sorted(copy.parent.rglob("*")) == before
 
@@ -375,7 +389,7 @@ def test_a_stored_mask_of_another_size_than_its_frame_is_refused(prepared, tmp_p
     dataset = PreparedDataset(store(tmp_path, [masked]))
     assert dataset.mask(0, 0).shape == (48, 64)
     for k in (1, 2, 3):
-        with pytest.raises(DataError, match=r"the index does not fit .*shard-000000\.tar \(row 0\)"):
+        with pytest.raises(DataError, match=r"the index does not fit .*train-00000\.tar \(row 0\)"):
             dataset.mask(0, k)
 
 

@@ -106,11 +106,12 @@ class Source:
 @dataclass(frozen=True)
 class Request:
     """What the command asks for beside the source: how many clips to render, from which seed; which part of a
-    data set that has several (None: what the data set's file says)."""
+    data set that has several (None: what the data set's file says); the licence that the card names (None: unknown)."""
 
     clips: int = 400
     seed: int = 0
     subset: str | None = None
+    licence: str | None = None
 
 
 @dataclass(frozen=True)
