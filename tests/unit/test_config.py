@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from avtool import __version__
 from avtool.config import shipped
 from avtool.config.recipes import dump_recipe, load_recipe, recipe_keys
 from avtool.config.schema import Recipe
@@ -320,7 +322,26 @@ def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [*shipped.recipe_names(), str(tmp_path / "site" / "avtool" / "recipes")]
-    assert (tmp_path / "site" / "avtool" / "data" / "page.html.j2").is_file()
+    for held in ("data/page.html.j2", "card.md.j2", "py.typed"):
+        assert (tmp_path / "site" / "avtool" / held).is_file()
+
+
+def test_a_source_distribution_holds_what_a_wheel_is_made_of(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    package = [path for path in (ROOT / "avtool").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    wanted = {str(path.relative_to(ROOT)) for path in (*package, *(ROOT / "recipes").glob("*.yaml"))}
+    wanted |= {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "tests/conftest.py"}
+    assert wanted - held == set()
+
+
+def test_the_citation_names_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert cited["version"] == __version__ and f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()
 
 
 OLD = """\
