@@ -50,7 +50,7 @@ function draw() {
   }
   for (const box of all("input[data-layer]:checked")) paint(over.getContext("2d"), layers[box.dataset.layer]);
   by("label").textContent = all("input[data-labels]:checked").map((box) => label(labels[box.dataset.labels])).join("; ");
-  const said = `${video.currentTime.toFixed(1)} of ${(video.duration || 0).toFixed(1)} s`;
+  const said = `${video.currentTime.toFixed(1)} of ${video.duration.toFixed(1)} s`;
   clock.textContent = said;
   time.value = video.currentTime;
   time.setAttribute("aria-valuetext", said);
@@ -75,6 +75,7 @@ video.onloadeddata = () => {
   for (const canvas of [over, ...copies]) [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   draw();
 };
+video.onerror = () => (by("label").textContent = "This browser cannot play the video.");
 video.onplay = () => {
   play.textContent = "Pause";
   listen();
@@ -94,6 +95,7 @@ by("spectrogram")?.addEventListener("click", (event) => {
   video.currentTime = (video.duration * event.offsetX) / event.currentTarget.clientWidth;
 });
 for (const box of all("input[data-layer], input[data-labels]")) box.onchange = draw;
+by("strength")?.addEventListener("input", (event) => (over.style.opacity = event.target.value));
 for (const radio of all("input[name=heard]")) {
   radio.onchange = () => {
     heard?.pause();

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -58,7 +58,7 @@ def clip_page(folder: Path) -> str:
                 "of it is in the page",
                 hint=f"cut a part (ffmpeg -i CLIP -t {LONGEST:.0f} part.mp4) and run the tasks on that",
             )
-        video, picture = _video_and_spectrogram(clip)
+        media = _media(clip)
     maps = [_maps(one) for one in outputs.maps]
     beside = [
         path
@@ -72,21 +72,30 @@ def clip_page(folder: Path) -> str:
         "clip",
         name=printable(outputs.clip.name),
         sound=printable(outputs.sound.name) if outputs.sound else "",
-        video=data_url(video, "video/mp4"),
-        spectrogram=data_url(picture, "image/png") if picture else "",
+        video=data_url(media.video, "video/mp4"),
+        ratio=media.ratio,
+        spectrogram=data_url(media.spectrogram, "image/png") if media.spectrogram else "",
         layers=layers,
         labels=[_labels(one) for one in outputs.classes],
         separated=[_separated(one) for one in outputs.separated],
         beside=[(path.name, data_url(path.read_bytes(), _BESIDE[path.suffix.lower()])) for path in beside],
-        facts=_facts(outputs),
+        facts=_facts(outputs, folder),
     )
 
 
 _BESIDE = {VIDEO: "video/mp4", ".png": "image/png"}
 
 
-def _video_and_spectrogram(clip: Clip) -> tuple[bytes, bytes]:
-    """The clip as H.264 and AAC, and its spectrogram from its first moment to its last, a PNG (empty: it is silent)."""
+class _Media(NamedTuple):
+    """A clip for a page: ``video`` of H.264 and AAC, width over height of its frames, and its ``spectrogram`` from its
+    first moment to its last, a PNG (empty where it has no sound)."""
+
+    video: bytes
+    ratio: float
+    spectrogram: bytes
+
+
+def _media(clip: Clip) -> _Media:
     sounds, rate, kept = [], 16000, 16000
     if clip.lacks != SOUND:
         kept = aac_rate(clip)
@@ -105,15 +114,16 @@ def _video_and_spectrogram(clip: Clip) -> tuple[bytes, bytes]:
         path, sound = Path(temporary) / "clip.mp4", sounds[1] if sounds else None
         write_clip(path, counted(), fps=fps, waveform=sound, sample_rate=kept, crf=CRF, start=start)
         video = path.read_bytes()
+    ratio = round(frame.shape[1] / frame.shape[0], 4)
     if not sounds:
-        return video, b""
+        return _Media(video, ratio, b"")
     log_mel = LogMel(sample_rate=rate)
     heard = np.pad(sounds[0], (0, max(0, log_mel.n_fft - len(sounds[0]))))
     mels = log_mel(to_float_waveform(torch.from_numpy(heard)[None]))[0, 0].numpy()
     lasts = max(start + shown / fps, len(heard) / rate)
     missing = max(0, round(lasts * rate / log_mel.hop) - mels.shape[1])
     mels = np.pad(mels, ((0, 0), (0, missing)), constant_values=FLOOR)
-    return video, _png(spectrogram(mels, *SPECTROGRAM, peak=loudest(mels)))
+    return _Media(video, ratio, _png(spectrogram(mels, *SPECTROGRAM, peak=loudest(mels))))
 
 
 def _frames(clip: Clip, fps: float) -> Iterator[tuple[np.ndarray, float]]:
@@ -234,12 +244,12 @@ def _separated(output: Output) -> dict[str, Any]:
     return {"title": folder.name, "sources": sources, "picture": picture, "sdr": output.content["sdr"]}
 
 
-def _facts(outputs: Outputs) -> list[tuple[str, str]]:
+def _facts(outputs: Outputs, folder: Path) -> list[tuple[str, str]]:
     """Which model wrote what."""
     told = []
     for one in (*outputs.maps, *outputs.masks, *outputs.separated):
         words = [f"model {printable(str(one.content['model']))}"]
         words += [words_of(str(one.content["map"]))] if one in outputs.maps else []
         words += [f"guided by the box {one.content['box']}"] if one.content.get("box") else []
-        told.append((one.path.name, "; ".join(words)))
+        told.append((str(one.path.relative_to(folder)), "; ".join(words)))
     return told

@@ -3,6 +3,7 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +52,11 @@ def read_outputs(folder: Path) -> Outputs:
             f"{folder} holds neither a run nor prepared data nor what avtool found in a clip", hint=WRITE_THEM
         )
     telling = [one for one in found if one.sound is not None] or found
+    named = [name for one in telling for name in (one.clip, one.sound) if name is not None]
     of: dict[tuple[Path, Path], Output] = {}
     for one in telling:
-        clip = _there(one.clip, one, folder)
-        of.setdefault((clip, clip if one.sound is None else _there(one.sound, one, folder)), one)
+        clip, sound = (_there(name or one.clip, one, folder, named) for name in (one.clip, one.sound))
+        of.setdefault((clip, sound), one)
     if len(of) > 1:
         first, second, *_ = of.values()
         what = "clips" if len({clip for clip, _ in of}) > 1 else "sounds of one clip"
@@ -89,15 +91,16 @@ def _read(path: Path) -> list[Output]:
             return [Output(path, said["clip"], said["sound"], said)]
         clips = said.get("clips", []) if isinstance(said, dict) else []
         return [Output(path, one["clip"], None, one) for one in clips if "windows" in one]
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         what = f"{printable(path)} is broken or was not written to its end"
         raise DataError(what, hint="write it again, or take it out of the folder") from error
 
 
-def _there(named: str, output: Output, folder: Path) -> Path:
-    """The file that ``output`` names: where it says, or in ``folder``."""
-    for path in (Path(named), folder / Path(named).name):
-        if path.is_file():
+def _there(named: str, output: Output, folder: Path, others: list[str]) -> Path:
+    """The file that ``output`` names: where it says, in ``folder``, or where one of ``others`` of its name lies."""
+    name = Path(named).name
+    for path in (Path(named), folder / name, *map(Path, others)):
+        if path.name == name and path.is_file():
             return path.resolve()
     raise DataError(
         f"{printable(output.path)} is of {printable(named)}, which is not there",

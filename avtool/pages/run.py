@@ -1,5 +1,6 @@
 """The page of a run: its curves, pictures and tables, what it cost and how it was made."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def _said(run: Path, step: int, model: Path | None) -> list[str]:
         return [f"No checkpoint is written yet: the run is at step {step}, or was broken off there."]
     done = checkpoints_of(run)
     origin = read_config(done[-1] if done else model).origin
-    said = [f"{origin[0].upper()}{origin[1:]}."]
+    said = [f"Made by {origin}."]
     _, _, planned = origin.rpartition(" of ")
     if done and planned.isdigit() and step_of(done[-1]) < int(planned):
         said.append("It is not finished: the same command with --resume goes on.")
-    return [*said, f"Parameters and tables are those of {printable(model.relative_to(run))}."]
+    return [*said, f"Parameters and tables are of the weights in {printable(model.relative_to(run))}."]
 
 
 def _cost(rows: list[dict[str, Any]], model: Path | None) -> list[tuple[str, str]]:
@@ -75,11 +76,23 @@ def _cost(rows: list[dict[str, Any]], model: Path | None) -> list[tuple[str, str
         ]
     if model is not None:
         found = describe_model(model)
-        tiles += [("parameters", f"{found['parameters']['all']:,}"), ("of weights", in_bytes(found["bytes"]))]
+        tiles += [
+            ("parameters", f"{found['parameters']['all'] / 1e6:,.3g} M"),
+            ("weights", in_bytes(found["bytes"])),
+        ]
     return tiles
 
 
 def _made(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """How it was made, as run.json says."""
-    told = {**facts, "command": " ".join(facts.get("command", [])), "resumed": len(facts.pop("before", []))}
-    return [(name.replace("_", " "), fact_in_words(value)) for name, value in told.items() if value]
+    told = {**facts, "command": shlex.join(facts.get("command", [])), "resumed": len(facts.get("before", []))}
+    data, start = told.get("data", {}), told.get("started_from")
+    if {"name", "folder", "trained_on", "held_out", "checksum"} <= data.keys():
+        told["data"] = (
+            f"{data['name']} in {data['folder']}: {data['trained_on']:,} clips trained on, {data['held_out']:,} held "
+            f"out; checksum {data['checksum'][:12]}"
+        )
+    if start:
+        told["started_from"] = f"{start['origin']} ({start['folder']})"
+    shown = {name: value for name, value in told.items() if value and name != "before"}
+    return [(name.replace("_", " "), printable(fact_in_words(value))) for name, value in shown.items()]

@@ -204,7 +204,7 @@ def _chart(panel: Panel, rows: Rows, last: int, limits: tuple[float, float]) -> 
     ]
     told += [f"floor {_label(floor[:, 1].mean())}"] if len(floor) else []
     return Chart(
-        title=panel.title,
+        title=panel.title.partition(" (thin")[0],
         line=[(x(step), y(value)) for step, value in thinned(line, width).tolist()],
         dots=[(x(step), y(value)) for step, value in dots.tolist()],
         floor=y(floor[:, 1].mean()) if len(floor) else None,
