@@ -22,8 +22,9 @@ function paint(context, layer) {
   const share = gap ? Math.min(1, Math.max(0, (video.currentTime - times[before]) / gap)) : 0;
   const tile = (k, alpha) => {
     context.globalAlpha = alpha;
-    context.drawImage(layer.image, (k % layer.across) * layer.columns, Math.floor(k / layer.across) * layer.rows,
-      layer.columns, layer.rows, 0, 0, width, height);
+    const x = (k % layer.across) * (layer.columns + 2) + 1;
+    const y = Math.floor(k / layer.across) * (layer.rows + 2) + 1;
+    context.drawImage(layer.image, x, y, layer.columns, layer.rows, 0, 0, width, height);
   };
   context.imageSmoothingEnabled = layer.smooth;
   if (layer.smooth) {

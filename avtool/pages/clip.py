@@ -38,6 +38,7 @@ STILL_RATE = 4
 TILES, TILE_SIDE = 400, 112
 """Maps of a layer at most, and pixels of their longer side."""
 SPECTROGRAM = (1200, 150)
+_BESIDE = {VIDEO: "video/mp4", ".png": "image/png"}
 _NOT_SOUNDS = {"times", "clip", "sound", "model", "map", "warning"}
 _SOURCES = {
     GUIDED: "what belongs to the picture",
@@ -52,12 +53,7 @@ def clip_page(folder: Path) -> str:
     there beside it are shown as well. AvtoolError where something is missing or broken, or the clip is too long."""
     outputs = read_outputs(folder)
     with Clip(outputs.clip, outputs.sound, alone=True) as clip:
-        if clip.duration > LONGEST:
-            raise UsageError(
-                f"{printable(outputs.clip)} lasts {clip.duration:.0f} s: a page holds at most {LONGEST:.0f} s, for all "
-                "of it is in the page",
-                hint=f"cut a part (ffmpeg -i CLIP -t {LONGEST:.0f} part.mp4) and run the tasks on that",
-            )
+        _check_length(clip, max([clip.duration, *(file.duration() for file in clip.timed)]))
         media = _media(clip)
     maps = [_maps(one) for one in outputs.maps]
     beside = [
@@ -83,7 +79,13 @@ def clip_page(folder: Path) -> str:
     )
 
 
-_BESIDE = {VIDEO: "video/mp4", ".png": "image/png"}
+def _check_length(clip: Clip, seconds: float) -> None:
+    if seconds > LONGEST:
+        raise UsageError(
+            f"{printable(clip.path)} lasts {seconds:.0f} s or more: a page holds at most {LONGEST:.0f} s, for all of "
+            "it is in the page",
+            hint=f"cut a part (ffmpeg -i CLIP -t {LONGEST:.0f} part.mp4) and run the tasks on that",
+        )
 
 
 class _Media(NamedTuple):
@@ -130,6 +132,7 @@ def _frames(clip: Clip, fps: float) -> Iterator[tuple[np.ndarray, float]]:
     """Frames of the page's video and when each is seen; black where the clip has no picture."""
     if clip.still is None and clip.lacks != PICTURE:
         for _, frame, time in even_frames(clip, fps, SIDE):
+            _check_length(clip, time)  # headers may say less
             yield frame, time
         return
     frame = clip.still.rgb(SIDE) if clip.still else np.zeros((SIDE // 2, SIDE, 3), np.uint8)
@@ -145,7 +148,10 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _layer(output: Output, pictures: np.ndarray, kept: np.ndarray, **more: Any) -> dict[str, Any]:
-    """A layer of ``pictures`` uint8 (T, H, W, 4), of those times that are ``kept``: in one picture, row by row."""
+    """A layer of ``pictures`` uint8 (T, H, W, 4), of those times that are ``kept``: in one picture, row by row, each
+    with its border doubled, for browsers blend what is enlarged with what lies beside it."""
+    rows, columns = pictures.shape[1:3]
+    pictures = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     count, height, width, _ = pictures.shape
     across = math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
@@ -153,7 +159,7 @@ def _layer(output: Output, pictures: np.ndarray, kept: np.ndarray, **more: Any) 
     grid = filled.reshape(down, across, height, width, 4).swapaxes(1, 2).reshape(down * height, -1, 4)
     times = output.content["times"][kept].round(3).tolist()
     source = data_url(_png(grid), "image/png")
-    return {"src": source, "across": across, "rows": height, "columns": width, "times": times, **more}
+    return {"src": source, "across": across, "rows": rows, "columns": columns, "times": times, **more}
 
 
 def _kept(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -109,7 +109,7 @@ def test_only_tables_of_the_weights_that_are_there_are_shown(runs: Path, tmp_pat
     shutil.copytree(runs / "pre", tmp_path / "run")
     row = {"name": "<i>x</i>", "role": "model", "measures": {"m": {"value": 1.0, "low": None, "high": None}}}
     table = {"task": "t", "protocol": "p", "words": "w", "unit": "%", "rows": [row], "samples": 1234,
-             "recordings": 99, "seed": 0, "left_out": {"unlabelled": 5}, "notes": ["a <note>"], "data": "d"}  # fmt: skip
+             "recordings": 99, "seed": 0, "left_out": {"unlabelled": 5}, "notes": ["a <n>"], "data": "d"}  # fmt: skip
     kept = {"weights": "of before", "data": {"checksum": "c"}, "tables": [table]}
     keep_evaluation(tmp_path / "run", kept)
     page = page_of(tmp_path / "run", tmp_path / "page.html")
@@ -120,7 +120,7 @@ def test_only_tables_of_the_weights_that_are_there_are_shown(runs: Path, tmp_pat
     keep_evaluation(tmp_path / "run", kept | {"weights": weights})
     text = page_of(tmp_path / "run", tmp_path / "page.html").text
     assert "n = 1,234 from 99 recordings" in text and "5 clips left out unlabelled" in text
-    assert "<i>x</i>" in text and "a <note>" in text
+    assert "<i>x</i>" in text and "a <n>" in text
 
 
 def test_a_run_that_is_not_finished_says_so(runs: Path, tmp_path: Path) -> None:
@@ -175,9 +175,10 @@ def test_layers_hold_every_map_in_one_scale(found: Path, tmp_path: Path) -> None
         (tmp_path / "tiles.png").write_bytes(decoded(layer["src"])[1])
         layer["tiles"] = media.read_image(tmp_path / "tiles.png").astype(int).sum(axis=2)
     own, silence, noise = (layer["tiles"] for layer in layers[:3])
-    assert own.shape == (4, 4)
-    assert np.array_equal(own > own.min(), [[1, 0, 1, 0], [1, 0, 1, 0], [0, 1, 0, 1], [0, 1, 0, 1]])
-    assert np.array_equal(noise, own[:, [1, 0, 3, 2]]) and silence.max() < own.max()
+    assert own.shape == (8, 8)  # two tiles beside two, each with its border doubled
+    left, right = [1, 1, 0, 0] * 2, [0, 0, 1, 1] * 2
+    assert np.array_equal(own > own.min(), [left] * 4 + [right] * 4)
+    assert np.array_equal(noise, own[:, ::-1]) and silence.max() < own.max()
 
 
 def test_a_picture_with_sound_and_a_clip_without_have_pages_too(found: Path, tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_a_picture_with_sound_and_a_clip_without_have_pages_too(found: Path, tmp
         (lambda found: (found / "classes.json").write_text("{"), DataError, "classes.json is broken"),
         (lambda found: found_in(found / "x").rename(found / "other"), DataError, "found in several clips"),
         (lambda found: shutil.rmtree(found) or found.mkdir(), DataError, "holds neither a run nor prepared"),
-        (lambda found: shutil.rmtree(found), DataError, "there is nothing at"),
+        (shutil.rmtree, DataError, "there is nothing at"),
         (
             lambda found: (found / "run.json").write_text("{}"),
             AvtoolError,
@@ -241,7 +242,7 @@ def test_a_page_has_a_limit_of_time_and_of_bytes(
         report(found, out=tmp_path / "page.html")
     assert "shorter part" in raised.value.hint
     monkeypatch.setattr(of_clip, "LONGEST", SECONDS / 2)
-    with pytest.raises(UsageError, match="lasts 2 s: a page holds at most 1 s") as raised:
+    with pytest.raises(UsageError, match="lasts 2 s or more: a page holds at most 1 s") as raised:
         report(found, out=tmp_path / "page.html")
     assert "ffmpeg" in raised.value.hint
     assert not (tmp_path / "page.html").exists()

@@ -62,10 +62,10 @@ def segment(
     also the frame under its mask, a PNG. ``out`` ending in .mp4: the whole clip under its masks, each of a frame and
     the sound around it, with the clip's own sound (or ``audio``'s) as one channel; ending in .npz: the masks alone, one
     ``every`` so many seconds (None: ``STEP``), uint8 (T, rows, columns) as the model sees the frame, with their
-    ``times``, the ``names`` of their numbers, and where ``clip``, ``sound`` and ``model`` lie. A frame is seen whole, squeezed to
-    the model's size, and a pixel is marked whose probability is above one half, or whose likeliest class is not the
-    background. ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``),
-    or what ``choose_model`` gave.
+    ``times``, the ``names`` of their numbers, and where ``clip``, ``sound`` and ``model`` lie. A frame is seen whole,
+    squeezed to the model's size, and a pixel is marked whose probability is above one half, or whose likeliest class is
+    not the background. ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``), or
+    what ``choose_model`` gave.
 
     The clip is looked at before any weights are loaded. AvtoolError where the clip, the model or an output cannot be
     used.
