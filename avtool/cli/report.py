@@ -9,7 +9,7 @@ from avtool.commands import argument, command, examples, option
 
 EPILOG = examples(
     "avtool report runs/tiny --out run.html",
-    "avtool report data/prepared/synth --out data.html",
+    "avtool report data/prepared/synth --out synth.html",
     "avtool localize clip.mp4 --controls --out found/maps.npz",
     "avtool report found --out clip.html",
     next_command="avtool localize clip.mp4 --controls --out found/maps.npz",
