@@ -15,7 +15,8 @@ from tests import clips
 NAME = "a <b>&\"'.mp4"
 """A clip whose name is markup."""
 CLASS = "</script><img src=x>"
-SECONDS, TONES = 2.0, {"guided": 440.0, "rest": 880.0}
+SECONDS, TONES = 2.0, {"guided": (440.0, 1.5), "rest": (880.0, 0.75)}
+"""Of the clip; frequency and level of its sources."""
 VOID = ("meta", "img", "input", "br")
 
 
@@ -36,8 +37,8 @@ def found_in(folder: Path, seconds: float = SECONDS) -> Path:
     masks[:, :16] = 1
     np.savez(found / "masks.npz", times=times, masks=masks, names=["background", CLASS], **named)
     (found / "sounds").mkdir()
-    for name, frequency in TONES.items():
-        sound = clips.tone(seconds, frequency=frequency, level=1.5)
+    for name, (frequency, level) in TONES.items():
+        sound = clips.tone(seconds, frequency=frequency, level=level)
         soundfile.write(found / "sounds" / f"{name}.wav", sound, clips.RATE, subtype="FLOAT")
     cv2.imwrite(str(found / "sounds" / "masks.png"), np.zeros((8, 8, 3), np.uint8))
     facts = {**named, "with": None, "box": [0, 0, 0.5, 1], "rate": clips.RATE, "sdr": {}}

@@ -309,7 +309,7 @@ def test_masks_alone_and_the_page_of_them_beside_maps(run: Path, clip: Path, tmp
     for at, left in ((2, True), (14, False)):
         assert (np.nonzero(kept["masks"][at])[1].mean() < 16) == left
     assert kept["names"].tolist() == ["background", "sounding"]
-    assert (kept["clip"], kept["sound"], Path(str(kept["model"])).parents[1]) == (str(clip), str(clip), run)
+    assert (kept["clip"], kept["sound"], Path(str(kept["model"])).parent) == (str(clip), str(clip), run)
     maps = localize(clip, out=tmp_path / "found" / "maps.npz", model=run, controls=True)
     text = report(tmp_path / "found", out=tmp_path / "page.html").read_text()
     for name, control in maps.controls.items():
@@ -400,7 +400,7 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
         audio=source / "1.wav",
         out=Path("x.mp4"),
     )
-    refused(UsageError, "neither .png nor .mp4", out=tmp_path / "m.jpg")
+    refused(UsageError, "neither .png, .mp4 nor .npz", out=tmp_path / "m.jpg")
     refused(UsageError, "--at is of one frame", out=tmp_path / "o.mp4", at=1.0)
     refused(UsageError, "--every says nothing where", out=tmp_path / "o.mp4", every=1.0)
     refused(UsageError, "--overlay is of one frame", out=tmp_path / "o.mp4", overlay=tmp_path / "o.png")
