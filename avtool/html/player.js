@@ -64,11 +64,17 @@ function follow() {
   if (!video.paused) requestAnimationFrame(follow);
 }
 
+function start(media) {
+  media.play().catch((error) => {
+    if (error.name !== "AbortError") throw error; // paused before it began: as it was asked to
+  });
+}
+
 function listen() {
   video.muted = Boolean(heard);
   if (!heard) return;
   heard.currentTime = video.currentTime;
-  if (!video.paused) heard.play();
+  if (!video.paused) start(heard);
 }
 
 video.onloadeddata = () => {
@@ -90,7 +96,7 @@ video.onseeked = () => {
   listen();
   draw();
 };
-play.onclick = () => (video.paused ? video.play() : video.pause());
+play.onclick = () => (video.paused ? start(video) : video.pause());
 time.oninput = () => (video.currentTime = Number(time.value));
 by("spectrogram")?.addEventListener("click", (event) => {
   video.currentTime = (video.duration * event.offsetX) / event.currentTarget.clientWidth;
