@@ -127,21 +127,24 @@ def print_facts(facts: Mapping[str, Any], units: Mapping[str, Callable[[Any], st
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(Text(name, style="bold"), Text(_in_words(value, name, units or {})))
+        table.add_row(Text(name, style="bold"), Text(fact_in_words(value, name, units)))
     Console(width=80, highlight=False).print(table)
 
 
-def _in_words(value: Any, name: str, units: Mapping[str, Callable[[Any], str]]) -> str:
-    """``value`` as text; ``name`` is that whose unit it has."""
+def fact_in_words(value: Any, name: str = "", units: Mapping[str, Callable[[Any], str]] | None = None) -> str:
+    """``value`` as text; ``name`` is that whose unit of ``units`` it has."""
+    units = units or {}
     if isinstance(value, Mapping):
-        parts = {key: _in_words(item, key if key in units else name, units) for key, item in value.items()}
+        parts = {
+            key: fact_in_words(item, key if key in units else name, units) for key, item in value.items()
+        }
         nested = {key: isinstance(value[key], Mapping) for key in parts}
         return (
             ", ".join(f"{key} ({text})" if nested[key] else f"{key} {text}" for key, text in parts.items())
             or "none"
         )
     if isinstance(value, list | tuple):
-        texts = [_in_words(item, name, units) for item in value]
+        texts = [fact_in_words(item, name, units) for item in value]
         if value and all(isinstance(item, Mapping) for item in value):
             return "\n".join(texts)
         numbers = all(isinstance(item, int | float) for item in value)

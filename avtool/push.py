@@ -18,6 +18,7 @@ from avtool.files import atomic_folder, check_output, sha256_of
 from avtool.places import resolve_checkpoint, run_of
 from avtool.progress import say
 from avtool.registry import DATASETS, TASKS, kinds, load_module
+from avtool.tasks.table import measure_in_words
 from avtool.tracking import kept_tables, read_run_facts
 
 
@@ -118,7 +119,7 @@ def model_card(folder: Path, name: str, *, licence: str | None = None, run: Path
         "base_model": base,
     }
     markdown = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    markdown.filters |= {"text": text, "measure": _measure}
+    markdown.filters |= {"text": text, "measure": measure_in_words}
     template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     return markdown.from_string(template).render(
         front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
@@ -166,11 +167,3 @@ def _recipe(run: Path) -> str:
     return yaml.safe_dump(told, sort_keys=False, default_flow_style=None) if told else ""
 
 
-def _measure(measure: Mapping[str, Any] | None, unit: str) -> str:
-    """A number with its interval, as ``avtool evaluate`` prints it."""
-    if measure is None or measure["value"] is None:
-        return ""
-    digits = 1 if unit == "%" else 2
-    low, high = measure["low"], measure["high"]
-    interval = "" if None in (low, high) else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
-    return f"{measure['value']:z.{digits}f}{interval}"

@@ -97,12 +97,13 @@ def plot(runs: Sequence[Path], *, out: Path, force: bool = False) -> Path:
     from avtool.report.heatmap import write_png
 
     check_output(out, force=force, suffix=".png")
-    rows = {name: _rows_of(run) for name, run in zip(run_names(runs), runs, strict=True)}
+    rows = {name: rows_of_run(run) for name, run in zip(run_names(runs), runs, strict=True)}
     write_png(out, draw_curves(rows))
     return out
 
 
-def _rows_of(run: Path) -> list[dict[str, Any]]:
+def rows_of_run(run: Path) -> list[dict[str, Any]]:
+    """What ``read_metrics`` gives. AvtoolError where ``run`` is no run, or has no row of training yet."""
     if not run.exists():
         raise AvtoolError(f"no run at {run}", hint="avtool pretrain --recipe tiny makes one")
     if not (run / METRICS).is_file():

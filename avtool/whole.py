@@ -12,7 +12,7 @@ import numpy as np
 from avtool.clip import Clip
 from avtool.errors import UsageError
 from avtool.inputs import fit_window, window_around
-from avtool.media import Form, fitted, write_clip
+from avtool.media import Form, Picture, fitted, write_clip
 from avtool.predict import Chosen
 from avtool.progress import warn
 
@@ -39,8 +39,7 @@ class WholeClip:
     def __init__(self, clip: Clip, chosen: Chosen) -> None:
         self.clip, self.chosen = clip, chosen
         self.count, self.rate = chosen.config.window, chosen.config.rate
-        own_rate = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
-        self.kept_rate = next((known for known in AAC_RATES if known >= own_rate), AAC_RATES[-1])
+        self.kept_rate = aac_rate(clip)
         sounds = clip.whole_sounds(Form(self.rate), Form(self.kept_rate))
         self.sound, self.kept = (one.waveform()[0] for one in sounds)
         clip.check_heard(self.sound, self.rate, hint="give another sound with --audio WAV")
@@ -48,14 +47,10 @@ class WholeClip:
         self.last = 0.0
 
     def frames(self, rate: float) -> Iterator[Shown]:
-        """What it shows ``rate`` times a second, all of the first one's size: without a last row or column that would
-        make it odd, which H.264 does not take."""
-        size: tuple[int, int] | None = None
-        for picture, time in self.clip.frames(rate):
-            self.last, frame = time, picture.rgb()
-            size = size or frame.shape[1::-1]
-            height, width = (side - side % 2 for side in size[::-1])
-            yield Shown(fitted(frame, size)[:height, :width], self.chosen.view(picture), time)
+        """What it shows ``rate`` times a second, as ``even_frames`` gives it."""
+        for picture, frame, time in even_frames(self.clip, rate):
+            self.last = time
+            yield Shown(frame, self.chosen.view(picture), time)
 
     def heard(self, time: float, sound: np.ndarray | None = None) -> np.ndarray:
         """The window around ``time`` seconds of its own or another ``sound`` int16 (N,), moved to lie inside it."""
@@ -72,6 +67,12 @@ class WholeClip:
         clip's own sound as one channel."""
         write_clip(out, pictures, fps=self.fps(), waveform=self.kept, sample_rate=self.kept_rate, start=start)
 
+    def names(self) -> dict[str, str]:
+        """What an .npz about it says: where ``clip``, ``sound`` (the same where it is the clip's own) and ``model``
+        lie."""
+        named = {"clip": self.clip.path, "sound": self.clip.sound_path, "model": self.chosen.checkpoint}
+        return {name: str(path.absolute()) for name, path in named.items()}
+
     def say_where_sound_ends(self) -> None:
         """Warn where frames that were shown come after the last of the sound."""
         if len(self.sound) < self.last * self.rate - self.count / 2:
@@ -80,6 +81,26 @@ class WholeClip:
                 f"{self.clip.sound_path} has sound up to {len(self.sound) / self.rate:.1f} s: frames more than "
                 f"{half:.1f} s after that are judged by the last of it"
             )
+
+
+def even_frames(
+    clip: Clip, rate: float, short_side: int | None = None
+) -> Iterator[tuple[Picture, np.ndarray, float]]:
+    """What ``clip`` shows ``rate`` times a second: the picture, its frame uint8 (H, W, 3) with a short side of at most
+    ``short_side``, and when. All are of the first one's size, without a last row or column that would make it odd,
+    which H.264 does not take."""
+    size: tuple[int, int] | None = None
+    for picture, time in clip.frames(rate):
+        frame = picture.rgb(short_side)
+        size = size or frame.shape[1::-1]
+        height, width = (side - side % 2 for side in size[::-1])
+        yield picture, fitted(frame, size)[:height, :width], time
+
+
+def aac_rate(clip: Clip) -> int:
+    """The sample rate that ``clip``'s sound is kept at in a video."""
+    own = clip.heard.sound.sample_rate if clip.heard.sound is not None else 0
+    return next((known for known in AAC_RATES if known >= own), AAC_RATES[-1])
 
 
 def check_moves(clip: Clip, out: Path) -> None:

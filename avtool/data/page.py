@@ -3,20 +3,18 @@
 import base64
 from collections.abc import Iterator
 from itertools import islice, zip_longest
-from pathlib import Path
 
 import numpy as np
 
 from avtool.data.convert import thumbnail
 from avtool.data.dataset import PreparedDataset
 from avtool.data.report import Report
+from avtool.html import render
 
 THUMBNAILS = 200
 IDS = 100
 CLASSES = 1000
 BINS = 20
-CHARACTERS = 300
-"""At most so much of an id, a label or a sentence is shown."""
 
 
 def page(report: Report, dataset: PreparedDataset | None) -> str:
@@ -25,12 +23,8 @@ def page(report: Report, dataset: PreparedDataset | None) -> str:
     Bounded for a data set of any size: at most 200 pictures, 100 ids for each reason, 1,000 classes; what is
     left out is said.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    html.filters |= {"cut": _cut, "number": "{:,}".format}
-    template = html.from_string(Path(__file__).with_name("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "data",
         report=report,
         rows=report.prepared + report.refused + report.missing,
         dataset=dataset,
@@ -39,10 +33,6 @@ def page(report: Report, dataset: PreparedDataset | None) -> str:
         most_ids=IDS,
         pictures=list(islice(_pictures(report, dataset), THUMBNAILS)),
     )
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= CHARACTERS else f"{text[:CHARACTERS]}…"
 
 
 def _charts(dataset: PreparedDataset) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -106,26 +106,35 @@ def thinned(points: np.ndarray, most: int) -> np.ndarray:
 def _row(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> Page:
     """Panels beside each other, all over the same steps; those of one scale have the same vertical axis."""
     page, width = Page(WIDTH, PANEL_HEIGHT), (WIDTH - 2 * GAP) // len(panels)
-    last = max((row["step"] for rows in runs.values() for row in rows), default=1)
-    values: dict[str, list[float]] = {}
-    for panel in panels:
-        on_scale = values.setdefault(panel.scale or panel.title, [])
-        on_scale += [0.0] if panel.from_zero else []
-        for key in (panel.line, panel.dots, panel.floor):
-            on_scale += [value for rows in runs.values() for value in points_of(rows, key)[:, 1]]
+    last, ranges = _last_step(runs), _ranges(panels, runs)
     for number, panel in enumerate(panels):
         left, inside = GAP + number * width + _LEFT, width - _LEFT - GAP
         axes = page.axes(left, _TOP, inside, PANEL_HEIGHT - _TOP - _BOTTOM)
         page.write(fitted(inside, panel.title)[:1], left, _TOP - 24)
         for rows, colour in zip(runs.values(), cycle(COLOURS)):
             _draw(axes, panel, rows, colour, most=inside)
-        axes.set(xlim=(0, max(last, 1)), ylim=_widened(values[panel.scale or panel.title]))
+        axes.set(xlim=(0, last), ylim=ranges[panel.scale or panel.title])
         axes.set_xlabel("step", fontsize=11, family=FAMILY, color="#6e6e6e")
         axes.grid(color="#e4e4e4")
         axes.spines[:].set(visible=True, color="#6e6e6e")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(_label)
     return page
+
+
+def _last_step(runs: Mapping[str, Rows]) -> int:
+    return max((row["step"] for rows in runs.values() for row in rows), default=0) or 1
+
+
+def _ranges(panels: Sequence[Panel], runs: Mapping[str, Rows]) -> dict[str, tuple[float, float]]:
+    """What the vertical axes of ``panels`` go from and to, by scale."""
+    values: dict[str, list[float]] = {}
+    for panel in panels:
+        on_scale = values.setdefault(panel.scale or panel.title, [])
+        on_scale += [0.0] if panel.from_zero else []
+        for key in (panel.line, panel.dots, panel.floor):
+            on_scale += [value for rows in runs.values() for value in points_of(rows, key)[:, 1]]
+    return {scale: _widened(found) for scale, found in values.items()}
 
 
 def _widened(values: Sequence[float]) -> tuple[float, float]:
@@ -140,6 +149,69 @@ def _label(value: float, position: float | None = None) -> str:
     if value == 0:
         return "0"
     return f"{value:.0e}".replace("e-0", "e-") if abs(value) < 1e-3 else f"{value:,.6g}"
+
+
+CHART = (400, 210, 52, 10, 24)
+"""Width and height of a chart, and its margins at the left, at the right and at the top, and below."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A panel of one run in units of an SVG of ``CHART``'s size: ``line`` and ``dots`` (x, y), ``floor`` a y; ticks as
+    (place, label). ``said`` is the whole in words."""
+
+    title: str
+    line: list[tuple[float, float]]
+    dots: list[tuple[float, float]]
+    floor: float | None
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    said: str
+
+
+def charts(rows: Rows) -> list[Chart]:
+    """The panels that ``rows`` of one run have numbers for."""
+    runs = {"": rows}
+    return [
+        _chart(panel, rows, _last_step(runs), _ranges(panels, runs)[panel.scale or panel.title])
+        for panels in panels_of(runs)
+        for panel in panels
+    ]
+
+
+def _chart(panel: Panel, rows: Rows, last: int, limits: tuple[float, float]) -> Chart:
+    from matplotlib.ticker import MaxNLocator
+
+    width, height, left, margin, below = CHART
+
+    def x(step: float) -> float:
+        return round(left + (width - left - margin) * step / last, 1)
+
+    def y(value: float) -> float:
+        share = (value - limits[0]) / (limits[1] - limits[0])
+        return round(height - below - (height - below - margin) * share, 1)
+
+    def ticks(low: float, high: float, place: Callable[[float], float]) -> list[tuple[float, str]]:
+        found = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
+        return [(place(value), _label(value)) for value in map(float, found) if low <= value <= high]
+
+    line, dots, floor = (points_of(rows, key) for key in (panel.line, panel.dots, panel.floor))
+    told = [
+        f"{what} from {_label(points[0, 1])} at step {points[0, 0]:.0f} to {_label(points[-1, 1])} at step "
+        f"{points[-1, 0]:.0f}"
+        for what, points in (("in training", line), ("held out", dots))
+        if len(points)
+    ]
+    told += [f"floor {_label(floor[:, 1].mean())}"] if len(floor) else []
+    return Chart(
+        title=panel.title.partition(" (thin")[0],
+        line=[(x(step), y(value)) for step, value in thinned(line, width).tolist()],
+        dots=[(x(step), y(value)) for step, value in dots.tolist()],
+        floor=y(floor[:, 1].mean()) if len(floor) else None,
+        x_ticks=ticks(0, last, x),
+        y_ticks=ticks(*limits, y),
+        said="; ".join(told),
+    )
 
 
 def _draw(axes: Axes, panel: Panel, rows: Rows, colour: str, *, most: int) -> None:

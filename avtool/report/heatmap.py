@@ -15,7 +15,7 @@ MARGIN = 16
 _BAR, _GAP = 14, 10
 _CAPTION_WIDTH = 352  # at least so many pixels, however narrow the frame
 _WARNING = (176, 32, 16)
-_FAINT, _STRONG = 0.35, 0.75  # share of colour over the frame, where the map is lowest and highest
+FAINT, STRONG = 0.35, 0.75  # share of colour over the frame, where the map is lowest and highest
 
 
 Scale = tuple[float, float]
@@ -73,7 +73,7 @@ def overlay(frame: np.ndarray, heat: np.ndarray, scale: Scale | None = None) -> 
     """The frame under the map's colours, uint8 (H, W, 3): the hotter, the less of the frame shows through."""
     low, high = map(float, scale or (heat.min(), heat.max()))
     level = ((heat - low) / (high - low)).clip(0, 1) if high > low else np.zeros_like(heat)
-    share = (_FAINT + (_STRONG - _FAINT) * level).astype(np.float32)
+    share = (FAINT + (STRONG - FAINT) * level).astype(np.float32)
     return cv2.blendLinear(frame, np.ascontiguousarray(coloured(level)), 1 - share, share)
 
 

@@ -29,7 +29,7 @@ def _enlarged(picture: np.ndarray, width: int, height: int) -> np.ndarray:
     return cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
 
 
-def _spectrogram(
+def spectrogram(
     log_mel: np.ndarray, width: int, height: int, *, peak: float, removed: np.ndarray | None = None
 ) -> np.ndarray:
     """``log_mel`` (F, T), log10 power, on ``width`` x ``height`` pixels, the lowest band at the bottom and ``peak``
@@ -74,7 +74,7 @@ def _tiles(tiles: Sequence[Tile], width: int) -> Page:
     for number, (tile, text) in enumerate(zip(tiles, texts, strict=True)):
         left = GAP + number * (TILE_WIDTH + GAP)
         page.paste(left, GAP, _matted(_boxed(tile), TILE_WIDTH, FRAME_HEIGHT))
-        sound = _spectrogram(tile.log_mel, TILE_WIDTH, MEL_HEIGHT, peak=loudest(tile.log_mel))
+        sound = spectrogram(tile.log_mel, TILE_WIDTH, MEL_HEIGHT, peak=loudest(tile.log_mel))
         page.paste(left, GAP + FRAME_HEIGHT, sound)
         for k, lines in enumerate(text):
             page.write(lines, left, below + LINE * sum(map(len, text[:k])), PALE if k else INK)
@@ -133,7 +133,7 @@ def _reconstruction(example: Example) -> Page:
     spectrograms = (example.log_mel, example.predicted_log_mel, example.log_mel)
     hidden = (example.log_mel_removed, None, None)
     for left, log_mel, removed in zip(_MELS, spectrograms, hidden, strict=True):
-        page.paste(left, 0, _spectrogram(log_mel, *MEL_SIZE, peak=loudest(example.log_mel), removed=removed))
+        page.paste(left, 0, spectrogram(log_mel, *MEL_SIZE, peak=loudest(example.log_mel), removed=removed))
     page.write(fitted(_RECONSTRUCTIONS_WIDTH - 2 * GAP, example.name)[:1], GAP, MEL_SIZE[1] + 2)
     return page
 

@@ -55,3 +55,13 @@ class Table:
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a number that is not finite is null."""
         return finite(asdict(self))
+
+
+def measure_in_words(measure: Mapping[str, Any] | None, unit: str) -> str:
+    """A number with its interval, of a table ``as_dict``, as ``avtool evaluate`` prints it."""
+    if measure is None or measure["value"] is None:
+        return ""
+    digits = 1 if unit == "%" else 2
+    low, high = measure["low"], measure["high"]
+    interval = "" if None in (low, high) else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
+    return f"{measure['value']:z.{digits}f}{interval}"

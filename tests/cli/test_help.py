@@ -30,6 +30,7 @@ COMMANDS = [
     ["segment"],
     ["embed"],
     ["plot"],
+    ["report"],
     ["pull"],
     ["push"],
     ["convert"],
@@ -87,6 +88,7 @@ def test_help_fits_80_columns_and_ends_in_examples(command: list[str], avtool: A
         (["evaluate", "--help"], ["pydantic"]),
         (["classify", "--help"], ["pydantic"]),
         (["localize", "--help"], ["pydantic"]),
+        (["report", "--help"], ["pydantic"]),
         (["pull", "--list"], ["pydantic"]),
         (["convert", "--help"], ["pydantic"]),
         (["inspect", "--help"], ["pydantic"]),
@@ -124,7 +126,7 @@ def test_help_names_all_that_can_be_chosen(command: str, names: Sequence[str]) -
 
 def test_matplotlib_waits_until_something_is_drawn() -> None:
     code = (
-        "import sys, avtool.engine, avtool.evaluate, avtool.predict, avtool.inspect, avtool.tracking\n"
+        "import sys, avtool.engine, avtool.evaluate, avtool.predict, avtool.inspect, avtool.pages\n"
         "import avtool.report.curves, avtool.report.pictures\n"
         "assert 'torch' in sys.modules and 'matplotlib' not in sys.modules"
     )

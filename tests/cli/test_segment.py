@@ -53,6 +53,7 @@ def test_it_hands_on_its_options_and_prints_what_was_found(clip: list[str], call
         "audio": None,
         "model": Path("run"),
         "at": 1.5,
+        "every": None,
         "device": "auto",
         "force": False,
     }

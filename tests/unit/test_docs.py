@@ -150,6 +150,8 @@ class Folder:
         match words:
             case ["avtool", *arguments] if only_parse:
                 check_parses(arguments)
+            case ["avtool", *arguments, ">", file]:
+                Path(file).write_text(self.avtool(arguments))
             case ["avtool", *arguments]:
                 self.avtool(arguments)
             case ["torchrun", *arguments]:
@@ -173,9 +175,10 @@ class Folder:
         return parsed.training_script_args
 
     @staticmethod
-    def avtool(arguments: list[str]) -> None:
+    def avtool(arguments: list[str]) -> str:
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0, f"avtool {shlex.join(arguments)}\n{done.output}\n{done.exception!r}"
+        return done.stdout
 
     def python(self, text: str) -> None:
         exec(compile(text, "block", "exec"), self.variables)  # what the page says

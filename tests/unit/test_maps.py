@@ -460,7 +460,8 @@ def test_maps_of_a_whole_clip_are_those_of_its_frames(work: Path, model: Path) -
     path = clip(work / "a.mp4", np.concatenate([sound(2), sound(2, 3000)]))
     localize(path, out=work / "o.npz", model=model, map="difference", every=1.0)
     with np.load(work / "o.npz") as arrays:
-        assert sorted(arrays) == ["own sound", "times"]
+        assert sorted(arrays) == ["clip", "map", "model", "own sound", "sound", "times", "warning"]
+        assert (arrays["clip"], arrays["sound"], arrays["map"]) == (str(path), str(path), "difference")
         assert np.array_equal(arrays["times"], np.arange(4))
         for at, maps in zip(arrays["times"], arrays["own sound"], strict=True):
             alone = localize(path, out=work / "o.png", model=model, map="difference", at=at, force=True)

@@ -24,6 +24,7 @@ from avtool.data.convert import PreparedClip, Rejected, Settings, convert
 from avtool.data.dataset import PreparedDataset
 from avtool.data.prepare import prepare
 from avtool.data.report import Report
+from avtool.html import CHARACTERS
 from avtool.media import DecodedClip
 from tests import clips, timed
 
@@ -273,7 +274,7 @@ def test_the_page_shows_counts_classes_durations_and_pictures(tmp_path):
     (tmp_path / "mine.csv").write_text(f"id,split,label,video\n{lines}")
     prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
-    assert "http" not in text and "<script" not in text
+    assert "://" not in text and "<script" not in text
     shown = _Page(text)
     assert len(shown.images) == 2
     for said in ("4 rows", "2prepared", "1refused", "1missing", "1flagged", "dog & <cat>", media.NO_SOUND,
@@ -297,7 +298,7 @@ def test_long_ids_labels_and_sentences_are_cut_on_the_page(tmp_path):
     (tmp_path / "mine.csv").write_text(f"id,split,label,video\na,train,{label},a.mp4\n{name},train,x,b.mp4\n")
     prepare("manifest", tmp_path / "mine.csv", out=tmp_path / "out")
     text = (tmp_path / "out" / "report.html").read_text()
-    assert len(text) < 12_000 and label[: page.CHARACTERS] + "…" in text and "…" in _Page(text).text
+    assert len(text) < 12_000 and label[:CHARACTERS] + "…" in text and "…" in _Page(text).text
     assert PreparedDataset(tmp_path / "out").record(0).labels == (label.strip(),)
 
 

@@ -22,8 +22,10 @@ from avtool.data.prepare import prepare
 from avtool.errors import AvtoolError, DataError, MediaError, TrainingError, UsageError
 from avtool.evaluate import evaluate
 from avtool.losses import overlap_loss
+from avtool.pages import report
 from avtool.places import resolve_checkpoint
 from avtool.report.overlay import lay_over, palette, write_mask
+from avtool.tasks.localize.predict import localize
 from avtool.tasks.names import ClassNames
 from avtool.tasks.segment.predict import segment
 from avtool.tasks.segment.train import Segmentation
@@ -297,6 +299,24 @@ def test_a_whole_clip_under_its_masks(
     assert not list(tmp_path.glob(".*"))
 
 
+def test_masks_alone_and_the_page_of_them_beside_maps(run: Path, clip: Path, tmp_path: Path) -> None:
+    found = segment(clip, out=tmp_path / "found" / "masks.npz", model=run, every=0.25)
+    with np.load(tmp_path / "found" / "masks.npz") as file:
+        kept = {name: file[name] for name in file.files}
+    assert kept["times"] == pytest.approx(np.arange(0, 4, 0.25), abs=0.01) and found.frames == 16
+    assert kept["masks"].shape == (16, 32, 32) and kept["masks"].dtype == np.uint8
+    assert found.shares == {"sounding": pytest.approx((kept["masks"] > 0).mean())}
+    for at, left in ((2, True), (14, False)):
+        assert (np.nonzero(kept["masks"][at])[1].mean() < 16) == left
+    assert kept["names"].tolist() == ["background", "sounding"]
+    assert (kept["clip"], kept["sound"], Path(str(kept["model"])).parent) == (str(clip), str(clip), run)
+    maps = localize(clip, out=tmp_path / "found" / "maps.npz", model=run, controls=True)
+    text = report(tmp_path / "found", out=tmp_path / "page.html").read_text()
+    for name, control in maps.controls.items():
+        assert f"<b>{name}</b>: {100 * control.marked:.1f} % marked" in text
+    assert "masks, masks.npz" in text and "probability that a pixel sounds" in text
+
+
 def test_several_clips_share_a_model_and_a_bad_one_stops_none(run: Path, clip: Path, tmp_path: Path) -> None:
     (folder := tmp_path / "in").mkdir()
     shutil.copy(clip, folder / "a.mp4")
@@ -380,8 +400,9 @@ def test_what_cannot_be_segmented_is_refused_before_weights_are_loaded(
         audio=source / "1.wav",
         out=Path("x.mp4"),
     )
-    refused(UsageError, "neither .png nor .mp4", out=tmp_path / "m.jpg")
+    refused(UsageError, "neither .png, .mp4 nor .npz", out=tmp_path / "m.jpg")
     refused(UsageError, "--at is of one frame", out=tmp_path / "o.mp4", at=1.0)
+    refused(UsageError, "--every says nothing where", out=tmp_path / "o.mp4", every=1.0)
     refused(UsageError, "--overlay is of one frame", out=tmp_path / "o.mp4", overlay=tmp_path / "o.png")
     refused(UsageError, "--overlay .* would replace", overlay=tmp_path / "m.png")
     refused(UsageError, "--out .* would replace", out=clip, force=True)

@@ -46,7 +46,8 @@ def localize(
     reflected where the clip is shorter; ``raw``: also write that map, float32 (H, W) of the frame, as .npy: what the
     picture shows before it is scaled to its colours. ``out`` ending in .mp4: the whole clip under its maps, one
     ``every`` so many seconds (None: ``STEP``) and blended between them, all in one scale, with its own sound as one
-    channel; ending in .npz: these maps alone, with their ``times``.
+    channel; ending in .npz: these maps alone, with their ``times``, the kind of ``map``, what speaks against it
+    (``warning``), and where ``clip``, ``sound`` and ``model`` lie.
 
     ``map``: a kind in ``avtool.tasks.localize.maps.EVERY`` (None: the model's own). ``controls``: beside it the map of
     the same with silence and with the sound of the file ``other`` (None: white noise as loud), and how they differ.

@@ -33,7 +33,8 @@ def over_all(whole: WholeClip, sounds: Sounds, out: Path, *, every: float) -> Lo
     maps = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     found = sounds.result(maps, times)
     if out.suffix.lower() == MAPS:
-        arrays: dict[str, Any] = {"times": found.times, **maps}
+        arrays: dict[str, Any] = {"times": found.times, **maps, **whole.names()}
+        arrays |= {"map": found.kind, "warning": found.warning}
         write_numpy(out, partial(np.savez_compressed, **arrays))
         return found
     seen = whole.frames(whole.fps())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import Clips, command, examples, option
+from avtool.commands import Clips, command, every, examples, option
 
 if TYPE_CHECKING:
     from avtool.tasks.segment.predict import SegmentationResult
@@ -28,10 +28,12 @@ def segment(
         Path,
         option(
             "FILE",
-            "A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second.",
+            "A .png: the mask of one frame; an .mp4: the clip under its masks, at up to 15 frames a second; "
+            "an .npz: the masks alone.",
         ),
     ] = Path("mask.png"),
     overlay: Annotated[Path | None, option("PNG", "Also write the frame under its mask.")] = None,
+    every: Annotated[float | None, every("Seconds between masks of an .npz.", "0.5")] = None,
     json: bool,
     **options: Any,
 ) -> None:
@@ -57,6 +59,6 @@ def segment(
             typer.echo("nothing is marked: the model finds nothing in view that sounds", err=True)
 
     one = {"--overlay": overlay, "--audio": options["audio"]}
-    options |= {"overlay": overlay, "as_dict": as_dict if json else None}
+    options |= {"overlay": overlay, "every": every, "as_dict": as_dict if json else None}
     ending = ".mp4" if options["at"] is None else ".png"
     on_clips(clips, run, out=out, ending=ending, one=one, show=show, **options)
