@@ -165,5 +165,3 @@ def _recipe(run: Path) -> str:
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     told = {key: value for key, value in recipe.items() if key != "init" and value is not None}
     return yaml.safe_dump(told, sort_keys=False, default_flow_style=None) if told else ""
-
-
