@@ -36,7 +36,7 @@ class Size:
     localize: tuple[str, ...]
 
 
-FULL = Size(4000, ("max_steps=50",), ("max_steps=900",))
+FULL = Size(8000, ("max_steps=20",), ("max_steps=1000",))
 """Five to fifteen minutes on two cores, by how fast they are."""
 OF_BEFORE = ("max_steps=250",), ("max_steps=500",)
 """The settings of the demo of a version that wrote no demo.json."""

@@ -145,13 +145,20 @@ def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
     return wide if wide.shape == matrices.shape else wide.mT
 
 
+def make_optimizer(
+    name: str, groups: list[dict], *, betas: tuple[float, float], precision: torch.dtype
+) -> torch.optim.Optimizer:
+    """The optimizer ``name`` (see ``Recipe.optim``) of the parameters of ``groups``, in a run of ``precision``."""
+    if name == "muon":
+        products = torch.bfloat16 if precision == torch.bfloat16 else torch.float32
+        return Muon(groups, betas=betas, precision=products)
+    return LARS(groups) if name == "lars" else adamw(groups, betas=betas)
+
+
 def bytes_of_moments(groups: list[dict], name: str) -> int:
     """What the optimizer ``name`` (see ``Recipe.optim``) keeps of the parameters of ``groups``."""
-    return sum(
-        parameter.nbytes * (1 if name == "lars" or group.get(MATRICES) else 2)
-        for group in groups
-        for parameter in group["params"]
-    )
+    kept = ((1 if name == "lars" or group.get(MATRICES) else 2, group["params"]) for group in groups)
+    return sum(moments * parameter.nbytes for moments, parameters in kept for parameter in parameters)
 
 
 def matrices_in(name: str, parameter: nn.Parameter) -> int:

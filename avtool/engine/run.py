@@ -25,12 +25,10 @@ from avtool.engine.start import Clips, Saved, load_start
 from avtool.errors import CheckpointError, NotFinite, TrainingError, free_bytes, in_bytes
 from avtool.model.build import compile_blocks
 from avtool.optim import (
-    LARS,
-    Muon,
-    adamw,
     backbone_warmup,
     bytes_of_moments,
     cosine_schedule,
+    make_optimizer,
     parameter_groups,
 )
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
@@ -211,10 +209,7 @@ class Run:
             depth=self.recipe.model.depth,
             muon=settings.name == "muon",
         )
-        if settings.name == "muon":
-            products = torch.bfloat16 if self.precision == torch.bfloat16 else torch.float32
-            return Muon(groups, betas=settings.betas, precision=products)
-        return LARS(groups) if settings.name == "lars" else adamw(groups, betas=settings.betas)
+        return make_optimizer(settings.name, groups, betas=settings.betas, precision=self.precision)
 
     def batches(self) -> Iterator[Batch]:
         """Endless training batches, this process's share of each, from where the run is."""

@@ -30,8 +30,8 @@ from avtool.cli import main
 
 write, seconds, mark = checkpoint.save_file, float(sys.argv.pop(1)), Path(sys.argv.pop(1))
 
-def slowly(weights, path):
-    write(weights, path)
+def slowly(weights, path, metadata):
+    write(weights, path, metadata)
     mark.touch()
     time.sleep(seconds)
     mark.unlink()

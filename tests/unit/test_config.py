@@ -322,7 +322,7 @@ def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path / "site", check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [*shipped.recipe_names(), str(tmp_path / "site" / "avtool" / "recipes")]
-    for held in ("data/page.html.j2", "card.md.j2", "py.typed"):
+    for held in ("html/base.html.j2", "card.md.j2", "py.typed"):
         assert (tmp_path / "site" / "avtool" / held).is_file()
 
 

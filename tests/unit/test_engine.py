@@ -366,7 +366,7 @@ def test_a_model_that_diverged_is_told_where_it_is_measured(
 ) -> None:
     settings = ["data.workers=0", "train.batch_size=4", "train.eval_clips=8", "data.validation=0.4"]
     settings += ["train.precision=float32"]  # auto is bf16 on some CPUs
-    dataset = PreparedDataset(synth(24), "all")
+    dataset = PreparedDataset(synth(40), "all")
     diverged = engine_run.Run(
         load_recipe(recipe, settings), dataset, folder=tmp_path / "run", device=torch.device("cpu")
     )
