@@ -83,7 +83,7 @@ SMALL = (
     "model.fusion.tokens=[4,2,2]",
     "model.decoder={dim: 16, depth: 1, heads: 2}",
 )
-CLIPS = 16
+CLIPS = 24
 """Rendered clips at most."""
 
 
