@@ -248,7 +248,7 @@ def small(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         return read(source, replace(request, clips=min(request.clips, CLIPS)))
 
     monkeypatch.setattr(recipes, "load_recipe", load_small)
-    monkeypatch.setattr(synth, "DATASET", replace(synth.DATASET, read=read_few))
+    monkeypatch.setitem(DATASETS._loaded, "synth", replace(synth.DATASET, read=read_few))
     monkeypatch.setitem(FUSIONS._places, "mean", torch.nn.Module)  # a page registers it: gone afterwards
     raw = {"vggsound.csv": (files / "data" / "vggsound" / "annotations" / "vggsound.csv").read_bytes()}
     server, content = Hub("Loie/VGGSound", raw), (files / "checkpoint.pth").read_bytes()
