@@ -112,7 +112,7 @@ class Muon(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step with the gradients that are there, of which the matrices' are used up; where ``found_inf``, as
-        torch's own optimizers have it, is 1, it moves no parameter."""
+        torch's own optimizers have it, is 1, it moves no parameter and no momentum."""
         found = getattr(self, "found_inf", None)
         for group in self.param_groups:
             rate = group["lr"] if found is None else group["lr"] * (1 - found)
@@ -120,13 +120,14 @@ class Muon(torch.optim.AdamW):
                 if parameter.grad is None:
                     continue
                 gradient, parameter.grad = parameter.grad, None  # AdamW passes over what has none
-                if found is not None:
-                    gradient = torch.where(found > 0, torch.zeros_like(gradient), gradient)
                 state = self.state[parameter]
                 if not state:  # AdamW asks every state that it loads for its step
                     state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(parameter)}
-                state["momentum"].lerp_(gradient, 1 - self.momentum)
-                move = gradient.lerp(state["momentum"], self.momentum).unflatten(0, (group[MATRICES], -1))
+                momentum = state["momentum"]
+                if found is not None:
+                    gradient = torch.where(found > 0, momentum, gradient)  # which leaves it as it is
+                momentum.lerp_(gradient, 1 - self.momentum)
+                move = gradient.lerp(momentum, self.momentum).unflatten(0, (group[MATRICES], -1))
                 rate_here = rate * self.scale * math.sqrt(max(move.shape[1:]))
                 move = orthogonal(move.to(self.precision)).to(parameter.dtype).flatten(0, 1)
                 parameter.mul_(1 - rate * group["weight_decay"]).sub_(rate_here * move)
