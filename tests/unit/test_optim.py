@@ -107,6 +107,29 @@ def test_a_move_of_muon_is_next_to_orthogonal(shape: tuple[int, ...]) -> None:
     assert (orthogonal(torch.zeros(shape)) == 0).all()
 
 
+def test_a_step_of_muon_that_is_skipped_leaves_no_trace() -> None:
+    torch.manual_seed(0)
+    block = Block()
+    muon = Muon(
+        parameter_groups(block, weight_decay=0.1, muon=True), betas=(0.9, 0.95), precision=torch.float64
+    )
+
+    def step(gradient: float, found: float) -> list[Tensor]:
+        muon.found_inf = torch.tensor(found)
+        for group in muon.param_groups:
+            group["lr"] = 0.1
+        for weight in block.parameters():
+            weight.grad = torch.full_like(weight, gradient)
+        muon.step()
+        moments = (state[name] for state in muon.state.values() for name in sorted(state))
+        return [value.clone() for value in (*block.parameters(), *moments)]
+
+    step(1.0, 0.0)
+    before, skipped, after = step(0.5, 0.0), step(float("nan"), 1.0), step(0.5, 0.0)
+    assert all(map(torch.equal, before, skipped))
+    assert not any(map(torch.equal, skipped[: len(list(block.parameters()))], after))
+
+
 def test_a_matrix_has_one_moment_with_muon_and_all_else_two() -> None:
     block = Block()
     optimizer = Muon(
