@@ -12,7 +12,7 @@ import yaml
 from avtool import __version__, hub
 from avtool.checkpoint import check_finite, empty_model_and_weights
 from avtool.config.checkpoint import read_model_config
-from avtool.data.card import CARD, text
+from avtool.data.card import CARD, markdown
 from avtool.errors import CheckpointError, UsageError
 from avtool.files import atomic_folder, check_output, sha256_of
 from avtool.places import resolve_checkpoint, run_of
@@ -99,14 +99,11 @@ def model_card(folder: Path, name: str, *, licence: str | None = None, run: Path
     """README.md of the model in the checkpoint ``folder``, in Markdown with the hub's metadata before it: how to use it
     as ``name``, what its ``run`` says of training and data, the tables that the run kept of these very weights with
     their floors and controls, what it is not for. ``licence``: None says that none was given."""
-    from jinja2 import Environment, StrictUndefined
 
     config = read_model_config(folder)
     task = kinds()[config.kind]
     facts = read_run_facts(run) if run else {}
     tables = kept_tables(run, sha256_of(folder / hub.WEIGHTS)) if run else []
-    for table in tables:
-        table["measures"] = list(dict.fromkeys(name for row in table["rows"] for name in row["measures"]))
     data, base = facts.get("data", {}), _base(facts)
     if not {"name", "trained_on", "held_out", "checksum"} <= data.keys():
         data = None  # of an early version
@@ -118,10 +115,8 @@ def model_card(folder: Path, name: str, *, licence: str | None = None, run: Path
         "metrics": list(dict.fromkeys(measure for table in tables for measure in table["measures"])),
         "base_model": base,
     }
-    markdown = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    markdown.filters |= {"text": text, "measure": measure_in_words}
-    template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
-    return markdown.from_string(template).render(
+    template = markdown(Path(__file__).with_name("card.md.j2"), measure=measure_in_words)
+    return template.render(
         front=yaml.safe_dump({key: value for key, value in front.items() if value}, sort_keys=False),
         name=name,
         command=_command(task.command or TASKS["embed"].command, name),

@@ -173,12 +173,15 @@ def keep_evaluation(run: Path, content: Mapping[str, Any]) -> None:
 
 def kept_tables(run: Path, weights: str) -> list[dict[str, Any]]:
     """The tables of a run's evaluations of the ``weights`` with this sha256, of each protocol on the same clips the
-    newest; lines that are damaged are passed over."""
+    newest, with the names of all its ``measures``; lines that are damaged are passed over."""
     path, tables = run / EVALUATIONS, dict[tuple[str, ...], dict[str, Any]]()
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError):
             found = json.loads(line)
             for table in found["tables"] if found["weights"] == weights else ():
+                table["measures"] = list(
+                    dict.fromkeys(name for row in table["rows"] for name in row["measures"])
+                )
                 told = [table[name] for name in ("task", "protocol", "words", "data")]
                 tables[*told, found["data"]["checksum"], table["rows"][0]["name"]] = table
     return list(tables.values())

@@ -13,7 +13,6 @@ from avtool.registry import TASKS
 
 if TYPE_CHECKING:
     from avtool.evaluate import Table
-    from avtool.tasks.table import Measure
 
 EPILOG = examples(
     "avtool evaluate runs/MY_RUN --data data/prepared/synth",
@@ -105,6 +104,8 @@ def _print(table: Table) -> None:
     from rich.console import Console
     from rich.table import Table as Grid
 
+    from avtool.tasks.table import measure_in_words
+
     what = f"{table.task} by {table.protocol}: n = {table.samples}"
     if table.recordings != table.samples:
         what += f" from {table.recordings} recordings"
@@ -121,17 +122,7 @@ def _print(table: Table) -> None:
         heading = f"{name} {table.unit}".strip()
         grid.add_column(heading.replace(" ", "\n") if stacked else heading, justify="right", no_wrap=True)
     for row in table.rows:
-        cells = [_cell(row.measures.get(name), table.unit, stacked=stacked) for name in names]
+        measures = (vars(found) if found else None for found in map(row.measures.get, names))
+        cells = [measure_in_words(found, table.unit, stacked=stacked) for found in measures]
         grid.add_row(row.name if row.role == "model" else f"{row.name} ({row.role})", *cells)
     Console().print(grid)
-
-
-def _cell(measure: Measure | None, unit: str, *, stacked: bool) -> str:
-    if measure is None:
-        return ""
-    digits = 1 if unit == "%" else 2
-    text = f"{measure.value:z.{digits}f}"
-    if measure.low is None or measure.low != measure.low:
-        return text
-    low, high = f"{measure.low:z.{digits}f}", f"{measure.high:z.{digits}f}"
-    return f"{text}\n[{low},{high}]" if stacked else f"{text} [{low}, {high}]"

@@ -4,9 +4,9 @@ folder by, and what a person has to know of it. It says nothing that is not know
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -14,6 +14,9 @@ import yaml
 from avtool import __version__
 from avtool.data.names import role
 from avtool.media import tools_in_words
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 CARD = "README.md"
 KEY_FRAME = ("jpg", "mask.png")
@@ -70,8 +73,6 @@ def card_of_shards(
 def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[str, str], place: str) -> str:
     """The card of the data set of these ``facts`` with ``columns``. A split lies in ``place``, with its name from
     ``files`` for {}."""
-    from jinja2 import Environment, StrictUndefined
-
     there = [split for split in files if facts["splits"][split]]
     splits = sorted(there, key=lambda split: role(split) != "train")
     places = [{"split": files[split], "path": place.format(files[split])} for split in splits]
@@ -83,10 +84,7 @@ def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[st
         "configs": [{"config_name": "default", "data_files": places}],
         "dataset_info": {"features": [_feature(name, kind) for name, kind in columns.items()]},
     }
-    markdown = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    markdown.filters |= {"text": text}
-    template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
-    return markdown.from_string(template).render(
+    return markdown(Path(__file__).with_name("card.md.j2")).render(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
         facts=facts,
         splits=splits,
@@ -99,6 +97,15 @@ def card(facts: Mapping[str, Any], columns: Mapping[str, Any], files: Mapping[st
         version=__version__,
         licence=licence,
     )
+
+
+def markdown(template: Path, **filters: Callable[..., str]) -> Template:
+    """The ``template`` of a card, with ``text`` and these ``filters``."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"text": text, **filters}
+    return environment.from_string(template.read_text(encoding="utf-8"))
 
 
 def _feature(name: str, kind: Any) -> dict[str, Any]:

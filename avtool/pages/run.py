@@ -31,8 +31,6 @@ def run_page(run: Path) -> str:
             raise
         model = None  # which the page says
     tables = kept_tables(run, sha256_of(model / WEIGHTS)) if model else []
-    for table in tables:
-        table["measures"] = list(dict.fromkeys(name for row in table["rows"] for name in row["measures"]))
     return render(
         "run",
         name=printable(run.resolve().name),

@@ -1,5 +1,6 @@
 """What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples there were."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -57,11 +58,14 @@ class Table:
         return finite(asdict(self))
 
 
-def measure_in_words(measure: Mapping[str, Any] | None, unit: str) -> str:
-    """A number with its interval, of a table ``as_dict``, as ``avtool evaluate`` prints it."""
+def measure_in_words(measure: Mapping[str, Any] | None, unit: str, *, stacked: bool = False) -> str:
+    """A number with its interval (``stacked``: below it) of a ``Measure``, as dict."""
     if measure is None or measure["value"] is None:
         return ""
     digits = 1 if unit == "%" else 2
+    text = f"{measure['value']:z.{digits}f}"
     low, high = measure["low"], measure["high"]
-    interval = "" if None in (low, high) else f" [{low:z.{digits}f}, {high:z.{digits}f}]"
-    return f"{measure['value']:z.{digits}f}{interval}"
+    if low is None or high is None or math.isnan(low):
+        return text
+    low, high = f"{low:z.{digits}f}", f"{high:z.{digits}f}"
+    return f"{text}\n[{low},{high}]" if stacked else f"{text} [{low}, {high}]"

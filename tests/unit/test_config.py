@@ -310,12 +310,16 @@ def test_recipes_are_found_in_a_package_and_beside_a_checkout(tmp_path: Path) ->
     assert shipped.recipes_folder(package) == package / "recipes"
 
 
-def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
+def built(kind: str, folder: Path) -> Path:
     pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
+    with zipfile.ZipFile(built("wheel", tmp_path)) as archive:
         archive.extractall(tmp_path / "site")
     code = "import avtool.config.shipped as s; print(*s.recipe_names(), s.recipes_folder())"
     done = subprocess.run(
@@ -327,11 +331,7 @@ def test_a_wheel_holds_the_recipes_where_they_are_found(tmp_path: Path) -> None:
 
 
 def test_a_source_distribution_holds_what_a_wheel_is_made_of(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    (sdist,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(sdist) as archive:
+    with tarfile.open(built("sdist", tmp_path)) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     package = [path for path in (ROOT / "avtool").rglob("*") if path.is_file() and path.suffix != ".pyc"]
     wanted = {str(path.relative_to(ROOT)) for path in (*package, *(ROOT / "recipes").glob("*.yaml"))}
