@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from torch.utils.data import DataLoader, Dataset, default_convert, get_worker_info
 
 from avtool.data.views import DrawnViews, FixedViews
@@ -215,6 +216,7 @@ def _start_worker(worker: int) -> None:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
+    threadpool_limits(1, "blas")
     torch.set_num_threads(1)
     sys.excepthook = _unless_hung_up
 

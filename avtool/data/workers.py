@@ -17,6 +17,8 @@ from itertools import islice
 from multiprocessing import connection, get_all_start_methods, get_context
 from typing import Any, Generic, TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from avtool.errors import AvtoolError
 
 Task = TypeVar("Task")
@@ -223,6 +225,7 @@ def _serve(pipe: connection.Connection, work: Callable[[Any], Any]) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_DFL)
     gc.freeze()  # what was imported stays, and is not looked through again and again
+    threadpool_limits(1, "blas")  # NumPy's threads wait by spinning, on the cores of the other workers
     try:
         pipe.send(READY)
         while True:
