@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -116,6 +117,7 @@ class Muon(torch.optim.AdamW):
         found = getattr(self, "found_inf", None)
         for group in self.param_groups:
             rate = group["lr"] if found is None else group["lr"] * (1 - found)
+            alike: defaultdict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for parameter in group["params"] if group[MATRICES] else ():
                 if parameter.grad is None:
                     continue
@@ -127,20 +129,29 @@ class Muon(torch.optim.AdamW):
                 if found is not None:
                     gradient = torch.where(found > 0, momentum, gradient)  # which leaves it as it is
                 momentum.lerp_(gradient, 1 - self.momentum)
-                move = gradient.lerp(momentum, self.momentum).unflatten(0, (group[MATRICES], -1))
-                rate_here = rate * self.scale * math.sqrt(max(move.shape[1:]))
-                move = orthogonal(move.to(self.precision)).to(parameter.dtype).flatten(0, 1)
-                parameter.mul_(1 - rate * group["weight_decay"]).sub_(rate_here * move)
+                move = gradient.lerp(momentum, self.momentum).to(self.precision)
+                alike[tuple(move.shape)].append((parameter, move))
+            for (rows, columns), pairs in alike.items():  # in one product each: small ones fill no core alone
+                rows //= group[MATRICES]
+                rate_here = rate * self.scale * math.sqrt(max(rows, columns))
+                moves = orthogonal(torch.cat([move for _, move in pairs]).unflatten(0, (-1, rows)))
+                for (parameter, _), move in zip(pairs, moves.flatten(0, 1).chunk(len(pairs)), strict=True):
+                    parameter.mul_(1 - rate * group["weight_decay"]).sub_(rate_here * move.to(parameter.dtype))
         super().step()
 
 
-def orthogonal(matrices: Tensor, *, rounds: int = 5) -> Tensor:
+def orthogonal(matrices: Tensor, *, rounds: int = 4) -> Tensor:
     """About the orthogonal matrix nearest to each of ``matrices`` (K, R, C): the same singular vectors, and singular
-    values of 0.7 to 1.2, but for those that are next to zero. By products alone, with Jordan's polynomial."""
+    values of 0.7 to 1.2, but for those that are next to zero. By products alone, with Jordan's polynomial.
+
+    Divided by the norm of their singular values' fourth powers, which the first product holds, they begin larger than
+    by that of the squares, which saves a round."""
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
-    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(rounds):
-        gram = wide @ wide.mT
+    gram = wide @ wide.mT
+    size = gram.norm(dim=(1, 2), keepdim=True).clamp(min=1e-14)
+    wide, gram = wide / size.sqrt(), gram / size
+    for number in range(rounds):
+        gram = wide @ wide.mT if number else gram
         polynomial = torch.baddbmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
         wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
     return wide if wide.shape == matrices.shape else wide.mT
