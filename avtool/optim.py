@@ -131,12 +131,14 @@ class Muon(torch.optim.AdamW):
                 momentum.lerp_(gradient, 1 - self.momentum)
                 move = gradient.lerp(momentum, self.momentum).to(self.precision)
                 alike[tuple(move.shape)].append((parameter, move))
-            for (rows, columns), pairs in alike.items():  # in one product each: small ones fill no core alone
-                rows //= group[MATRICES]
-                rate_here = rate * self.scale * math.sqrt(max(rows, columns))
-                moves = orthogonal(torch.cat([move for _, move in pairs]).unflatten(0, (-1, rows)))
-                for (parameter, _), move in zip(pairs, moves.flatten(0, 1).chunk(len(pairs)), strict=True):
-                    parameter.mul_(1 - rate * group["weight_decay"]).sub_(rate_here * move.to(parameter.dtype))
+            for shape, pairs in alike.items():  # in one product each: small ones fill no core alone
+                matrices = torch.cat([move for _, move in pairs])
+                matrices = matrices.unflatten(0, (-1, shape[0] // group[MATRICES]))
+                rate_here = rate * self.scale * math.sqrt(max(matrices.shape[1:]))
+                moves = orthogonal(matrices).flatten(0, 1).chunk(len(pairs))
+                for (parameter, _), move in zip(pairs, moves, strict=True):
+                    parameter.mul_(1 - rate * group["weight_decay"])
+                    parameter.sub_(rate_here * move.to(parameter.dtype))
         super().step()
 
 

@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
 from avtool.data import workers
 from avtool.errors import AvtoolError
@@ -133,3 +135,14 @@ def test_workers_that_do_not_start_end_in_an_error(monkeypatch):
 
 def not_serving(pipe: object, work: object) -> None:
     os._exit(3)
+
+
+def blas_threads(_: int) -> set[int]:
+    np.ones((200, 200)) @ np.ones((200, 200))
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.mark.skipif(not blas_threads(0), reason="this NumPy's products have no threads to be held")
+def test_numpy_has_one_thread_in_a_worker():
+    """Its threads wait by spinning, on the cores of the other workers."""
+    assert [threads for _, threads in workers.run_all(blas_threads, range(2), jobs=2)] == [{1}, {1}]
