@@ -1,11 +1,12 @@
 """What the small recipes reach on a prepared data set: every row of every task's tables, mean and spread over seeds.
 
     python docs/compare_seeds.py DATA OUT [--tasks classify,localize,separate,segment] [--seeds 0,1,2]
-        [--steps localize=800,separate=700]
+        [--steps localize=800,separate=700] [--judged DATA]
 
-For every seed a tiny model is pretrained on the training split, fine-tuned for each task by the shipped recipe (to
-separate and to segment: from the seed's localizer), and evaluated on the test split by all protocols that the data can
-answer. What is there already is not done again, so it can be stopped and started, and two of these, with
+For every seed a tiny model is pretrained on the training split and learns to classify from there, another learns to
+localize from nothing, and from it others to separate and to segment, all by the shipped recipes; each is evaluated on
+the test split of DATA, or of what is --judged, by all protocols that the data can answer, and localizers by
+negative-audio too. What is there already is not done again, so it can be stopped and started, and two of these, with
 OMP_NUM_THREADS=1 each, can share the seeds.
 """
 
@@ -20,8 +21,11 @@ from pathlib import Path
 from compare_fusion import avtool
 
 PRETRAIN, TASKS = "pretrain", ("classify", "localize", "separate", "segment")
-BEGINS_FROM = {"separate": "localize", "segment": "localize"}
-"""Where a task does not begin from the pretrained model: a localizer knows by sight what sounds."""
+BEGINS_FROM = {"classify": PRETRAIN, "separate": "localize", "segment": "localize"}
+"""Where a task does not begin from nothing. A localizer knows by sight what sounds; itself it learns less from a short
+pretraining than from nothing."""
+JUDGED_BY = {"localize": "pointing,ciou-median,ciou-adaptive,negative-audio"}
+"""Where it is not by the usual protocols."""
 
 
 def trained(data: Path, out: Path, task: str, seed: str, steps: dict[str, str]) -> Path:
@@ -33,18 +37,21 @@ def trained(data: Path, out: Path, task: str, seed: str, steps: dict[str, str]) 
         if task == PRETRAIN:
             avtool("pretrain", "--recipe", "tiny", *common)
         else:
-            begin = trained(data, out, BEGINS_FROM.get(task, PRETRAIN), seed, steps)
-            avtool("finetune", task, "--recipe", f"tiny-{task}", "--from", str(begin), *common)
+            start = ["none", "--allow-random"]
+            if task in BEGINS_FROM:
+                start = [str(trained(data, out, BEGINS_FROM[task], seed, steps))]
+            avtool("finetune", task, "--recipe", f"tiny-{task}", "--from", *start, *common)
         (run / "done").touch()
     return run
 
 
-def tables(data: Path, out: Path, task: str, seed: str, steps: dict[str, str]) -> list[dict]:
+def tables(data: Path, out: Path, task: str, seed: str, *, judged: Path, steps: dict[str, str]) -> list[dict]:
     """The tables of one fine-tuned model, made where they are not there yet."""
     found = out / f"{task}-{seed}.json"
     if not found.exists():
         run = trained(data, out, task, seed, steps)
-        avtool("evaluate", str(run), "--data", str(data), "--out", str(found))
+        protocols = ["--protocol", JUDGED_BY[task]] if task in JUDGED_BY else []
+        avtool("evaluate", str(run), "--data", str(judged), "--out", str(found), *protocols)
     return json.loads(found.read_text())["tables"]
 
 
@@ -56,6 +63,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument(
+        "--judged", type=Path, help="other data, whose test clips are not among DATA's to train on"
+    )
     parser.add_argument("--steps", default="", help="where not the recipe's, as localize=800,separate=700")
     given = parser.parse_args()
     tasks, steps = given.tasks.split(","), [pair.split("=") for pair in given.steps.split(",") if pair]
@@ -65,11 +75,12 @@ def main() -> None:
         parser.error(f"--steps {wrong[0]} is not TASK=STEPS")
     if not given.data.is_dir():
         parser.error(f"there are no prepared data at {given.data}")
+    judged = given.judged or given.data
     values: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
     headings: dict[tuple[str, str], str] = {}
     for seed in given.seeds.split(","):
         for task in tasks:
-            for table in tables(given.data, given.out, task, seed, dict(steps)):
+            for table in tables(given.data, given.out, task, seed, judged=judged, steps=dict(steps)):
                 left_out = "".join(f"; {count} left out, {why}" for why, count in table["left_out"].items())
                 headings[task, table["protocol"]] = f"n = {table['samples']}{left_out}\n  {table['words']}"
                 for row in table["rows"]:
