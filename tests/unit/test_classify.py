@@ -30,7 +30,15 @@ from avtool.features import blank_frames, silence
 from avtool.optim import SCALE, parameter_groups
 from avtool.places import BEST, checkpoints_of, resolve_checkpoint
 from avtool.tasks.classify.recipe import Classify
-from avtool.tasks.classify.train import Classification, beta_quantile, blanked, labels_of, mix, one_hot
+from avtool.tasks.classify.train import (
+    Classification,
+    beta_quantile,
+    blanked,
+    labels_of,
+    masked,
+    mix,
+    one_hot,
+)
 from avtool.tasks.names import CLASSES, ClassNames
 from avtool.tracking import read_metrics
 from avtool.weight_files import read_safetensors
@@ -233,7 +241,27 @@ def test_blanking_takes_one_of_the_two_from_a_share_of_the_samples() -> None:
     assert (seen[~no_image] == 1).all() and (heard[~no_audio] == 1).all()
 
 
-DRAWN = ("classify.mixup=0.8", "classify.cutmix=1.0", "classify.modality_dropout=0.5", "train.drop_path=0.5")
+def test_masks_silence_bands_and_times_up_to_a_share() -> None:
+    audio = torch.ones(400, 1, 40, 100)
+    heard = masked(audio, torch.rand(400, 4, generator=torch.Generator().manual_seed(0)), 0.4) == 1
+    bands, times = heard.any(dim=3).flatten(1), heard.any(dim=2).flatten(1)
+    torch.testing.assert_close(heard.squeeze(1), bands.unsqueeze(2) & times.unsqueeze(1))
+    for left, longest in ((bands, 16), (times, 40)):
+        silent = (~left).sum(dim=1)
+        assert silent.max() <= longest + 1 and silent.max() > 0.8 * longest
+        assert silent.float().mean() == pytest.approx(longest / 2, rel=0.1)
+        assert (left.diff(dim=1).sum(dim=1) <= 2).all()  # in one piece
+        assert left[:, 0].any() and not left[:, 0].all()
+    assert masked(audio, torch.zeros(400, 4), 0.0) is audio
+
+
+DRAWN = (
+    "classify.mixup=0.8",
+    "classify.cutmix=1.0",
+    "classify.modality_dropout=0.5",
+    "classify.spectrogram_masks=0.5",
+    "train.drop_path=0.5",
+)
 
 
 def test_a_sample_is_a_function_of_seed_epoch_and_index_alone(data: Path) -> None:

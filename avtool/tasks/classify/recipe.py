@@ -14,6 +14,8 @@ class Classify(Section):
     """alpha of cutmix's Beta distribution, for image and sound; 0: none"""
     modality_dropout: ShareBelow1 = 0.0
     """share of the samples in which either the picture is blank or the sound is silent, each half of the time"""
+    spectrogram_masks: ShareBelow1 = 0.0
+    """the most of a sound's mel bands, and of its time, that is silenced in training (SpecAugment); 0: none"""
     label_smoothing: ShareBelow1 = 0.0
     """share of a label that is spread over all classes"""
     class_weights: bool = False

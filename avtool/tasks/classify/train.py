@@ -24,8 +24,8 @@ from avtool.tasks.names import ClassNames
 from avtool.tasks.settings import drawn_views
 from avtool.tasks.training import ALONE, Batches, Training
 
-DRAWS = 6
-"""Numbers drawn for a sample beside its path noise: five for mixing, one for blanking."""
+DRAWS = 10
+"""Numbers drawn for a sample beside its path noise: five for mixing, one for blanking, four for masks."""
 
 
 class Classification(Training):
@@ -119,6 +119,7 @@ class Classification(Training):
             own = {"image": image, "audio": audio, "targets": targets}
             image, audio, targets = mix(own, self._partner(batch), drawn, self.options)
         image, audio = blanked(image, audio, drawn[:, 5], self.options.modality_dropout)
+        audio = masked(audio, drawn[:, 6:], self.options.spectrogram_masks)
         image_keep, audio_keep = self.kept_patches(batch)
         path_noise = path_noise.unflatten(1, (self.depth, 6))
         logits = self.model(
@@ -220,6 +221,16 @@ def blanked(image: Tensor, audio: Tensor, noise: Tensor, share: float) -> tuple[
     return image, torch.where(no_audio.view(-1, 1, 1, 1), silence(audio), audio)
 
 
+def masked(audio: Tensor, noise: Tensor, share: float) -> Tensor:
+    """Audio (B, 1, mel, frames) in which a range of bands and a span of time are silent, each of 0 to ``share`` of all,
+    as uniform ``noise`` (B, 4) decides (SpecAugment, arXiv 1904.08779)."""
+    if not share:
+        return audio
+    bands = _span(audio.shape[2], share * noise[:, 0], noise[:, 1]).view(len(audio), 1, -1, 1)
+    times = _span(audio.shape[3], share * noise[:, 2], noise[:, 3]).view(len(audio), 1, 1, -1)
+    return torch.where(bands | times, silence(audio), audio)
+
+
 def _blend(own: Tensor, partner: Tensor, share: Tensor) -> Tensor:
     share = share.view(-1, *(1,) * (own.ndim - 1))
     return share * own + (1 - share) * partner
@@ -249,8 +260,12 @@ def _box_mask(image: Tensor, keep: Tensor, at: Tensor) -> Tensor:
 
 def _span_mask(audio: Tensor, keep: Tensor, at: Tensor) -> Tensor:
     """When the partner's sound is heard: a span of the share 1 - ``keep`` of the time, bool (B, 1, 1, frames)."""
-    frames = audio.shape[3]
-    t = (torch.arange(frames, device=audio.device) + 0.5).view(1, 1, 1, -1) / frames
-    length = (1 - keep).view(-1, 1, 1, 1)
-    start = at.view(-1, 1, 1, 1) * (1 - length)
-    return (t >= start) & (t < start + length)
+    return _span(audio.shape[3], 1 - keep, at).view(len(audio), 1, 1, -1)
+
+
+def _span(size: int, share: Tensor, at: Tensor) -> Tensor:
+    """A span of the ``share`` (B,) of ``size`` places, ``at`` 0 (B,) at their beginning, at 1 at their end: bool (B,
+    size)."""
+    place = (torch.arange(size, device=share.device) + 0.5) / size
+    start = at * (1 - share)
+    return (place >= start.unsqueeze(1)) & (place < (start + share).unsqueeze(1))
