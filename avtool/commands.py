@@ -112,9 +112,14 @@ def first_process() -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout; bytes of a path that are no text are escaped in it."""
+    """One JSON object on stdout."""
+    print(printed_json(value))
+
+
+def printed_json(value: Any) -> str:
+    """What ``print_json`` prints; bytes of a path that are no text are escaped in it."""
     text = json_text(value, indent=2, ensure_ascii=False, default=str)
-    print(re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text))
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_facts(facts: Mapping[str, Any], units: Mapping[str, Callable[[Any], str]] | None = None) -> None:

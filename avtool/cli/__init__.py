@@ -20,7 +20,7 @@ STYLE: dict[str, Any] = {
 }
 FIRST, LAST = (
     ("fetch", "prepare", "convert_data", "pretrain", "finetune", "plot", "evaluate", "report"),
-    ("pull", "push", "convert", "export", "recipes", "demo", "inspect", "bench", "doctor"),
+    ("pull", "push", "convert", "export", "serve", "recipes", "demo", "inspect", "bench", "doctor"),
 )
 """Commands that help lists before and after those of the tasks."""
 

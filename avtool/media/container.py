@@ -226,10 +226,11 @@ class MediaFile:
             lengths = [float((one.duration or 0) * (one.time_base or 0)) for one in streams]
             odd = max(lengths, default=0.0) - min(lengths, default=0.0) > AHEAD or 0 < self.frame_rate() < 1
             trusted = self.header if self.format in MEASURED and not odd else None
-            self.seconds = trusted or self._measured()
+            self.seconds = trusted or self.measured()
         return self.seconds
 
-    def _measured(self) -> float:
+    def measured(self) -> float:
+        """Seconds by the time stamps of all packets, whatever the header says."""
         # the latest packets of each stream: those of earlier ones may have strayed
         clock, ends = self._clock(), defaultdict[int, deque[Any]](lambda: deque(maxlen=REORDERED))
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:

@@ -35,6 +35,7 @@ COMMANDS = [
     ["push"],
     ["convert"],
     ["export"],
+    ["serve"],
     ["inspect"],
     ["bench"],
     ["bench", "fusion"],

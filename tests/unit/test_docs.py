@@ -56,6 +56,8 @@ ONLY_PARSED = {
     "avtool convert-data data/prepared/vggsound --to parquet --out data/parquet/vggsound": (
         "needs pyarrow; tests/unit/test_readers.py runs it"
     ),
+    "pip install 'avtool[serve]'": "installs from the network",
+    "avtool serve --model runs/localize": "needs gradio; tests/e2e/test_serve_in_browser.py runs it",
     "avtool demo": "tests/e2e/test_demo_twice.py runs it",
     "avtool bench fusion": "minutes at full size; tests/unit/test_bench.py runs all of them small",
     "avtool bench step": "as bench fusion",

@@ -17,13 +17,15 @@ EPILOG = examples(
     "avtool classify photo.jpg --audio sound.wav",
     next_command="avtool evaluate RUN --data DIR",
 )
+TOP = 5
+"""Classes that are shown unless more or fewer are asked for."""
 
 
 @command("audio", "model", "device", "threads", "json")
 def classify(
     clips: Clips,
     *,
-    top: Annotated[int, option("N", "Classes to show.", min=1)] = 5,
+    top: Annotated[int, option("N", "Classes to show.", min=1)] = TOP,
     every: Annotated[float | None, every("Seconds between windows of a long clip.", "half a window")] = None,
     json: bool,
     **options: Any,
@@ -39,14 +41,16 @@ def classify(
     failures = Failures(given := clips_in(clips))
     found = run(given, every=every, failed=failures.tell, **options)
     if json:
-        print_json({"clips": [_as_dict(one, top) for one in found], "failed": failures.found})
+        print_json({"clips": [as_dict(one, top) for one in found], "failed": failures.found})
     else:
         for one in found:
             _print(one, top)
     failures.leave()
 
 
-def _as_dict(found: ClassificationResult, top: int) -> dict[str, Any]:
+def as_dict(found: ClassificationResult, top: int = TOP) -> dict[str, Any]:
+    """What --json says of a clip, with its ``top`` likeliest classes."""
+
     def named(classes: list[tuple[str, float]]) -> list[dict[str, Any]]:
         return [{"class": name, "probability": round(value, 6)} for name, value in classes]
 

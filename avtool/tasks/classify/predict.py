@@ -43,7 +43,7 @@ def classify(
     clips: Sequence[Path],
     *,
     audio: Path | None = None,
-    model: Path | None = None,
+    model: Path | Chosen | None = None,
     every: float | None = None,
     device: str = "auto",
     failed: Failed | None = None,
@@ -53,7 +53,8 @@ def classify(
 
     A clip longer than the model's window is heard in windows, one ``every`` so many seconds (None: half a window).
     Probabilities are a softmax over classes, or of each class alone where the model was trained on clips of several.
-    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``).
+    ``model``: a run, checkpoint or converted folder (None: see ``avtool.places.find_model``), or what ``choose_model``
+    gave.
 
     A clip that cannot be used is told to ``failed`` and left out, or raised where that is None. The weights are loaded
     once the first clip is found to be usable. AvtoolError where the model is no classifier.
