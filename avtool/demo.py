@@ -215,8 +215,8 @@ def _make(out: Path, size: Size, note: _Note, *, device: str, seed: int, threads
     note.begin(run.name)
     pretrain = "pretrain", "--recipe", "tiny", "--data", data, "--out", run
     _run(*pretrain, *seeded, *tensors, *size.pretrain)
-    heard, own = [], {*synth.labels_of(seed, HELD_OUT_CLIP)[1]}
-    unlike = next(n for n in count(HELD_OUT_CLIP + 5, 5) if not own & {*synth.labels_of(seed, n)[1]})
+    heard, own = [], {*synth.cast_of(seed, HELD_OUT_CLIP).labels}
+    unlike = next(n for n in count(HELD_OUT_CLIP + 5, 5) if not own & {*synth.cast_of(seed, n).labels})
     for path, number in ((clip, HELD_OUT_CLIP), (other, unlike)):
         note.begin(path.name)
         scene = synth.describe(seed, number)

@@ -1,6 +1,8 @@
 """Evaluation by named protocols: the Python API behind ``avtool evaluate``. Each task brings its own protocols."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,12 @@ from avtool.tracking import RUN_JSON, keep_evaluation
 
 __all__ = ["Table", "evaluate", "metrics"]
 
+LABEL = "label"
+"""What clips can be grouped by beside the columns of their own."""
+MOST_GROUPS = 400
+NONE = "none"
+"""The group of the clips that have nothing in the column."""
+
 
 def evaluate(
     model: Path,
@@ -35,6 +43,7 @@ def evaluate(
     protocols: Sequence[str] = (),
     split: str = "test",
     fold: tuple[int, int] | None = None,
+    by: str | None = None,
     windows: int = 1,
     maps: Sequence[str] = (),
     object_prior: Path | None = None,
@@ -49,11 +58,12 @@ def evaluate(
     """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
 
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
-    fold by recording, which a run with ``data.fold`` did not see. ``object_prior``: torchvision's weights of an
-    ImageNet ResNet, with which localization is reported beside that without. ``out``: also write metrics.json there;
-    a run keeps its tables in its evaluations.jsonl in any case. ``save_predictions``: an .npz of what the numbers were
-    made of (docs/tasks.md). UsageError for unknown names, DataError where the model's head and the data do not fit,
-    before any weights are loaded.
+    fold by recording, which a run with ``data.fold`` did not see. ``by``: after the tables of all clips also those of
+    each group with the same value in this column, "label" or one of the clips' ``extra``. ``object_prior``:
+    torchvision's weights of an ImageNet ResNet, with which localization is reported beside that without. ``out``: also
+    write metrics.json there; a run keeps its tables in its evaluations.jsonl in any case. ``save_predictions``: an .npz
+    of what the numbers of all clips were made of (docs/tasks.md). UsageError for unknown names, DataError where the
+    model's head and the data do not fit, before any weights are loaded.
 
     Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
     writes the files and raises what fails anywhere; the others return [].
@@ -90,11 +100,13 @@ def evaluate(
             )
         dataset = PreparedDataset(data, split)
         dataset.check_rate(config.rate, str(checkpoint))
+        clips = _clips(dataset, fold)
+        groups = {} if by is None else _groups(dataset, clips, by)
         context = Context(
             checkpoint=checkpoint,
             config=config,
             dataset=dataset,
-            chosen=_clips(dataset, fold),
+            chosen=clips,
             part=_part(dataset, fold),
             device=local_device(resolve_device(device)),
             batch_size=batch_size,
@@ -109,6 +121,12 @@ def evaluate(
         say_filled_up(config, dataset)
         try:
             tables = evaluation.tables(context, chosen_protocols)
+            for value, numbers in groups.items():
+                part, group = f"{context.part}, {by} {value}", {str(by): value}
+                of_group = replace(
+                    context, chosen=numbers, judged=clips, part=part, group=group, predictions={}, keep=False
+                )
+                tables += _tables_of_group(of_group, judged.name, evaluation, chosen_protocols)
         except NotFinite as error:
             raise CheckpointError(f"{checkpoint}: {error.message}", hint=error.hint) from error
         if world.main and save_predictions is not None:
@@ -121,7 +139,7 @@ def evaluate(
                 keep_evaluation(run, written)
             if out is not None:
                 write_json(out, written)
-    return tables
+    return tables if world.main else []
 
 
 def metrics(
@@ -182,3 +200,39 @@ def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray
 def _part(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
     """What is judged, in words."""
     return f"{dataset.name}, split {dataset.split}" + ("" if fold is None else f", fold {fold[0]}/{fold[1]}")
+
+
+def _groups(dataset: PreparedDataset, clips: np.ndarray, by: str) -> dict[str, np.ndarray]:
+    """The ``clips`` (N,) by their value in column ``by``, sorted. UsageError where there is no such column, or it has
+    too many values."""
+    found, columns = defaultdict[str, list[int]](list), {LABEL}
+    for i in clips:
+        facts = dataset.facts(int(i))
+        values = {LABEL: ";".join(facts["labels"]), **(facts.get("extra") or {})}
+        columns |= values.keys()
+        found[str(values.get(by) or NONE)].append(int(i))
+    if by not in columns:
+        raise UsageError(
+            f"the clips of {dataset.folder} have no column {by!r} to group them by",
+            hint=f"one of {', '.join(sorted(columns))}; a manifest's own columns are kept with its clips",
+        )
+    if len(found) > MOST_GROUPS:
+        raise UsageError(
+            f"column {by!r} of {dataset.folder} has {len(found):,} values, at most {MOST_GROUPS} are judged apart",
+            hint="choose a column with fewer",
+        )
+    return {value: np.array(found[value]) for value in sorted(found)}
+
+
+def _tables_of_group(
+    context: Context, task: str, evaluation: Evaluation, protocols: Sequence[str]
+) -> list[Table]:
+    """The tables of a group of clips; for a protocol that cannot judge them, one without rows that says why."""
+    try:
+        return evaluation.tables(context, protocols)
+    except (DataError, UsageError) as error:
+        if len(protocols) > 1:
+            each = (_tables_of_group(context, task, evaluation, [name]) for name in protocols)
+            return [table for tables in each for table in tables]
+        left_out = {f"because {error.message}": len(context.chosen)}
+        return [context.table(task, protocols[0], "", [], [], left_out=left_out)]

@@ -179,6 +179,8 @@ def kept_tables(run: Path, weights: str) -> list[dict[str, Any]]:
         with suppress(ValueError):
             found = json.loads(line)
             for table in found["tables"] if found["weights"] == weights else ():
+                if not table["rows"]:  # of a group that the protocol cannot judge
+                    continue
                 table["measures"] = list(
                     dict.fromkeys(name for row in table["rows"] for name in row["measures"])
                 )

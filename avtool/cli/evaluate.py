@@ -18,6 +18,7 @@ EPILOG = examples(
     "avtool evaluate runs/MY_RUN --data data/prepared/synth",
     "avtool evaluate RUN --data DIR --protocol top1,knn --out metrics.json",
     "avtool evaluate RUN --data DIR --split all --fold 1/5 --json",
+    "avtool evaluate RUN --data data/prepared/synth-scenes --by scenario",
     "torchrun --nproc-per-node 8 -m avtool evaluate RUN --data DIR --workers 2",
     next_command="avtool localize clip.mp4 --model RUN --out heatmap.png",
 )
@@ -47,6 +48,9 @@ def evaluate(
     fold: Annotated[
         Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
     ] = None,
+    by: Annotated[
+        str | None, option("COLUMN", "Also a table for each label, or value of a column of the clips' own.")
+    ] = None,
     windows: Annotated[
         int, option("N", "Windows per clip, averaged (classify, retrieve).", min=1, max=MOST_WINDOWS)
     ] = 1,
@@ -73,6 +77,7 @@ def evaluate(
         protocols=_names(protocol),
         split=split,
         fold=fold,
+        by=by,
         windows=windows,
         maps=_names(maps),
         object_prior=object_prior,
@@ -92,37 +97,62 @@ def evaluate(
         dataset = PreparedDataset(data, split)
         print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=fold))
         return
-    for table in tables:
-        _print(table)
+    together: dict[tuple[str, ...], list[Table]] = {}
+    for number, table in enumerate(tables):
+        of = (table.task, table.protocol) if table.group else (str(number),)
+        together.setdefault(of, []).append(table)
+    for of_one in together.values():
+        _print(*of_one)
 
 
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in text.split(",")] if text is not None else []
 
 
-def _print(table: Table) -> None:
+def _print(*tables: Table) -> None:
+    """A table, or as one those of the groups of clips that a protocol has judged apart."""
     from rich.console import Console
     from rich.table import Table as Grid
+    from rich.text import Text
 
     from avtool.tasks.table import measure_in_words
 
-    what = f"{table.task} by {table.protocol}: n = {table.samples}"
-    if table.recordings != table.samples:
-        what += f" from {table.recordings} recordings"
-    left_out = [f"{count} clips left out {reason}" for reason, count in table.left_out.items()]
+    table = next((one for one in tables if one.rows), tables[0])
+    what, said = f"{table.task} by {table.protocol}", [table.data]
     interval = f"95 % bootstrap intervals (seed {table.seed})"
-    caption = "\n".join(
-        [*filter(None, [table.data]), table.words, "; ".join([interval, *left_out]), *table.notes]
+    left_out = [[f"{n} clips left out {reason}" for reason, n in one.left_out.items()] for one in tables]
+    if table.group:
+        what = f"{what}, by {', '.join(table.group)}"
+        said = [*dict.fromkeys(one.words for one in tables), interval]
+        for one, counts in zip(tables, left_out, strict=True):
+            said += [f"{_value(one)}: {line}" for line in ["; ".join(counts), *one.notes] if line]
+    else:
+        what = f"{what}: {_count(table)}"
+        said += [table.words, "; ".join([interval, *left_out[0]]), *table.notes]
+    grid = Grid(
+        title=what, caption="\n".join(filter(None, said)), title_justify="left", caption_justify="left"
     )
-    grid = Grid(title=what, caption=caption, title_justify="left", caption_justify="left")
     grid.add_column("")
-    names = list(dict.fromkeys(name for row in table.rows for name in row.measures))
+    names = list(dict.fromkeys(name for one in tables for row in one.rows for name in row.measures))
     stacked = len(names) > BESIDE
     for name in names:
         heading = f"{name} {table.unit}".strip()
         grid.add_column(heading.replace(" ", "\n") if stacked else heading, justify="right", no_wrap=True)
-    for row in table.rows:
-        measures = (vars(found) if found else None for found in map(row.measures.get, names))
-        cells = [measure_in_words(found, table.unit, stacked=stacked) for found in measures]
-        grid.add_row(row.name if row.role == "model" else f"{row.name} ({row.role})", *cells)
+    for one in tables:
+        if one.group:
+            grid.add_section()
+            grid.add_row(Text(f"{_value(one)}: {_count(one)}", style="bold"))
+        for row in one.rows:
+            measures = (vars(found) if found else None for found in map(row.measures.get, names))
+            cells = [measure_in_words(found, one.unit, stacked=stacked) for found in measures]
+            grid.add_row(row.name if row.role == "model" else f"{row.name} ({row.role})", *cells)
     Console().print(grid)
+
+
+def _value(table: Table) -> str:
+    return ", ".join(table.group.values())
+
+
+def _count(table: Table) -> str:
+    what = f"n = {table.samples}"
+    return what if table.recordings == table.samples else f"{what} from {table.recordings} recordings"

@@ -22,7 +22,9 @@ EPILOG = examples(
     "avtool prepare manifest my_clips.csv --out data/prepared/my_clips",
     next_command="avtool pretrain --recipe tiny --data data/prepared/synth",
 )
-SUBSETS = "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss."
+SUBSETS = (
+    "audioset: balanced, unbalanced, eval. music: solo, solo21, duet. avsbench: s4, ms3, avss. synth: scenes."
+)
 CLIPS = 400
 CLIPS_FOR_DENSE = 1000
 """Fewer clips to train on than this, and the small recipe is the one to begin with."""
@@ -39,7 +41,9 @@ def prepare(
     out: Annotated[
         Path | None, option("DIR", "Folder to write.", usual="$AVTOOL_DATA/prepared/NAME[-SUBSET]")
     ] = None,
-    subset: Annotated[str | None, option("NAME", SUBSETS, usual="balanced and eval; solo; avss")] = None,
+    subset: Annotated[
+        str | None, option("NAME", SUBSETS, usual="balanced and eval; solo; avss; none")
+    ] = None,
     clips: Annotated[int | None, option("N", "Clips to render, synth only.", usual=str(CLIPS), min=1)] = None,
     seed: Annotated[int | None, option("N", "Seed of the clips, synth only.", usual="0", min=0)] = None,
     jobs: Annotated[
@@ -96,7 +100,7 @@ def prepare(
         if sealed:
             typer.echo(f"report: {report.out / 'report.html'}")
             if found["prepared"]:
-                typer.echo(f"next: {_next_command(name, report.out, at_home=out is None)}")
+                typer.echo(f"next: {_next_command(name, report.out, at_home=out is None and subset is None)}")
     if not sealed:
         typer.echo(f"this part is done; {report.out} is finished when all parts are", err=True)
     elif not found["prepared"]:

@@ -246,7 +246,7 @@ def _rendered(row: Row, scene: synth.Scene, settings: Settings, flags: Sequence[
     stage, stems = synth.Stage(scene), synth.stems_of(scene)
     mask, view, boxes = stage.truth()
     numbers, seconds = synth.frames_kept(settings.frame_rate), float(synth.SECONDS)
-    whole = (synth.SIZE, synth.SIZE)
+    whole = (scene.size, scene.size)
     size = media.scaled_size(*whole, settings.short_side)
     rates = synth.SAMPLE_RATE, settings.sample_rate
     clip = media.DecodedClip(
@@ -284,7 +284,9 @@ def _checked(
 ) -> PreparedClip:
     """Check picture, sound and masks of ``clip``, see ``Decoded``."""
     rate = settings.sample_rate
-    if reason := checks.refusal(clip.waveform, rate):
+    if row.rendered is None and (
+        reason := checks.refusal(clip.waveform, rate)
+    ):  # what is rendered may be silent
         said = f"{row.audio or row.video}: {reason}, {len(clip.waveform) / rate:.2f} s in all"
         raise media.UnusableMedia(said, reason=reason)
     found = list(flags)

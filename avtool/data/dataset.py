@@ -375,7 +375,7 @@ def _how_to_prepare(folder: Path, facts: Mapping[str, Any] | None = None) -> str
     if "prepared" in counts:
         commands["synth"] += f" --clips {counts['prepared'] + counts.get('refused', 0)}"
     for name, dataset in DATASETS.items():
-        commands |= {f"{name}-{subset}": f"{name} --subset {subset}" for subset in dataset.subsets}
+        commands |= {f"{name}-{subset}": f"{commands[name]} --subset {subset}" for subset in dataset.subsets}
     name = commands.get(called, "manifest FILE.csv")
     if folder.exists() and not (folder / DATASET_JSON).exists():
         return f"avtool prepare {name} --out DIR, and --data DIR"  # it holds something else, which stays

@@ -33,12 +33,13 @@ Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
 class Context:
     """An evaluation's surroundings.
 
-    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. ``windows``
-    of a clip are averaged where a protocol does so, and ``maps`` (none: the model's own kind) are evaluated, with
-    ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions`` collects what
-    ``--save-predictions`` writes: arrays by name, with ``keep`` large ones as well. Results are the same for any
-    ``batch_size``, any ``workers``, and any number of processes in ``world``, which share the samples and leave what is
-    made of them to rank 0.
+    ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. Where these
+    are a ``group`` of the clips that are judged, ``judged`` are all of them, and ``shared`` keeps, by name, what is the
+    same for every group. ``windows`` of a clip are averaged where a protocol does so, and ``maps`` (none: the model's
+    own kind) are evaluated, with ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions``
+    collects what ``--save-predictions`` writes: arrays by name, with ``keep`` large ones as well. Results are the same
+    for any ``batch_size``, any ``workers``, and any number of processes in ``world``, which share the samples and leave
+    what is made of them to rank 0.
     """
 
     checkpoint: Path
@@ -51,6 +52,9 @@ class Context:
     seed: int = 0
     windows: int = 1
     part: str = ""
+    group: Mapping[str, str] = field(default_factory=dict)
+    judged: np.ndarray | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
     maps: Sequence[str] = ()
     object_prior: Path | None = None
     world: World = field(default_factory=World)
@@ -138,7 +142,7 @@ class Context:
                 dataset.folder, next((name for name in splits if name in others), others[0])
             )
             return other, np.arange(len(other))
-        rest = np.setdiff1d(np.arange(len(dataset)), self.chosen)
+        rest = np.setdiff1d(np.arange(len(dataset)), self.chosen if self.judged is None else self.judged)
         if not len(rest):
             raise DataError(
                 f"{dataset.folder} leaves no clips {purpose}: all are judged",
@@ -183,4 +187,6 @@ class Context:
         """The table of samples of which each comes from one of ``recordings`` (N,)."""
         counts = {reason: count for reason, count in (left_out or {}).items() if count}
         samples = len(recordings), len(set(recordings))
-        return Table(task, protocol, words, unit, rows, *samples, self.seed, counts, notes, self.part)
+        return Table(
+            task, protocol, words, unit, rows, *samples, self.seed, counts, notes, self.part, self.group
+        )

@@ -1,10 +1,11 @@
 """Protocol ``negative-audio`` of localization and segmentation: is nothing marked when nothing in view sounds?
 
-Every frame is judged with its own sound and with sounds that nothing in view makes, under one threshold.
+Every frame is judged with its own sound and with sounds that nothing in view makes, under one threshold. Where the data
+know of a frame that nothing in view makes its own sound, that is one of these.
 """
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Row, T
 
 PROTOCOL = "negative-audio"
 OWN, SILENT, NOISE, OFF_SCREEN = "own sound", "silence", "noise", "off-screen sound"
+EMPTY = "own sound, nothing in view makes it"
 VALIDATION, HELD_OUT = "validation", 0.1
 """The split that the threshold is chosen on; where there is none, the share of the training recordings that fine-tuning
 holds out where nothing else is said."""
@@ -47,6 +49,10 @@ class Samples(NamedTuple):
     views: FixedViews
     numbers: np.ndarray
     clips: np.ndarray
+
+    def part(self, kept: np.ndarray) -> Self:
+        """Those that are ``kept``, bool (N,)."""
+        return self._replace(numbers=self.numbers[kept], clips=self.clips[kept])
 
     def recordings(self) -> list[str]:
         """What each was recorded in."""
@@ -80,20 +86,23 @@ def negative_table(
 ) -> list[Table]:
     """The table of the ``judged`` samples under the thresholds chosen on ``validation``, as ``which`` says in words:
     every map with each sound, beside a blind disc, a constant map and the ``truth``, which covers the shares (N,) of
-    the frames. None ([]) but on rank 0. ``level``: of a threshold, as it is shown."""
-    chosen = _heard(context, maps, log_mel, validation, {})[0]
-    thresholds = {
-        name: balanced_threshold(
-            found[OWN][:, 0], [value[:, 0] for sound, value in found.items() if sound != OWN]
-        )
-        for name, found in chosen.items()
-    }
-    thresholds = context.world.gather(thresholds)[0]
-    every, notes = _heard(context, maps, log_mel, judged, thresholds)
+    the frames. Where that is 0, nothing in view makes the own sound, which is one more that no map should answer. None
+    ([]) but on rank 0. ``level``: of a threshold, as it is shown."""
+    if PROTOCOL not in context.shared:
+        context.shared[PROTOCOL] = _thresholds(context, maps, log_mel, validation)
+    thresholds: dict[str, float] = context.shared[PROTOCOL]
+    there = truth > 0
+    sounding, empty = judged.part(there), judged.part(~there)
+    every, notes = _heard(context, maps, log_mel, sounding, thresholds)
+    for name, found in _heard(context, maps, log_mel, empty, thresholds, alone=True)[0].items():
+        every.setdefault(name, {})[EMPTY] = found[OWN]
     if not context.world.main:
         return []
-    recordings = judged.recordings()
-    context.predictions["negative-audio clips"] = judged.clips
+    recordings, others = sounding.recordings(), empty.recordings()
+    everything = [*recordings, *others]
+    context.predictions["negative-audio clips"] = sounding.clips
+    if others:
+        context.predictions["negative-audio empty clips"] = empty.clips
     context.predictions |= {
         f"{part}: {name}, {sound}": value[:, column]
         for name, found in every.items()
@@ -101,42 +110,79 @@ def negative_table(
         for column, part in enumerate(("maximum", "marked"))
     }
 
-    def row(name: str, role: str, own: np.ndarray, heard: np.ndarray) -> Row:
+    def row(name: str, role: str, own: np.ndarray, heard: np.ndarray, of: Sequence[str] = recordings) -> Row:
         """The row of a sound: maximum and marked share of every sample with it, ``heard`` (N, 2), and with its own."""
         known = np.flatnonzero(~np.isnan(heard[:, 0]))
-        own, heard, names = own[known, 0], heard[known], [recordings[int(i)] for i in known]
+        own, heard, names = own[known, 0], heard[known], [of[int(i)] for i in known]
         measures = {"marked": context.measured(heard[:, 1], names)}
-        if not name.endswith(OWN):
+        if not name.endswith(OWN) and recordings:
             auc = context.measured_whole(
                 lambda chosen: separation_auc(own[chosen], heard[chosen, 0]), names, draws=DRAWS
             )
             measures["AUC"] = auc
         return Row(name, role, measures)
 
-    rows = [
-        row(f"{name}, {sound}", CONTROL if name.endswith(UNTRAINED) else MODEL, found[OWN], heard)
-        for name, found in every.items()
-        for sound, heard in found.items()
-    ]
+    def row_of_empty(name: str, role: str, own: np.ndarray, heard: np.ndarray) -> Row:
+        """The same of the empty samples, ``heard`` (M, 2), which are others than those of ``own`` (N, 2)."""
+        measures = {"marked": context.measured(heard[:, 1], others)}
+        scores, first = np.concatenate([own[:, 0], heard[:, 0]]), len(own)
+        if recordings:
+            measures["AUC"] = context.measured_whole(
+                lambda chosen: separation_auc(
+                    scores[chosen[chosen < first]], scores[chosen[chosen >= first]]
+                ),
+                everything,
+                draws=DRAWS,
+            )
+        return Row(name, role, measures)
+
+    rows = []
+    for name, found in every.items():
+        role, own = CONTROL if name.endswith(UNTRAINED) else MODEL, found.get(OWN, np.zeros((0, 2)))
+        for sound, heard in found.items():
+            make = row_of_empty if sound == EMPTY else row
+            rows.append(make(f"{name}, {sound}", role, own, heard))
     disc = (centred_disc(EVALUATION_SIZE) >= DISC_LEVEL).mean()
     for name, share in (("a centred disc", disc), ("a constant map", 1.0)):
-        blind = np.tile([1.0, share], (len(truth), 1))
-        rows.append(row(f"{name}, any sound", FLOOR, blind, blind))
-    ideal, nothing = np.stack([truth > 0, truth], axis=1), np.zeros((len(truth), 2))
-    rows.append(row(f"the truth itself, {OWN}", CEILING, ideal, ideal))
-    rows.append(row("the truth itself, any other sound", CEILING, ideal, nothing))
+        blind = np.tile([1.0, share], (len(everything), 1))
+        rows.append(row(f"{name}, any sound", FLOOR, blind, blind, everything))
+    ideal, names = np.stack([there, truth], axis=1), others
+    if recordings:
+        ideal, names = ideal[there], recordings
+        rows.append(row(f"the truth itself, {OWN}", CEILING, ideal, ideal))
+    rows.append(row("the truth itself, any other sound", CEILING, ideal, np.zeros_like(ideal), names))
     at = ", ".join(f"{name} {level(value):.3g}" for name, value in thresholds.items())
     words = WORDS.format(count=len(validation.numbers), split=validation.dataset.split, which=which)
     notes = [f"Thresholds: {at}; a centred disc {DISC_LEVEL:g}.", *notes]
-    return [context.table(task, PROTOCOL, words, rows, recordings, left_out=left_out, notes=notes)]
+    return [context.table(task, PROTOCOL, words, rows, everything, left_out=left_out, notes=notes)]
+
+
+def _thresholds(context: Context, maps: Maps, log_mel: LogMel, validation: Samples) -> dict[str, float]:
+    """By map, on every rank."""
+    thresholds = {
+        name: balanced_threshold(
+            found[OWN][:, 0], [value[:, 0] for sound, value in found.items() if sound != OWN]
+        )
+        for name, found in _heard(context, maps, log_mel, validation, {})[0].items()
+    }
+    return context.world.gather(thresholds)[0]
 
 
 def _heard(
-    context: Context, maps: Maps, log_mel: LogMel, samples: Samples, thresholds: Mapping[str, float]
+    context: Context,
+    maps: Maps,
+    log_mel: LogMel,
+    samples: Samples,
+    thresholds: Mapping[str, float],
+    *,
+    alone: bool = False,
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """By map and sound, the map's maximum and the share of the frame that reaches its threshold, float64 (N, 2), NaN
-    where a sample has no such sound; and notes on the sounds. On rank 0, elsewhere there are none."""
-    others, notes = _other_sounds(samples, seed=context.seed)
+    where a sample has no such sound; and notes on the sounds. On rank 0, elsewhere there are none. ``alone``: of the
+    samples' own sounds."""
+    if not len(samples.numbers):
+        return {}, []
+    others, notes = ({}, []) if alone else _other_sounds(samples, seed=context.seed)
     places = np.arange(len(samples.numbers))
     missing = {name: other < 0 for name, other in others.items()}
     filled = [np.where(missing[name], places, other) for name, other in others.items()]
@@ -146,8 +192,8 @@ def _heard(
 
     def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
         image, own = inputs_of(log_mel, batch)
-        heard = {OWN: own, SILENT: silence(own)}
-        for k, name in enumerate((NOISE, *others)):
+        heard = {OWN: own} if alone else {OWN: own, SILENT: silence(own)}
+        for k, name in enumerate(() if alone else (NOISE, *others)):
             heard[name] = log_mel(to_float_waveform(batch["other_waveform"][:, k]))
         found = {}
         for sound, audio in heard.items():

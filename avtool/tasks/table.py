@@ -38,7 +38,9 @@ class Table:
     %, dB or nothing.
 
     ``samples`` were used, from ``recordings`` recordings (which intervals resample); ``left_out`` counts the others by
-    reason; ``seed`` drew what was drawn. ``notes`` are sentences that belong under the table.
+    reason; ``seed`` drew what was drawn. ``notes`` are sentences that belong under the table. ``group``: the column by
+    whose values clips were judged apart, and the value of these ({}: all were judged together); where the protocol can
+    judge none of them, there are no rows.
     """
 
     task: str
@@ -52,6 +54,7 @@ class Table:
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     data: str = ""
+    group: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a number that is not finite is null."""
@@ -60,7 +63,7 @@ class Table:
 
 def measure_in_words(measure: Mapping[str, Any] | None, unit: str, *, stacked: bool = False) -> str:
     """A number with its interval (``stacked``: below it) of a ``Measure``, as dict."""
-    if measure is None or measure["value"] is None:
+    if measure is None or measure["value"] is None or math.isnan(measure["value"]):
         return ""
     digits = 1 if unit == "%" else 2
     text = f"{measure['value']:z.{digits}f}"

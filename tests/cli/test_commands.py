@@ -203,6 +203,9 @@ def test_prepare_names_the_data_where_it_is_not_at_home(calls, work: Path, monke
     monkeypatch.setattr(_Report, "out", Path("my clips"))
     splits_of(work / "my clips", train=30)
     assert invoke("prepare", "manifest", "x.csv").stdout.endswith("--recipe tiny --data 'my clips'\n")
+    assert invoke("prepare", "synth", "--subset", "scenes").stdout.endswith(
+        "--recipe tiny --data 'my clips'\n"
+    )
 
 
 def test_prepare_trains_on_all_where_no_split_is_for_training(calls, work: Path) -> None:

@@ -29,3 +29,29 @@ def test_what_rounds_to_nothing_has_no_sign(capsys: pytest.CaptureFixture[str]) 
     _print(Table("separate", "bss-eval", "a rule", "dB", rows, samples=8, recordings=8, seed=0))
     printed = capsys.readouterr().out
     assert "0.00 [0.00, 0.00]" in printed and "-0.00" not in printed
+
+
+def test_groups_are_sections_of_one_table_with_their_counts_and_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = [Row("trained", MODEL, {"pointing": Measure(50.0, 40.0, 60.0)})]
+    known = {"seed": 0, "data": "scenes, split test"}
+    judged = Table(
+        "localize", "pointing", "a rule", "%", rows, 7, 7, group={"scenario": "off-screen"}, **known
+    )
+    left_out = {"because no clip has boxes": 5}
+    silent = Table(
+        "localize", "pointing", "", "%", [], 0, 0, left_out=left_out, group={"scenario": "silence"}, **known
+    )
+    _print(judged, silent)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "localize by pointing, by scenario" in printed
+    assert "off-screen: n = 7" in printed and "silence: n = 0" in printed
+    assert "silence: 5 clips left out because no clip has boxes" in printed
+
+
+def test_a_measure_of_nothing_is_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("model", MODEL, {"F": Measure(float("nan"))})]
+    _print(Table("segment", "avs-tpavi", "a rule", "%", rows, samples=8, recordings=8, seed=0))
+    assert "nan" not in capsys.readouterr().out

@@ -31,8 +31,8 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a data set: a ``video``, or an ``image`` or ``frames`` with an ``audio`` file, or seed and number
-    of a clip that is ``rendered``, and what is known of it.
+    """One line of a data set: a ``video``, or an ``image`` or ``frames`` with an ``audio`` file, or seed, number and
+    version of a clip that is ``rendered``, and what is known of it.
 
     Paths may lead into archives, see ``archives``. ``frames`` are pictures one a second, the first at 0.5 s. Times in
     seconds of the file. ``key_time`` is the time, from ``start``, of the key frame, which ``boxes`` belong to (None:
@@ -60,7 +60,7 @@ class Row:
     view: Any = None
     recording: str | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    rendered: tuple[int, int] | None = field(default=None, repr=False)
+    rendered: tuple[int, ...] | None = field(default=None, repr=False)
 
     def files(self) -> list[Path]:
         """Every file the row names."""

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 from avtool.data.catalog import DataSet, Request, Row, Source, classes_of
-from avtool.data.synth import check, labels_of, name_of
+from avtool.data.synth import check, name_of
+from avtool.data.synth.casts import cast_of
+
+SCENES = "scenes"
+"""The part that is version 2: it says of each clip which scenario it is."""
 
 
 def read(source: Path, request: Request) -> Source:
@@ -11,11 +15,14 @@ def read(source: Path, request: Request) -> Source:
     check(request.clips, request.seed)
     rows = []
     for clip in range(request.clips):
-        (split, labels), name = labels_of(request.seed, clip), name_of(clip)
+        of_version = (2,) if request.subset == SCENES else ()
+        cast, name = cast_of(request.seed, clip, *of_version), name_of(clip)
         # by the recording clips are held out for validation: the file's name, as it was when there was one
         recording = f"clips/{name}.mp4"
-        rows.append(Row(name, split, labels, recording=recording, rendered=(request.seed, clip)))
+        extra = {"scenario": cast.scenario} if cast.scenario else {}
+        rendered = (request.seed, clip, *of_version)
+        rows.append(Row(name, cast.split, cast.labels, recording=recording, extra=extra, rendered=rendered))
     return Source(rows, classes_of(rows))
 
 
-DATASET = DataSet(read)
+DATASET = DataSet(read, subsets=(SCENES,))

@@ -5,16 +5,17 @@ files of the same clips, and a manifest that ``avtool prepare manifest`` reads l
 (``KINDS``) differ in look and in the physics of their sound; two to four are in view, one or two of them sound, the
 others are silent distractors of the same kinds. Everything about a clip follows from the seed and the clip's number:
 clip 7 of 10 is clip 7 of 1000. ``describe(seed, clip)`` is a clip's scene, and ``Stage(describe(seed,
-clip)).frame(MIDDLE)`` its middle frame.
+clip)).frame(MIDDLE)`` its middle frame. Version 2 (``avtool prepare synth --subset scenes``) draws the same objects in
+larger frames, and each of its clips has a scenario: see ``casts``.
 
 The folder that ``render`` writes:
 
-- ``clips/ID.mp4``: 4 s, 8 frames/s of 160 x 160 pixels, 16 kHz mono
+- ``clips/ID.mp4``: 4 s, 8 frames/s of 160 x 160 pixels (version 2: 256 x 256), 16 kHz mono
 - ``masks/ID.png``: uint8, on the middle frame: 0 elsewhere, k where the k-th sounding object is seen
 - ``stems/ID.K.wav``: the waveform of the k-th sounding object, 16 bit, 16 kHz; they add up to the clip's
   sound
-- ``manifest.csv``: id, split, label, video, boxes, mask, stems, view. ``label``, ``boxes`` and ``stems``
-  (a JSON list of paths) go through the sounding objects in one order. ``view`` is a JSON list of all
+- ``manifest.csv``: id, split, label, video, boxes, mask, stems, view, and of version 2 scenario. ``label``, ``boxes``
+  and ``stems`` (a JSON list of paths) go through the sounding objects in one order. ``view`` is a JSON list of all
   objects in view, in painting order: kind, box, sounding.
 """
 
@@ -31,19 +32,20 @@ import soundfile
 
 from avtool import media
 from avtool.data.synth.backgrounds import background
-from avtool.data.synth.objects import LOOKS, draw
+from avtool.data.synth.casts import KINDS, cast_of
+from avtool.data.synth.objects import draw
 from avtool.data.synth.sounds import SAMPLE_RATE, source
 from avtool.errors import UsageError
 from avtool.files import atomic_file, json_text
 
-KINDS = tuple(LOOKS)
-SIZE = 160  # pixels of the frame's side
+SIZE, LARGE = 160, 256  # pixels of the frame's side, in version 1 and 2
 FPS = 8
 SECONDS = 4
 FRAMES = FPS * SECONDS
 MIDDLE = FRAMES // 2  # the frame shown at half the clip's length
 RENDERING = 2  # 1 was prepared from the H.264 + AAC files
 _SHADOW = 0.08  # of the object's side: how far the shadow falls and how soft it is
+_BOARD = 6 / 5  # of the frame's side: the side of the board that an object is drawn on
 _SPRITE = 2  # sprites are kept at this many times the size at which they are shown
 
 
@@ -71,16 +73,19 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """``things`` lie in painting order, the last in front."""
+    """``things`` lie in painting order, the last in front; ``labels``: the kinds of what sounds, also out of view."""
 
     seed: int
     clip: int
     split: str
     things: tuple[Thing, ...]
+    labels: tuple[str, ...]
+    size: int = SIZE
+    scenario: str = ""
 
     @property
     def sounding(self) -> tuple[Thing, ...]:
-        """The objects that sound, in the order of the labels."""
+        """The objects in view that sound, in the order of the labels."""
         return tuple(sorted((thing for thing in self.things if thing.voice), key=lambda thing: thing.voice))
 
     def rng(self, *purpose: int) -> np.random.Generator:
@@ -88,42 +93,22 @@ class Scene:
         return np.random.default_rng([self.seed, self.clip, *purpose])
 
 
-def describe(seed: int, clip: int) -> Scene:
-    """The scene of clip number ``clip``. Every fifth clip is a test clip; classes take turns within each split, so that
-    they are balanced."""
+def describe(seed: int, clip: int, version: int = 1) -> Scene:
+    """The scene of clip number ``clip``, with the cast that ``cast_of`` gives it."""
     rng = np.random.default_rng([seed, clip, 0])
-    split, cast = _cast(rng, seed, clip)
-    count = len(cast)
+    cast = cast_of(seed, clip, version, rng)
+    count = len(cast.seen)
     shuffled = rng.permutation(count)
     centres, sides = _layout(rng, count)
     things = []
     for j, (x, y), side in zip(shuffled, centres.tolist(), sides.tolist(), strict=True):
-        kind, voice = cast[j]
+        kind, voice = cast.seen[j]
         turn, flip = rng.uniform(-16, 16), bool(rng.random() < 0.5)
         amplitudes = rng.uniform((0.01, 0.01, 2, 0.01), (0.035, 0.035, 9, 0.05))
         sway = np.concatenate([amplitudes, rng.uniform(1.6, 4.5, 4), rng.uniform(0, 2 * np.pi, 4)])
         things.append(Thing(kind, voice, (x, y), side, turn, flip, tuple(sway.tolist())))
-    return Scene(seed, clip, split, tuple(things))
-
-
-def labels_of(seed: int, clip: int) -> tuple[str, tuple[str, ...]]:
-    """The split of clip number ``clip``, and the kinds of what sounds in it."""
-    split, cast = _cast(np.random.default_rng([seed, clip, 0]), seed, clip)
-    return split, tuple(kind for kind, voice in cast if voice)
-
-
-def _cast(rng: np.random.Generator, seed: int, clip: int) -> tuple[str, list[tuple[str, int]]]:
-    """The split, and the kind and voice of each object, those that sound first."""
-    block, part = divmod(clip, 5)
-    split, number = ("test", block) if part == 4 else ("train", block * 4 + part)
-    order = np.random.default_rng([seed, number // len(KINDS), split == "test", 1]).permutation(len(KINDS))
-    first = order[number % len(KINDS)]
-    voices = 2 if rng.random() < 0.25 else 1
-    count = int(rng.integers(voices + 1, 5))
-    others = rng.permutation(np.delete(np.arange(len(KINDS)), first))
-    return split, [
-        (KINDS[k], j + 1 if j < voices else 0) for j, k in enumerate([first, *others[: count - 1]])
-    ]
+    size = SIZE if version == 1 else LARGE
+    return Scene(seed, clip, cast.split, tuple(things), cast.labels, size, cast.scenario)
 
 
 def _layout(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -146,14 +131,14 @@ class _Sprite:
     ``cover``: (h, w), the alpha of the object alone.
     """
 
-    def __init__(self, thing: Thing, rng: np.random.Generator) -> None:
-        self.thing = thing
-        image = draw(thing.kind, rng)
-        scale = thing.side * SIZE * _SPRITE / max(image.shape[:2])
+    def __init__(self, thing: Thing, rng: np.random.Generator, size: int) -> None:
+        self.thing, self.size = thing, size
+        image = draw(thing.kind, rng, round(_BOARD * size))
+        scale = thing.side * size * _SPRITE / max(image.shape[:2])
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         if thing.flip:
             image = image[:, ::-1]
-        fall = round(_SHADOW * thing.side * SIZE * _SPRITE)
+        fall = round(_SHADOW * thing.side * size * _SPRITE)
         edge = 3 * fall
         image = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(0, 0, 0, 0))
         cover = cv2.extractChannel(image, 3)
@@ -168,11 +153,11 @@ class _Sprite:
         height, width = self.cover.shape
         scale = side / (self.thing.side * _SPRITE)
         matrix = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), angle, scale)
-        matrix[:, 2] += np.array((x, y)) * SIZE - 0.5 - (width / 2 - 0.5, height / 2 - 0.5)
+        matrix[:, 2] += np.array((x, y)) * self.size - 0.5 - (width / 2 - 0.5, height / 2 - 0.5)
         corners = np.array([(0, 0, 1), (width, 0, 1), (0, height, 1), (width, height, 1)]) @ matrix.T
         (left, top), (right, bottom) = corners.min(0), corners.max(0)
-        x1, x2 = max(0, math.floor(left)), min(SIZE, math.ceil(right) + 1)
-        y1, y2 = max(0, math.floor(top)), min(SIZE, math.ceil(bottom) + 1)
+        x1, x2 = max(0, math.floor(left)), min(self.size, math.ceil(right) + 1)
+        y1, y2 = max(0, math.floor(top)), min(self.size, math.ceil(bottom) + 1)
         matrix[:, 2] -= (x1, y1)
         return matrix, (slice(y1, y2), slice(x1, x2))
 
@@ -182,11 +167,17 @@ class Stage:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.background = np.rint(background(scene.rng(2), SIZE) * 255).astype(np.uint8)
-        self._sprites = [_Sprite(thing, scene.rng(3, KINDS.index(thing.kind))) for thing in scene.things]
+        self.background = np.rint(background(scene.rng(2), scene.size) * 255).astype(np.uint8)
+        self._sprites = []
+        for k, thing in enumerate(scene.things):
+            twins = sum(
+                other.kind == thing.kind for other in scene.things[:k]
+            )  # another of a kind looks different
+            rng = scene.rng(3, KINDS.index(thing.kind), *[twins] * (twins > 0))
+            self._sprites.append(_Sprite(thing, rng, scene.size))
 
     def frame(self, index: int) -> np.ndarray:
-        """Frame ``index``: uint8 (SIZE, SIZE, 3) RGB."""
+        """Frame ``index``: uint8 (size, size, 3) RGB."""
         picture = self.background.copy()
         for sprite in self._sprites:
             matrix, window = sprite.placed(index / FPS)
@@ -198,8 +189,8 @@ class Stage:
         return picture
 
     def masks(self, index: int = MIDDLE) -> np.ndarray:
-        """Where each object is seen on a frame, what stands in front cut out: bool (things, SIZE, SIZE)."""
-        masks = np.zeros((len(self._sprites), SIZE, SIZE), bool)
+        """Where each object is seen on a frame, what stands in front cut out: bool (things, size, size)."""
+        masks = np.zeros((len(self._sprites), self.scene.size, self.scene.size), bool)
         for k, sprite in enumerate(self._sprites):
             matrix, window = sprite.placed(index / FPS)
             cover = cv2.warpAffine(sprite.cover, matrix, masks[k][window].shape[::-1])
@@ -208,8 +199,8 @@ class Stage:
         return masks
 
     def truth(self) -> tuple[np.ndarray, list[dict[str, Any]], list[list[float]]]:
-        """Of the middle frame: uint8 (SIZE, SIZE), k where the k-th sounding object is seen; ``view``; its boxes."""
-        label_map = np.zeros((SIZE, SIZE), np.uint8)
+        """Of the middle frame: uint8 (size, size), k where the k-th sounding object is seen; ``view``; its boxes."""
+        label_map = np.zeros((self.scene.size, self.scene.size), np.uint8)
         view: list[dict[str, Any]] = []
         for thing, mask in zip(self.scene.things, self.masks(), strict=True):
             label_map[mask] = thing.voice
@@ -234,8 +225,9 @@ def box_of(mask: np.ndarray) -> tuple[float, float, float, float]:
 
 def stems_of(scene: Scene) -> np.ndarray:
     """Each source's own waveform, in the labels' order: int16 (sources, samples); their sum never clips."""
-    waves = [source(t.kind, scene.rng(4, KINDS.index(t.kind)), SECONDS * SAMPLE_RATE) for t in scene.sounding]
-    return np.rint(np.stack(waves) * 32767).astype(np.int16)
+    samples = SECONDS * SAMPLE_RATE
+    waves = [source(kind, scene.rng(4, KINDS.index(kind)), samples) for kind in scene.labels]
+    return np.rint(np.reshape(waves, (-1, samples)) * 32767).astype(np.int16)
 
 
 def mixture(stems: np.ndarray) -> np.ndarray:
@@ -262,13 +254,13 @@ def write_video(path: Path, stage: Stage, stems: np.ndarray) -> None:
     media.write_clip(path, frames, fps=FPS, waveform=sound, sample_rate=SAMPLE_RATE)
 
 
-def render(folder: Path, *, clips: int, seed: int) -> Path:
+def render(folder: Path, *, clips: int, seed: int, version: int = 1) -> Path:
     """Render ``clips`` clips into ``folder`` and return the path of its manifest, which is written last: where it is,
     all clips are there. UsageError as of ``check``."""
     check(clips, seed)
     for name in ("clips", "masks", "stems"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    rows = [_render_clip(folder, seed, clip) for clip in range(clips)]
+    rows = [_render_clip(folder, describe(seed, clip, version)) for clip in range(clips)]
     with atomic_file(folder / "manifest.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -276,9 +268,9 @@ def render(folder: Path, *, clips: int, seed: int) -> Path:
     return folder / "manifest.csv"
 
 
-def _render_clip(folder: Path, seed: int, clip: int) -> dict[str, str]:
+def _render_clip(folder: Path, scene: Scene) -> dict[str, str]:
     """Write one clip's files; return its row of the manifest."""
-    scene, name = describe(seed, clip), name_of(clip)
+    name = name_of(scene.clip)
     video, masks = f"clips/{name}.mp4", f"masks/{name}.png"
     stage, stems = Stage(scene), stems_of(scene)
     write_video(folder / video, stage, stems)
@@ -292,10 +284,10 @@ def _render_clip(folder: Path, seed: int, clip: int) -> dict[str, str]:
     return {
         "id": name,
         "split": scene.split,
-        "label": ";".join(thing.kind for thing in scene.sounding),
+        "label": ";".join(scene.labels),
         "video": video,
         "boxes": json_text(boxes),
         "mask": masks,
         "stems": json_text(files),
         "view": json_text(view),
-    }
+    } | ({"scenario": scene.scenario} if scene.scenario else {})

@@ -19,7 +19,7 @@ _APART = [np.flatnonzero(np.linalg.norm(PALETTE - colour, axis=1) > 0.35) for co
 INK = np.array([0.13, 0.13, 0.19], np.float32)
 CREAM = np.array([0.98, 0.96, 0.9], np.float32)
 WHITE = np.ones(3, np.float32)
-SIZE = 192  # pixels of the board's side
+SIZE = 192  # pixels of the board's side where nothing else is said
 _SHIFT = 4  # cv2's fractional bits
 _REACH = 0.94  # the part of the board that -1..1 covers
 
@@ -87,15 +87,14 @@ def spoke(centre: Point, angle: float, inner: float, outer: float) -> list[Point
 
 
 class Canvas:
-    """``rgba``: float32 (4, SIZE, SIZE) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
+    """``rgba``: float32 (4, size, size) with premultiplied alpha. ``turn`` rotates what is drawn, in degrees.
 
     ``pattern`` gives, for a part of the board, what multiplies the colour of what is ``textured``.
     """
 
-    def __init__(self, pattern: Callable[[Place], np.ndarray]) -> None:
-        self.rgba = np.zeros((4, SIZE, SIZE), np.float32)
-        self.turn = 0.0
-        self._pattern = pattern
+    def __init__(self, pattern: Callable[[Place], np.ndarray], size: int = SIZE) -> None:
+        self.rgba = np.zeros((4, size, size), np.float32)
+        self.turn, self._pattern, self._size = 0.0, pattern, size
 
     def disc(self, centre: Point, radii: Radii, colour: Colour, shade: str = "soft", **paint: Any) -> None:
         """A filled ellipse."""
@@ -117,7 +116,7 @@ class Canvas:
         textured: bool = False,
     ) -> None:
         """Lay ``colour`` over a polygon or a line of ``width``; ``shade`` is one of flat, soft, round and tube."""
-        place, cover = _covered(_array(points).tobytes(), self.turn, width, alpha, blur)
+        place, cover = _covered(_array(points).tobytes(), (self.turn, self._size), width, alpha, blur)
         rgb = np.asarray(colour, np.float32)[:, None, None] * _shading(shade, *cover.shape)
         if textured:
             rgb = rgb * self._pattern(place)
@@ -129,21 +128,22 @@ class Canvas:
 
 @lru_cache(1024)
 def _covered(
-    points: bytes, turn: float, width: float | None, alpha: float, blur: float
+    points: bytes, board: tuple[float, int], width: float | None, alpha: float, blur: float
 ) -> tuple[Place, np.ndarray]:
     """The box of a shape, and how much of what is behind it the shape covers there: float32 (height, width). Most
     shapes of a kind are the same in every drawing of it."""
+    turn, size = board
     pixels = np.frombuffer(points).reshape(-1, 2)
     if turn:
         angle = np.deg2rad(turn)
         pixels = pixels @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    pixels = (pixels * _REACH + 1) * (SIZE / 2) - 0.5
+    pixels = (pixels * _REACH + 1) * (size / 2) - 0.5
     fixed = np.rint(pixels * 2**_SHIFT).astype(np.int32)
-    thick = 1 if width is None else max(1, round(width * SIZE / 2 * _REACH))
-    grow = thick + round(blur * SIZE * 1.5)
+    thick = 1 if width is None else max(1, round(width * size / 2 * _REACH))
+    grow = thick + round(blur * size * 1.5)
     (left, top), (right, bottom) = pixels.min(0).tolist(), pixels.max(0).tolist()
-    x1, y1 = (min(max(math.floor(low) - grow, 0), SIZE - 1) for low in (left, top))
-    x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), SIZE) for high in (right, bottom))
+    x1, y1 = (min(max(math.floor(low) - grow, 0), size - 1) for low in (left, top))
+    x2, y2 = (min(max(math.ceil(high) + grow + 1, 1), size) for high in (right, bottom))
     place = np.s_[y1:y2, x1:x2]
     mask: np.ndarray = np.zeros((y2 - y1, x2 - x1), np.uint8)
     fixed -= np.array((x1, y1), np.int32) << _SHIFT
@@ -152,7 +152,7 @@ def _covered(
     else:
         cv2.polylines(mask, [fixed], False, 255, thick, cv2.LINE_AA, _SHIFT)
     if blur:
-        mask = cv2.GaussianBlur(mask, (0, 0), blur * SIZE / 2)
+        mask = cv2.GaussianBlur(mask, (0, 0), blur * size / 2)
     return place, mask.astype(np.float32) * (alpha / 255)
 
 
@@ -184,14 +184,14 @@ def pick_colours(rng: np.random.Generator) -> np.ndarray:
     return np.clip(varied, 0.05, 1).astype(np.float32)
 
 
-def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
-    """An object of ``kind``: premultiplied RGBA, cropped, float32 (height, width, 4)."""
-    body, accent = pick_colours(rng)
-    canvas = Canvas(_pattern(rng))
+def draw(kind: str, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """An object of ``kind`` from a board of ``size``: premultiplied RGBA, cropped, float32 (height, width, 4)."""
+    (body, accent), canvas = pick_colours(rng), Canvas(_pattern(rng, size), size)
     LOOKS[kind](canvas, body, accent, rng)
     # a thin dark line around all of it
-    cover, pen = canvas.rgba[3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8) * (1 - cover)
+    cover, reach = canvas.rgba[3], 1 + 2 * round(2 * size / SIZE)
+    pen = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (reach, reach))
+    line = cv2.GaussianBlur(cv2.dilate(cover, pen), (0, 0), 0.8 * size / SIZE) * (1 - cover)
     seen = cover + line > 0.5
     ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
     place = np.s_[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
@@ -199,13 +199,13 @@ def draw(kind: str, rng: np.random.Generator) -> np.ndarray:
     return cv2.merge([plane[place] + line[place] * ink for plane, ink in inks])
 
 
-def _pattern(rng: np.random.Generator) -> Callable[[Place], np.ndarray]:
+def _pattern(rng: np.random.Generator, size: int) -> Callable[[Place], np.ndarray]:
     """A texture that multiplies the body's colour: stripes, dots, grain, or none."""
     angle, pitch, depth = rng.uniform(0, np.pi), rng.uniform(30, 60), rng.uniform(0.06, 0.2)
     style = int(rng.integers(4))
 
     def within(place: Place) -> np.ndarray:
-        y, x = (part.astype(np.float32) / SIZE for part in np.ogrid[place])
+        y, x = (part.astype(np.float32) / size for part in np.ogrid[place])
         along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
         match style:
             case 0:

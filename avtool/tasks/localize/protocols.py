@@ -169,8 +169,11 @@ def _table(
     return context.table("localize", name, words, rows, recordings, left_out=judged.left_out, notes=notes)
 
 
-def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-    """Truth float64 (N, 224, 224) of the clips that have boxes, their numbers, and how many have none.
+def truth_of(
+    dataset: PreparedDataset, chosen: np.ndarray, *, empty: bool = False
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """Truth float64 (N, 224, 224) of the clips that have boxes, their numbers, and how many have none. ``empty``: also
+    of those whose mask says that nothing in view sounds.
 
     It is the union of a clip's boxes; where its ``view`` says {"truth": "consensus"}, as of boxes by several
     annotators, min(1, their sum / 2). DataError where none has.
@@ -182,7 +185,7 @@ def truth_of(dataset: PreparedDataset, chosen: np.ndarray) -> tuple[np.ndarray, 
         agreed = isinstance(view, dict) and view.get("truth") == CONSENSUS["truth"]
         union = boxes_to_mask(EVALUATION_SIZE, boxes, whole_pixels=True).astype(np.float64)
         truth = consensus_map(EVALUATION_SIZE, boxes) if agreed else union
-        if truth.any():
+        if truth.any() or (empty and (mask := dataset.mask(int(i))) is not None and not mask.any()):
             truths.append(truth)
             clips.append(i)
     if not clips:
@@ -258,7 +261,7 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     with_truth = [name for name in protocols if name != NEGATIVES]
     tables = evaluate_localization(context, with_truth) if with_truth else []
     if NEGATIVES in protocols:
-        tables += negative_audio(context, *truth_of(context.dataset, context.chosen))
+        tables += negative_audio(context, *truth_of(context.dataset, context.chosen, empty=True))
     return tables
 
 

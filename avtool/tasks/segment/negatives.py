@@ -15,12 +15,17 @@ from avtool.tasks.table import UNTRAINED, Table
 
 
 def negative_audio(context: Context) -> list[Table]:
-    """The table of the masked frames in which something sounds. A map is the logit that a pixel does: of the one class,
-    or of any but the background. DataError where no mask holds anything."""
+    """The table of the masked frames. A map is the logit that a pixel sounds: of the one class, or of any but the
+    background. DataError where no mask to choose a threshold on holds anything."""
     TASK.check_kind(context.config, context.checkpoint)
     judged, shares, left_out = _samples(context, context.dataset, context.chosen)
     other, held_out, which = validation_clips(context)
-    validation, _, _ = _samples(context, other, held_out)
+    validation, of_validation, _ = _samples(context, other, held_out)
+    if not of_validation.any():
+        raise DataError(
+            f"{other.folder}: no mask of split {other.split} holds anything that sounds",
+            hint="leave negative-audio out",
+        )
     model, log_mel = context.load()
     ways = {"model": model, UNTRAINED: context.untrained()}
 
@@ -32,7 +37,7 @@ def negative_audio(context: Context) -> list[Table]:
         maps,
         log_mel,
         judged,
-        validation,
+        validation.part(of_validation > 0),
         which=which,
         task="segment",
         truth=shares,
@@ -51,19 +56,10 @@ def _sounding(logits: Tensor) -> Tensor:
 def _samples(
     context: Context, dataset: PreparedDataset, clips: np.ndarray
 ) -> tuple[Samples, np.ndarray, dict[str, int]]:
-    """The frames of ``clips`` whose mask holds something, its share of the frame (N,), and how many are left out."""
+    """The masked frames of ``clips``, the share (N,) of each that sounds, and how many clips are left out."""
     masked = masked_clips(dataset, clips.tolist())
     frames = masked_frames(dataset, masked.tolist())
     shares = np.array([frame_mask(dataset, int(i), int(k), semantic=False).mean() for i, k in frames])
-    found = frames[shares > 0]
-    if not len(found):
-        raise DataError(
-            f"{dataset.folder}: no mask of split {dataset.split} holds anything that sounds",
-            hint="leave negative-audio out",
-        )
-    views = MaskViews(dataset, found, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=False)
-    left_out = {
-        "without a mask": len(clips) - len(masked),
-        "with frames that hold no object": int((shares == 0).sum()),
-    }
-    return Samples(dataset, views, np.arange(len(found)), found[:, 0]), shares[shares > 0], left_out
+    views = MaskViews(dataset, frames, **context.view_size(), mask_size=EVALUATION_SIZE, semantic=False)
+    left_out = {"without a mask": len(clips) - len(masked)}
+    return Samples(dataset, views, np.arange(len(frames)), frames[:, 0]), shares, left_out
