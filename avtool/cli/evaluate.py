@@ -49,7 +49,7 @@ def evaluate(
         Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
     ] = None,
     by: Annotated[
-        str | None, option("COLUMN", "Also a table for each label, or value of a column of the clips' own.")
+        str | None, option("COLUMN", "Also tables for each value of a column of the clips' own, or label.")
     ] = None,
     windows: Annotated[
         int, option("N", "Windows per clip, averaged (classify, retrieve).", min=1, max=MOST_WINDOWS)
@@ -124,8 +124,11 @@ def _print(*tables: Table) -> None:
     if table.group:
         what = f"{what}, by {', '.join(table.group)}"
         said = [*dict.fromkeys(one.words for one in tables), interval]
+        of: dict[str, list[str]] = {}
         for one, counts in zip(tables, left_out, strict=True):
-            said += [f"{_value(one)}: {line}" for line in ["; ".join(counts), *one.notes] if line]
+            for line in filter(None, ["; ".join(counts), *one.notes]):
+                of.setdefault(line, []).append(_value(one))
+        said += [line if len(of[line]) == len(tables) else f"{', '.join(of[line])}: {line}" for line in of]
     else:
         what = f"{what}: {_count(table)}"
         said += [table.words, "; ".join([interval, *left_out[0]]), *table.notes]

@@ -284,9 +284,8 @@ def _checked(
 ) -> PreparedClip:
     """Check picture, sound and masks of ``clip``, see ``Decoded``."""
     rate = settings.sample_rate
-    if row.rendered is None and (
-        reason := checks.refusal(clip.waveform, rate)
-    ):  # what is rendered may be silent
+    # what is rendered may be silent
+    if row.rendered is None and (reason := checks.refusal(clip.waveform, rate)):
         said = f"{row.audio or row.video}: {reason}, {len(clip.waveform) / rate:.2f} s in all"
         raise media.UnusableMedia(said, reason=reason)
     found = list(flags)

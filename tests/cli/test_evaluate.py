@@ -40,15 +40,16 @@ def test_groups_are_sections_of_one_table_with_their_counts_and_what_is_left_out
     judged = Table(
         "localize", "pointing", "a rule", "%", rows, 7, 7, group={"scenario": "off-screen"}, **known
     )
-    left_out = {"because no clip has boxes": 5}
-    silent = Table(
-        "localize", "pointing", "", "%", [], 0, 0, left_out=left_out, group={"scenario": "silence"}, **known
+    unknown = {"left_out": {"because no clip has boxes": 5}, **known}
+    silent, hidden = (
+        Table("localize", "pointing", "", "%", [], 0, 0, group={"scenario": name}, **unknown)
+        for name in ("silence", "not in view")
     )
-    _print(judged, silent)
+    _print(judged, silent, hidden)
     printed = " ".join(capsys.readouterr().out.split())
     assert "localize by pointing, by scenario" in printed
     assert "off-screen: n = 7" in printed and "silence: n = 0" in printed
-    assert "silence: 5 clips left out because no clip has boxes" in printed
+    assert "silence, not in view: 5 clips left out because no clip has boxes" in printed
 
 
 def test_a_measure_of_nothing_is_an_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,10 +169,8 @@ class Stage:
         self.scene = scene
         self.background = np.rint(background(scene.rng(2), scene.size) * 255).astype(np.uint8)
         self._sprites = []
-        for k, thing in enumerate(scene.things):
-            twins = sum(
-                other.kind == thing.kind for other in scene.things[:k]
-            )  # another of a kind looks different
+        for k, thing in enumerate(scene.things):  # another of a kind looks different
+            twins = sum(other.kind == thing.kind for other in scene.things[:k])
             rng = scene.rng(3, KINDS.index(thing.kind), *[twins] * (twins > 0))
             self._sprites.append(_Sprite(thing, rng, scene.size))
 
