@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,11 +153,23 @@ def test_two_of_a_kind_look_different(scenes: dict[str, list[synth.Scene]]) -> N
         assert np.abs(means[0] - means[1]).max() > 5
 
 
-@pytest.mark.parametrize("kind", synth.KINDS)
-def test_no_drawing_is_enlarged(kind: str) -> None:
-    """Its board is made for the frame, so that the largest sprite has no more pixels than the drawing."""
-    drawing = draw(kind, np.random.default_rng(5), round(synth._BOARD * synth.LARGE))
-    assert max(drawing.shape[:2]) >= 0.46 * synth._SPRITE * synth.LARGE
+def test_no_drawing_is_enlarged(
+    scenes: dict[str, list[synth.Scene]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sprite, kept at twice the size at which it is shown, has no more pixels than the drawing."""
+    sides = list[int]()
+
+    def drawn(*how: Any) -> np.ndarray:
+        drawing = draw(*how)
+        sides.append(max(drawing.shape[:2]))
+        return drawing
+
+    monkeypatch.setattr(synth, "draw", drawn)
+    every = [scene for few in scenes.values() for scene in few]
+    for scene in every:
+        synth.Stage(scene)
+    wanted = [thing.side * synth._SPRITE * synth.LARGE for scene in every for thing in scene.things]
+    assert len(sides) == len(wanted) and (np.array(sides) >= wanted).all()
 
 
 def test_clips_are_rendered_as_files_with_their_scenario(tmp_path: Path) -> None:
