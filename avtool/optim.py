@@ -159,6 +159,16 @@ def orthogonal(matrices: Tensor, *, rounds: int = 4) -> Tensor:
     return wide if wide.shape == matrices.shape else wide.mT
 
 
+def rehearse(groups: list[dict], parameters: Iterable[Tensor]) -> None:
+    """The matrix products of a step that moves ``parameters``, of those in ``groups``, on tensors without content:
+    Muon's, for other optimizers make none."""
+    moved = {id(parameter) for parameter in parameters}
+    for group in groups:
+        for parameter in group["params"] if group.get(MATRICES) else ():
+            if id(parameter) in moved:
+                orthogonal(torch.empty_like(parameter, device="meta").unflatten(0, (group[MATRICES], -1)))
+
+
 def make_optimizer(
     name: str, groups: list[dict], *, betas: tuple[float, float], precision: torch.dtype
 ) -> torch.optim.Optimizer:

@@ -37,9 +37,9 @@ def autocast(device: torch.device, precision: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, precision if half else None, enabled=half)
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether its samples see each other in training."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """The parts of ``module`` in which samples see each other in training."""
+    return [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
 
 
 def replicas_for(
@@ -51,7 +51,7 @@ def replicas_for(
     the whole batch."""
     threads = torch.get_num_threads()
     enough = batch_size % threads == 0 and batch_size >= threads * CLIPS_PER_REPLICA
-    if device.type != "cpu" or not enough or processes > 1 or compiled or has_batch_norm(task):
+    if device.type != "cpu" or not enough or processes > 1 or compiled or batch_norms(task):
         return 1
     return threads
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from avtool.distributed import Peers, peers
-from avtool.replicas import autocast
+from avtool.replicas import autocast, batch_norms
 
 Pass = Callable[[], object]
 """A function without arguments that frees what it made before it returns."""
@@ -80,10 +80,10 @@ class _Alone(Peers):
 
 def flop_of_sample(
     task: nn.Module, batch: Mapping[str, Tensor], *, device: torch.device, precision: torch.dtype
-) -> float:
+) -> tuple[float, list[Tensor]]:
     """Floating-point operations (as ``count_flops``) that training ``task`` on ``device`` takes for a sample, forward
-    and backward, recomputation included, counted on a small ``batch``. Weights, gradients, buffers and torch's
-    generators stay as they are."""
+    and backward, recomputation included, counted on a small ``batch`` in this process alone; and the parameters that
+    get a gradient. Weights, gradients, buffers and torch's generators stay as they are."""
     own = {
         **{
             name: value.detach().requires_grad_(value.requires_grad)
@@ -99,8 +99,16 @@ def flop_of_sample(
         loss.backward()
 
     generators = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=generators), peers(_Alone(0)):
-        return count_flops(run) / len(batch["index"])
+    norms = [part for part in batch_norms(task) if part.training]
+    try:
+        for part in norms:  # as many operations, and none that waits for other processes
+            part.eval()
+        with torch.random.fork_rng(devices=generators), peers(_Alone(0)):
+            flop = count_flops(run) / len(batch["index"])
+    finally:
+        for part in norms:
+            part.train()
+    return flop, [value for name, value in task.named_parameters() if own[name].grad is not None]
 
 
 def figure(value: float) -> str:

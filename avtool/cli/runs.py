@@ -35,8 +35,8 @@ def start_training(
     **how: Any,
 ) -> None:
     """Train by ``recipe`` with ``settings`` over it, ``how`` as ``avtool.engine.train`` takes it, and print the run
-    folder; with ``dry_run`` print the recipe and what a run of it would be. UsageError where that is not enough, or is
-    of another task than ``task``."""
+    folder; with ``dry_run`` print the recipe and what a run of it would be, in the first process alone. UsageError
+    where that is not enough, or is of another task than ``task``."""
     if seed is not None:
         settings = [*settings, f"seed={seed}"]
     chosen, name = _recipe(task, recipe, settings, out if resume else None)
@@ -49,6 +49,8 @@ def start_training(
         done = train(chosen, data=data, out=out, **how)
         if first_process():
             typer.echo(done)
+        return
+    if not first_process():
         return
     from avtool.config.recipes import dump_recipe
     from avtool.engine import dry_run as what_it_would_be

@@ -27,7 +27,7 @@ from avtool.devices import (
     resolve_precision,
 )
 from avtool.engine.loop import FiniteCheck, Meter, train_step
-from avtool.engine.run import Run, Schedule
+from avtool.engine.run import MIDDLE, Run, Schedule
 from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, in_bytes
 from avtool.model.build import count_parameters
@@ -73,6 +73,7 @@ def dry_run(recipe: Recipe, *, data: Path, device: str = "auto") -> str:
     dataset = CountingDataset(data, recipe.data.split)
     clips = Clips.of(recipe, dataset)
     task: Training = resolve(TASKS[recipe.task].training)(recipe, dataset, clips.training)
+    task.progress = MIDDLE
     if recipe.init.model in (None, NONE):
         _look_at_starts(recipe, task)
     schedule = Schedule.of(task, recipe, len(clips.training), target)
@@ -180,7 +181,7 @@ def _time(recipe: Recipe, dataset: PreparedDataset, needed: int, device: torch.d
     run = Run(recipe.model_copy(update={"init": init}), dataset, folder=dataset.folder, device=device)
     precision, clips = precision_name(run.precision), recipe.train.batch_size * recipe.train.accumulate
     samples, flop, free = run.schedule.max_steps * clips, run.flop_of_sample, free_memory(device)
-    if not needed or flop is None:
+    if not needed:
         return ["time of a step: not measured, its memory is not known"]
     rate = product_rate(device, run.precision)
     product = f"{figure(rate / 1e9)} GFLOP/s, a {PRODUCT_SIDE}-cubed matrix product's in {precision}"
@@ -205,8 +206,10 @@ def _time(recipe: Recipe, dataset: PreparedDataset, needed: int, device: torch.d
 
 def timed_steps(run: Run) -> tuple[int, dict[str, float]]:
     """Train ``run`` for some steps, with a learning rate of 0 and without a trace on disk; how many were timed, and
-    what ``Meter`` read of them. ``TIMED`` steps, or as many as were begun within ``PATIENCE``."""
+    what ``Meter`` read of them. ``TIMED`` steps as in the middle of the run, or as many as were begun within
+    ``PATIENCE``."""
     say(f"timing {TIMED} steps")
+    run.task.progress = MIDDLE
     keep_freed_memory(run.device)
     batches, check = run.batches(), FiniteCheck(run)
     meter = Meter(clips_per_step=run.recipe.train.batch_size * run.recipe.train.accumulate)

@@ -30,18 +30,21 @@ from avtool.optim import (
     cosine_schedule,
     make_optimizer,
     parameter_groups,
+    rehearse,
 )
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import TASKS, resolve
-from avtool.replicas import Batch, autocast, has_batch_norm, replicas_for
+from avtool.replicas import Batch, autocast, batch_norms, replicas_for
 from avtool.report.heatmap import write_png
-from avtool.speed import figure, flop_of_sample, in_hours
+from avtool.speed import count_flops, figure, flop_of_sample, in_hours
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
 RECONSTRUCTIONS, RECONSTRUCTED = "reconstructions.png", 6
 """Picture in a pretraining run's folder, and how many held-out clips are in it."""
+MIDDLE = 0.5
+"""Share of its steps at which a run's cost is told: a task may do less in the first of them."""
 MERGED_WORK = 64 * 192 * 6
 """Clips x width x depth up to which small batches of a step are merged on a CPU."""
 
@@ -69,7 +72,7 @@ class Schedule:
         accumulate = recipe.train.accumulate
         steps = recipe.max_steps or math.ceil((recipe.epochs or 0) * batches / accumulate)
         work = recipe.train.batch_size * recipe.model.dim * recipe.model.depth
-        most = 1 if device.type != "cpu" or has_batch_norm(task) else max(1, MERGED_WORK // work)
+        most = 1 if device.type != "cpu" or batch_norms(task) else max(1, MERGED_WORK // work)
         return cls(
             batches_per_epoch=batches,
             accumulate=accumulate,
@@ -226,20 +229,25 @@ class Run:
         )
 
     @cached_property
-    def flop_of_sample(self) -> float | None:
-        """See ``avtool.speed``; None where BatchNorm would ask other processes."""
-        if self.world.size > 1 and has_batch_norm(self.task):
-            return None
+    def flop_of_sample(self) -> float:
+        """Floating-point operations of a step (see ``avtool.speed``) over its samples, the optimizer's included, which
+        every process makes; in the middle of the run."""
         views = self.task.training_views(self.recipe, self.dataset, self.clips.training)
         batch = collate([views.sample(0, index) for index in spread_over(self.clips.training, 2)])
-        return flop_of_sample(self.task, batch, device=self.device, precision=self.precision)
+        before, self.task.progress = self.task.progress, MIDDLE
+        flop, moved = flop_of_sample(self.task, batch, device=self.device, precision=self.precision)
+        self.task.progress = before
+        of_step = self.world.size * count_flops(lambda: rehearse(self.optimizer.param_groups, moved))
+        return flop + of_step / (self.recipe.train.batch_size * self.recipe.train.accumulate)
 
     def speed(self) -> str:
-        """In words, the speed of all steps so far."""
-        pace = self.position()["samples"] / self.seconds
-        flop = self.flop_of_sample
-        work = f", {figure(flop / 1e9)} GFLOP a sample, {figure(flop * pace / 1e9)} GFLOP/s" if flop else ""
-        return f"{figure(pace)} samples/s{work}, {in_hours(self.seconds)} without measuring held-out clips"
+        """In words, the speed of all steps so far, of all processes together."""
+        pace, flop = self.position()["samples"] / self.seconds, self.flop_of_sample
+        together = f" by {self.world.size} processes" if self.world.size > 1 else ""
+        return (
+            f"{figure(pace)} samples/s{together}, {figure(flop / 1e9)} GFLOP a sample, {figure(flop * pace / 1e9)} "
+            f"GFLOP/s, {in_hours(self.seconds)} without measuring held-out clips"
+        )
 
     @cached_property
     def log(self) -> MetricsLog:

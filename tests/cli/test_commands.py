@@ -157,6 +157,14 @@ def test_dry_run_prints_the_resolved_recipe_and_the_models_facts(calls, work: Pa
     assert done.stdout.endswith("parameters: 7\n")
 
 
+def test_of_several_processes_one_says_what_a_run_would_be(
+    calls, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    done = invoke("pretrain", "--recipe", "tiny", "--data", "d", "--dry-run")
+    assert (done.exit_code, done.stdout, calls) == (0, "", [])
+
+
 def test_a_dry_run_is_told_the_device(calls, work: Path) -> None:
     (work / "d").mkdir()
     assert (

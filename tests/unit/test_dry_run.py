@@ -20,12 +20,14 @@ from avtool.config.schema import Recipe
 from avtool.data.loader import collate
 from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
+from avtool.distributed import World, share_batch_norm
 from avtool.engine import dry
 from avtool.engine.dry import CountingDataset, Memory, memory_of_step
 from avtool.engine.loop import FiniteCheck, Meter, train_step
+from avtool.engine.run import MIDDLE
 from avtool.errors import in_bytes
 from avtool.places import checkpoints_of
-from avtool.replicas import Batch, autocast, in_parallel
+from avtool.replicas import Batch, batch_norms, in_parallel
 from avtool.speed import count_flops, figure, flop_of_sample, in_hours
 from avtool.tracking import read_metrics
 from avtool.weight_files import read_safetensors
@@ -44,6 +46,7 @@ SMALL = (
     "data.workers=0",
 )
 CLASSIFY = ("init.model=none", "data.validation=0", "classify.mixup=0.8")
+LOCALIZE = ("init.model=none", "data.validation=0", "localize.clusters={count: 2, share: 0.2}")
 
 
 @pytest.fixture(autouse=True)
@@ -234,6 +237,8 @@ def test_a_step_too_long_or_too_large_is_not_made(
         ("tiny", ["model.fusion.kind=dense", "train.activation_checkpointing=true"]),
         ("tiny-classify", [*CLASSIFY, "train.drop_path=0.5", "train.precision=bf16"]),
         ("tiny-probe", ["init.model=none", "data.validation=0"]),
+        ("tiny", ["optim.name=muon", "train.accumulate=2"]),
+        ("tiny-localize", LOCALIZE),
     ],
 )
 def test_arithmetic_of_a_sample_is_that_of_a_step_and_leaves_all_as_it_is(
@@ -246,14 +251,52 @@ def test_arithmetic_of_a_sample_is_that_of_a_step_and_leaves_all_as_it_is(
     assert torch.equal(torch.get_rng_state(), drawn)
     assert all(torch.equal(value, before[key]) for key, value in run.task.state_dict().items())
     assert all(parameter.grad is None for parameter in run.task.parameters())
-    batch = next(run.batches())
+    assert run.task.training and run.task.progress == 0
+    run.task.progress = MIDDLE
+    batches, check, meter = run.batches(), FiniteCheck(run), Meter(clips_per_step=8)
+    counted = count_flops(lambda: train_step(run, run.task, batches, check=check, meter=meter))
+    exact = 2e-3 if name == "tiny-localize" else 1e-9  # of two samples, each is compared with one other
+    assert flop > 0 and flop == pytest.approx(counted / (8 * run.recipe.train.accumulate), rel=exact)
 
-    def step() -> None:
-        with autocast(CPU, run.precision):
-            loss = run.task(batch)["loss"]
-        loss.backward()
 
-    assert flop == count_flops(step) / 8 > 0
+def test_every_process_makes_the_optimizers_products(data: Path) -> None:
+    found = {}
+    for name, processes in (("adamw", 1), ("muon", 1), ("muon", 2)):
+        run = new_run(load_recipe("tiny", [*SMALL, f"optim.name={name}"]), data)
+        run.world = World(0, processes)
+        found[name, processes] = run.flop_of_sample
+    once, twice = (found["muon", processes] - found["adamw", 1] for processes in (1, 2))
+    assert twice == pytest.approx(2 * once) and once > 0
+
+
+def test_shared_batch_norm_is_counted_without_the_others(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = new_run(load_recipe("tiny-probe", [*SMALL, "init.model=none", "data.validation=0"]), data)
+    alone = run.flop_of_sample
+    share_batch_norm(run.task, World(0, 2), torch.device("cuda"))
+    run.task.train()
+    del run.flop_of_sample
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="process group"):
+        run.task(next(run.batches()))  # where it would ask them
+    assert run.flop_of_sample == alone
+    assert batch_norms(run.task) and all(part.training for part in batch_norms(run.task))
+
+
+def test_memory_and_time_are_those_of_the_middle_of_a_run(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, float]] = []
+    for name in ("memory_of_step", "train_step"):
+        real = getattr(dry, name)
+        monkeypatch.setattr(
+            dry,
+            name,
+            lambda *args, _name=name, _real=real, **how: (
+                seen.append((_name, getattr(args[0], "task", args[0]).progress)) or _real(*args, **how)
+            ),
+        )
+    engine.dry_run(load_recipe("tiny-localize", [*SMALL, *LOCALIZE]), data=data, device="cpu")
+    assert set(seen) == {("memory_of_step", MIDDLE), ("train_step", MIDDLE)}
 
 
 class Drawing(torch.nn.Linear):
@@ -267,8 +310,9 @@ def test_what_a_task_draws_is_not_drawn_from_the_run() -> None:
     drawn = torch.get_rng_state()
     task, batch = Drawing(3, 2), {"x": torch.zeros(5, 3), "index": torch.arange(5)}
     torch.set_rng_state(drawn)
-    # Forward and the gradient of the weights; the input wants none.
-    assert flop_of_sample(task, batch, device=CPU, precision=torch.float32) == 2 * 2 * 3 * 2
+    flop, moved = flop_of_sample(task, batch, device=CPU, precision=torch.float32)
+    assert flop == 2 * 2 * 3 * 2  # forward and the gradient of the weights; the input wants none
+    assert [id(value) for value in moved] == [id(value) for value in task.parameters()]
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
@@ -280,7 +324,7 @@ def test_a_run_says_its_speed_and_counting_changes_no_bit(
     weights = []
     for counted in (True, False):
         if not counted:
-            monkeypatch.setattr(engine.Run, "flop_of_sample", None)
+            monkeypatch.setattr(engine.Run, "flop_of_sample", 0.0)
         torch.manual_seed(1)
         out = engine.train(recipe, data=data, out=tmp_path / str(counted), device="cpu", allow_random=True)
         weights.append(read_safetensors(checkpoints_of(out)[-1] / "model.safetensors"))
@@ -289,8 +333,8 @@ def test_a_run_says_its_speed_and_counting_changes_no_bit(
         pace = 48 / rows[-1]["seconds"]
         assert last.startswith(f"6 steps done: {figure(pace)} samples/s, ")
         assert last.endswith(f", {in_hours(rows[-1]['seconds'])} without measuring held-out clips")
-        assert all(("gflop_per_sample" in row) == counted for row in rows) and len(rows) == 2
-        assert (f", {figure(rows[0].get('gflop_per_sample', 0))} GFLOP a sample, " in last) == counted
+        assert all((row["gflop_per_sample"] > 0) == counted for row in rows) and len(rows) == 2
+        assert f", {figure(rows[0]['gflop_per_sample'])} GFLOP a sample, " in last
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
