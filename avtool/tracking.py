@@ -7,39 +7,33 @@ import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from avtool import __version__
 from avtool.errors import AvtoolError, CheckpointError, UsageError
 from avtool.files import atomic_file, check_output, finite, json_text, naming, write_json
+from avtool.loggers import Logger
 from avtool.progress import say, warn
 
 METRICS = "metrics.jsonl"
 RUN_JSON = "run.json"
 EVALUATIONS = "evaluations.jsonl"
 """The tables of a run's evaluations, one JSON object for each."""
-TENSORBOARD = "tensorboard"
-"""Package, and folder of a run with the same values for its viewer."""
 
 
 class MetricsLog:
     """metrics.jsonl: one JSON object a line, each with its ``step``. What lies after ``resume_step`` is dropped when a
     run goes on from there, so that no step stands twice. A number that is not finite is null, and its name is said
-    once. With ``tensorboard`` its numbers go to that as well, in the groups train/ and validation/."""
+    once. Its numbers go to the ``loggers`` as well, in the groups train/ and validation/."""
 
-    def __init__(self, run: Path, *, resume_step: int, tensorboard: bool = False) -> None:
+    def __init__(self, run: Path, *, resume_step: int, loggers: Mapping[str, Logger] | None = None) -> None:
         self.path = run / METRICS
         kept = [row for row in read_metrics(run) if row["step"] <= resume_step] if self.path.exists() else []
         with atomic_file(self.path) as partial:
             partial.write_text("".join(json_text(row) + "\n" for row in kept), encoding="utf-8")
         self._without: set[str] = set()
-        self._board: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(run / TENSORBOARD), purge_step=resume_step + 1)
+        self._loggers = loggers or {}
 
     def write(self, **values: Any) -> None:
         """Add a row, ``step`` in it. It is with the system when this returns: a killed process loses none. Where the
@@ -55,22 +49,23 @@ class MetricsLog:
         if new:  # each is named once
             self._without.update(new)
             say(f"no finite value for {', '.join(new)} at step {values['step']}: null in {METRICS}")
-        if self._board is not None:
-            for name, value in values.items():
-                if name != "step" and isinstance(value, int | float):
-                    measure = name.removeprefix("held_out_")
-                    group = "train" if measure == name else "validation"
-                    self._board.add_scalar(f"{group}/{measure}", value, values["step"])
-            self._board.flush()
+        numbers = {}
+        for name, value in values.items():
+            if name != "step" and isinstance(value, int | float):
+                measure = name.removeprefix("held_out_")
+                numbers[f"{'train' if measure == name else 'validation'}/{measure}"] = value
+        for logger in self._loggers.values():
+            logger.log(numbers, values["step"])
 
-
-def check_tensorboard() -> None:
-    """UsageError where the package is missing."""
-    if find_spec(TENSORBOARD) is None:
-        raise UsageError(
-            "train.tensorboard is true, but TensorBoard is not installed",
-            hint="pip install 'avtool[tensorboard]', or leave train.tensorboard=false",
-        )
+    def close(self, *, failed: bool) -> None:
+        """Nothing more is written. Where the run ``failed``, that is the error to tell: others become warnings."""
+        for name, logger in self._loggers.items():
+            try:
+                logger.close(failed=failed)
+            except Exception as error:
+                if not failed:
+                    raise
+                warn(f"{name}: {error}")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -136,6 +136,8 @@ class Train(Section):
     """steps between two more such measurements while training; 0: none"""
     tensorboard: bool = False
     """whether the log goes to TensorBoard as well (pip install 'avtool[tensorboard]'): true or false"""
+    logger: Literal["wandb", "trackio"] | None = None
+    """the log goes to wandb or trackio as well (pip install 'avtool[wandb]', 'avtool[trackio]'); null: to neither"""
 
 
 PRETRAIN = "pretrain"

@@ -1,7 +1,8 @@
 """Training: one loop from a recipe and prepared data to a run folder, for pretraining and every task after it."""
 
 import shutil
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,15 +14,17 @@ from avtool.data.dataset import PreparedDataset
 from avtool.devices import check_compiler, keep_freed_memory, precision_name, resolve_device
 from avtool.distributed import World, local_device, process_group
 from avtool.engine import loop
+from avtool.engine.cost import speed_in_words
 from avtool.engine.dry import dry_run
 from avtool.engine.run import OthersFailed, Run
 from avtool.engine.start import check_same_data, newest_checkpoint, starting_model
 from avtool.errors import UsageError
 from avtool.files import check_output
+from avtool.loggers import check_loggers, chosen
 from avtool.places import BEST
 from avtool.progress import quiet, say
 from avtool.tasks.settings import say_filled_up
-from avtool.tracking import RUN_JSON, check_tensorboard, write_run_facts
+from avtool.tracking import RUN_JSON, write_run_facts
 from avtool.weights import NONE
 
 __all__ = ["Run", "dry_run", "starting_model", "train"]
@@ -72,7 +75,8 @@ def train(
             )
             run.check_room()
         if not failed:  # else it was another process, and rank 0 says so
-            with suppress(OthersFailed):
+            with suppress(OthersFailed), ExitStack() as ending:
+                ending.push(partial(_close_log, run))
                 _train(run, data, stop_after=stop_after, command=command or [])
         return out
 
@@ -92,16 +96,18 @@ def _check(recipe: Recipe, dataset: PreparedDataset, device: torch.device, world
         )
     if recipe.train.compile:
         check_compiler(device)
-    if recipe.train.tensorboard:
-        check_tensorboard()
+    check_loggers(chosen(recipe.train))
 
 
 def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) -> None:
     out, steps = run.folder, run.schedule.max_steps
     stop = min(steps, stop_after or steps)
     finished = run.step >= stop
-    if run.world.main and not finished:
-        _begin(run, data, command)
+    with run.world.fail_together() as failed:
+        if run.world.main and not finished:
+            _begin(run, data, command)
+    if failed:
+        raise OthersFailed
     if run.owes_measures():
         run.evaluate()
     if finished:
@@ -115,7 +121,13 @@ def _train(run: Run, data: Path, *, stop_after: int | None, command: list[str]) 
     elif run.task.monitor and len(run.clips.held_out):
         say(f"no best checkpoint: {run.task.monitor} was never a number; the last one is used")
     if run.world.main:
-        say(f"{run.step:,} steps done: {run.speed()}")
+        say(f"{run.step:,} steps done: {speed_in_words(run)}")
+
+
+def _close_log(run: Run, kind: type[BaseException] | None, *_: object) -> None:
+    """Close the log, where there is one, at the end of a block that an error of ``kind`` ended (None: none)."""
+    if "log" in vars(run):
+        run.log.close(failed=kind is not None)
 
 
 def _begin(run: Run, data: Path, command: list[str]) -> None:
@@ -123,6 +135,13 @@ def _begin(run: Run, data: Path, command: list[str]) -> None:
     recipe, clips, dataset, precision = run.recipe, run.clips, run.dataset, precision_name(run.precision)
     if run.folder.exists() and run.resumed_from is None:
         shutil.rmtree(run.folder)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _ = run.log  # loggers may not begin: then nothing stays of what was not begun
+    except BaseException:
+        if run.resumed_from is None:
+            shutil.rmtree(run.folder)
+        raise
     write_run_facts(
         run.folder,
         recipe_yaml=dump_recipe(recipe),

@@ -26,8 +26,9 @@ from avtool.devices import (
     resolve_device,
     resolve_precision,
 )
+from avtool.engine.cost import MIDDLE
 from avtool.engine.loop import FiniteCheck, Meter, train_step
-from avtool.engine.run import MIDDLE, Run, Schedule
+from avtool.engine.run import Run, Schedule
 from avtool.engine.start import Clips
 from avtool.errors import CheckpointError, in_bytes
 from avtool.model.build import count_parameters

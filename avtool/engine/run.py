@@ -18,11 +18,13 @@ from torch.amp import GradScaler
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
 from avtool.config.schema import PRETRAIN, Recipe
 from avtool.data.dataset import PreparedDataset
-from avtool.data.loader import batches_in_order, batches_in_training, collate, spread_over, steps_per_epoch
+from avtool.data.loader import batches_in_order, batches_in_training, spread_over, steps_per_epoch
 from avtool.devices import resolve_precision
 from avtool.distributed import World, share_batch_norm
+from avtool.engine.cost import flop_of_sample
 from avtool.engine.start import Clips, Saved, load_start
 from avtool.errors import CheckpointError, NotFinite, TrainingError, free_bytes, in_bytes
+from avtool.loggers import chosen, open_loggers
 from avtool.model.build import compile_blocks
 from avtool.optim import (
     backbone_warmup,
@@ -30,21 +32,17 @@ from avtool.optim import (
     cosine_schedule,
     make_optimizer,
     parameter_groups,
-    rehearse,
 )
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import TASKS, resolve
 from avtool.replicas import Batch, autocast, batch_norms, replicas_for
 from avtool.report.heatmap import write_png
-from avtool.speed import count_flops, figure, flop_of_sample, in_hours
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
 RECONSTRUCTIONS, RECONSTRUCTED = "reconstructions.png", 6
 """Picture in a pretraining run's folder, and how many held-out clips are in it."""
-MIDDLE = 0.5
-"""Share of its steps at which a run's cost is told: a task may do less in the first of them."""
 MERGED_WORK = 64 * 192 * 6
 """Clips x width x depth up to which small batches of a step are merged on a CPU."""
 
@@ -230,29 +228,15 @@ class Run:
 
     @cached_property
     def flop_of_sample(self) -> float:
-        """Floating-point operations of a step (see ``avtool.speed``) over its samples, the optimizer's included, which
-        every process makes; in the middle of the run."""
-        views = self.task.training_views(self.recipe, self.dataset, self.clips.training)
-        batch = collate([views.sample(0, index) for index in spread_over(self.clips.training, 2)])
-        before, self.task.progress = self.task.progress, MIDDLE
-        flop, moved = flop_of_sample(self.task, batch, device=self.device, precision=self.precision)
-        self.task.progress = before
-        of_step = self.world.size * count_flops(lambda: rehearse(self.optimizer.param_groups, moved))
-        return flop + of_step / (self.recipe.train.batch_size * self.recipe.train.accumulate)
-
-    def speed(self) -> str:
-        """In words, the speed of all steps so far, of all processes together."""
-        pace, flop = self.position()["samples"] / self.seconds, self.flop_of_sample
-        together = f" by {self.world.size} processes" if self.world.size > 1 else ""
-        return (
-            f"{figure(pace)} samples/s{together}, {figure(flop / 1e9)} GFLOP a sample, {figure(flop * pace / 1e9)} "
-            f"GFLOP/s, {in_hours(self.seconds)} without measuring held-out clips"
-        )
+        """See ``avtool.engine.cost``."""
+        return flop_of_sample(self)
 
     @cached_property
     def log(self) -> MetricsLog:
         """The run's log, which ends where the run is when it is first asked for."""
-        return MetricsLog(self.folder, resume_step=self.step, tensorboard=self.recipe.train.tensorboard)
+        settings = self.recipe.model_dump(mode="json", exclude_none=True)
+        loggers = open_loggers(chosen(self.recipe.train), self.folder, step=self.step, settings=settings)
+        return MetricsLog(self.folder, resume_step=self.step, loggers=loggers)
 
     def position(self) -> dict[str, float]:
         """Where the run is, as every row of the log says it."""

@@ -22,9 +22,9 @@ from avtool.data.prepare import prepare
 from avtool.devices import keep_freed_memory
 from avtool.distributed import World, share_batch_norm
 from avtool.engine import dry
+from avtool.engine.cost import MIDDLE
 from avtool.engine.dry import CountingDataset, Memory, memory_of_step
 from avtool.engine.loop import FiniteCheck, Meter, train_step
-from avtool.engine.run import MIDDLE
 from avtool.errors import in_bytes
 from avtool.places import checkpoints_of
 from avtool.replicas import Batch, batch_norms, in_parallel

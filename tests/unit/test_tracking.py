@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from avtool import engine, tracking
+from avtool import engine
 from avtool.config.recipes import load_recipe
 from avtool.engine.loop import Meter
-from avtool.errors import UsageError
+from avtool.loggers import open_loggers
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
 
@@ -72,19 +72,6 @@ def test_rows_end_where_the_file_is_damaged(line: str, tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == [{"step": 1}]
 
 
-def test_tensorboard_is_missed_before_anything_is_written(
-    data: Path,  # noqa: F811
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    recipe = load_recipe("tiny", [*SMALL, "train.tensorboard=true"])
-    with pytest.raises(UsageError, match="TensorBoard is not installed") as caught:
-        engine.train(recipe, data=data, out=tmp_path / "run", device="cpu")
-    assert "pip install 'avtool[tensorboard]'" in caught.value.hint
-    assert not (tmp_path / "run").exists()
-
-
 class _Writer:
     """Stands in for TensorBoard's."""
 
@@ -107,7 +94,9 @@ def test_numbers_go_to_tensorboard_by_step_and_a_resume_purges(
     fake: Any = ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = _Writer
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
-    log = MetricsLog(tmp_path, resume_step=4, tensorboard=True)
+    log = MetricsLog(
+        tmp_path, resume_step=4, loggers=open_loggers(["tensorboard"], tmp_path, step=4, settings={})
+    )
     log.write(step=5, loss=0.25)
     log.write(step=5, held_out="test", held_out_loss=0.5)
     assert _Writer.made == [(str(tmp_path / "tensorboard"), 5)]
@@ -118,9 +107,11 @@ def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for resume_step, steps in ((0, (1, 2, 3)), (2, (3, 4))):
-        log = MetricsLog(tmp_path, resume_step=resume_step, tensorboard=True)
+        loggers = open_loggers(["tensorboard"], tmp_path, step=resume_step, settings={})
+        log = MetricsLog(tmp_path, resume_step=resume_step, loggers=loggers)
         for step in steps:
             log.write(step=step, loss=10.0 * step + resume_step)
+        log.close(failed=False)
     read = EventAccumulator(str(tmp_path / "tensorboard"))
     read.Reload()
     assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [
