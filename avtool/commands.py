@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from inspect import Parameter, Signature, getdoc, signature
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from typer.exceptions import TyperException
 from avtool.errors import AvtoolError, UsageError, in_words
 from avtool.files import json_text
 from avtool.places import from_home
+from avtool.registry import DATASETS, resolve
 
 INTERRUPTED = 130
 DASH_NOTE = "Clip names that begin with - go after -- or are written ./-x.mp4."
@@ -42,9 +43,30 @@ def option(metavar: str | None, words: str, *names: str, usual: str = "", **more
     return typer.Option(*names, metavar=metavar, help=words, show_default=usual or True, **more)
 
 
-def argument(metavar: str, words: str, *, usual: str | bool = True) -> Any:
+def argument(metavar: str, words: str, *, usual: str | bool = True, **more: Any) -> Any:
     """An argument with the help ``words``; ``usual``: its default in words, False where none is shown."""
-    return typer.Argument(metavar=metavar, help=words, show_default=usual)
+    return typer.Argument(metavar=metavar, help=words, show_default=usual, **more)
+
+
+def completing(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """The ``autocompletion`` of an option or argument: those of ``names`` that begin as typed. The shell waits for it,
+    so that nothing heavy may be imported."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names() if name.startswith(incomplete)]
+
+    return complete
+
+
+def _recipes() -> list[str]:
+    names: list[str] = resolve(
+        "avtool.config.shipped:recipe_names"
+    )()  # by its place, for it is of a layer above
+    return names
+
+
+complete_recipes = completing(_recipes)
+complete_datasets = completing(lambda: DATASETS)
 
 
 A_DAY = 86_400.0
@@ -67,7 +89,11 @@ _COST = "Only print the recipe and what it would cost: size, steps, memory, byte
 _NAMED = "Run, checkpoint or converted folder, or a name (pulled, or OWNER/NAME on the hub)."
 _MODEL = "$AVTOOL_MODEL, else the newest run or demo"
 SHARED: dict[str, tuple[Any, Any, Any]] = {
-    "recipe": (str | None, option("NAME", _RECIPE, usual=_OF_RUN), None),
+    "recipe": (
+        str | None,
+        option("NAME", _RECIPE, usual=_OF_RUN, autocompletion=complete_recipes),
+        None,
+    ),
     "data": (Path | None, option("DIR", "Prepared data.", usual="$AVTOOL_DATA/prepared/NAME"), None),
     "out": (Path | None, option("RUN", "Run folder.", usual="./runs/RECIPE-DATE"), None),
     "resume": (bool, option(None, _RESUME, "--resume"), False),

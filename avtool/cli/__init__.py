@@ -76,7 +76,7 @@ app = typer.Typer(
         next_command="avtool COMMAND --help",
     ),
     no_args_is_help=True,
-    **STYLE,
+    **{**STYLE, "add_completion": True},
 )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import argument, command, examples, first_process, option, print_json
+from avtool.commands import argument, command, completing, examples, first_process, option, print_json
 from avtool.registry import TASKS
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ EVALUATED = [name for name, task in TASKS.items() if task.evaluation]
 PROTOCOLS = "Comma-separated protocols; an unknown name lists them."
 MOST_WINDOWS = 100
 """Of a clip: more than ten change nothing that anybody has published."""
+complete_tasks = completing(lambda: EVALUATED)
 BESIDE = 2
 """Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
@@ -37,13 +38,28 @@ def _fold(value: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def complete_protocols(ctx: typer.Context, incomplete: str) -> list[str]:
+    """The protocols, of --task where it is given, that begin as the last one typed, behind those before it."""
+    before, comma, begun = incomplete.rpartition(",")
+    tasks = [TASKS[name] for name in EVALUATED if ctx.params.get("task") in (None, name)]
+    names = dict.fromkeys(name for task in tasks for name in task.protocols)
+    given = before.split(",")
+    return [f"{before}{comma}{name}" for name in names if name.startswith(begun) and name not in given]
+
+
 @command("seed", "device", "threads", "json", "force")
 def evaluate(
     model: Annotated[Path, argument("RUN", "Run, checkpoint or converted folder, or a name.")],
     *,
     data: Annotated[Path, option("DIR", "Prepared data.")],
-    task: Annotated[str | None, option("TASK", f"{', '.join(EVALUATED)}.", usual="the model's")] = None,
-    protocol: Annotated[str | None, option("P,...", PROTOCOLS, usual="those usual for the model")] = None,
+    task: Annotated[
+        str | None,
+        option("TASK", f"{', '.join(EVALUATED)}.", usual="the model's", autocompletion=complete_tasks),
+    ] = None,
+    protocol: Annotated[
+        str | None,
+        option("P,...", PROTOCOLS, usual="those usual for the model", autocompletion=complete_protocols),
+    ] = None,
     split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
         Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)

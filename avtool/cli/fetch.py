@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import argument, command, examples, option, print_json
+from avtool.commands import argument, command, complete_datasets, examples, option, print_json
 from avtool.errors import in_bytes
 from avtool.progress import say
 from avtool.registry import DATASETS
@@ -21,7 +21,7 @@ EPILOG = examples(
 
 @command("json")
 def fetch(
-    name: Annotated[str, argument("NAME", f"{', '.join(DATASETS)}.")],
+    name: Annotated[str, argument("NAME", f"{', '.join(DATASETS)}.", autocompletion=complete_datasets)],
     *,
     out: Annotated[Path | None, option("DIR", "Folder to fill.", usual="$AVTOOL_DATA/NAME")] = None,
     dry_run: Annotated[

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 from avtool.cli.runs import TRAINING, start_training
-from avtool.commands import RunSeed, Settings, argument, command, examples, option
+from avtool.commands import RunSeed, Settings, argument, command, completing, examples, option
 from avtool.errors import check_choice
 from avtool.registry import TASKS
 
@@ -15,11 +15,14 @@ EPILOG = examples(
 )
 
 FINETUNED = [name for name, task in TASKS.items() if task.finetuned]
+complete_tasks = completing(lambda: FINETUNED)
 
 
 @command(*TRAINING)
 def finetune(
-    task: Annotated[str, argument("TASK", f"{', '.join(FINETUNED)}.", usual=False)],
+    task: Annotated[
+        str, argument("TASK", f"{', '.join(FINETUNED)}.", usual=False, autocompletion=complete_tasks)
+    ],
     settings: Settings = None,
     *,
     start: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from avtool.commands import argument, command, examples, option, print_json
+from avtool.commands import argument, command, complete_datasets, examples, option, print_json
 from avtool.registry import DATASETS
 
 if TYPE_CHECKING:
@@ -32,7 +32,12 @@ CLIPS_FOR_DENSE = 1000
 
 @command("force", "json")
 def prepare(
-    name: Annotated[str, argument("NAME", f"{', '.join(DATASETS)}. manifest: a csv of your own.")],
+    name: Annotated[
+        str,
+        argument(
+            "NAME", f"{', '.join(DATASETS)}. manifest: a csv of your own.", autocompletion=complete_datasets
+        ),
+    ],
     source: Annotated[Path | None, argument("SOURCE", "Folder or csv.", usual="$AVTOOL_DATA/NAME")] = None,
     settings: Annotated[
         list[str] | None, argument("KEY=VALUE", "What is kept of a clip.", usual="see below")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from avtool.commands import Settings, argument, command, examples, option, print_json
+from avtool.commands import Settings, argument, command, complete_recipes, examples, option, print_json
 from avtool.config.shipped import find_recipe, list_recipes
 from avtool.errors import UsageError
 from avtool.files import atomic_file, check_output
@@ -21,7 +21,9 @@ EPILOG = examples(
 app = typer.Typer(
     help="List, show, copy and validate recipes.", epilog=EPILOG, no_args_is_help=True, rich_markup_mode=None
 )
-Name = Annotated[str, argument("NAME", "Name of a shipped recipe or a YAML file.")]
+Name = Annotated[
+    str, argument("NAME", "Name of a shipped recipe or a YAML file.", autocompletion=complete_recipes)
+]
 
 
 @app.command(

@@ -25,7 +25,8 @@ class Task:
 
     ``section``: the class of its section of a recipe. ``training``: a class as ``avtool.tasks.training.Training`` says.
     ``kinds``: the models that it trains, by their ``kind`` in config.json; ``head``: the class of the section in which
-    config.json says what stands on their encoder. ``evaluated_by``: the task by whose
+    config.json says what stands on their encoder. ``protocols``: those of its evaluation, for the shell to complete,
+    which imports nothing heavy. ``evaluated_by``: the task by whose
     protocols these are evaluated where nothing is said ("": its own). ``command``: the function behind
     ``avtool NAME``, beside an ``EPILOG``. ``limits``: sentences on what its models are not for.
     """
@@ -36,6 +37,7 @@ class Task:
     kinds: Mapping[str, str] = field(default_factory=dict)
     head: str = "avtool.config.types:Section"
     evaluation: str = ""
+    protocols: Sequence[str] = ()
     evaluated_by: str = ""
     command: str = ""
     limits: str = ""

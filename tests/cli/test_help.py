@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -107,6 +108,37 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.splitlines()[-1].split()[1:]) <= set(allowed)
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("avtool pret", "pretrain"),
+        ("avtool pretrain --rec", "--recipe"),
+        ("avtool pretrain --recipe tok", "token"),
+        ("avtool recipes show den", "dense"),
+        ("avtool prepare vggs", "vggsound vggss vggsound-music"),
+        ("avtool fetch av", "avsbench"),
+        ("avtool finetune se", "separate segment"),
+        ("avtool evaluate run --task re", "retrieve"),
+        ("avtool evaluate run --protocol top1,t", "top1,top5"),
+        ("avtool evaluate run --task segment --protocol negative-audio,", " ".join(
+            f"negative-audio,{name}" for name in ("avs-tpavi", "avs-published", "avs-semantic"))),
+    ],
+)  # fmt: skip
+def test_the_shell_completes_names_and_imports_nothing_heavy(typed: str, shown: str) -> None:
+    code = (
+        "import sys\n"
+        "from avtool.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print(*[name for name in {HEAVY!r} if name in sys.modules and name != 'pydantic'], file=sys.stderr)"
+    )
+    asked = {"_AVTOOL_COMPLETE": "complete_bash", "COMP_WORDS": typed}
+    asked["COMP_CWORD"] = str(len(typed.split(" ")) - 1)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **asked}
+    )
+    assert (done.stdout.split(), done.stderr.strip()) == (shown.split(), "")
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,14 @@ def test_a_source_distribution_holds_what_a_wheel_is_made_of(tmp_path: Path) -> 
     assert wanted - held == set()
 
 
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_a_package_index_takes_what_is_built(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("twine")
+    command = [sys.executable, "-m", "twine", "check", "--strict", str(built(kind, tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_citation_names_this_version() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert cited["version"] == __version__ and f"## [{__version__}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -398,6 +398,10 @@ def test_tables_leave_nothing_out() -> None:
     tasks = cells("tasks.md") | cells("tasks.md", 1) | cells("tasks.md", 2)
     evaluations = [resolve(task.evaluation) for task in TASKS.values() if task.evaluation]
     assert {name for evaluation in evaluations for name in evaluation.protocols} <= tasks
+    assert all(
+        list(task.protocols) == list(resolve(task.evaluation).protocols if task.evaluation else ())
+        for task in TASKS.values()
+    )
     assert {name for name, task in TASKS.items() if task.training or task.evaluation} <= tasks
     assert {recipe.name for recipe in list_recipes()} <= tasks
     assert {*FUSIONS} <= tasks

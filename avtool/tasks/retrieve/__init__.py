@@ -2,4 +2,4 @@
 
 from avtool.tasks import Task
 
-TASK = Task(name="retrieve", evaluation="avtool.tasks.retrieve.protocols:EVALUATION")
+TASK = Task(name="retrieve", evaluation="avtool.tasks.retrieve.protocols:EVALUATION", protocols=("recall",))

@@ -8,6 +8,7 @@ TASK = Task(
     training="avtool.tasks.separate.train:Separation",
     kinds={"separation": "avtool.model.unet:SeparationModel"},
     evaluation="avtool.tasks.separate.protocols:EVALUATION",
+    protocols=("bss-eval",),
     command="avtool.tasks.separate.command:separate",
     limits="It takes sums of clips apart; sources that were recorded in one room are another problem.",
 )

@@ -9,5 +9,6 @@ TASK = Task(
     kinds={"loudness": "loudness.train:LoudnessModel"},
     head="loudness.recipe:Loudness",
     evaluation="loudness.protocols:EVALUATION",
+    protocols=("decibels",),
     command="loudness.command:loudness",
 )
