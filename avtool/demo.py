@@ -36,7 +36,7 @@ class Size:
     localize: tuple[str, ...]
 
 
-FULL = Size(8000, ("max_steps=20",), ("max_steps=1000",))
+FULL = Size(8000, ("max_steps=20",), ("max_steps=1150",))
 """Eight to fifteen minutes on two cores, by how fast they are."""
 OF_BEFORE = ("max_steps=250",), ("max_steps=500",)
 """The settings of the demo of a version that wrote no demo.json."""

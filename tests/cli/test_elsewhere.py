@@ -56,6 +56,7 @@ def test_every_module_is_imported(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     names = [path.relative_to(root).with_suffix("").parts for path in (root / "avtool").rglob("*.py")]
     modules = sorted(".".join(parts).removesuffix(".__init__") for parts in names if parts[-1] != "__main__")
+    modules.remove("avtool.serve.app")  # all of it is of an extra
     assert len(modules) > 100
     elsewhere(tmp_path, modules=tuple(modules))
 

@@ -30,7 +30,7 @@ SMALL = (
     "train.batch_size=4", "train.accumulate=1", "train.log_every=1", "train.eval_clips=0", "data.validation=0",
     "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24", "model.depth=2", "localize.width=8",
     "init.model=none", "max_steps=6", "data.workers=0", "localize.clusters=null", "train.keep_patches=1",
-    "localize.blank_share=1",
+    "localize.blank_share=1", "localize.negatives=0",
 )  # fmt: skip
 ON = ("localize.clusters.count=3", "localize.clusters.share=0.5")
 KINDS = 3

@@ -31,7 +31,7 @@ SMALL = (
     "train.batch_size=4", "train.accumulate=1", "model.image_size=[32,32]", "model.audio_size=[32,64]", "model.dim=24",
     "model.depth=2", "localize.width=8", "init.model=none", "localize.clusters=null", "localize.blank_share=1",
     "localize.map_scale=1",
-    "train.keep_patches=1",
+    "train.keep_patches=1", "localize.negatives=0",
 )  # fmt: skip
 
 HALF = ("train.keep_patches=0.5", "localize.blank_share=1")
