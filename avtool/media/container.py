@@ -230,8 +230,7 @@ class MediaFile:
         return self.seconds
 
     def measured(self) -> float:
-        """Seconds by the time stamps of all packets, whatever the header says."""
-        # the latest packets of each stream: those of earlier ones may have strayed
+        """Seconds by the time stamps of all packets: the latest of each stream, for earlier ones may have strayed."""
         clock, ends = self._clock(), defaultdict[int, deque[Any]](lambda: deque(maxlen=REORDERED))
         with _blamed(self.path, "cannot be read", hint="it may be damaged"), _opened(self.path) as container:
             for packet in self._packets(container):
