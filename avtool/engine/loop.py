@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def train(run: Run, batches: Iterator[Batch], *, stop: int) -> None:
     """Steps of ``run`` up to ``stop``, with logs and checkpoints; a checkpoint is left wherever it ends."""
     settings = run.recipe.train
-    log = run.log if run.world.main else None  # opened here: rows behind this step go before the next one
+    log = run.log if run.world.main else None
     work = {"gflop_per_sample": run.flop_of_sample / 1e9} if log else {}
     meter = Meter(clips_per_step=settings.batch_size * settings.accumulate)
     model, check = in_parallel(run.task, run.world, run.device, replicas=run.replicas), FiniteCheck(run)

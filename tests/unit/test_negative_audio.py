@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from avtool.checkpoint import load_model, save_checkpoint
+from avtool.checkpoint import load_model
 from avtool.config.recipes import load_recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.views import EvaluationViews, NegativeViews
@@ -22,20 +22,11 @@ from avtool.features import LogMel, inputs_of, silence
 from avtool.inputs import white_noise
 from avtool.metrics.localization import centred_disc
 from avtool.metrics.negatives import balanced_threshold, separation_auc
-from avtool.model.build import random_model
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
 from avtool.tasks.negatives import Samples, _other_sounds, negative_table, validation_clips
-from tests.models import described
+from tests.models import UNTRAINED, described, untrained_models
 
-ENCODER = {
-    "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "depth": 2, "heads": 2,
-    "fusion": "factorized", "fusion_tokens": [3, 2, 2],
-}  # fmt: skip
-MODELS = {
-    "localize": ("localization", {**ENCODER, "dim": 24, "encoding": "unimodal", "width": 8}),
-    "segment": ("segmentation", {**ENCODER, "dim": 128, "classes": 1}),
-}
 OTHERS = ("silence", "noise", "another class's sound", "off-screen sound")
 
 
@@ -46,11 +37,7 @@ def data(synth: Callable[[int], Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("models")
-    for task, (kind, settings) in MODELS.items():
-        config = described(kind, settings, {"n_fft": 400})
-        save_checkpoint(folder / task, model=random_model(kind, settings, seed=3), config=config)
-    return lambda task: folder / task
+    return untrained_models(tmp_path_factory.mktemp("models"))
 
 
 def samples_of(dataset: PreparedDataset) -> Samples:
@@ -61,7 +48,7 @@ def samples_of(dataset: PreparedDataset) -> Samples:
 
 def table_of(data: Path, maps: Callable[[LogMel, list[tuple[Tensor, Tensor]]], Callable]) -> Table:
     """The table of what ``maps`` makes of the spectrogram and every frame of the data with its own sound."""
-    kind, settings = MODELS["localize"]
+    kind, settings = UNTRAINED["localize"]
     log_mel = LogMel(n_fft=400, mels=32)
     test, train = (samples_of(PreparedDataset(data, split)) for split in ("test", "train"))
     pairs = []
@@ -242,7 +229,7 @@ def test_scores_are_the_highest_places_of_the_models_own_maps(
 def test_the_threshold_is_chosen_on_the_clips_that_fine_tuning_holds_out(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, settings = MODELS["localize"]
+    kind, settings = UNTRAINED["localize"]
     dataset = PreparedDataset(data, "test")
     context = Context(Path(), described(kind, settings), dataset, np.arange(4), torch.device("cpu"))
     _, everything, which = validation_clips(context)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from avtool import evaluate as evaluation
-from avtool.checkpoint import load_model, save_checkpoint
+from avtool.checkpoint import load_model
 from avtool.data import synth
 from avtool.data.catalog import Request
 from avtool.data.catalog.synth import read
@@ -26,11 +26,10 @@ from avtool.data.views import EvaluationViews
 from avtool.errors import UsageError
 from avtool.evaluate import Table, evaluate
 from avtool.features import inputs_of
-from avtool.model.build import random_model
 from avtool.tasks.context import Context
 from avtool.tasks.localize.maps import localization_map
 from avtool.tracking import keep_evaluation, kept_tables
-from tests.models import described
+from tests.models import UNTRAINED, described, untrained_models
 
 FIRST_VERSION = {  # of seed 3: kind, voice, centre's x and side; pixels seen; frame 5's mean colour; samples
     0: (
@@ -45,16 +44,6 @@ FIRST_VERSION = {  # of seed 3: kind, voice, centre's x and side; pixels seen; f
         [149.41, 140.59, 134.99],
         [[-970, -954, -995, -956]],
     ),
-}
-ENCODER = {
-    "image_size": [32, 32], "audio_size": [32, 64], "patch_size": 16, "depth": 2, "heads": 2,
-    "fusion": "factorized", "fusion_tokens": [3, 2, 2],
-}  # fmt: skip
-MODELS = {
-    "localize": ("localization", {**ENCODER, "dim": 24, "encoding": "unimodal", "width": 8}),
-    "segment": ("segmentation", {**ENCODER, "dim": 128, "classes": 1}),
-    "separate": ("separation", {**ENCODER, "dim": 128}),
-    "classify": ("classifier", {**ENCODER, "dim": 24, "classes": 10}),
 }
 EMPTY = "own sound, nothing in view makes it"
 
@@ -76,11 +65,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    folder = tmp_path_factory.mktemp("models")
-    for task, (kind, settings) in MODELS.items():
-        config = described(kind, settings, {"n_fft": 400})
-        save_checkpoint(folder / task, model=random_model(kind, settings, seed=3), config=config)
-    return lambda task: folder / task
+    return untrained_models(tmp_path_factory.mktemp("models"))
 
 
 # --- what is drawn
@@ -316,7 +301,7 @@ def test_any_label_or_column_groups_and_another_is_named(
 
 def test_what_is_judged_in_another_group_is_not_learned_from(data: Path) -> None:
     dataset = PreparedDataset(data, "all")
-    kind, settings = MODELS["localize"]
+    kind, settings = UNTRAINED["localize"]
     context = Context(
         Path(), described(kind, settings), dataset, np.arange(3), torch.device("cpu"), judged=np.arange(10)
     )

@@ -60,7 +60,7 @@ class Row:
     view: Any = None
     recording: str | None = None
     extra: Mapping[str, str] = field(default_factory=lambda: NOTHING)
-    rendered: tuple[int, ...] | None = field(default=None, repr=False)
+    rendered: tuple[int, int, int] | None = field(default=None, repr=False)
 
     def files(self) -> list[Path]:
         """Every file the row names."""

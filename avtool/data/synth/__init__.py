@@ -171,7 +171,7 @@ class Stage:
         self._sprites = []
         for k, thing in enumerate(scene.things):  # another of a kind looks different
             twins = sum(other.kind == thing.kind for other in scene.things[:k])
-            rng = scene.rng(3, KINDS.index(thing.kind), *[twins] * (twins > 0))
+            rng = scene.rng(3, KINDS.index(thing.kind), *((twins,) if twins else ()))
             self._sprites.append(_Sprite(thing, rng, scene.size))
 
     def frame(self, index: int) -> np.ndarray:
