@@ -19,8 +19,8 @@ from avtool.model.transformer import grid_of
 PATCH_SIZE = 16
 """Both decoders enlarge a map of tokens by this factor, so it has to be the encoder's patch size."""
 SEPARATION_LEVELS, SEGMENTATION_LEVELS = 5, 4
-NARROWEST = 128
-"""Width below which no level of the segmentation decoder goes, and of its last hidden map."""
+SEGMENTATION_WIDTH = 128
+"""The published width below which no level of the segmentation decoder goes, and of its last hidden map."""
 
 
 def check_patch_size(encoder: AudioVisualEncoder, task: str) -> None:
@@ -183,14 +183,16 @@ class SeparationModel(nn.Module):
 class SegmentationDecoder(nn.Module):
     """Class logits a pixel from image maps of four depths and the sound (DeepAVFusion, arXiv 2312.01017, section 4).
 
-    ValueError for a width below 128.
+    Each next level is half as wide, but none below ``width``. ValueError for a ``dim`` below that.
     """
 
-    def __init__(self, dim: int, *, classes: int) -> None:
+    def __init__(self, dim: int, *, classes: int, width: int = SEGMENTATION_WIDTH) -> None:
         super().__init__()
-        if dim < NARROWEST:
-            raise ValueError(f"the segmentation decoder needs an encoder of width 128 or more, not {dim}")
-        widths = [max(NARROWEST, dim // 2**level) for level in range(SEGMENTATION_LEVELS)]
+        if dim < width:
+            raise ValueError(
+                f"the segmentation decoder's maps are {width} wide, its encoder {dim}: set segment.width={dim} or less"
+            )
+        widths = [max(width, dim // 2**level) for level in range(SEGMENTATION_LEVELS)]
         self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
         self.audio_projections = nn.ModuleList(nn.Linear(dim, width) for width in widths)
         self.audio_norms = nn.ModuleList(nn.LayerNorm(width) for width in widths)
@@ -202,8 +204,8 @@ class SegmentationDecoder(nn.Module):
         self.ups = nn.ModuleList(
             Enlarge(below, below // 2, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
         )
-        self.hidden = nn.Conv2d(widths[-1], NARROWEST, 3, padding=1)
-        self.predict = nn.Conv2d(NARROWEST, classes, 3, padding=1)
+        self.hidden = nn.Conv2d(widths[-1], width, 3, padding=1)
+        self.predict = nn.Conv2d(width, classes, 3, padding=1)
 
     def forward(self, image: Sequence[Tensor], audio: Tensor, grid: tuple[int, int]) -> Tensor:
         """``image`` four times (B, Ni, D), shallowest first, on a ``grid`` of rows x columns, ``audio`` (B, Na, D) of
@@ -219,7 +221,7 @@ def convolved_double(x: Tensor, conv: nn.Conv2d) -> Tensor:
     -> (B, outputs, 2 H, 2 W).
 
     Enlarging treats all channels alike, so where the nine taps of all outputs are fewer than the channels, each is
-    taken from the small map and enlarged then: the same sums, of 9 maps instead of 128 for one class.
+    taken from the small map and enlarged then: the same sums, of 9 maps instead of all for one class.
     """
     taps = 9 * conv.out_channels
     if taps >= conv.in_channels:
@@ -239,14 +241,16 @@ def _doubled(x: Tensor) -> Tensor:
 class SegmentationModel(nn.Module):
     """The encoder and the decoder of a mask: ``classes`` 1 for what sounds, 71 for what it is as well (AVSS).
 
-    ValueError for patches other than 16x16 and for widths below 128.
+    ValueError for patches other than 16x16 and for an encoder less wide than the decoder's ``width``.
     """
 
-    def __init__(self, encoder: AudioVisualEncoder, *, classes: int) -> None:
+    def __init__(
+        self, encoder: AudioVisualEncoder, *, classes: int, width: int = SEGMENTATION_WIDTH
+    ) -> None:
         super().__init__()
         check_patch_size(encoder, "segmentation")
         self.encoder = encoder
-        self.segmentation_decoder = SegmentationDecoder(encoder.dim, classes=classes)
+        self.segmentation_decoder = SegmentationDecoder(encoder.dim, classes=classes, width=width)
 
     def reset_head(self) -> None:
         """Starting weights of everything but the encoder."""

@@ -214,8 +214,8 @@ def test_what_cannot_be_trained_is_refused(data: Path, tmp_path: Path, source: P
         (source / f"{name}.csv").write_text("\n".join(lines))
         return prepare("manifest", source / f"{name}.csv", out=tmp_path / name).out
 
-    with pytest.raises(TrainingError, match="needs an encoder of width 128 or more"):
-        train(data, "model.dim=64")
+    with pytest.raises(TrainingError, match="64 wide, its encoder 48: set segment.width=48 or less"):
+        train(data, "model.dim=48")
     with pytest.raises(TrainingError, match="segment needs every patch"):
         train(data, "train.keep_patches=0.5")
     with pytest.raises(DataError, match="no clip of split train has a mask"):

@@ -1,9 +1,20 @@
 """The recipe's section of segmentation."""
 
-from avtool.config.types import NotNegative, Section
+from avtool.config.types import Classes, NotNegative, Section, Whole
 
 
-class Segment(Section):
+class Decoder(Section):
+    """What the model needs."""
+
+    width: Whole = 128
+    """of the decoder's narrowest maps, which are its largest: half takes a quarter of the time"""
+
+
+class Masks(Decoder, Classes):
+    """What config.json says of the decoder; ``classes`` is 1 for one mask of all that sounds."""
+
+
+class Segment(Decoder):
     semantic: bool = False
     """whether every class has a mask of its own (AVSS), or what sounds has one mask (S4, MS3)"""
     overlap: NotNegative = 0.0

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from avtool.config.schema import Recipe
-from avtool.config.types import Classes, Section
+from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import spread_over
 from avtool.data.views import (
@@ -36,6 +36,7 @@ from avtool.metrics.segmentation import (
     frame_scores,
 )
 from avtool.tasks.names import ClassNames
+from avtool.tasks.segment.recipe import Masks
 from avtool.tasks.settings import drawn_views, view_size
 from avtool.tasks.training import ALONE, Batches, Training
 
@@ -74,7 +75,7 @@ class Segmentation(Training):
                 f"{dataset.folder} has {classes} classes with the background, a mask tells {MOST_CLASSES} apart",
                 hint="use data with fewer classes, or segment.semantic=false",
             )
-        return "segmentation", Classes(classes=classes)
+        return "segmentation", Masks(classes=classes, width=recipe.options.width)
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
