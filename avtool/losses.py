@@ -161,12 +161,12 @@ def _cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None) -> T
     return F.cross_entropy(logits, targets, reduction="none").mul(counted).mean()
 
 
-def presence_loss(scores: Tensor, belongs: Tensor, *, temperature: float) -> Tensor:
-    """Binary cross-entropy of sigmoid(``scores`` / temperature) (B,) with ``belongs``, bool (B,): whether a frame's
-    sound comes from it. A scalar in float32.
+def sigmoid_loss(scores: Tensor, belongs: Tensor, *, temperature: float) -> Tensor:
+    """Binary cross-entropy of sigmoid(``scores`` / temperature) with ``belongs``, bool, both (B, C): whether a frame and
+    a sound are of one clip. A mean over all pairs, in float32.
 
-    A contrast compares scores of one frame alone; this one sets 0 as the level that all frames' scores share.
-    Source: the sigmoid loss of Zhai et al. (arXiv 2303.15343), equation 1, without its bias.
+    A contrast compares scores of one row alone; this one sets 0 as the level that all scores share.
+    Source: Zhai et al. (arXiv 2303.15343), equation 1, without its bias.
     """
     return F.binary_cross_entropy_with_logits(scores.float() / temperature, belongs.float())
 

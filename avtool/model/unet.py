@@ -244,9 +244,7 @@ class SegmentationModel(nn.Module):
     ValueError for patches other than 16x16 and for an encoder less wide than the decoder's ``width``.
     """
 
-    def __init__(
-        self, encoder: AudioVisualEncoder, *, classes: int, width: int = SEGMENTATION_WIDTH
-    ) -> None:
+    def __init__(self, encoder: AudioVisualEncoder, *, classes: int, width: int = SEGMENTATION_WIDTH) -> None:
         super().__init__()
         check_patch_size(encoder, "segmentation")
         self.encoder = encoder

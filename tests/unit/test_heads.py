@@ -208,7 +208,9 @@ def test_depths_are_spread_over_the_encoder() -> None:
 def test_sizes_that_a_head_cannot_have_are_refused() -> None:
     with pytest.raises(ValueError, match="128 wide, its encoder 96: set segment.width=96 or less"):
         SegmentationModel(encoder(dim=96), classes=1)
-    assert SegmentationModel(encoder(dim=96), classes=1, width=64).segmentation_decoder.predict.in_channels == 64
+    assert (
+        SegmentationModel(encoder(dim=96), classes=1, width=64).segmentation_decoder.predict.in_channels == 64
+    )
     with pytest.raises(ValueError, match="needs 16 or more, not 12"):
         SeparationModel(encoder(dim=12))
     for kind in (SeparationModel, lambda small: SegmentationModel(small, classes=1)):

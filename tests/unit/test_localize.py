@@ -20,7 +20,7 @@ from avtool.data.views import PartnerViews, SilencedViews
 from avtool.engine.start import Clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, silence
-from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells, sigmoid_loss
 from avtool.model.encoder import AudioVisualEncoder
 from avtool.model.localization import LocalizationModel
 from avtool.tasks.localize.maps import choose_map, localization_map
@@ -309,13 +309,25 @@ def test_negatives_are_in_nobodys_row_and_in_everybodys_contrast() -> None:
     )
 
 
-def test_presence_pushes_scores_of_own_sounds_up_and_of_others_down() -> None:
-    scores = torch.tensor([0.5, -0.5, 0.5], requires_grad=True)
-    loss = presence_loss(scores, torch.tensor([True, False, False]), temperature=0.5)
+def test_the_sigmoid_loss_pushes_scores_of_own_sounds_up_and_of_others_down() -> None:
+    scores = torch.tensor([[0.5, -0.5, 0.5]], requires_grad=True)
+    loss = sigmoid_loss(scores, torch.tensor([[True, False, False]]), temperature=0.5)
     right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
     assert loss.item() == pytest.approx((2 * right + wrong) / 3)
     loss.backward()
-    assert scores.grad[0] < 0 < scores.grad[1] < scores.grad[2]
+    assert scores.grad[0, 0] < 0 < scores.grad[0, 1] < scores.grad[0, 2]
+
+
+def test_frames_and_sounds_of_one_clip_belong_together_but_negatives_to_nothing(dataset) -> None:
+    task, recipe = task_of(dataset, "localize.negatives=0.5", "localize.clusters=null", "train.batch_size=8")
+    batch = batch_of(task, recipe, dataset, size=8)
+    image, audio = inputs_of(task.log_mel, batch)
+    with torch.no_grad():
+        presence = task(batch)["presence"]
+        scores = task.scores(task.model.patches(image, audio), task.model.sounds(image, audio))
+    own = torch.diag(~batch["negative"])
+    assert 1 < own.sum() < 7
+    assert torch.allclose(presence, sigmoid_loss(scores, own, temperature=task.options.temperature))
 
 
 def test_a_share_of_windows_is_silent_or_noise_the_same_every_time(dataset) -> None:

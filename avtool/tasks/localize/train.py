@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from avtool.config.schema import Recipe
@@ -21,7 +22,7 @@ from avtool.data.views import (
 from avtool.distributed import World, all_gather_with_grad
 from avtool.errors import DataError, NotFinite, UsageError
 from avtool.features import inputs_of
-from avtool.losses import candidates_loss, contrastive_loss, pool_cells, presence_loss
+from avtool.losses import candidates_loss, contrastive_loss, pool_cells, sigmoid_loss
 from avtool.model.localization import UNIMODAL, LocalizationModel
 from avtool.progress import say
 from avtool.tasks.localize.clusters import SAMPLE, SoundClusters, describe
@@ -115,7 +116,7 @@ class Localization(Training):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``loss`` and its two directions: ``image``, which sound belongs to a frame, and ``audio``, which frame to a
-        sound; with ``negatives`` also ``presence``, whether the sound comes from the frame."""
+        sound; with ``negatives`` also ``presence``, which of all pairs are a frame and its own sound."""
         belongs = ~batch["negative"] if "negative" in batch else None
         if self.options.encoding == UNIMODAL:
             return self.contrast(*inputs_of(self.log_mel, batch), *self.kept_patches(batch), belongs=belongs)
@@ -126,11 +127,15 @@ class Localization(Training):
             for name, found in scores.items()
         }
         losses = {"loss": (sides["image"] + sides["audio"]) / 2, **sides}
-        return losses if belongs is None else self.with_presence(losses, scores["image"][:, 0], belongs)
+        if belongs is None:
+            return losses
+        own = F.pad(belongs.unsqueeze(1), (0, self.options.candidates - 1))
+        return self.with_presence(losses, scores["image"], own)
 
-    def with_presence(self, losses: dict[str, Tensor], own: Tensor, belongs: Tensor) -> dict[str, Tensor]:
-        """``losses`` with that of the scores ``own`` (B,) of frames with the sound that they are shown with."""
-        presence = presence_loss(own, belongs, temperature=self.options.temperature)
+    def with_presence(self, losses: dict[str, Tensor], scores: Tensor, own: Tensor) -> dict[str, Tensor]:
+        """``losses`` with that of the ``scores`` of frames with sounds, of which ``own`` are a frame's own, both
+        (B, C)."""
+        presence = sigmoid_loss(scores, own, temperature=self.options.temperature)
         return losses | {"loss": losses["loss"] + presence, "presence": presence}
 
     def contrast(
@@ -177,7 +182,9 @@ class Localization(Training):
                 scores, others, first=place, temperature=self.options.temperature, belongs=of_own
             )
             if of_own is not None:
-                found = self.with_presence(found, scores.diagonal(place), of_own)
+                pairs = torch.zeros_like(scores, dtype=torch.bool)
+                pairs.diagonal(place).copy_(of_own)
+                found = self.with_presence(found, scores, pairs)
             losses.append({name: value * len(scores) / count for name, value in found.items()})
         parts = {name: torch.stack([loss[name] for loss in losses]).sum() for name in losses[0]} | learned
         return parts | {"loss": sum(learned.values(), parts["loss"])}
