@@ -1,11 +1,12 @@
 """Frames of several photographs, of which one sounds: a manifest that tests pointing where photographs have no boxes.
 
-    python docs/mosaics.py MANIFEST OUT [--split test] [--count 200] [--seed 0] [--side 64]
+    python docs/mosaics.py MANIFEST OUT [--split test] [--count 200] [--seed 0] [--side 64] [--repeat]
 
 MANIFEST (id, split, label, image, audio) is that of photographs with sounds, of as many classes as a square has places
 (4, 9, 16). Each mosaic shows one photograph of every class, in places drawn at random, and has the sound of one of the
 classes, which take turns; photographs and sounds are drawn by themselves. OUT gets the pictures and a manifest.csv
-with the box of what sounds and all that is in view, for ``avtool prepare manifest``.
+with the boxes of what sounds and all that is in view, for ``avtool prepare manifest``. With --repeat the other
+photographs are of classes drawn at random: to train on, for where every frame shows all classes, no sound is unlike it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--side", type=int, default=64, help="pixels of each photograph")
+    parser.add_argument("--repeat", action="store_true", help="classes may be in view more than once, or not")
     given = parser.parse_args()
     with given.manifest.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == given.split]
@@ -46,13 +48,14 @@ def main() -> None:
         for number in range(given.count):
             sounding, view = kinds[number % len(kinds)], []
             picture = np.zeros((across * side, across * side, 3), np.uint8)
-            for kind, place in zip(kinds, rng.permutation(len(kinds)).tolist(), strict=True):
+            shown = [sounding, *rng.choice(kinds, len(kinds) - 1)] if given.repeat else kinds
+            for kind, place in zip(shown, rng.permutation(len(kinds)).tolist(), strict=True):
                 y, x = divmod(place, across)
                 photograph = cv2.imread(str(raw / rng.choice(of_kind[kind])["image"]))
                 scaled = cv2.resize(photograph, (side, side), interpolation=cv2.INTER_CUBIC)
                 picture[y * side : (y + 1) * side, x * side : (x + 1) * side] = scaled
                 box = [x / across, y / across, (x + 1) / across, (y + 1) / across]
-                view.append({"kind": kind, "box": box, "sounding": kind == sounding})
+                view.append({"kind": str(kind), "box": box, "sounding": kind == sounding})
             name = f"images/{number:05d}.png"
             cv2.imwrite(str(given.out / name), picture)
             boxes = [thing["box"] for thing in view if thing["sounding"]]
