@@ -162,8 +162,8 @@ def _cross_entropy(logits: Tensor, targets: Tensor, counted: Tensor | None) -> T
 
 
 def sigmoid_loss(scores: Tensor, belongs: Tensor, *, temperature: float) -> Tensor:
-    """Binary cross-entropy of sigmoid(``scores`` / temperature) with ``belongs``, bool, both (B, C): whether a frame and
-    a sound are of one clip. A mean over all pairs, in float32.
+    """Binary cross-entropy of sigmoid(``scores`` / temperature) with ``belongs``, bool, both (B, C): whether a frame
+    and a sound are of one clip. A mean over all pairs, in float32.
 
     A contrast compares scores of one row alone; this one sets 0 as the level that all scores share.
     Source: Zhai et al. (arXiv 2303.15343), equation 1, without its bias.
