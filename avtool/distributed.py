@@ -178,6 +178,16 @@ def all_gather_with_grad(rows: Tensor) -> tuple[Tensor, int]:
     return (rows, 0) if among is None else (_OfAll.apply(rows, among), among.rank * len(rows))
 
 
+def of_batches(total: int, first: int, count: int, batch_size: int) -> Iterator[tuple[slice, slice]]:
+    """The batches of ``batch_size`` among ``total`` rows in which some of the ``count`` from ``first`` on are: all rows
+    of each, and which of them these are."""
+    for start in range(0, total, batch_size):
+        batch = slice(start, min(start + batch_size, total))
+        own = slice(max(batch.start, first), min(batch.stop, first + count))
+        if own.start < own.stop:
+            yield batch, own
+
+
 def share_batch_norm(module: nn.Module, world: World, device: torch.device) -> None:
     """Let the BatchNorms in ``module`` take their statistics over the samples of all processes. On GPUs only, where
     torch can; on CPUs every process takes those of its own share."""

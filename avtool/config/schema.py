@@ -28,6 +28,7 @@ from avtool.config.types import (
 )
 from avtool.published import TIMM
 from avtool.registry import TASKS, resolve
+from avtool.tasks import PRETRAIN
 
 
 class Data(Section):
@@ -140,7 +141,6 @@ class Train(Section):
     """the log goes to wandb or trackio as well (pip install 'avtool[wandb]', 'avtool[trackio]'); null: to neither"""
 
 
-PRETRAIN = "pretrain"
 TRAINED = tuple(name for name, task in TASKS.items() if task.training)
 FINETUNED = tuple(name for name, task in TASKS.items() if task.finetuned)
 """The tasks that a pretrained encoder is fine-tuned for; each has a section of its name."""
@@ -174,7 +174,7 @@ else:
         **{
             name: (resolve(task.section) | None, Field(default=None, description=f"settings of task {name}"))
             for name, task in TASKS.items()
-            if task.finetuned
+            if task.section
         },
     )
 
@@ -199,12 +199,12 @@ class Recipe(_Middle):
                     raise fault(f"init.{part}", "it is missing; pretraining says where each encoder starts")
             if self.init.model is not None:
                 raise fault("init.model", "pretraining starts from init.image and init.audio")
-        for task in FINETUNED:
-            given = getattr(self, task) is not None
-            if given and task != self.task:
-                raise fault(task, f"this recipe is of task {self.task}")
-            if not given and task == self.task:
-                raise fault(task, "it is missing; {} takes every default")
+        for name, task in TASKS.items():
+            given = getattr(self, name, None) is not None
+            if given and name != self.task:
+                raise fault(name, f"this recipe is of task {self.task}")
+            if not given and name == self.task and task.finetuned:
+                raise fault(name, "it is missing; {} takes every default")
         return self
 
     @property

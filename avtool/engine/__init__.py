@@ -9,7 +9,7 @@ import torch
 
 from avtool.config.checkpoint import read_config
 from avtool.config.recipes import dump_recipe
-from avtool.config.schema import PRETRAIN, Recipe
+from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.devices import check_compiler, keep_freed_memory, precision_name, resolve_device
 from avtool.distributed import World, local_device, process_group
@@ -23,6 +23,7 @@ from avtool.files import check_output
 from avtool.loggers import check_loggers, chosen
 from avtool.places import BEST
 from avtool.progress import quiet, say
+from avtool.tasks import PRETRAIN
 from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, write_run_facts
 from avtool.weights import NONE

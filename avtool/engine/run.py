@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from avtool.checkpoint import check_fit, save_checkpoint, size_of
-from avtool.config.schema import PRETRAIN, Recipe
+from avtool.config.schema import Recipe
 from avtool.data.dataset import PreparedDataset
 from avtool.data.loader import batches_in_order, batches_in_training, spread_over, steps_per_epoch
 from avtool.devices import resolve_precision
@@ -38,6 +38,7 @@ from avtool.progress import say
 from avtool.registry import TASKS, resolve
 from avtool.replicas import Batch, autocast, batch_norms, replicas_for
 from avtool.report.heatmap import write_png
+from avtool.tasks import PRETRAIN
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 
@@ -340,7 +341,7 @@ class Run:
         self.log.write(**self.position(), held_out=self.clips.part, **measures)
         part = f"{self.clips.part}, {values['clips']:.0f} samples"
         say(f"held out after step {self.step} ({part}): {self.task.summarize(values)}")
-        if self.recipe.task == PRETRAIN:
+        if self.task.draws:
             self._draw()
 
     def _draw(self) -> None:

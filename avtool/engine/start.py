@@ -15,7 +15,7 @@ from avtool.checkpoint import check_finite, check_fit, load_trainer
 from avtool.config.checkpoint import Config, config_of, read_model_config
 from avtool.config.model import Spectrogram
 from avtool.config.recipes import load_recipe
-from avtool.config.schema import PRETRAIN, Recipe
+from avtool.config.schema import Recipe
 from avtool.config.types import keys, leaves
 from avtool.config.values import Key, explain
 from avtool.data import parts
@@ -26,6 +26,7 @@ from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
 from avtool.registry import TASKS, resolve
+from avtool.tasks import PRETRAIN
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
 from avtool.weight_files import read_safetensors

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from avtool.tasks.context import Context
     from avtool.tasks.table import Table
 
+PRETRAIN = "pretrain"
+
 
 @dataclass(frozen=True)
 class Task:
@@ -44,8 +46,8 @@ class Task:
 
     @property
     def finetuned(self) -> bool:
-        """Whether a pretrained encoder is fine-tuned for it, as a section of its own in a recipe says."""
-        return bool(self.training and self.section)
+        """Whether a pretrained encoder is fine-tuned for it, so that its section has to be in a recipe."""
+        return bool(self.training and self.section) and self.name != PRETRAIN
 
     def check_kind(self, config: Config, checkpoint: Path, *, otherwise: str = "") -> None:
         """UsageError where a checkpoint's model is of no kind that this task trains; ``otherwise``: another way out."""

@@ -36,9 +36,10 @@ class Training(nn.Module):
 
     ``config`` is the model's config.json but for its ``origin``. ``monitor`` names the measure, the larger the better,
     that the best checkpoint is chosen by ("": the last one is meant). ``unused_parameters`` says whether some of the
-    parameters get no gradient, ``drops_patches`` whether it can train on a part of the patches
-    (``train.keep_patches``). Held-out samples are shared by the processes in groups of ``group``. ``progress`` is the
-    share of the run's steps that are done; buffers of the task itself are kept in checkpoints (``own_state``).
+    parameters get no gradient, ``draws`` whether it can ``draw`` what is predicted, ``drops_patches`` whether it can
+    train on a part of the patches (``train.keep_patches``). Held-out samples are shared by the processes in groups of
+    ``group``. ``progress`` is the share of the run's steps that are done; buffers of the task itself are kept in
+    checkpoints (``own_state``).
 
     ``forward`` takes a batch and gives ``loss`` and its parts, scalars: means over the samples it gets, which may be a
     slice of one or of several batches. A loss that compares samples gathers the others of their batch
@@ -46,7 +47,8 @@ class Training(nn.Module):
     """
 
     monitor: ClassVar[str] = ""
-    unused_parameters: ClassVar[bool] = False
+    unused_parameters: bool = False
+    draws: bool = False
     group: ClassVar[int] = 1
     drops_patches: ClassVar[bool] = False
     progress = 0.0

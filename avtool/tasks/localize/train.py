@@ -19,7 +19,7 @@ from avtool.data.views import (
     SilencedViews,
     TrainingViews,
 )
-from avtool.distributed import World, all_gather_with_grad
+from avtool.distributed import World, all_gather_with_grad, of_batches
 from avtool.errors import DataError, NotFinite, UsageError
 from avtool.features import inputs_of
 from avtool.losses import candidates_loss, contrastive_loss, pool_cells, sigmoid_loss
@@ -169,14 +169,10 @@ class Localization(Training):
             patches, first = all_gather_with_grad(patches)
             sounds, first = all_gather_with_grad(sounds)
         losses = []
-        for start in range(0, len(patches), self.batch_size):
-            batch = slice(start, min(start + self.batch_size, len(patches)))
-            own = slice(max(batch.start, first), min(batch.stop, first + count))
-            if own.start >= own.stop:
-                continue
+        for batch, own in of_batches(len(patches), first, count, self.batch_size):
             scores = self.scores(patches[own], sounds[batch])
             others = None if own == batch else self.scores(patches[batch], sounds[own]).t()
-            place = own.start - start
+            place = own.start - batch.start
             of_own = None if belongs is None else belongs[own.start - first : own.stop - first]
             found = contrastive_loss(
                 scores, others, first=place, temperature=self.options.temperature, belongs=of_own

@@ -1,30 +1,36 @@
-"""Pretraining by masked reconstruction: the model, its loss, and what tells whether it learns."""
+"""Pretraining by masked reconstruction, by contrast or by both: the losses, and what tells whether it learns."""
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.config.model import Decoders
 from avtool.config.schema import Recipe
 from avtool.config.types import Section
 from avtool.data.dataset import PreparedDataset
-from avtool.distributed import World
-from avtool.features import IMAGE_MEAN, IMAGE_STD, inputs_of
-from avtool.losses import masked_autoencoding_loss, reconstruction_loss
-from avtool.metrics.embeddings import effective_rank, nearest_neighbour_hits
+from avtool.distributed import World, all_gather_with_grad, of_batches
+from avtool.errors import UsageError
+from avtool.features import IMAGE_MEAN, IMAGE_STD, blank_frames, inputs_of, silence
+from avtool.losses import contrastive_loss, masked_autoencoding_loss, reconstruction_loss
+from avtool.metrics.embeddings import effective_rank, nearest_neighbour_hits, recall
 from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
 from avtool.model.mae import MaskedAutoencoder, Reconstruction, sample_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.pictures import Example, draw_reconstructions
+from avtool.tasks.pretrain.recipe import Pretrain
 from avtool.tasks.training import ALONE, Batches, Training
 
 RANKED_CLIPS = 1000
 """At most so many clips' fusion tokens go into their effective rank: less than a second at any width."""
+RECALLED = 10
+"""Nearest clips of all held-out ones among which a clip's partner is looked for."""
 CAPTION = (
     "What pretraining predicts of held-out clips, from what was not masked.",
     "Predictions are made in units of each patch's own mean and deviation. Both are taken from the target here: how "
@@ -35,6 +41,11 @@ CAPTION = (
 class Pretraining(Training):
     """A masked autoencoder and the features before it. ``forward`` gives the loss of a batch and its parts.
 
+    By ``pretrain.objective`` it learns to reconstruct what was masked; or, by a contrast, which sound of a batch
+    belongs to which frame, from the mean tokens of the same visible patches; or both, as CAV-MAE does (arXiv
+    2210.07839). For the contrast each modality is encoded with the other one blank: tokens that were encoded together
+    know each other.
+
     A batch holds image uint8 (B, 3, H, W), waveform int16 (B, N), gain_db float32 (B,), index and epoch int64 (B,).
     """
 
@@ -44,7 +55,26 @@ class Pretraining(Training):
         self, recipe: Recipe, dataset: PreparedDataset | None = None, chosen: np.ndarray | None = None
     ) -> None:
         super().__init__(recipe, dataset, chosen)
-        self.seed = recipe.seed
+        self.seed, self.batch_size = recipe.seed, recipe.train.batch_size
+        self.options: Pretrain = recipe.options or Pretrain()
+        self.masked, self.contrasted = (
+            self.options.objective != "contrastive",
+            self.options.objective != "masked",
+        )
+        self.unused_parameters, self.draws = (
+            not self.masked,
+            self.masked,
+        )  # the decoders, and what they predict
+
+    @classmethod
+    def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
+        """Every clip. UsageError where no frame ever meets another's sound."""
+        if recipe.options and recipe.options.objective != "masked" and recipe.train.batch_size < 2:
+            raise UsageError(
+                "train.batch_size is 1: a frame's sound is told from the others of its batch, and there is none",
+                hint="train.batch_size=2 or more, or pretrain.objective=masked",
+            )
+        return super().select_clips(recipe, dataset)
 
     @classmethod
     def model_config(cls, recipe: Recipe, dataset: PreparedDataset | None) -> tuple[str, Section]:
@@ -55,20 +85,60 @@ class Pretraining(Training):
         """The batch as the model takes it: frames (B, 3, H, W) and log-mels (B, 1, mels, frames), float32."""
         return inputs_of(self.log_mel, batch)
 
-    def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
-        """Image and audio reconstructions under masks that are a function of (seed, epoch, index)."""
-        image, audio = self.inputs(batch)
-        sizes = [math.prod(grid) for grid in (self.model.encoder.image_grid, self.model.encoder.audio_grid)]
+    def noise(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the masks are made of, (B, N) for each modality: a function of (seed, epoch, index)."""
+        encoder = self.model.encoder
+        sizes = [math.prod(grid) for grid in (encoder.image_grid, encoder.audio_grid)]
         noise = sample_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
-        image_noise, audio_noise = noise.split(sizes, dim=1)
-        return self.model(image, audio, image_noise=image_noise, audio_noise=audio_noise)
+        return dict(zip(("image_noise", "audio_noise"), noise.split(sizes, dim=1), strict=True))
+
+    def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
+        """Image and audio reconstructions under the masks of ``noise``."""
+        return self.model(*self.inputs(batch), **self.noise(batch))
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``loss`` and its parts ``image`` and ``audio``, scalars."""
-        parts = self.reconstruct(batch)
-        return masked_autoencoding_loss(
-            *(reconstruction_loss(part.prediction, part.target) for part in parts)
-        )
+        """``loss`` and its parts, scalars: of the reconstruction ``image`` and ``audio``, and ``contrast``."""
+        inputs, noise = self.inputs(batch), self.noise(batch)
+        losses: dict[str, Tensor] = {}
+        if self.masked:
+            parts = self.model(*inputs, **noise)
+            losses = masked_autoencoding_loss(*(reconstruction_loss(p.prediction, p.target) for p in parts))
+        if not self.contrasted:
+            return losses
+        image_mask, audio_mask = self.model.masks(**noise)
+        contrast = self.contrast(*self.apart(*inputs, image_mask.keep, audio_mask.keep))
+        whole = losses["loss"] + self.options.contrast_weight * contrast if self.masked else contrast
+        return losses | {"loss": whole, "contrast": contrast}
+
+    def apart(
+        self, image: Tensor, audio: Tensor, image_keep: Tensor | None = None, audio_keep: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Unit vectors (B, D) of the frames and of the sounds: their mean tokens, or those of the patches that are
+        kept, each modality encoded with the other one blank."""
+        encode = partial(self.model.encoder, image_keep=image_keep, audio_keep=audio_keep)
+        seen, heard = encode(image, silence(audio)).image, encode(blank_frames(image), audio).audio
+        frames, sounds = (F.normalize(tokens.float().mean(dim=1), dim=1) for tokens in (seen, heard))
+        return frames, sounds
+
+    def contrast(self, frames: Tensor, sounds: Tensor) -> Tensor:
+        """The contrastive loss of unit vectors (B, D) of clips against the others of their batch, also of those that
+        another process or thread holds. A scalar."""
+        count, first = len(frames), 0
+        all_frames, all_sounds = frames, sounds
+        if count % self.batch_size:
+            all_frames, first = all_gather_with_grad(frames)
+            all_sounds, _ = all_gather_with_grad(sounds)
+        losses = [
+            (own.stop - own.start)
+            * contrastive_loss(
+                all_frames[own] @ all_sounds[batch].t(),
+                all_sounds[own] @ all_frames[batch].t(),
+                first=own.start - batch.start,
+                temperature=self.options.temperature,
+            )["loss"]
+            for batch, own in of_batches(len(all_frames), first, count, self.batch_size)
+        ]
+        return torch.stack(losses).sum() / count
 
     def draw(self, batch: dict[str, Tensor], names: Sequence[str]) -> np.ndarray:
         """Masked input, prediction and target of each clip of ``batch``, uint8 (height, width, 3) RGB; masks as in
@@ -100,21 +170,35 @@ class Pretraining(Training):
         ``effective_rank_fusion``: directions in which the clips' mean fusion tokens differ, of at most ``RANKED_CLIPS``
         clips, where there are two. It falls to 0 where the fusion tokens say the same of every clip. Means, not the
         single tokens: those differ from each other by what is learned of each, whatever the clip, and would hide that.
+
+        Where a contrast is learned, ``recall``: how often a clip's sound is among the ``RECALLED`` nearest of all
+        held-out ones to its frame, and the other way round, by cosine of what is contrasted, all patches;
+        ``recall_floor`` by lot. What nothing is learned for is not measured.
         """
         sums: dict[str, float] = defaultdict(float)
+        apart: list[Tensor] = []
         for batch in held_out():
             count = len(batch["index"])
+            sums["clips"] += count
+            if self.contrasted:
+                apart.append(torch.stack(self.apart(*self.inputs(batch)), dim=1).cpu())
+            if not self.masked:
+                continue
             parts = self.reconstruct({**batch, "epoch": torch.zeros_like(batch["index"])})
             for name, part in zip(("image", "audio"), parts, strict=True):
                 sums[f"loss_{name}"] += count * reconstruction_loss(part.prediction, part.target).item()
                 mean = torch.zeros_like(part.prediction)
                 sums["floor"] += count * reconstruction_loss(mean, part.target).item()
-            sums["clips"] += count
         sums = world.all_reduce_sum(sums)
         clips = sums.pop("clips")
         result = {name: value / clips for name, value in sums.items()}
-        result["loss"] = result["loss_image"] + result["loss_audio"]
-        result["share_of_floor"] = result["loss"] / result["floor"]
+        if self.masked:
+            result["loss"] = result["loss_image"] + result["loss_audio"]
+            result["share_of_floor"] = result["loss"] / result["floor"]
+        if self.contrasted:
+            found = recall(*world.gather_rows(apart).numpy().swapaxes(0, 1), ranks=(RECALLED,))
+            result["recall"] = float(np.mean([hits[RECALLED].mean() for hits in found]))
+            result["recall_floor"] = min(1.0, RECALLED / clips)
         queries, labels = self._mean_features(held_out(), world)
         references, reference_labels = self._mean_features(reference(), world)
         if clips > 1:
@@ -148,17 +232,24 @@ class Pretraining(Training):
     @staticmethod
     def summarize(values: dict[str, float]) -> str:
         """Held-out measures in words, each with its floor."""
-        text = f"loss {values['loss']:.3f}, {values['share_of_floor']:.3f} of what each patch's mean gets"
+        parts = []
+        if "loss" in values:
+            share = f"{values['share_of_floor']:.3f} of what each patch's mean gets"
+            parts.append(f"loss {values['loss']:.3f}, {share}")
+        if "recall" in values:
+            parts.append(f"recall@{RECALLED} {values['recall']:.1%} (by lot {values['recall_floor']:.1%})")
         accuracy = [
             f"{name.removeprefix('knn_')} {value:.1%}"
             for name, value in values.items()
             if name.startswith("knn_")
         ]
         if accuracy:
-            text += f"; nearest-neighbour accuracy (knn, k = 1, among training clips): {', '.join(accuracy)}"
+            parts.append(
+                f"nearest-neighbour accuracy (knn, k = 1, among training clips): {', '.join(accuracy)}"
+            )
         if "effective_rank_fusion" in values:
-            text += f"; effective rank of fusion tokens {values['effective_rank_fusion']:.1f}"
-        return text
+            parts.append(f"effective rank of fusion tokens {values['effective_rank_fusion']:.1f}")
+        return "; ".join(parts)
 
 
 def as_pictures(frames: Tensor) -> Tensor:
