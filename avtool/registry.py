@@ -76,6 +76,8 @@ class Table(Mapping[str, T], Generic[T]):
         return self[name]
 
 
+PRETRAIN = "pretrain"
+"""The task that needs no weights to start from; the others fine-tune what it learned."""
 TASKS: Table[Task] = Table(
     "task",
     "avtool.tasks",

@@ -27,8 +27,7 @@ from avtool.config.types import (
     fault,
 )
 from avtool.published import TIMM
-from avtool.registry import TASKS, resolve
-from avtool.tasks import PRETRAIN
+from avtool.registry import PRETRAIN, TASKS, resolve
 
 
 class Data(Section):
@@ -142,8 +141,6 @@ class Train(Section):
 
 
 TRAINED = tuple(name for name, task in TASKS.items() if task.training)
-FINETUNED = tuple(name for name, task in TASKS.items() if task.finetuned)
-"""The tasks that a pretrained encoder is fine-tuned for; each has a section of its name."""
 
 
 class _Beginning(Section):

@@ -23,7 +23,7 @@ from avtool.files import check_output
 from avtool.loggers import check_loggers, chosen
 from avtool.places import BEST
 from avtool.progress import quiet, say
-from avtool.tasks import PRETRAIN
+from avtool.registry import PRETRAIN
 from avtool.tasks.settings import say_filled_up
 from avtool.tracking import RUN_JSON, write_run_facts
 from avtool.weights import NONE

@@ -35,10 +35,9 @@ from avtool.optim import (
 )
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
-from avtool.registry import TASKS, resolve
+from avtool.registry import PRETRAIN, TASKS, resolve
 from avtool.replicas import Batch, autocast, batch_norms, replicas_for
 from avtool.report.heatmap import write_png
-from avtool.tasks import PRETRAIN
 from avtool.tasks.training import Training
 from avtool.tracking import METRICS, MetricsLog, read_metrics
 

@@ -25,8 +25,7 @@ from avtool.errors import CheckpointError, DataError, RecipeError, UsageError
 from avtool.model.encoder import encoder_of
 from avtool.places import checkpoints_of, resolve_checkpoint
 from avtool.progress import say, warn
-from avtool.registry import TASKS, resolve
-from avtool.tasks import PRETRAIN
+from avtool.registry import PRETRAIN, TASKS, resolve
 from avtool.tasks.training import Training
 from avtool.tracking import read_run_facts
 from avtool.weight_files import read_safetensors

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avtool.errors import UsageError
+from avtool.registry import PRETRAIN
 
 if TYPE_CHECKING:
     from avtool.config.checkpoint import Config
     from avtool.tasks.context import Context
     from avtool.tasks.table import Table
-
-PRETRAIN = "pretrain"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from avtool.bench.model import SIZES
 from avtool.cli import app
-from avtool.config.schema import FINETUNED
+from avtool.cli.finetune import FINETUNED
 from avtool.devices import PRECISIONS
 from avtool.export import ENCODER, ONNX, PT2, WHOLE
 from avtool.registry import FUSIONS
