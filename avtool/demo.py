@@ -36,9 +36,8 @@ class Size:
     localize: tuple[str, ...]
 
 
-FULL = Size(8000, ("max_steps=20",), ("max_steps=1000", "localize.negatives=0"))
-"""Seven to ten minutes on two cores, by how fast they are; silence is not among its controls, so that nothing is spent
-on it."""
+FULL = Size(8000, ("max_steps=20",), ("max_steps=1000",))
+"""Seven to ten minutes on two cores, by how fast they are."""
 OF_BEFORE = ("max_steps=250",), ("max_steps=500",)
 """The settings of the demo of a version that wrote no demo.json."""
 _FEW = ("max_steps=2", "train.batch_size=4", "train.accumulate=1", "train.eval_clips=0", "data.workers=0")

@@ -26,13 +26,7 @@ from avtool.engine.start import Clips, Saved, load_start
 from avtool.errors import CheckpointError, NotFinite, TrainingError, free_bytes, in_bytes
 from avtool.loggers import chosen, open_loggers
 from avtool.model.build import compile_blocks
-from avtool.optim import (
-    backbone_warmup,
-    bytes_of_moments,
-    cosine_schedule,
-    make_optimizer,
-    parameter_groups,
-)
+from avtool.optim import backbone_warmup, bytes_of_moments, cosine_schedule, make_optimizer, parameter_groups
 from avtool.places import BEST, checkpoint_folder, checkpoints_of, step_of
 from avtool.progress import say
 from avtool.registry import PRETRAIN, TASKS, resolve
