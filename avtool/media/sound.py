@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
@@ -54,17 +54,17 @@ def refuse_hole(path: Path, begins: float, ends: float, what: str) -> None:
 
 
 class _Block(NamedTuple):
-    """``count`` samples of each channel, and how to get at them: an array a channel."""
+    """``size`` samples of each channel, and how to get at them: an array a channel."""
 
-    count: int
-    planes: Callable[[], Sequence[np.ndarray]]
+    size: int
+    planes: Callable[[], Iterable[np.ndarray]]
 
 
 class _Spool:
     """Blocks in a file, which is gone when nothing refers to it any more."""
 
     def __init__(self, folder: Path) -> None:
-        self.file = SpooledTemporaryFile(IN_MEMORY, dir=folder)  # noqa: SIM115 - as long as its sound
+        self.file = SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115 - as long as its sound
 
     def put(self, planes: Sequence[np.ndarray]) -> _Block:
         block = np.stack(planes)
@@ -309,12 +309,12 @@ class Sound:
         whole = np.zeros((self.channels, last - first), kind)
         for at, blocks in self.stretches:
             begin = round((at - start) * self.rate) - first
-            for count, planes in blocks:
-                low, high = max(0, -begin), min(count, whole.shape[1] - begin)
+            for size, planes in blocks:
+                low, high = max(0, -begin), min(size, whole.shape[1] - begin)
                 if low < high:
                     for row, plane in zip(whole, planes(), strict=True):
                         row[begin + low : begin + high] = plane[low:high]
-                begin += count
+                begin += size
         if (gain := self._gain()) > 1:
             louder = whole * gain
             whole = (np.clip(louder.round(), -32767, 32767) if kind is np.int16 else louder).astype(kind)

@@ -46,7 +46,8 @@ class _Whole:
     """A file of which every write is whole, or ``error`` says why not: libsndfile does not pass it on."""
 
     def __init__(self, file: io.FileIO) -> None:
-        self.file, self.error = file, None
+        self.file = file
+        self.error: OSError | None = None
         self.seek, self.tell, self.read = file.seek, file.tell, file.read
 
     def write(self, data: bytes) -> int:
