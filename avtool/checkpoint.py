@@ -123,15 +123,21 @@ def _write_checkpoint(
     metadata = {"format": "pt", "avtool": __version__, "kind": config.kind}
     if task := kinds().get(config.kind):
         metadata["task"] = task.name
+    write_safetensors(file, weights, metadata)
+    if trainer is not None:
+        torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, folder / "trainer.pt")
+
+
+def write_safetensors(file: Path, weights: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write ``weights``, each contiguous and in memory of its own, and ``metadata``: the same are the same bytes."""
+    file.touch()
+    mode = file.stat().st_mode
     if is_unicode(file):
         save_file(weights, file, metadata)
-        # safetensors lets the owner alone read it, whatever the umask says
-        file.chmod((folder / "config.json").stat().st_mode)
+        file.chmod(mode)  # safetensors lets the owner alone read it, whatever the umask says
     else:
         file.write_bytes(save(weights, metadata))
     _order_metadata(file)
-    if trainer is not None:
-        torch.save({**trainer, _MODEL_SUM: _sum_of(file)}, folder / "trainer.pt")
 
 
 def _order_metadata(file: Path) -> None:

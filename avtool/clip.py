@@ -138,7 +138,7 @@ class Clip:
         """All that is heard, in several forms from one pass."""
         sounds = media.hear(self.heard, forms)
         for sound in sounds:
-            sound.waveform()
+            sound.finish()
             self._say_mixed(sound)
         return sounds
 

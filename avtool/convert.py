@@ -162,7 +162,7 @@ def infer(state: dict[str, Tensor], assume: Mapping[str, Any], *, source: Path, 
     return config
 
 
-def _ratio(width: int, dim: int) -> float:
+def ratio_of(width: int, dim: int) -> float:
     """``width`` / ``dim`` such that int(dim * ratio) is ``width`` again."""
     ratio = width / dim
     return ratio if int(dim * ratio) == width else math.nextafter(ratio, math.inf)
@@ -245,7 +245,7 @@ class _File:
             "dim": dim,
             "depth": self.depth(f"{prefix}blocks."),
             "heads": None if dim % HEAD_WIDTH else dim // HEAD_WIDTH,
-            "mlp_ratio": _ratio(self.shape(f"{prefix}blocks.0.mlp.fc1.weight", 2)[0], dim),
+            "mlp_ratio": ratio_of(self.shape(f"{prefix}blocks.0.mlp.fc1.weight", 2)[0], dim),
         }
 
     def fusion(self) -> dict[str, Any]:
@@ -261,8 +261,8 @@ class _File:
             whole = layers == list(range(self.depth("encoder.image.blocks.")))
             found |= {
                 "fusion_layers": "all" if whole else layers,
-                "fusion_attn_ratio": _ratio(self.shape(f"{first}attn.q.weight", 2)[0], dim),
-                "fusion_mlp_ratio": _ratio(self.shape(f"{first}mlp.fc1.weight", 2)[0], dim),
+                "fusion_attn_ratio": ratio_of(self.shape(f"{first}attn.q.weight", 2)[0], dim),
+                "fusion_mlp_ratio": ratio_of(self.shape(f"{first}mlp.fc1.weight", 2)[0], dim),
             }
         published = total == sum(TOKENS) or found["fusion"] == "factorized"
         return found | {"fusion_tokens": TOKENS if published else [total, 0, 0]}

@@ -1,7 +1,7 @@
 """Evaluation by named protocols: the Python API behind ``avtool evaluate``. Each task brings its own protocols."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,7 @@ def evaluate(
     out: Path | None = None,
     save_predictions: Path | None = None,
     force: bool = False,
+    told: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[Table]:
     """Tables of the ``protocols`` of ``task`` (None: what the model is for) on one split of prepared data.
 
@@ -61,9 +62,9 @@ def evaluate(
     fold by recording, which a run with ``data.fold`` did not see. ``by``: after the tables of all clips also those of
     each group with the same value in this column, "label" or one of the clips' ``extra``. ``object_prior``:
     torchvision's weights of an ImageNet ResNet, with which localization is reported beside that without. ``out``: also
-    write metrics.json there; a run keeps its tables in its evaluations.jsonl in any case. ``save_predictions``: an .npz
-    of what the numbers of all clips were made of (docs/tasks.md). UsageError for unknown names, DataError where the
-    model's head and the data do not fit, before any weights are loaded.
+    write metrics.json there, whose content ``told`` gets; a run keeps its tables in its evaluations.jsonl in any case.
+    ``save_predictions``: an .npz of what the numbers of all clips were made of (docs/tasks.md). UsageError for unknown
+    names, DataError where the model's head and the data do not fit, before any weights are loaded.
 
     Under ``torchrun`` the processes share the samples, and the numbers are those of one process. Rank 0 has the tables,
     writes the files and raises what fails anywhere; the others return [].
@@ -134,12 +135,20 @@ def evaluate(
                 predictions: dict[str, Any] = context.predictions
                 np.savez_compressed(file, **predictions)
         if world.main:
-            written, run = metrics(tables, model=checkpoint, data=dataset, fold=fold), run_of(checkpoint)
-            if run is not None and (run / RUN_JSON).is_file():
-                keep_evaluation(run, written)
-            if out is not None:
-                write_json(out, written)
+            _keep(metrics(tables, model=checkpoint, data=dataset, fold=fold), run_of(checkpoint), out, told)
     return tables if world.main else []
+
+
+def _keep(
+    written: dict[str, Any], run: Path | None, out: Path | None, told: Callable[[dict[str, Any]], None] | None
+) -> None:
+    """What metrics.json holds in the run, in the file ``out``, and for ``told``."""
+    if run is not None and (run / RUN_JSON).is_file():
+        keep_evaluation(run, written)
+    if out is not None:
+        write_json(out, written)
+    if told is not None:
+        told(written)
 
 
 def metrics(

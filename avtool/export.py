@@ -1,4 +1,5 @@
-"""Models as programs that run without this package: ``torch.export`` (.pt2) or ONNX (.onnx)."""
+"""Models for other programs: to run without this package, by ``torch.export`` (.pt2) or as ONNX (.onnx), or the image
+encoder as weights of a ViT of timm's (.safetensors)."""
 
 import io
 import logging
@@ -11,19 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from avtool import __version__
-from avtool.checkpoint import check_finite, size_of
+from avtool.checkpoint import check_finite, size_of, write_safetensors
 from avtool.errors import AvtoolError, UsageError, check_choice, in_bytes
 from avtool.features import IMAGE_MEAN, IMAGE_STD, LOG_FLOOR
 from avtool.files import atomic_file, check_output, json_text
-from avtool.libraries import need
+from avtool.libraries import need_extra
 from avtool.loading import Model, load
 from avtool.model.heads import AudioVisualClassifier
 from avtool.model.localization import LocalizationModel
 from avtool.model.unet import SegmentationModel, SeparationModel
 from avtool.registry import kinds
 from avtool.tasks.names import ClassNames
+from avtool.timm_vit import arguments_for_timm, weights_for_timm
 
-PT2, ONNX = ".pt2", ".onnx"
+PT2, ONNX, VIT = ".pt2", ".onnx", ".safetensors"
 ENCODER, CLASSIFIER = "encoder", "classifier"
 WHOLE: dict[str, tuple[type[nn.Module], str]] = {
     CLASSIFIER: (AudioVisualClassifier, "logits"),  # a linear probe is one, too
@@ -56,7 +58,7 @@ def export(
     model: Path, out: Path, *, kind: str | None = None, tolerance: float | None = None, force: bool = False
 ) -> dict[str, object]:
     """Write ``model`` (a run, checkpoint or converted folder, or a name) as the program ``out``, a torch.export .pt2 or
-    an .onnx, and return what it takes and gives.
+    an .onnx, or its image encoder as timm's weights, .safetensors, and return what it takes and gives.
 
     The program takes ``image`` float32 (B, 3, H, W), ImageNet-normalised, and ``audio`` float32 (B, 1, mel, frames),
     log10 mel power, of the sizes the model was made for and any B from 1. ``kind`` (None: the model's own, of a
@@ -70,16 +72,19 @@ def export(
     whether a clip may be of more than one (logits are then each for a sigmoid, else all for a softmax); both None where
     the model does not say.
 
+    A .safetensors has no program, and no fusion: see ``avtool.timm_vit.weights_for_timm``. ``timm`` in what is returned
+    are the arguments of ``timm.create_model`` for the model that loads it.
+
     An .onnx is kept only where ONNX Runtime gives what torch does for batches of 1, 2 and 5, each number within
     ``tolerance`` (None: 1e-5); what was found is returned as ``compared``.
 
     UsageError where the model is not of that kind, a package is missing, or the weights are too many for one .onnx;
     CheckpointError where a weight is not finite; AvtoolError where ONNX Runtime gives something else.
     """
-    to_onnx = _check_out(out, tolerance=tolerance, force=force)
-    if kind is not None:
-        check_choice("--kind", kind, (ENCODER, *WHOLE))
+    suffix = _check_out(out, kind=kind, tolerance=tolerance, force=force)
     loaded = load(model)
+    if suffix == VIT:
+        return _write_vit(loaded, out)
     own = next((name for name, (whole, _) in WHOLE.items() if isinstance(loaded.module, whole)), ENCODER)
     if kind not in (None, ENCODER, own):
         raise UsageError(
@@ -91,7 +96,7 @@ def export(
     gives = "tokens" if kind == ENCODER else WHOLE[kind][1]
     module = _Named(loaded.encoder if kind == ENCODER else loaded.module, gives)
     module = module.float().eval().requires_grad_(False)
-    size, most = size_of(module.state_dict()), ONNX_LIMIT
+    size, most, to_onnx = size_of(module.state_dict()), ONNX_LIMIT, suffix == ONNX
     if to_onnx and size > most:
         raise UsageError(
             f"the weights of {loaded.folder} are {in_bytes(size)}, and an {ONNX} file holds {in_bytes(most)}",
@@ -108,7 +113,7 @@ def export(
         )
     if to_onnx and len(outputs) > 1:  # there, outputs and inputs have one space of names
         outputs = {f"{name}_{gives}": value for name, value in outputs.items()}
-    described = _description(loaded, kind, inputs, outputs)
+    described = _description(loaded, kind, {"image": inputs[0], "audio": inputs[1]}, outputs)
     said = json_text(described, indent=2)
     with atomic_file(out) as partial:
         if not to_onnx:
@@ -125,41 +130,65 @@ def export(
     return {**described, "compared": compared}
 
 
-def _check_out(out: Path, *, tolerance: float | None, force: bool) -> bool:
-    """Whether ``out`` is of ONNX. UsageError where it cannot be written, or a package for it is missing."""
-    if out.suffix.lower() not in (PT2, ONNX):
+def _check_out(out: Path, *, kind: str | None, tolerance: float | None, force: bool) -> str:
+    """What the name of ``out`` ends in. UsageError where it cannot be written, an option does not go with it, or a
+    package for it is missing."""
+    suffix = out.suffix.lower()
+    if suffix not in (PT2, ONNX, VIT):
         raise UsageError(
-            f"--out {out} is named neither {PT2} nor {ONNX}",
-            hint=f"--out {out.with_suffix(PT2)} for torch, --out {out.with_suffix(ONNX)} for other programs",
+            f"--out {out} is named neither {PT2}, {ONNX} nor {VIT}",
+            hint=f"--out {out.with_suffix(PT2)} for torch, --out {out.with_suffix(ONNX)} for other programs, "
+            f"--out {out.with_suffix(VIT)} for timm",
         )
     check_output(out, force=force)
-    if out.suffix.lower() == ONNX:
+    if kind is not None:
+        check_choice("--kind", kind, (ENCODER, *WHOLE))
+        if suffix == VIT:
+            raise UsageError(
+                f"--kind says nothing where --out {out} has the image encoder alone",
+                hint=f"leave it out, or --out {out.with_suffix(PT2)}",
+            )
+    if suffix == ONNX:
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            hint = f"pip install 'avtool[onnx]', or --out {out.with_suffix(PT2)}"
-            need(package, purpose=f"--out {out}", hint=hint)
+            otherwise = f"--out {out.with_suffix(PT2)}"
+            need_extra(package, extra="onnx", purpose=f"--out {out}", otherwise=otherwise, load=True)
     elif tolerance is not None:
         raise UsageError(
             f"--tolerance is for {ONNX}: {out} is not compared", hint=f"leave it out, or --out X{ONNX}"
         )
-    return out.suffix.lower() == ONNX
+    return suffix
+
+
+def _write_vit(loaded: Model, out: Path) -> dict[str, object]:
+    """The image encoder of ``loaded`` as timm's weights, and what is said of them."""
+    size = loaded.config.model.image_size
+    weights = weights_for_timm(loaded.encoder.image, size)
+    check_finite(weights, source=loaded.folder)
+    inputs, outputs = {"image": torch.empty(1, 3, *size)}, {"tokens": weights["pos_embed"]}
+    described = _description(loaded, "image", inputs, outputs)
+    described["timm"] = arguments_for_timm(loaded.encoder.image, size)
+    with atomic_file(out) as partial:
+        write_safetensors(partial, weights, {DESCRIPTION: json_text(described, indent=2)})
+    return described
 
 
 def _description(
-    loaded: Model, kind: str, inputs: tuple[Tensor, Tensor], outputs: dict[str, Tensor]
+    loaded: Model, kind: str, inputs: dict[str, Tensor], outputs: dict[str, Tensor]
 ) -> dict[str, object]:
     """What a caller has to know of the program."""
-    named = zip(("image", "audio"), inputs, strict=True)
     described: dict[str, object] = {
         "avtool": __version__,
         "task": kinds()[loaded.config.kind].name,
         "kind": kind,
-        "inputs": {name: ["batch", *value.shape[1:]] for name, value in named},
+        "inputs": {name: ["batch", *value.shape[1:]] for name, value in inputs.items()},
         "outputs": {name: ["batch", *value.shape[1:]] for name, value in outputs.items()},
         "image_mean": IMAGE_MEAN,
         "image_std": IMAGE_STD,
-        "log_mel": {**loaded.config.log_mel, "samples": loaded.config.window, "floor": LOG_FLOOR},
         "config": loaded.config.model_dump(),
     }
+    if "audio" in inputs:
+        heard = {**loaded.config.log_mel, "samples": loaded.config.window, "floor": LOG_FLOOR}
+        described["log_mel"] = heard
     if kind in (CLASSIFIER, "segmentation"):
         names = ClassNames.read(loaded.folder, count=loaded.config.head.classes)
         described |= {"classes": names and names.names, "several": names and names.several}

@@ -83,13 +83,18 @@ def check_output(
         raise UsageError(
             f"{option} {path} would replace the clip or another file of this command", hint=another
         )
-    parent = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    parent = nearest_parent(path)
     if not parent.is_dir():
         what = "a link that leads nowhere" if parent.is_symlink() else "a file, not a folder"
         raise UsageError(f"cannot write {path}: {parent} is {what}", hint=another)
     closed = not os.access(parent, os.W_OK | os.X_OK) or parent.parts[1:2] in (("proc",), ("sys",))
     if closed and not path.exists():
         raise UsageError(f"cannot write {path}: nothing can be written in {parent}", hint=another)
+
+
+def nearest_parent(path: Path) -> Path:
+    """The innermost of the folders that ``path`` is to lie in that is there."""
+    return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
 
 
 def _same(first: Path, second: Path) -> bool:

@@ -38,20 +38,37 @@ def is_hub_name(path: Path) -> bool:
     return found is not None and (found[2] is not None or not path.parent.is_dir())
 
 
-def fetch_model(name: str, *, revision: str | None = None, **options: Any) -> Path:
+def fetch_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
     """The folder of the model ``owner/name`` or ``owner/name@revision`` in the hub's own cache, fetched where it is not
     there in full; without a network, as it is there.
 
-    ``revision``: a branch, tag or commit, in place of the name's. ``options``: ``token``, ``cache_dir``,
-    ``local_files_only`` and ``force_download`` of ``huggingface_hub.hf_hub_download``, which heeds $HF_HOME,
-    $HF_HUB_OFFLINE and a token kept by ``hf auth login``. AvtoolError where it cannot be had, or where the repository
-    holds no model of avtool's, of which config.json alone is fetched.
+    ``revision``: a branch, tag or commit, in place of the name's. The other options are those of
+    ``huggingface_hub.hf_hub_download``, which heeds $HF_HOME, $HF_HUB_OFFLINE and a token kept by ``hf auth login``.
+    AvtoolError where it cannot be had, or where the repository holds no model of avtool's, of which config.json alone
+    is fetched.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repo, named = parse_name(name)
-    fetch = partial(hf_hub_download, repo, endpoint=endpoint(), library_name="avtool", **options)
+    fetch = partial(
+        hf_hub_download,
+        repo,
+        endpoint=endpoint(),
+        library_name="avtool",
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
     why, file = f"its {CONFIG} is another program's", CONFIG
     with in_words(repo, revision or named):
         try:

@@ -1,6 +1,7 @@
 """The libraries that avtool stands on: which versions were tried, and what is said where one does not load."""
 
 import importlib
+from importlib.util import find_spec
 from types import ModuleType
 
 from avtool.errors import UsageError
@@ -62,3 +63,14 @@ def need(module: str, *, purpose: str, hint: str = "") -> ModuleType:
             or "avtool doctor shows what does not load; install builds that were made for this torch",
         )
     return importlib.import_module(module)
+
+
+def need_extra(package: str, *, extra: str, purpose: str, otherwise: str = "", load: bool = False) -> None:
+    """UsageError where ``package``, which comes with the ``extra`` of avtool, is not installed: ``purpose`` needs it,
+    ``otherwise`` is the way without it. A folder of that name, such as wandb makes, is none. ``load``: also where it
+    does not load; else nothing is imported."""
+    hint = f"pip install 'avtool[{extra}]'" + (f", or {otherwise}" if otherwise else "")
+    if load:
+        need(package, purpose=purpose, hint=hint)
+    elif (found := find_spec(package)) is None or found.origin is None:
+        raise UsageError(f"{purpose} needs {package}, which is not installed", hint=hint)

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +51,29 @@ class Model:
 
     @classmethod
     def from_pretrained(
-        cls, model: str | os.PathLike[str], *, device: str | torch.device = "cpu", **hub: Any
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
     ) -> "Model":
-        """``avtool.load``; of a model on the hub, with ``revision``, ``token``, ``cache_dir``, ``local_files_only`` and
-        ``force_download`` as ``avtool.hub.fetch_model`` takes them. With a ``revision`` no folder of that name counts.
-        """
-        remote = hub.get("revision") or (hub and not Path(model).exists())
-        return load(fetch_model(str(model), **hub) if remote else model, device)
+        """``avtool.load``; of a model on the hub, with the options of ``avtool.hub.fetch_model``. With a ``revision``
+        no folder of that name counts."""
+        asked = token or cache_dir or local_files_only or force_download
+        if revision or (asked and not Path(model).exists()):
+            model = fetch_model(
+                str(model),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                force_download=force_download,
+            )
+        return load(model, device)
 
     def save_pretrained(
         self,

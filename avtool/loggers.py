@@ -5,12 +5,12 @@ import sys
 import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from avtool.errors import TrainingError, UsageError
+from avtool.errors import TrainingError
 from avtool.files import atomic_file
+from avtool.libraries import need_extra
 
 TENSORBOARD, PROJECT = "tensorboard", "avtool"
 """Folder of a run for TensorBoard; and the project that runs are put in elsewhere, unless the environment names one."""
@@ -114,16 +114,10 @@ def chosen(train: Any) -> list[str]:
 
 
 def check_loggers(names: Iterable[str]) -> None:
-    """UsageError where a package is missing. A folder of that name, such as wandb makes, is none."""
+    """UsageError where a package is missing."""
     for name in names:
-        found = find_spec(name)
-        if found is None or found.origin is None:
-            kind, without, _ = LOGGERS[name]
-            setting = "train.tensorboard is true" if name == TENSORBOARD else f"train.logger is {name}"
-            raise UsageError(
-                f"{setting}, but {kind.__name__} is not installed",
-                hint=f"pip install 'avtool[{name}]', or leave {without}",
-            )
+        setting = "train.tensorboard=true" if name == TENSORBOARD else f"train.logger={name}"
+        need_extra(name, extra=name, purpose=setting, otherwise=f"leave {LOGGERS[name][1]}")
 
 
 def open_loggers(

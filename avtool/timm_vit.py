@@ -1,4 +1,5 @@
-"""A ViT of timm's by name, as a start of the image encoder. Whether it fits is seen before its weights are fetched."""
+"""The image encoder from timm and to it. A ViT of timm's, by name, is a start of the image encoder; whether it fits is
+seen before its weights are fetched. The image encoder alone is one of timm's ViTs."""
 
 from __future__ import annotations
 
@@ -15,11 +16,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from avtool.checkpoint import NAMED, check_fit
+from avtool.convert import ratio_of
 from avtool.errors import CheckpointError, explain
 from avtool.features import IMAGE_MEAN, IMAGE_STD
 from avtool.libraries import need
 from avtool.model.encoder import VisionTransformer
-from avtool.model.transformer import VIT_EPS
+from avtool.model.transformer import VIT_EPS, grid_of
 from avtool.published import TIMM
 from avtool.vits import LEFT_OUT, left_out
 from avtool.weight_files import read_state_dict
@@ -153,6 +155,37 @@ class TimmViT:
             ) from error
 
 
+def weights_for_timm(encoder: VisionTransformer, size: tuple[int, int]) -> dict[str, Tensor]:
+    """The image encoder alone under timm's names, with its fixed table of positions for frames of ``size`` (rows,
+    columns), of which the patch makes whole ones: float32, contiguous.
+
+    It is the encoder without fusion: patches and positions, then blocks in which image tokens read image tokens only,
+    then the final norm. Of a model without fusion blocks these are its image tokens. Of others they are not: there each
+    block with a fusion block beside it reads the fusion tokens, too, and what it learned from them is not in this file.
+    """
+    grid = grid_of(*size, encoder.patch_embed.patch_size)
+    weights = {"pos_embed": encoder.positions(grid, torch.device("cpu"))[None], **encoder.state_dict()}
+    return {key: value.detach().cpu().float().contiguous() for key, value in weights.items()}
+
+
+def arguments_for_timm(encoder: VisionTransformer, size: tuple[int, int]) -> dict[str, Any]:
+    """The arguments of ``timm.create_model`` for a model that ``weights_for_timm`` of the same fill, every one: its
+    ``forward_features`` gives tokens (B, N, D) as the image encoder alone, its ``forward`` their mean."""
+    names = {"dim": "embed_dim", "heads": "num_heads"}
+    shape = {names.get(name, name): value for name, value in _settings(encoder).items()}
+    pixels = {"mean": IMAGE_MEAN, "std": IMAGE_STD, "input_size": (3, *size)}
+    return {
+        "model_name": "vit_base_patch16_224",
+        "img_size": tuple(size),
+        **shape,
+        "num_classes": 0,
+        "class_token": False,
+        "global_pool": "avg",
+        "fc_norm": False,
+        "pretrained_cfg_overlay": pixels,
+    }
+
+
 def _faults(model: Any, encoder: VisionTransformer) -> list[str]:
     """What makes the blocks or the patch embedding of ``model`` another function than that of ``encoder``, in words."""
     theirs, ours = (
@@ -184,7 +217,7 @@ def _settings(vit: Any) -> dict[str, float]:
     block = vit.blocks[0]
     width, dim = block.mlp.fc1.out_features, block.norm1.weight.shape[0]
     heads = getattr(block.attn, "num_heads", None) or block.attn.heads
-    sizes = {"dim": dim, "depth": len(vit.blocks), "heads": heads, "mlp_ratio": width / dim}
+    sizes = {"dim": dim, "depth": len(vit.blocks), "heads": heads, "mlp_ratio": ratio_of(width, dim)}
     return {**sizes, "patch_size": vit.patch_embed.proj.kernel_size[0]}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from av.bitstream import BitStreamFilterContext
 
-from avtool.media import AS_IT_IS, MediaFile, Track, describe_container, hear, write_clip
+from avtool.media import AS_IT_IS, MediaFile, Sound, describe_container, hear, write_clip
 
 RATE = 16000
 TEST_DATA = Path(os.environ.get("AVTOOL_TEST_DATA", "/nonexistent"))
@@ -72,10 +72,10 @@ def streams_of(path: Path) -> dict[str, dict]:
     return {stream["type"]: stream for stream in describe_container(path)["streams"]}
 
 
-def read_track(path: Path) -> Track:
+def read_track(path: Path) -> Sound:
     """All channels of a sound."""
     with MediaFile(path) as file:
-        return hear(file, [AS_IT_IS])[0].track(path)
+        return hear(file, [AS_IT_IS])[0]
 
 
 def tag_rotation(path: Path, matrix: tuple[int, int, int, int]) -> None:

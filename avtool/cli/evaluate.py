@@ -86,6 +86,7 @@ def evaluate(
     """Measure a model by named protocols, beside floors, ceilings and controls."""
     from avtool.evaluate import evaluate as run
 
+    written: list[dict[str, Any]] = []
     tables = run(
         model,
         data,
@@ -101,17 +102,13 @@ def evaluate(
         workers=workers,
         out=out,
         save_predictions=save_predictions,
+        told=written.append,
         **options,
     )
     if not first_process():
         return
     if json:
-        from avtool.data.dataset import PreparedDataset
-        from avtool.evaluate import metrics
-        from avtool.places import resolve_checkpoint
-
-        dataset = PreparedDataset(data, split)
-        print_json(metrics(tables, model=resolve_checkpoint(model), data=dataset, fold=fold))
+        print_json(written[0])
         return
     together: dict[tuple[str, ...], list[Table]] = {}
     for number, table in enumerate(tables):

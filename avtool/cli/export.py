@@ -1,4 +1,4 @@
-"""``avtool export``: a model as a program that runs without avtool."""
+"""``avtool export``: a model for other programs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,8 +11,10 @@ EPILOG = examples(
     "avtool export runs/tiny-20260101-120000 --out encoder.pt2",
     "avtool export deepavfusion-vggsound --out encoder.onnx --json",
     "avtool export models/classifier --kind encoder --out encoder.pt2",
+    "avtool export runs/tiny-20260101-120000 --out vit.safetensors",
     next_command="avtool export --help",
 )
+OUT = "File to write: .pt2 for torch, .onnx for other programs, .safetensors for timm."
 KIND = "encoder, classifier, localization, separation or segmentation."
 TOLERANCE = "Largest difference to torch at which an .onnx file is kept."
 
@@ -21,7 +23,7 @@ TOLERANCE = "Largest difference to torch at which an .onnx file is kept."
 def export(
     model: Annotated[Path, argument("MODEL", "Run, checkpoint or converted folder, or a name.")],
     *,
-    out: Annotated[Path, option("FILE", "Program to write: .pt2 for torch, .onnx for other programs.")],
+    out: Annotated[Path, option("FILE", OUT)],
     kind: Annotated[str | None, option("KIND", KIND, usual="the model's own")] = None,
     tolerance: Annotated[float | None, option("N", TOLERANCE, usual="1e-5", min=0)] = None,
     force: bool,
@@ -30,7 +32,8 @@ def export(
     """Write a model as a program that runs without avtool, for any batch size.
 
     torch.export.load(FILE).module()(image, audio) runs a .pt2. An .onnx is for ONNX Runtime and OpenVINO, and compared
-    with torch before it is kept.
+    with torch before it is kept. A .safetensors is the image encoder alone, without fusion, as weights of a ViT of
+    timm's.
     """
     from avtool.export import export as run
     from avtool.progress import say

@@ -11,7 +11,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from avtool.data.dataset import ALL, PreparedDataset, read_facts
 from avtool.data.shards import frame_name, mask_name, shard_path, split_files
 from avtool.errors import DataError, UsageError
 from avtool.files import atomic_folder, check_output, json_text, write_json
+from avtool.libraries import need_extra
 from avtool.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def convert_data(folder: Path, out: Path, *, to: str = "parquet", force: bool = 
     """
     if to not in FORMS:
         raise UsageError(f"unknown form {to}", hint=f"there is: --to {', '.join(FORMS)}")
-    if find_spec("pyarrow") is None:
-        raise UsageError("writing Parquet needs the package pyarrow", hint="pip install 'avtool[parquet]'")
+    need_extra("pyarrow", extra="parquet", purpose=f"--to {to}")
     check_output(out, force=force, markers=(CONVERTED_FROM,))
     PreparedDataset(folder, ALL).check_shards()
     facts = read_facts(folder)

@@ -6,12 +6,12 @@ files under the same path. The outcomes come back to the calling process, which 
 
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from importlib.util import find_spec
 from typing import Any, TypeVar
 
 from avtool import media
 from avtool.data.workers import ATTEMPTS, Crash, Line, expendable
-from avtool.errors import AvtoolError, UsageError
+from avtool.errors import AvtoolError
+from avtool.libraries import need_extra
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,8 +23,7 @@ KNOCK_SECONDS = 10.0
 
 def check() -> None:
     """Raise UsageError where Ray is not installed."""
-    if find_spec("ray") is None:
-        raise UsageError("engine ray needs the package ray", hint="pip install 'avtool[ray]'")
+    need_extra("ray", extra="ray", purpose="--engine ray")
 
 
 def run_all(

@@ -46,7 +46,6 @@ from avtool.media.sound import (
     SECONDS_NEEDED,
     Form,
     Sound,
-    Track,
     hear,
     read_waveform,
     refusal,
@@ -57,7 +56,7 @@ from avtool.media.versions import Tools, tool_versions, tools_in_words
 __all__ = [
     "AS_IT_IS", "COLOURED_MASK", "HDR", "NO_SOUND", "NO_VIDEO", "ONE_SIDED", "OPPOSITE", "SECONDS_NEEDED", "SILENT",
     "SOFT_MASK", "TOO_SHORT", "UNDECODABLE",
-    "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "Track", "UnusableMedia", "check_file",
+    "DecodedClip", "Form", "Hdr", "MediaFile", "Picture", "Sound", "Tools", "UnusableMedia", "check_file",
     "check_time", "decode_clip", "describe_container", "find_frame", "fitted", "hear", "is_picture",
     "read_frame", "read_image", "read_mask", "read_picture", "read_waveform", "refusal", "resampled", "resized",
     "scaled_size", "shown_frames", "tool_versions", "tools_in_words", "write_clip",

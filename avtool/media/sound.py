@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any, NamedTuple, cast
 
 import av
@@ -25,12 +26,18 @@ SILENCE, CANCELLED = 1e-6, 0.2
 """Power of a silent channel in that of the loudest; power of a mixture in that of channels that do not cancel."""
 
 
+IN_MEMORY = 1 << 26
+"""Bytes of a sound that is kept on disk, from which on it is."""
+
+
 class Form(NamedTuple):
-    """How sound is wanted: at ``rate`` samples a second and with the channels of ``layout``, None: as it comes."""
+    """How sound is wanted: at ``rate`` samples a second and with the channels of ``layout``, None: as it comes. With a
+    folder ``spool``, what is gathered is not held in memory, but in a file there, which has no name."""
 
     rate: int | None
     layout: str | None = "mono"
     format: str = "s16"
+    spool: Path | None = None
 
 
 LONGEST_HOLE = 3 * 3600.0
@@ -46,13 +53,29 @@ def refuse_hole(path: Path, begins: float, ends: float, what: str) -> None:
         raise UnusableMedia(said, hint="write it anew: ffmpeg -i IN -c copy OUT")
 
 
-@dataclass(frozen=True)
-class Track:
-    """``samples`` float32 (C, N), full scale 1.0, at ``rate`` samples a second; ``layout`` names the channels."""
+class _Block(NamedTuple):
+    """``size`` samples of each channel, and how to get at them: an array a channel."""
 
-    samples: np.ndarray
-    rate: int
-    layout: str
+    size: int
+    planes: Callable[[], Iterable[np.ndarray]]
+
+
+class _Spool:
+    """Blocks in a file, which is gone when nothing refers to it any more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = SpooledTemporaryFile(IN_MEMORY, dir=str(folder))  # noqa: SIM115 - as long as its sound
+
+    def put(self, planes: Sequence[np.ndarray]) -> _Block:
+        block = np.stack(planes)
+        place, size, kind, shape = self.file.seek(0, 2), block.nbytes, block.dtype, block.shape
+        self.file.write(block.tobytes())
+
+        def read() -> np.ndarray:
+            self.file.seek(place)
+            return np.frombuffer(self.file.read(size), kind).reshape(shape)
+
+        return _Block(shape[1], read)
 
 
 def read_waveform(
@@ -118,7 +141,9 @@ class Sound:
         self.mixing: list[str] = []
         self.power, self.shares = np.zeros(1), np.ones(1)
         self.taken = 0  # the channel that was heard in place of all, where they cancel
-        self.stretches: list[tuple[float, list[list[np.ndarray]]]] = []
+        self.stretches: list[tuple[float, list[_Block]]] = []
+        self.channels = 1
+        self.spool = _Spool(form.spool) if form.spool is not None else None
         self.form: tuple[int, str, str] | None = None
         self.fifo = av.AudioFifo()  # a second of sound is resampled at once
         self.resampler: av.AudioResampler | None = None
@@ -194,7 +219,10 @@ class Sound:
             frame = self._audible(frame)
         for out in self.resampler.resample(frame):
             if out is not None:
-                self.stretches[-1][1].append(_planes(out))
+                planes = _planes(out)
+                self.channels = len(planes)
+                block = self.spool.put(planes) if self.spool else _Block(out.samples, partial(list, planes))
+                self.stretches[-1][1].append(block)
 
     def _audible(self, frame: av.AudioFrame) -> av.AudioFrame:
         """The block with its loudest channel in all others that are heard where they cancel."""
@@ -247,34 +275,50 @@ class Sound:
             self._resample(None)
             self.resampler = None
 
-    def waveform(self, start: float = 0.0, end: float | None = None) -> np.ndarray:
-        """What was heard from ``start`` to ``end``, holes filled with silence: (C, N), int16 or float32 by its form."""
+    def finish(self) -> None:
+        """Place what still waits, once all blocks were added: ``mixing`` and ``count`` are settled then."""
         while self.waiting:
             self._settle()
         self._flush()
-        stop = self.length if 0 < self.due - self.length < CODEC_PADDING else self.due
-        if end is not None:
-            stop = min(stop, end)
-        parts = [(at, np.concatenate(blocks, axis=1)) for at, blocks in self.stretches if blocks]
+        self._gain()
+
+    @property
+    def count(self) -> int:
+        """Samples of each channel of the whole ``waveform``."""
+        self.finish()
+        return round(self._end() * self.rate)
+
+    def _end(self) -> float:
+        return self.length if 0 < self.due - self.length < CODEC_PADDING else self.due
+
+    def waveform(self, start: float = 0.0, end: float | None = None) -> np.ndarray:
+        """What was heard from ``start`` to ``end``, holes filled with silence: (C, N), int16 or float32 by its form."""
+        self.finish()
+        stop = self._end() if end is None else min(self._end(), end)
+        return self._from(start, 0, max(0, round((stop - start) * self.rate)))
+
+    def samples(self, first: int, last: int) -> np.ndarray:
+        """Samples ``first`` to ``last`` of the whole ``waveform``, and silence beyond its end: (C, last - first)."""
+        found = self._from(0.0, first, last)
+        found[:, max(0, self.count - first) :] = 0
+        return found
+
+    def _from(self, start: float, first: int, last: int) -> np.ndarray:
+        """Samples ``first`` to ``last``, counted from ``start`` seconds on."""
         kind = np.int16 if self.wanted.format == "s16" else np.float32
-        channels = len(parts[0][1]) if parts else 1
-        whole = np.zeros((channels, max(0, round((stop - start) * self.rate))), kind)
-        for at, stretch in parts:
-            begin = round((at - start) * self.rate)
-            heard = stretch[:, max(0, -begin) :]
-            begin = max(0, begin)
-            room = max(0, whole.shape[1] - begin)
-            whole[:, begin : begin + heard.shape[1]] = heard[:, :room]
+        whole = np.zeros((self.channels, last - first), kind)
+        for at, blocks in self.stretches:
+            begin = round((at - start) * self.rate) - first
+            for size, planes in blocks:
+                low, high = max(0, -begin), min(size, whole.shape[1] - begin)
+                if low < high:
+                    for row, plane in zip(whole, planes(), strict=True):
+                        row[begin + low : begin + high] = plane[low:high]
+                begin += size
         if (gain := self._gain()) > 1:
             louder = whole * gain
             whole = (np.clip(louder.round(), -32767, 32767) if kind is np.int16 else louder).astype(kind)
         return whole
-
-    def track(self, path: Path) -> Track:
-        """All of it; MediaError, of ``path``, where there is nothing."""
-        if not self.stretches:
-            raise UnusableMedia(f"{path}: none of its sound can be decoded")
-        return Track(self.waveform(), self.rate, self.layout)
 
 
 def _planes(frame: av.AudioFrame) -> list[np.ndarray]:

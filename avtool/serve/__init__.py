@@ -9,7 +9,7 @@ from pathlib import Path
 
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
-from avtool.libraries import need
+from avtool.libraries import need_extra
 from avtool.predict import choose_model
 from avtool.progress import say, warn
 from avtool.serve.found import Bounds, check_encoder
@@ -43,7 +43,7 @@ def serve(
     os.environ.update(SETTINGS)
     with tempfile.TemporaryDirectory(prefix="avtool-serve-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        need("gradio", purpose="avtool serve", hint="pip install 'avtool[serve]'")
+        need_extra("gradio", extra="serve", purpose="avtool serve", load=True)
         chosen = choose_model(model, device=resolve_device(device))
         check_encoder(chosen)
         with _listening(host, port) as listening:

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import avtool
 from avtool.cli import app
 from avtool.errors import AvtoolError, CheckpointError, UsageError
+from avtool.files import sha256_of
 from avtool.hub import fetch_model, is_hub_name
 from avtool.places import find_model, resolve_checkpoint
 from avtool.push import model_card, push, save
@@ -139,7 +140,9 @@ def test_a_run_is_pushed_and_loaded_by_name_elsewhere_to_the_bit(
     assert {sent for path, _, sent in hub.seen if path.startswith(("upload", "cdn"))} == {None}
 
 
-def test_every_command_takes_the_name(hub: Hub, trained: Path, synth: Callable[[int], Path]) -> None:
+def test_every_command_takes_the_name(
+    hub: Hub, trained: Path, synth: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     push(trained / "loc", NAME, token=TOKEN)
     name = f"{NAME}@{hub.models[NAME].branches['main']}"
     for model, out in ((trained / "loc", "own.npy"), (name, "hub.npy")):
@@ -150,6 +153,14 @@ def test_every_command_takes_the_name(hub: Hub, trained: Path, synth: Callable[[
     data = ["--data", synth(20), "--protocol", "pointing", "--json"]
     tables = [json.loads(run_avtool("evaluate", model, *data))["tables"] for model in (trained / "loc", NAME)]
     assert tables[0] == tables[1]
+    calls: list[Any] = []
+    for place, real in (("avtool.places.fetch_model", fetch_model), ("avtool.evaluate.sha256_of", sha256_of)):
+        monkeypatch.setattr(place, lambda *args, real=real: calls.append(real) or real(*args))
+    assert json.loads(run_avtool("evaluate", NAME, *data))["tables"] == tables[1]
+    assert len(calls) == 2 and {*calls} == {
+        fetch_model,
+        sha256_of,
+    }  # the hub is asked once, the weights read once
     assert json.loads(run_avtool("inspect", NAME, "--json"))["kind"] == "localization"
     out = ["--data", synth(20), "--out", "again", "--from", NAME]
     run_avtool("finetune", "localize", "--recipe", "tiny-localize", *out, *SMALL[:5], "localize.width=16")
@@ -308,8 +319,9 @@ def test_the_python_way(hub: Hub, trained: Path) -> None:
         model.save_pretrained("one")
     with pytest.raises(CheckpointError, match=r"offline, so .* and it is not in the cache"):
         avtool.Model.from_pretrained(NAME, local_files_only=True)
-    with pytest.raises(TypeError, match="nonsense"):
-        avtool.Model.from_pretrained(NAME, nonsense="one")
+    for name in (NAME, trained / "loc"):
+        with pytest.raises(TypeError, match="local_dir"):  # which huggingface_hub has, and keeps elsewhere
+            avtool.Model.from_pretrained(name, local_dir="one")
 
 
 def test_a_folder_of_that_name_wins_and_a_mistyped_path_asks_nobody(hub: Hub, trained: Path) -> None:

@@ -334,7 +334,13 @@ def test_an_export_of_weights_that_are_not_finite_is_refused(tmp_path: Path) -> 
     save_file(weights, model / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"encoder.fusion_tokens holds values that are not finite"):
         export(model, tmp_path / "model.pt2", kind="encoder")
-    assert not (tmp_path / "model.pt2").exists()
+    export(model, tmp_path / "vit.safetensors")  # which the fusion tokens are no part of
+    weights["encoder.fusion_tokens"][0, 0, 0] = 0
+    weights["encoder.image.norm.bias"][0] = torch.inf
+    save_file(weights, model / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"norm.bias holds values that are not finite"):
+        export(model, tmp_path / "other.safetensors")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "vit.safetensors"}
 
 
 def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) -> None:
@@ -342,8 +348,10 @@ def test_exports_that_cannot_be_had_are_refused(folder: Path, tmp_path: Path) ->
     for options, words in (
         ({"kind": "classifier"}, "is of kind autoencoder, not classifier"),
         ({"kind": "poem"}, "--kind poem is not known"),
-        ({"out": tmp_path / "x.pth"}, "is named neither .pt2 nor .onnx"),
+        ({"out": tmp_path / "x.pth"}, r"is named neither \.pt2, \.onnx nor \.safetensors"),
         ({"tolerance": 1e-4}, "--tolerance is for .onnx"),
+        ({"out": tmp_path / "x.safetensors", "kind": "encoder"}, "--kind says nothing where"),
+        ({"out": tmp_path / "x.safetensors", "tolerance": 1e-4}, "--tolerance is for .onnx"),
         ({"out": tmp_path / "there.pt2"}, "exists"),
     ):
         with pytest.raises(UsageError, match=words):

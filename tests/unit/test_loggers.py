@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from avtool import engine, loggers
+from avtool import engine, libraries
 from avtool.config.recipes import load_recipe
 from avtool.errors import TrainingError, UsageError
 from avtool.loggers import LOGGED_AS, LOGGERS, logged_as
@@ -27,11 +27,11 @@ from tests.unit.test_dry_run import SMALL, data  # noqa: F401 - a fixture
     [
         (
             "train.tensorboard=true",
-            "train.tensorboard is true, but TensorBoard is not installed",
+            "train.tensorboard=true needs tensorboard, which is not installed",
             "tensorboard",
         ),
-        ("train.logger=wandb", "train.logger is wandb, but Wandb is not installed", "wandb"),
-        ("train.logger=trackio", "train.logger is trackio, but Trackio is not installed", "trackio"),
+        ("train.logger=wandb", "train.logger=wandb needs wandb, which is not installed", "wandb"),
+        ("train.logger=trackio", "train.logger=trackio needs trackio, which is not installed", "trackio"),
     ],
 )
 def test_a_missing_package_is_named_before_anything_is_written(
@@ -43,7 +43,7 @@ def test_a_missing_package_is_named_before_anything_is_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loggers, "find_spec", lambda name: spec)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: spec)
     with pytest.raises(UsageError, match=said) as caught:
         engine.train(load_recipe("tiny", [*SMALL, setting]), data=data, out=tmp_path / "run", device="cpu")
     assert f"pip install 'avtool[{extra}]'" in caught.value.hint
@@ -75,7 +75,7 @@ class Told:
 def told(monkeypatch: pytest.MonkeyPatch) -> type[Told]:
     kind = type("Told", (Told,), {"told": []})
     monkeypatch.setitem(LOGGERS, "wandb", (kind, "train.logger=null", "log in"))
-    monkeypatch.setattr(loggers, "find_spec", lambda name: ModuleSpec(name, None, origin="somewhere"))
+    monkeypatch.setattr(libraries, "find_spec", lambda name: ModuleSpec(name, None, origin="somewhere"))
     return kind
 
 

@@ -18,8 +18,9 @@ import pytest
 import webdataset
 from typer.testing import CliRunner
 
+from avtool import libraries
 from avtool.cli import app
-from avtool.data import parquet, shards
+from avtool.data import shards
 from avtool.data.card import FACTS
 from avtool.data.catalog import Row
 from avtool.data.convert import PreparedClip, Settings, convert
@@ -260,11 +261,11 @@ def test_energon_reads_crude_samples_in_place(data, tmp_path):
 
 
 def test_without_pyarrow_the_error_says_what_to_install(odd, tmp_path, monkeypatch):
-    monkeypatch.setattr(parquet, "find_spec", lambda name: None)
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
     done = CliRunner().invoke(
         app, ["convert-data", str(odd), "--to", "parquet", "--out", str(tmp_path / "out")]
     )
-    assert done.exit_code == 2 and "needs the package pyarrow" in done.stderr
+    assert done.exit_code == 2 and "--to parquet needs pyarrow, which is not installed" in done.stderr
     assert "pip install 'avtool[parquet]'" in done.stderr and not (tmp_path / "out").exists()
 
 
@@ -282,7 +283,7 @@ def test_parquet_is_whole_or_not_there_and_replaced_by_force_alone(odd, tmp_path
     with pytest.raises(UsageError, match="exists"):
         convert_data(odd, out)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(parquet, "_row", lambda members: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("avtool.data.parquet._row", lambda members: (_ for _ in ()).throw(KeyboardInterrupt))
         convert_data(odd, out, force=True)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert CliRunner().invoke(app, [*told, "--force"]).exit_code == 0

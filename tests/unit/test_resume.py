@@ -452,8 +452,8 @@ def test_a_ray_cluster_that_is_not_there_is_named(table, tmp_path):
 
 def test_without_ray_the_error_says_what_to_install(table, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    monkeypatch.setattr("avtool.data.ray_engine.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="needs the package ray") as caught:
+    monkeypatch.setattr("avtool.libraries.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="--engine ray needs ray, which is not installed") as caught:
         prepare("manifest", table, out=tmp_path / "out", engine="ray")
     assert caught.value.hint == "pip install 'avtool[ray]'"
 

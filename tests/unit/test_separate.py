@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import re
+import resource
 import time
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from avtool.features import LogMel, at_frames
 from avtool.inputs import whole_crop
 from avtool.losses import ratio_masks
 from avtool.media import read_frame, write_clip
+from avtool.media import sound as sound_module
 from avtool.metrics.separation import bss_eval
 from avtool.model.build import random_model
 from avtool.places import resolve_checkpoint
@@ -153,10 +157,16 @@ def test_stretches_of_a_long_sound_meet_without_a_seam(monkeypatch: pytest.Monke
     generator = torch.Generator().manual_seed(0)
     sound = torch.randn(2, 60000, generator=generator).numpy()
     masks, log_mel = torch.rand(2, 128, 174, generator=generator), LogMel()
-    whole = inference.masked_track(log_mel, sound, masks, rate=22050)
+
+    def masked() -> tuple[np.ndarray, np.ndarray]:
+        pieces = inference.masked_pieces(log_mel, lambda a, b: sound[:, a:b], 60000, masks, rate=22050)
+        given, found = zip(*pieces, strict=True)
+        return np.concatenate(given, axis=-1), np.concatenate(found, axis=-1)
+
+    whole = masked()[1]
     monkeypatch.setattr(inference, "STRETCH", 9000)
-    parts = inference.masked_track(log_mel, sound, masks, rate=22050)
-    assert np.abs(whole).max() > 0.5
+    given, parts = masked()
+    assert np.array_equal(given, sound) and np.abs(whole).max() > 0.5
     np.testing.assert_allclose(parts, whole, atol=1e-5)
 
 
@@ -400,8 +410,9 @@ def test_the_files_sum_to_the_clips_own_sound(tmp_path: Path, model: Path) -> No
     )
     track = read_track(path)
     assert rate == track.rate == 48000
-    assert guided.shape == rest.shape == track.samples.T.shape == (144000, 2)
-    np.testing.assert_allclose(guided + rest, track.samples.T, atol=1e-6)
+    own = track.waveform().T
+    assert guided.shape == rest.shape == own.shape == (144000, 2)
+    np.testing.assert_allclose(guided + rest, own, atol=1e-6)
     assert np.abs(guided[:, 0]).max() > 0.1
     assert np.abs(guided[5000:-5000, 1]).max() < 0.01  # 9.5 kHz: above what the model hears
     assert cv2.imread(str(out / "masks.png")).shape[1] > 800
@@ -415,6 +426,58 @@ def test_the_same_sounds_are_the_same_bytes(tmp_path: Path, model: Path) -> None
         out = separate(path, out=tmp_path / str(seconds), model=model).files[0].parent
         written.append([(out / name).read_bytes() for name in ("guided.wav", "rest.wav")])
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_pieces_are_the_sounds_as_a_whole(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, mixed: bool
+) -> None:
+    one = clip(tmp_path / "one.mp4", stereo(4), rate=48000)
+    options = {"model": model, "other": clip(tmp_path / "two.mp4", tone(3)) if mixed else None}
+    whole = separate(one, out=tmp_path / "whole", **options)
+    monkeypatch.setattr(inference, "STRETCH", 60000)
+    monkeypatch.setattr(sound_module, "IN_MEMORY", 1)
+    pieces = separate(one, out=tmp_path / "pieces", **options)
+    assert pieces.sounds.keys() == whole.sounds.keys() and pieces.sdr.keys() == whole.sdr.keys()
+    for name, sound in whole.sounds.items():
+        assert np.abs(sound).max() > 0.01
+        np.testing.assert_allclose(pieces.sounds[name], sound, atol=1e-5)
+    for name, figures in whole.sdr.items():
+        assert pieces.sdr[name] == pytest.approx(figures, abs=0.01)
+    if mixed:
+        assert (tmp_path / "whole/mixture.wav").read_bytes() == (tmp_path / "pieces/mixture.wav").read_bytes()
+    drawn = [cv2.imread(str(tmp_path / name / "masks.png")).astype(int) for name in ("whole", "pieces")]
+    assert np.abs(drawn[0] - drawn[1]).max() <= 8 and np.abs(drawn[0] - drawn[1]).mean() < 0.01
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["pieces", "whole"]
+
+
+def test_a_long_sound_is_not_held_in_memory(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "STRETCH", 1 << 16)
+    monkeypatch.setattr(sound_module, "IN_MEMORY", 1 << 16)
+    cv2.imwrite(str(tmp_path / "p.png"), np.zeros((32, 32, 3), np.uint8))
+    peaks, rate = dict[int, int](), 96000
+    for seconds in (3, 10, 30):  # the first one loads what is loaded once
+        soundfile.write(tmp_path / "s.wav", np.resize(stereo(1, rate), (seconds * rate, 2)), rate)
+        tracemalloc.start()
+        separate(tmp_path / "p.png", audio=tmp_path / "s.wav", out=tmp_path / str(seconds), model=model)
+        peaks[seconds] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    one_sound = (30 - 10) * rate * 2 * 4
+    assert peaks[30] - peaks[10] < one_sound / 2
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, model: Path) -> None:
+    path, limits = clip(tmp_path / "x.mp4", stereo(3), rate=48000), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))  # a sound has 1.2 MB
+    try:
+        with pytest.raises(OSError, match="too large") as told:
+            separate(path, out=tmp_path / "o", model=model)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told.value.errno == errno.EFBIG
+    assert [name.name for name in tmp_path.iterdir()] == ["x.mp4"]
 
 
 def test_a_clip_is_not_mixed_with_itself(tmp_path: Path, model: Path) -> None:
@@ -447,11 +510,15 @@ def test_masks_of_ones_leave_nothing_over(
 
 def test_windows_fade_into_each_other() -> None:
     starts, frames = [0, 32, 64, 83], 147
-    same = inference.cross_fade([torch.full((2, 64), 0.3)] * 4, starts, frames)
-    torch.testing.assert_close(same, torch.full((2, 147), 0.3))
-    steps = inference.cross_fade(
-        [torch.full((2, 64), value) for value in (0.0, 1.0, 0.0, 1.0)], starts, frames
-    )
+
+    def faded(*values: float) -> Tensor:
+        fade = inference.CrossFade(2, 64, frames, torch.device("cpu"))
+        for start, value in zip(starts, values, strict=True):
+            fade.add(start, torch.full((2, 64), value))
+        return fade.mask()
+
+    torch.testing.assert_close(faded(0.3, 0.3, 0.3, 0.3), torch.full((2, 147), 0.3))
+    steps = faded(0.0, 1.0, 0.0, 1.0)
     assert steps.diff(dim=1).abs().max() < 0.09
     assert steps[0, 0] == 0 and steps[0, -1] == 1
 
@@ -516,7 +583,7 @@ def test_two_clips_are_mixed_and_found_again(
     np.testing.assert_allclose(total, sounds["mixture"], atol=1e-6)
     np.testing.assert_allclose(sounds["guided"], sounds["other"], atol=1e-6)
     assert np.abs(sounds["rest"][:, 0]).max() < 0.02 < 0.4 < np.abs(sounds["guided"][:, 0]).max()
-    own = read_track(one).samples.T
+    own = read_track(one).waveform().T
     np.testing.assert_allclose(sounds["mixture"][100000:], own[100000:], atol=1e-3)  # the other one is over
     assert np.abs(sounds["mixture"][:90000] - own[:90000]).max() > 0.3
     assert set(found.sdr) == {"guided", "other"}

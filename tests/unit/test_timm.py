@@ -20,22 +20,28 @@ import pytest
 import soundfile
 import timm
 import torch
-from safetensors.torch import save, save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save, save_file
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+import avtool
 from avtool import engine
+from avtool.cli import app
 from avtool.config.recipes import load_recipe
 from avtool.data.prepare import prepare
 from avtool.errors import CheckpointError, RecipeError
+from avtool.export import export
 from avtool.features import normalize_frames
 from avtool.model.encoder import VisionTransformer
 from avtool.model.transformer import VIT_EPS, Block, sincos_positions
 from avtool.places import checkpoints_of
-from avtool.timm_vit import TimmViT, _compute_the_same
+from avtool.timm_vit import TimmViT, _compute_the_same, arguments_for_timm, weights_for_timm
 from avtool.weight_files import read_safetensors
 from avtool.weights import find_starting_weights, load_vit
 from tests.processes import run
+from tests.unit.test_load_export import saved
 
 SIZES = {"dim": 64, "depth": 6, "heads": 2, "mlp_ratio": 3.0, "patch_size": 16}
 """Of timm's test_vit, which sees frames of 160 pixels."""
@@ -86,6 +92,56 @@ def test_tokens_are_those_of_timms_own_model_on_the_same_pixels(tmp_path: Path) 
         found = features(encoder, frames)
     assert wanted.shape == found.shape == (2, 100, 64) and wanted.std() > 0.5
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layers", ["none", [0]])
+def test_the_image_encoder_alone_is_a_vit_of_timms_and_comes_back(layers: object, tmp_path: Path) -> None:
+    folder, file = saved(tmp_path / "model", fusion_layers=layers), tmp_path / "vit.safetensors"
+    done = CliRunner().invoke(app, ["export", str(folder), "--out", str(file), "--json"])
+    assert done.exit_code == 0, done.stderr
+    with safe_open(file, "pt") as content:
+        facts = json.loads(content.metadata()["avtool.json"])
+    assert facts == {name: value for name, value in json.loads(done.stdout).items() if name != "out"}
+    assert facts["inputs"] == {"image": ["batch", 3, 32, 48]} and "log_mel" not in facts
+    assert facts["outputs"] == {"tokens": ["batch", 6, 32]} and facts["kind"] == "image"
+    model = timm.create_model(**facts["timm"]).eval()
+    model.load_state_dict(load_file(file), strict=True)
+    read = timm.create_model(**facts["timm"], checkpoint_path=str(file)).eval()
+    frames = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
+    pixels = timm.data.resolve_model_data_config(model)
+    mean, std = (torch.tensor(pixels[name]).view(3, 1, 1) for name in ("mean", "std"))
+    ours = avtool.load(folder)
+    with torch.no_grad():
+        found = model.forward_features((frames / 255 - mean) / std)
+        assert torch.equal(read.forward_features((frames / 255 - mean) / std), found)
+        alone = features(ours.encoder.image, frames)
+        fused = ours.encode(frames, torch.zeros(2, 16000)).image
+    assert found.shape == (2, 6, 32) and found.std() > 0.1
+    torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
+    assert torch.allclose(found, fused, atol=1e-5) == (layers == "none")  # fusion is what is lost
+    encoder = vit(dim=32, depth=2, mlp_ratio=4)
+    assert load_vit(encoder, find_starting_weights("init.image", str(file))) == ""
+    assert all(
+        torch.equal(value, encoder.state_dict()[key])
+        for key, value in ours.encoder.image.state_dict().items()
+    )
+    before = file.read_bytes()
+    export(folder, file, force=True)
+    assert file.read_bytes() == before
+
+
+def test_an_image_encoder_of_the_published_sizes_is_timms_base() -> None:
+    with torch.device("meta"):
+        encoder = vit(dim=768, depth=12, heads=12, mlp_ratio=4.0)
+        base = timm.create_model(
+            "vit_base_patch16_224", num_classes=0, class_token=False, global_pool="avg", fc_norm=False
+        )
+        told = timm.create_model(**arguments_for_timm(encoder, (224, 224)))
+    shapes = [{key: value.shape for key, value in one.state_dict().items()} for one in (base, told, encoder)]
+    assert shapes[0] == shapes[1] == {"pos_embed": (1, 196, 768), **shapes[2]}
+    odd = vit(dim=44, depth=1, heads=1, mlp_ratio=49.5 / 44)  # 49 / 44 * 44 is less than 49
+    args = arguments_for_timm(odd, (32, 32))
+    timm.create_model(**args).load_state_dict(weights_for_timm(odd, (32, 32)))
 
 
 def test_what_is_left_out_is_said(tmp_path: Path) -> None:

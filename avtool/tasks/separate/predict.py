@@ -1,14 +1,12 @@
 """What of a clip's sound belongs to its picture: the Python API behind ``avtool separate``."""
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -16,37 +14,44 @@ from avtool.clip import Clip
 from avtool.devices import resolve_device
 from avtool.errors import UsageError
 from avtool.features import LogMel, to_float_waveform
-from avtool.files import atomic_folder, check_output, printable, write_json
+from avtool.files import atomic_folder, check_output, nearest_parent, printable, write_json
 from avtool.inputs import SHORT_SIDE, centre_crop, fit_window, shown, whole_crop, window_starts
-from avtool.media import AS_IT_IS, Form, Picture, Track
+from avtool.media import AS_IT_IS, Form, Picture, Sound, UnusableMedia
 from avtool.metrics.separation import bss_eval
 from avtool.predict import Chosen, choose_model
 from avtool.progress import progress_bar
 from avtool.report.heatmap import write_png
 from avtool.report.pictures import Panel, render_masks
+from avtool.tasks.separate.sounds import read_sound, sound_writers
 
 GUIDED, OTHER, REST, MIXTURE = "guided", "other", "rest", "mixture"
 MASKS_PNG, FACTS_JSON = "masks.png", "separation.json"
-SOUND_FILES = (".wav", ".flac", ".mp3", ".ogg")
+WAV = ".wav"
+SOUND_FILES = (WAV, ".flac", ".mp3", ".ogg")
 ANOTHER = "choose a video with sound for --with"
 WINDOWS_AT_ONCE = 8
 STRETCH = 1 << 21
-"""Samples of a channel that masks are applied to at once."""
+"""Samples of a channel that are in memory, and that masks are applied to, at once."""
 Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
 class SeparationResult:
-    """What ``separate`` wrote. ``sounds``: float32 (N, C) by name at ``rate`` samples a second, full scale 1.0, which
-    sum to the clip's own sound (with another clip: to the mixture). ``masks`` float32 (mels, frames) by name.
-    ``sdr``: of mixed clips, by name, the SDR in dB of what was found and of the mixture itself."""
+    """What ``separate`` wrote: ``files``, in which sounds have ``rate`` samples a second. ``masks`` float32 (mels,
+    frames) by name. ``sdr``: of mixed clips, by name, the SDR in dB of what was found and of the mixture itself."""
 
-    sounds: dict[str, np.ndarray]
     rate: int
     masks: dict[str, np.ndarray]
     files: list[Path]
     model: Path
     sdr: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def sounds(self) -> dict[str, np.ndarray]:
+        """What was found, read from the files: float32 (N, C) by name, full scale 1.0, which sum to the clip's own
+        sound (with another clip: to the mixture)."""
+        names = [file for file in self.files if file.stem in (*self.masks, REST) and file.suffix == WAV]
+        return {file.stem: read_sound(file) for file in names}
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,10 @@ def separate(
     ``mixture.wav``.
 
     The files have the clip's own rate, channels and length, as 32-bit float, so that nothing is clipped: ``rest.wav``
-    takes what the model's band and masks leave over, and they sum to the sound there was. The clip is looked at before
-    any weights are loaded, and nothing is written before all is computed. ``model`` as of ``choose_model``. AvtoolError
-    where something cannot be used.
+    takes what the model's band and masks leave over, and they sum to the sound there was. They are written piece by
+    piece, and the sound waits on the disk of ``out``: of a long clip only what the model hears is in memory, and with
+    ``other`` one channel of each sound. The clip is looked at before any weights are loaded, and the folder appears
+    when it is whole. ``model`` as of ``choose_model``. AvtoolError where something cannot be used.
     """
     if out.suffix.lower() in SOUND_FILES:
         raise UsageError(
@@ -112,28 +118,25 @@ def separate(
                     hint="name another clip",
                 )
         chosen = choose_model(model, device=target, task="separate")
-        heard, tracks = _sounds(clips, chosen.config.rate)
+        heard, voices = _sounds(clips, chosen.config.rate, nearest_parent(out))
         guides = [_guide(GUIDED, clips[0], time, box, fixed=at is not None)]
         guides += [_guide(OTHER, one, one.time(None), None) for one in clips[1:]]
         masks = window_masks(chosen, heard.sum(axis=0, dtype=np.float32), guides)
-    track, log_mel = tracks[0], chosen.log_mel
     masks = _shared(chosen.check_finite(masks, "masks"))
-    mixture = np.stack([one.samples for one in tracks]).sum(axis=0)
-    sources = masked_track(log_mel, mixture, masks, rate=track.rate)
-    sounds = {guide.name: source for guide, source in zip(guides, sources, strict=True)}
-    sounds[REST] = mixture - sources.sum(axis=0)
-    written = {**sounds, MIXTURE: mixture} if other is not None else sounds
+    names = [*(guide.name for guide in guides), REST, *[MIXTURE] * (other is not None)]
     result = SeparationResult(
-        sounds={name: np.ascontiguousarray(sound.T) for name, sound in sounds.items()},
-        rate=track.rate,
+        rate=voices[0].rate,
         masks={guide.name: mask.cpu().numpy() for guide, mask in zip(guides, masks, strict=True)},
-        files=[*(out / f"{name}.wav" for name in written), out / MASKS_PNG, out / FACTS_JSON],
+        files=[*(out / f"{name}{WAV}" for name in names), out / MASKS_PNG, out / FACTS_JSON],
         model=chosen.checkpoint,
-        sdr=_sdr(guides, tracks, mixture, sources) if other is not None else {},
     )
-    picture = _picture(result, guides, log_mel, heard)
-    transposed = {name: sound.T for name, sound in written.items()}
-    _write(out, transposed, track.rate, picture, _facts(result, guides, box))
+    picture = _picture(result, guides, chosen.log_mel, heard)
+    with atomic_folder(out) as partial:
+        with sound_writers(partial, names, rate=result.rate, channels=voices[0].channels) as write:
+            sdr = _apply(chosen.log_mel, voices, masks, write)
+        result = replace(result, sdr=dict(zip(result.masks, sdr, strict=False)))
+        write_png(partial / MASKS_PNG, picture)
+        write_json(partial / FACTS_JSON, _facts(result, guides, box))
     return result
 
 
@@ -173,29 +176,22 @@ def cropped_to(frame: np.ndarray, box: Box) -> np.ndarray:
     return frame[top:bottom, left:right]
 
 
-def _fitted(track: Track, to: Track) -> Track:
-    """``track`` cut, or filled up with silence, to the length of another."""
-    length = to.samples.shape[1]
-    samples = np.zeros((to.samples.shape[0], length), np.float32)
-    samples[:, : track.samples.shape[1]] = track.samples[:, :length]
-    return Track(samples, to.rate, to.layout)
-
-
-def _sounds(clips: Sequence[Clip], rate: int) -> tuple[np.ndarray, list[Track]]:
-    """What the model hears of each source, mono at its ``rate``, int16 (S, N), and all channels of it; of the first
-    one's length and channels. MediaError where there is nothing to hear."""
-    sounds, tracks = list[np.ndarray](), list[Track]()
-    for clip in clips:
-        form = Form(tracks[0].rate, tracks[0].layout, "flt") if tracks else AS_IT_IS
-        mono, own = clip.whole_sounds(Form(rate), form)
-        track, sound = own.track(clip.sound_path), mono.waveform()[0]
-        tracks.append(_fitted(track, tracks[0]) if tracks else track)
-        sounds.append(sound[: len(sounds[0])] if sounds else sound)
-        clip.check_heard(sounds[-1], rate, hint="choose a clip with sound")
-    heard = np.zeros((len(sounds), len(sounds[0])), np.int16)
-    for row, sound in zip(heard, sounds, strict=True):
-        row[: len(sound)] = sound
-    return heard, tracks
+def _sounds(clips: Sequence[Clip], rate: int, spool: Path) -> tuple[np.ndarray, list[Sound]]:
+    """What the model hears of each source, mono at its ``rate``, int16 (S, N) as long as the first one, and all of it
+    at the rate and with the channels of the first one, kept in the folder ``spool``. MediaError where there is nothing
+    to hear."""
+    heard, voices = np.zeros((len(clips), 0), np.int16), list[Sound]()
+    for row, clip in enumerate(clips):
+        form = Form(voices[0].rate, voices[0].layout, "flt") if voices else AS_IT_IS
+        mono, own = clip.whole_sounds(Form(rate), form._replace(spool=spool))
+        if not own.count:
+            raise UnusableMedia(f"{clip.sound_path}: none of its sound can be decoded")
+        sound = mono.waveform()[0]
+        heard = heard if voices else np.zeros((len(clips), len(sound)), np.int16)
+        voices.append(own)
+        clip.check_heard(sound[: heard.shape[1]], rate, hint="choose a clip with sound")
+        heard[row, : len(sound)] = sound[: heard.shape[1]]
+    return heard, voices
 
 
 @torch.no_grad()
@@ -206,31 +202,40 @@ def window_masks(chosen: Chosen, heard: np.ndarray, guides: Sequence[_Guide]) ->
     width = chosen.config.window // hop
     frames = max(1, len(heard) // hop)
     starts = window_starts(frames, width, width / 2, whole=True)
-    parts: list[list[Tensor]] = [[] for _ in guides]
+    fades = [CrossFade(chosen.log_mel.mels, width, max(frames, width), chosen.device) for _ in guides]
     with progress_bar("separating", total=len(starts), unit="windows", brief=True) as bar:
         for first in range(0, len(starts), WINDOWS_AT_ONCE):
             some = starts[first : first + WINDOWS_AT_ONCE]
             windows = [fit_window(heard[start * hop : (start + width) * hop], width * hop) for start in some]
             middles = [(start + min(width, frames) / 2) * hop / rate for start in some]
-            for guide, part in zip(guides, parts, strict=True):
+            for guide, fade in zip(guides, fades, strict=True):
                 images = [guide.seen(middle, chosen.config.image_size) for middle in middles]
-                part.extend(chosen.module(*chosen.inputs(images, windows))[:, 0].float().sigmoid())
+                masks = chosen.module(*chosen.inputs(images, windows))[:, 0].float().sigmoid()
+                for start, mask in zip(some, masks, strict=True):
+                    fade.add(start, mask)
             bar.advance(len(some))
-    return torch.stack([cross_fade(found, starts, frames) for found in parts])
+    return torch.stack([fade.mask() for fade in fades])[..., :frames]
 
 
-def cross_fade(windows: Sequence[Tensor], starts: Sequence[int], frames: int) -> Tensor:
-    """One mask (mels, frames) from ``windows`` (mels, W) that begin at frames ``starts``, each weighted by a triangle
-    where they overlap: at its borders a window counts next to nothing, so that there are no seams."""
-    width = windows[0].shape[1]
-    ramp = torch.arange(width, device=windows[0].device)
-    weight = torch.minimum(ramp + 1, width - ramp).float()
-    total = windows[0].new_zeros(len(windows[0]), max(frames, width))
-    weights = total.new_zeros(total.shape[1])
-    for window, start in zip(windows, starts, strict=True):
-        total[:, start : start + width] += weight * window
-        weights[start : start + width] += weight
-    return (total / weights)[:, :frames]
+class CrossFade:
+    """One mask of ``mels`` by ``frames`` from windows that are ``width`` wide, each weighted by a triangle where they
+    overlap: at its borders a window counts next to nothing, so that there are no seams."""
+
+    def __init__(self, mels: int, width: int, frames: int, device: torch.device) -> None:
+        ramp = torch.arange(width, device=device)
+        self.weight = torch.minimum(ramp + 1, width - ramp).float()
+        self.weights = torch.zeros(frames, device=device)
+        self.total = torch.zeros(mels, frames, device=device)
+
+    def add(self, start: int, window: Tensor) -> None:
+        """The window (mels, width) that begins at frame ``start``."""
+        inside = slice(start, start + len(self.weight))
+        self.total[:, inside] += self.weight * window
+        self.weights[inside] += self.weight
+
+    def mask(self) -> Tensor:
+        """The mask (mels, frames) of all windows."""
+        return self.total / self.weights
 
 
 def _shared(masks: Tensor) -> Tensor:
@@ -238,39 +243,66 @@ def _shared(masks: Tensor) -> Tensor:
     return masks / masks.sum(dim=0, keepdim=True).clamp(min=1)
 
 
-def masked_track(log_mel: LogMel, samples: np.ndarray, masks: Tensor, *, rate: int) -> np.ndarray:
-    """Sound (C, N) at ``rate`` through masks (S, mels, frames): float32 (S, C, N). A channel and a stretch of it at a
-    time; stretches overlap by more than a spectrum reaches, so that where they meet nothing is to be heard."""
+def masked_pieces(
+    log_mel: LogMel, read: Callable[[int, int], np.ndarray], count: int, masks: Tensor, *, rate: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Sound (C, ``count``) at ``rate``, of which ``read`` gives float32 samples from one to another, and what masks (S,
+    mels, frames) leave of it: float32 (C, n) and (S, C, n), a stretch at a time. Stretches overlap by more than a
+    spectrum reaches, so that where they meet nothing is to be heard."""
     hop = max(1, round(log_mel.hop * rate / log_mel.sample_rate))
     around, stretch = 8 * hop * -(-log_mel.n_fft // log_mel.hop), -(-STRETCH // hop) * hop
-    found = np.zeros((len(masks), *samples.shape), np.float32)
-    for channel, sound in enumerate(samples):
-        for start in range(0, len(sound), stretch):
-            begin, end = max(0, start - around), min(len(sound), start + stretch + around)
-            piece = torch.from_numpy(sound[begin:end])[None].to(masks.device)
-            kept = log_mel.masked(piece, masks[None], rate=rate, start=begin // hop)[0, :, start - begin :][
-                :, :stretch
-            ]
-            found[:, channel, start : start + stretch] = kept.cpu().numpy()
-    return found
+    for start in range(0, count, stretch):
+        begin, end = max(0, start - around), min(count, start + stretch + around)
+        sound, inside = read(begin, end), slice(start - begin, min(start + stretch, count) - begin)
+        found = [
+            log_mel.masked(
+                torch.from_numpy(one)[None].to(masks.device), masks[None], rate=rate, start=begin // hop
+            )
+            for one in sound
+        ]
+        yield (
+            sound[:, inside],
+            np.stack([of_channel[0, :, inside].cpu().numpy() for of_channel in found], axis=1),
+        )
 
 
-def _sdr(
-    guides: Sequence[_Guide], tracks: Sequence[Track], mixture: np.ndarray, sources: np.ndarray
-) -> dict[str, tuple[float, float]]:
-    """SDR in dB, by source, of what was found and of the mixture itself, all channels' mean."""
-    truth = torch.from_numpy(np.stack([one.samples.mean(axis=0) for one in tracks]))[None]
-    itself = torch.from_numpy(mixture.mean(axis=0)).expand_as(truth[0])
-    rivals = torch.stack([torch.from_numpy(sources.mean(axis=1)), itself])[None]
-    sdr = bss_eval(truth, rivals).sdr[0].T.tolist()
-    return {guide.name: (found, floor) for guide, (found, floor) in zip(guides, sdr, strict=True)}
+def _apply(
+    log_mel: LogMel, voices: Sequence[Sound], masks: Tensor, write: Callable[[Sequence[np.ndarray]], None]
+) -> list[tuple[float, float]]:
+    """Give ``write`` what ``masks`` leave of the mixture of ``voices``, the rest of it and of several the mixture, each
+    (C, n), piece by piece. Of several, returns the SDR in dB of what was found and of the mixture itself, of all
+    channels' mean."""
+    several, found, itself = len(voices) > 1, list[np.ndarray](), list[np.ndarray]()
+
+    def mixture_of(first: int, last: int) -> np.ndarray:
+        return np.stack([voice.samples(first, last) for voice in voices]).sum(axis=0)
+
+    pieces = masked_pieces(log_mel, mixture_of, voices[0].count, masks, rate=voices[0].rate)
+    for mixture, sources in pieces:
+        write([*sources, mixture - sources.sum(axis=0), *[mixture] * several])
+        if several:
+            found.append(sources.mean(axis=1))
+            itself.append(mixture.mean(axis=0))
+    return _sdr(voices, np.concatenate(found, axis=1), np.concatenate(itself)) if several else []
+
+
+def _sdr(voices: Sequence[Sound], found: np.ndarray, itself: np.ndarray) -> list[tuple[float, float]]:
+    """SDR in dB, by source, of what was ``found`` (S, N) and of the mixture ``itself`` (N,), of all channels' mean."""
+    count = len(itself)
+    starts = range(0, count, STRETCH)
+    means = [
+        [voice.samples(start, min(start + STRETCH, count)).mean(axis=0) for start in starts]
+        for voice in voices
+    ]
+    truth = torch.from_numpy(np.stack([np.concatenate(parts) for parts in means]))[None]
+    rivals = torch.stack([torch.from_numpy(found), torch.from_numpy(itself).expand_as(truth[0])])[None]
+    return [(one, floor) for one, floor in bss_eval(truth, rivals).sdr[0].T.tolist()]
 
 
 def _picture(
     result: SeparationResult, guides: Sequence[_Guide], log_mel: LogMel, heard: np.ndarray
 ) -> np.ndarray:
-    total = torch.from_numpy(heard.sum(axis=0, dtype=np.float32))[None].to(log_mel.filters.device)
-    mel = log_mel(to_float_waveform(total))[0, 0].cpu().numpy()
+    mel = _log_mel_of(log_mel, heard)
     panels = [
         Panel(
             f"{guide.name}.wav, by the picture of {printable(guide.clip.path.name)}",
@@ -291,6 +323,20 @@ def _picture(
     )
 
 
+def _log_mel_of(log_mel: LogMel, heard: np.ndarray) -> np.ndarray:
+    """The log-mel float32 (mels, frames) of all sounds int16 (S, N) together, of a stretch at a time."""
+    hop = log_mel.hop
+    around, stretch = hop * -(-log_mel.n_fft // hop), hop * -(-STRETCH // hop)
+    parts = []
+    for start in range(0, heard.shape[1], stretch):
+        begin = max(0, start - around)
+        total = heard[:, begin : start + stretch + around].sum(axis=0, dtype=np.float32)
+        sound = torch.from_numpy(total)[None].to(log_mel.filters.device)
+        found = log_mel(to_float_waveform(sound))[0, 0, :, (start - begin) // hop :]
+        parts.append(found[:, : stretch // hop].cpu().numpy())
+    return np.concatenate(parts, axis=1)
+
+
 def _facts(result: SeparationResult, guides: Sequence[_Guide], box: Box | None) -> dict[str, Any]:
     """What separation.json says."""
     return {
@@ -302,18 +348,3 @@ def _facts(result: SeparationResult, guides: Sequence[_Guide], box: Box | None) 
         "rate": result.rate,
         "sdr": {name: {"found": found, "mixture": floor} for name, (found, floor) in result.sdr.items()},
     }
-
-
-def _write(
-    out: Path, sounds: dict[str, np.ndarray], rate: int, picture: np.ndarray, facts: dict[str, Any]
-) -> None:
-    with atomic_folder(out) as partial:
-        for name, sound in sounds.items():
-            content = io.BytesIO()  # so that any path will do, and a full disk is an OSError with its reason
-            soundfile.write(content, sound, rate, format="WAV", subtype="FLOAT")
-            data = bytearray(content.getvalue())
-            peak = data.index(b"PEAK")  # a chunk that says when it was written: equal sounds, equal bytes
-            data[peak + 12 : peak + 16] = bytes(4)
-            (partial / f"{name}.wav").write_bytes(data)
-        write_png(partial / MASKS_PNG, picture)
-        write_json(partial / FACTS_JSON, facts)
