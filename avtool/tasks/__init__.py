@@ -62,7 +62,8 @@ class Evaluation:
     """How a task is evaluated: by which ``protocols``, all of whose names are here.
 
     ``tables`` of the chosen ones; ``usual``: those for a model where none are named (None: all). ``windows`` and
-    ``maps``: whether these options mean something; ``object_prior``: the protocols for which that one does.
+    ``maps``: whether these options mean something; ``object_prior``: the protocols for which that one does. ``score``:
+    tables of the context's ``given`` predictions in place of a model's, by those of the protocols that are ``scored``.
     """
 
     protocols: Sequence[str]
@@ -71,3 +72,5 @@ class Evaluation:
     windows: bool = False
     maps: bool = False
     object_prior: Sequence[str] = ()
+    score: Callable[[Context, Sequence[str]], list[Table]] | None = None
+    scored: Sequence[str] = ()
