@@ -111,6 +111,8 @@ class _Given:
     def __call__(self, names: Sequence[str], **how: Any) -> Predictions:
         every = [read_predictions(paths, names, **how) for paths in self.sets]
         own = every[self.number]
+        if len({found.name for found in every}) < len(every):
+            own = replace(own, name=str(self.sets[self.number][0]))
         if self.some:
             there = set.intersection(*(set(found.found) for found in every))
             kept = {clip: parts for clip, parts in own.found.items() if clip in there}

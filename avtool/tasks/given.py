@@ -123,8 +123,7 @@ def read_predictions(
 ) -> Predictions:
     """The predictions in ``paths``, files and folders, for ``clips`` of these ids in the order of the split.
     ``arrays``: what an .npz with ``ids`` calls them, ``beside`` others: nothing else is read; ``rate``: what sounds
-    need. UsageError for files of no use,
-    DataError for broken ones."""
+    need. UsageError for files of no use, DataError for broken ones."""
     return _Reader(clips, tuple(arrays), rate, beside).read(paths)
 
 

@@ -460,6 +460,7 @@ def test_two_sets_are_paired_by_clip(data: Path, tmp_path: Path) -> None:
         values(fixed, "a")["AUC"] - values(fixed, "b")["AUC"]
     )
     for table in score([sets[0], sets[0]], data, protocols=["pointing"], compare=True):
+        assert table.rows[0].name == str(sets[0])
         assert vars(table.rows[2].measures["pointing"]) | {"of": None} == {
             "value": 0, "low": 0, "high": 0, "of": None,
         }  # fmt: skip
