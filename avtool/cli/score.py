@@ -9,7 +9,7 @@ from avtool.cli.evaluate import complete_protocols, names_in, parse_fold, print_
 from avtool.commands import argument, command, examples, option, print_json
 
 EPILOG = examples(
-    "avtool score maps/ --data data/prepared/vggss --protocol ciou-median,pointing",
+    "avtool score maps/ --data DIR --protocol ciou-median,ciou-swept",
     "avtool score pred_masks/ --data data/prepared/avsbench --protocol avs-tpavi",
     "avtool score scores.csv --data DIR --protocol top1,top5 --json",
     "avtool score --compare mine/ theirs/ --data DIR --protocol pointing",

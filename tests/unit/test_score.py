@@ -28,6 +28,7 @@ from avtool.features import inputs_of
 from avtool.metrics.bootstrap import bootstrap_difference
 from avtool.metrics.localization import ciou_at, pointing_hits
 from avtool.score import score
+from avtool.tasks.given import read_predictions
 from avtool.tasks.segment.given import palette
 from avtool.tasks.separate.protocols import find_pairs, pair_names
 from avtool.tasks.separate.train import mask_logits, mix
@@ -96,9 +97,8 @@ def test_maps_get_what_the_code_of_ez_vsl_and_sslalignment_gives_them(data: Path
     the best of 0.05 to 0.95 of normalize_img; SSLalignment e7ae3c5, Evaluator_iiou: finalize_cIoU and finalize_AUC of
     cal_CIOU_adap (of cal_CIOU the same as EZ-VSL's)."""
     names = ["ciou-median", "ciou-adaptive", "ciou-fixed", "ciou-swept"]
-    found = [
-        list(values(table).values()) for table in score([saved(tmp_path / "m", MAPS)], data, protocols=names)
-    ]
+    given = saved(tmp_path / "m", MAPS + 0.3)  # which scaling takes off again
+    found = [list(values(table).values()) for table in score([given], data, protocols=names)]
     expected = [(1 / 3, 0.375), (0.5, 0.4666666666666667), (1 / 3, 0.425), (0.5, 0.4083333333333333)]
     np.testing.assert_allclose(np.array(found) / 100, expected, rtol=1e-12)
 
@@ -225,24 +225,22 @@ def test_maps_are_the_same_in_whatever_file_they_lie(
 def test_ez_vsls_pictures_are_read_back(data: Path, tmp_path: Path) -> None:
     """Written as its test.py with --save_visualizations does."""
     smooth = np.stack([cv2.GaussianBlur(found, (0, 0), 20) for found in MAPS])
-    for name, found in zip(NAMES, smooth, strict=True):
-        frame = cv2.GaussianBlur(RNG.integers(0, 256, (224, 224, 3)).astype(np.uint8), (0, 0), 3)
-        scaled = (found - found.min()) / (found.max() - found.min())
-        colours = cv2.applyColorMap(np.uint8(scaled * 255)[:, :, None], cv2.COLORMAP_JET)
-        for kind, picture in (
-            ("image", frame),
-            ("gt_boxes", frame),
-            ("pred_obj", frame),
-            ("pred_av_obj", frame),
-        ):
-            cv2.imwrite(str(tmp_path / f"{name}_{kind}.jpg"), picture)
+    low, high = smooth.min(axis=(1, 2), keepdims=True), smooth.max(axis=(1, 2), keepdims=True)
+    scaled = (smooth - low) / (high - low)
+    for name, found in zip(NAMES, scaled, strict=True):
+        frame = np.kron(RNG.integers(0, 256, (8, 8, 3)), np.ones((28, 28, 1))).astype(np.uint8)
+        colours = cv2.applyColorMap(np.uint8(found * 255)[:, :, None], cv2.COLORMAP_JET)
+        for kind in ("image", "gt_boxes", "pred_obj", "pred_av_obj"):
+            cv2.imwrite(str(tmp_path / f"{name}_{kind}.jpg"), frame)
         cv2.imwrite(str(tmp_path / f"{name}_pred_av.jpg"), cv2.addWeighted(colours, 0.8, frame, 0.2, 0))
     (tmp_path / "iou_test_av.txt").write_text("0,0.5\n")
+    read = read_predictions([tmp_path], NAMES)
+    for name, found in zip(NAMES, scaled, strict=True):
+        assert np.abs(read.one(name, "the map", 2) - 255 * found).mean() < 1.5
     (table,) = score([tmp_path], data, protocols=["ciou-fixed"])
     assert "read back from EZ-VSL's pictures" in " ".join(table.notes) and table.samples == 6
     expected = ciou_at(smooth, TRUTH)[0]
     assert values(table)["cIoU >= 0.5"] == pytest.approx(100 * (expected >= 0.5).mean())
-    assert values(table)["AUC"] == pytest.approx(100 * expected.mean(), abs=3)
 
 
 def test_avsbenchs_tree_of_masks_is_read(data: Path, tmp_path: Path) -> None:
