@@ -47,6 +47,7 @@ def evaluate(
     windows: int = 1,
     maps: Sequence[str] = (),
     object_prior: Path | None = None,
+    vggsounder: Path | None = None,
     batch_size: int = 32,
     workers: int = 0,
     seed: int = 0,
@@ -61,8 +62,9 @@ def evaluate(
     ``model`` is a run (its best weights), a checkpoint or a converted folder. ``fold`` (k, n): only the clips of that
     fold by recording, which a run with ``data.fold`` did not see. ``by``: after the tables of all clips also those of
     each group with the same value in this column, "label" or one of the clips' ``extra``. ``object_prior``:
-    torchvision's weights of an ImageNet ResNet, with which localization is reported beside that without. ``out``: also
-    write metrics.json there, whose content ``told`` gets; a run keeps its tables in its evaluations.jsonl in any case.
+    torchvision's weights of an ImageNet ResNet, with which localization is reported beside that without.
+    ``vggsounder``: a csv of labels for that protocol, in place of the package's. ``out``: also write metrics.json
+    there, whose content ``told`` gets; a run keeps its tables in its evaluations.jsonl in any case.
     ``save_predictions``: an .npz of what the numbers of all clips were made of (docs/tasks.md). UsageError for unknown
     names, DataError where the model's head and the data do not fit, before any weights are loaded.
 
@@ -84,31 +86,32 @@ def evaluate(
         checkpoint = resolve_checkpoint(model)
         config = read_model_config(checkpoint)
         trained_by = kinds()[config.kind]
-        judged, evaluation = _evaluation(task or trained_by.evaluated_by or trained_by.name)
+        judged, evaluation = evaluation_of(task or trained_by.evaluated_by or trained_by.name)
         chosen_protocols = _protocols(judged, evaluation, protocols, config, checkpoint)
         for option, given, meant in (("--windows", windows > 1, "windows"), ("--map", maps, "maps")):
             if given and not getattr(evaluation, meant):
-                others = [name for name in EVALUATED if getattr(_evaluation(name)[1], meant)]
+                others = [name for name in EVALUATED if getattr(evaluation_of(name)[1], meant)]
                 raise UsageError(
                     f"{option} changes nothing in {judged.name}", hint=f"it is for {' and '.join(others)}"
                 )
         if object_prior is not None and not set(chosen_protocols) & set(evaluation.object_prior):
-            fitting = {name: found for name in EVALUATED if (found := _evaluation(name)[1].object_prior)}
+            fitting = {name: found for name in EVALUATED if (found := evaluation_of(name)[1].object_prior)}
             name, usable = next(iter(fitting.items()))
             raise UsageError(
                 f"--object-prior changes nothing in {', '.join(chosen_protocols)}",
                 hint=f"--task {name} --protocol {','.join(usable)}",
             )
+        check_vggsounder(vggsounder, chosen_protocols)
         dataset = PreparedDataset(data, split)
         dataset.check_rate(config.rate, str(checkpoint))
-        clips = _clips(dataset, fold)
+        clips = clips_of(dataset, fold)
         groups = {} if by is None else _groups(dataset, clips, by)
         context = Context(
             checkpoint=checkpoint,
             config=config,
             dataset=dataset,
             chosen=clips,
-            part=_part(dataset, fold),
+            part=part_of(dataset, fold),
             device=local_device(resolve_device(device)),
             batch_size=batch_size,
             workers=workers,
@@ -116,6 +119,7 @@ def evaluate(
             windows=windows,
             maps=maps,
             object_prior=object_prior,
+            vggsounder=vggsounder,
             world=world,
             keep=save_predictions is not None,
         )
@@ -155,17 +159,18 @@ def metrics(
     tables: Sequence[Table], *, model: Path, data: PreparedDataset, fold: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """What metrics.json holds: the tables, and what they are of, ``weights`` by their sha256."""
+    what = {"model": str(model), "weights": sha256_of(model / WEIGHTS)}
+    return what | {"data": facts_of(data, fold), "tables": [table.as_dict() for table in tables]}
+
+
+def facts_of(data: PreparedDataset, fold: tuple[int, int] | None) -> dict[str, Any]:
+    """What metrics.json says of the data."""
     return {
-        "model": str(model),
-        "weights": sha256_of(model / WEIGHTS),
-        "data": {
-            "name": data.name,
-            "folder": str(data.folder),
-            "split": data.split,
-            "fold": fold,
-            "checksum": data.checksum,
-        },
-        "tables": [table.as_dict() for table in tables],
+        "name": data.name,
+        "folder": str(data.folder),
+        "split": data.split,
+        "fold": fold,
+        "checksum": data.checksum,
     }
 
 
@@ -173,7 +178,8 @@ EVALUATED = tuple(name for name, task in TASKS.items() if task.evaluation)
 """The tasks that have protocols."""
 
 
-def _evaluation(name: str) -> tuple[Task, Evaluation]:
+def evaluation_of(name: str) -> tuple[Task, Evaluation]:
+    """Task ``name``, and how it is evaluated. UsageError where it is not."""
     if name not in EVALUATED:
         raise UsageError(f"there is no task {name!r} to evaluate", hint=f"one of {', '.join(EVALUATED)}")
     task = TASKS[name]
@@ -193,7 +199,16 @@ def _protocols(
     return tuple(evaluation.protocols if evaluation.usual is None else evaluation.usual(config, checkpoint))
 
 
-def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray:
+def check_vggsounder(labels: Path | None, protocols: Sequence[str]) -> None:
+    """UsageError where there are ``labels`` for a protocol that is not among ``protocols``."""
+    if labels is not None and "vggsounder" not in protocols:
+        raise UsageError(
+            f"--vggsounder changes nothing in {', '.join(protocols)}", hint="--protocol vggsounder"
+        )
+
+
+def clips_of(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray:
+    """The numbers (N,) of the clips of a fold, or of all. DataError where it has none."""
     everything = np.arange(len(dataset))
     if fold is None:
         return everything
@@ -206,7 +221,7 @@ def _clips(dataset: PreparedDataset, fold: tuple[int, int] | None) -> np.ndarray
     return chosen
 
 
-def _part(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
+def part_of(dataset: PreparedDataset, fold: tuple[int, int] | None) -> str:
     """What is judged, in words."""
     return f"{dataset.name}, split {dataset.split}" + ("" if fold is None else f", fold {fold[0]}/{fold[1]}")
 

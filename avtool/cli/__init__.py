@@ -19,7 +19,7 @@ STYLE: dict[str, Any] = {
     "context_settings": {"help_option_names": ["-h", "--help"]},
 }
 FIRST, LAST = (
-    ("fetch", "prepare", "convert_data", "pretrain", "finetune", "plot", "evaluate", "report"),
+    ("fetch", "prepare", "convert_data", "pretrain", "finetune", "plot", "evaluate", "score", "report"),
     ("pull", "push", "convert", "export", "serve", "recipes", "demo", "inspect", "bench", "doctor"),
 )
 """Commands that help lists before and after those of the tasks."""

@@ -31,7 +31,8 @@ BESIDE = 2
 """Measures whose intervals stand beside them in 80 columns; where there are more, they stand below."""
 
 
-def _fold(value: str) -> tuple[int, int]:
+def parse_fold(value: str) -> tuple[int, int]:
+    """K and N of ``K/N``."""
     match = re.fullmatch(r"(\d+)/(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]) or int(match[2]) < 2:
         raise typer.BadParameter(f"{value!r} is not K/N with K from 1 to N, and N at least 2, as 1/5")
@@ -62,7 +63,7 @@ def evaluate(
     ] = None,
     split: Annotated[str, option("NAME", "Split to judge, or all.")] = "test",
     fold: Annotated[
-        Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=_fold)
+        Any, option("K/N", "Only fold K of N by recording, as data.fold leaves it out.", parser=parse_fold)
     ] = None,
     by: Annotated[
         str | None, option("COLUMN", "Also tables for each value of a column of the clips' own, or label.")
@@ -75,6 +76,9 @@ def evaluate(
     ] = None,
     object_prior: Annotated[
         Path | None, option("PTH", "ResNet weights: also judge maps mixed with its objects (localize).")
+    ] = None,
+    vggsounder: Annotated[
+        Path | None, option("CSV", "VGGSounder's labels (protocol vggsounder).", usual="its package's")
     ] = None,
     batch_size: Annotated[int, option("N", "Samples at once.", min=1)] = 32,
     workers: Annotated[int, option("N", "Processes that load data.", min=0)] = 0,
@@ -91,13 +95,14 @@ def evaluate(
         model,
         data,
         task=task,
-        protocols=_names(protocol),
+        protocols=names_in(protocol),
         split=split,
         fold=fold,
         by=by,
         windows=windows,
-        maps=_names(maps),
+        maps=names_in(maps),
         object_prior=object_prior,
+        vggsounder=vggsounder,
         batch_size=batch_size,
         workers=workers,
         out=out,
@@ -110,6 +115,11 @@ def evaluate(
     if json:
         print_json(written[0])
         return
+    print_tables(tables)
+
+
+def print_tables(tables: list[Table]) -> None:
+    """Every table for people to read, those of groups by one protocol in one."""
     together: dict[tuple[str, ...], list[Table]] = {}
     for number, table in enumerate(tables):
         of = (table.task, table.protocol) if table.group else (str(number),)
@@ -118,7 +128,8 @@ def evaluate(
         _print(*of_one)
 
 
-def _names(text: str | None) -> list[str]:
+def names_in(text: str | None) -> list[str]:
+    """The names in ``A,B``."""
     return [name.strip() for name in text.split(",")] if text is not None else []
 
 

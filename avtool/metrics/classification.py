@@ -28,6 +28,17 @@ def top_k_correct(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
     return np.clip((k - higher) / equal, 0.0, 1.0)
 
 
+def top_is_true(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Whether the class that scores highest (N, C) is one of ``targets``, bool (N, C): float64 (N,), 1 or 0; where
+    several score highest, the share of them that are. ValueError and NotFinite as ``top_k_correct``."""
+    if scores.ndim != 2 or scores.shape != targets.shape:
+        raise ValueError(f"scores {scores.shape} and targets {targets.shape} are not (N, C) both")
+    if np.isnan(scores).any():
+        raise NotFinite("a score is NaN")
+    highest = scores == scores.max(axis=1, keepdims=True, initial=-np.inf)
+    return (highest & targets).sum(axis=1) / np.maximum(highest.sum(axis=1), 1)
+
+
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Average precision of each class: scores (N, C), targets bool (N, C) -> float64 (C,).
 

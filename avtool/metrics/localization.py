@@ -1,5 +1,5 @@
-"""Localization: does a map point at what sounds? Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive`` and
-``slavc-extended``, their truth, and their controls.
+"""Localization: does a map point at what sounds? Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive``,
+``ciou-fixed``, ``ciou-swept`` and ``slavc-extended``, their truth, and their controls.
 
 Letters: B images, and maps (B, rows, columns) of any resolution, higher where the sound is located; truth (B, H, W).
 """
@@ -106,6 +106,30 @@ def ciou_adaptive(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
     above, at = levels > theta, levels == theta
     share = (count - above.sum(axis=1, keepdims=True)) / at.sum(axis=1, keepdims=True)
     return _ciou(above + share * at, truth)
+
+
+FIXED, SWEPT = 0.5, np.arange(1, 20) / 20
+
+
+def ciou_at(maps: np.ndarray, truth: np.ndarray, thresholds: Sequence[float] = (FIXED,)) -> np.ndarray:
+    """``ciou_median`` where the pixels are predicted that reach one of T ``thresholds`` of the map scaled to 0 to 1 by
+    its own least and highest value: float64 (T, B). A map without levels predicts every pixel.
+
+    Protocol ``ciou-fixed`` takes 0.5 (Senocak et al., CVPR 2018).
+    """
+    levels, truth = _on_truth(maps, truth)
+    low, high = levels.min(axis=1, keepdims=True), levels.max(axis=1, keepdims=True)
+    return np.stack(
+        [_ciou((levels >= low + share * (high - low)).astype(np.float64), truth) for share in thresholds]
+    )
+
+
+def ciou_swept(maps: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Protocol ``ciou-swept``: ``ciou_at`` that one of the thresholds ``SWEPT`` with which most of all maps reach a
+    cIoU of 0.5, of several the lowest: float64 (B,). It is chosen on what is judged, so that no threshold gives
+    more."""
+    cious = ciou_at(maps, truth, SWEPT.tolist())
+    return cious[(cious >= 0.5).sum(axis=1).argmax()]
 
 
 CIOU_THRESHOLDS = np.arange(21) / 20

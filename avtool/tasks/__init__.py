@@ -27,9 +27,8 @@ class Task:
     ``section``: the class of its section of a recipe. ``training``: a class as ``avtool.tasks.training.Training`` says.
     ``kinds``: the models that it trains, by their ``kind`` in config.json; ``head``: the class of the section in which
     config.json says what stands on their encoder. ``protocols``: those of its evaluation, for the shell to complete,
-    which imports nothing heavy. ``evaluated_by``: the task by whose
-    protocols these are evaluated where nothing is said ("": its own). ``command``: the function behind
-    ``avtool NAME``, beside an ``EPILOG``. ``limits``: sentences on what its models are not for.
+    which imports nothing heavy. ``evaluated_by``: the task by whose protocols these are evaluated where nothing is said
+    ("": its own). ``command``: the function behind ``avtool NAME``. ``limits``: what its models are not for.
     """
 
     name: str
@@ -59,10 +58,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a task is evaluated: by which ``protocols``, all of whose names are here.
-
-    ``tables`` of the chosen ones; ``usual``: those for a model where none are named (None: all). ``windows`` and
-    ``maps``: whether these options mean something; ``object_prior``: the protocols for which that one does.
+    """How a task is evaluated: by which ``protocols``; ``tables`` of the chosen; ``usual``: those for a model where
+    none are named (None: all). ``windows``, ``maps``: whether these options mean something; ``object_prior``: by which
+    protocols that one does. ``score``: tables of the context's ``given`` predictions, by the protocols ``scored``.
     """
 
     protocols: Sequence[str]
@@ -71,3 +69,5 @@ class Evaluation:
     windows: bool = False
     maps: bool = False
     object_prior: Sequence[str] = ()
+    score: Callable[[Context, Sequence[str]], list[Table]] | None = None
+    scored: Sequence[str] = ()

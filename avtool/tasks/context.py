@@ -1,4 +1,4 @@
-"""What an evaluation has to do with: a checkpoint, clips, and how to go through them."""
+"""What an evaluation has to do with: a checkpoint or what somebody predicted, clips, and how to go through them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -21,8 +21,9 @@ from avtool.features import LogMel
 from avtool.metrics.bootstrap import bootstrap_mean, bootstrap_statistic
 from avtool.model.build import random_model
 from avtool.progress import progress_bar
+from avtool.tasks.given import Predictions
 from avtool.tasks.settings import view_size
-from avtool.tasks.table import Measure, Row, Table
+from avtool.tasks.table import Measure, Row, Sampled, Table
 
 Key = TypeVar("Key", bound=Hashable)
 Compute = Callable[[dict[str, Tensor]], Mapping[Key, Tensor]]
@@ -36,10 +37,11 @@ class Context:
     ``chosen`` are the numbers of the clips of ``dataset`` to evaluate on, ``part`` what they are in words. Where these
     are a ``group`` of the clips that are judged, ``judged`` are all of them, and ``shared`` keeps, by name, what is the
     same for every group. ``windows`` of a clip are averaged where a protocol does so, and ``maps`` (none: the model's
-    own kind) are evaluated, with ``object_prior``, a ResNet's weights, also mixed with what that finds. ``predictions``
-    collects what ``--save-predictions`` writes: arrays by name, with ``keep`` large ones as well. Results are the same
-    for any ``batch_size``, any ``workers``, and any number of processes in ``world``, which share the samples and leave
-    what is made of them to rank 0.
+    own kind) are evaluated, with ``object_prior``, a ResNet's weights, also mixed with what that finds. ``vggsounder``
+    is a csv of labels in place of that package's. ``predictions`` collects what ``--save-predictions`` writes: arrays
+    by name, with ``keep`` large ones as well. Where predictions are ``given`` (what reads them), these are judged and
+    no model, and there is no ``config``. Results are the same for any ``batch_size``, any ``workers``, and any number
+    of processes in ``world``, which share the samples and leave what is made of them to rank 0.
     """
 
     checkpoint: Path
@@ -57,9 +59,11 @@ class Context:
     shared: dict[str, Any] = field(default_factory=dict)
     maps: Sequence[str] = ()
     object_prior: Path | None = None
+    vggsounder: Path | None = None
     world: World = field(default_factory=World)
     predictions: dict[str, np.ndarray] = field(default_factory=dict)
     keep: bool = False
+    given: Callable[..., Predictions] | None = None
 
     def load(self) -> tuple[nn.Module, LogMel]:
         """The model and its spectrogram, on the device. CheckpointError where a weight is not finite: no number that is
@@ -150,6 +154,19 @@ class Context:
             )
         return dataset, rest
 
+    def ids(self, clips: np.ndarray) -> list[str]:
+        """The ids of ``clips`` (N,)."""
+        return [self.dataset.record(int(i)).id for i in clips]
+
+    def read_given(
+        self, *arrays: str, names: Sequence[str] | None = None, beside: bool = False
+    ) -> Predictions:
+        """What is ``given`` for samples of these ``names`` (None: the ids of the split's clips). ``arrays``: patterns
+        of what an .npz with ids calls them, ``beside`` others: without these there is nothing."""
+        assert self.given is not None
+        names = self.ids(np.arange(len(self.dataset))) if names is None else names
+        return self.given(names, arrays=arrays, rate=self.dataset.sample_rate, beside=beside)
+
     def recordings(self, clips: np.ndarray) -> list[str]:
         """What each of the ``clips`` was recorded in."""
         return [self.dataset.recording(int(i)) for i in clips]
@@ -159,7 +176,7 @@ class Context:
         samples of one recording are not independent."""
         values = np.asarray(values, np.float64) * scale
         found = bootstrap_mean(values, groups=np.asarray(recordings), seed=self.seed)
-        return Measure(found.value, found.low, found.high)
+        return Measure(found.value, found.low, found.high, Sampled(recordings, values))
 
     def measured_whole(
         self, statistic: Callable[[np.ndarray], float], recordings: Sequence[str], *, draws: int
@@ -170,7 +187,28 @@ class Context:
         found = bootstrap_statistic(
             statistic, len(recordings), groups=np.asarray(recordings), seed=self.seed, draws=draws
         )
-        return Measure(100 * found.value, 100 * found.low, 100 * found.high)
+        of = Sampled(recordings, statistic=statistic, draws=draws)
+        return Measure(100 * found.value, 100 * found.low, 100 * found.high, of)
+
+    def difference(self, first: Measure, second: Measure) -> Measure:
+        """What ``first`` has more than ``second``, with its interval: paired, for both are drawn from the same samples.
+        DataError where they were measured of others."""
+        one, other = first.of, second.of
+        if one is None or other is None:
+            return Measure(first.value - second.value)
+        if list(one.recordings) != list(other.recordings):
+            raise DataError(
+                "the two sets of predictions were not judged on the same samples: one has silent estimates where the "
+                "other has none",
+                hint="score each of them alone",
+            )
+        if one.values is not None and other.values is not None:
+            return self.measured(one.values - other.values, one.recordings, scale=1)
+        assert one.statistic and other.statistic
+        of_one, of_other = one.statistic, other.statistic
+        return self.measured_whole(
+            lambda chosen: of_one(chosen) - of_other(chosen), one.recordings, draws=one.draws
+        )
 
     def table(
         self,

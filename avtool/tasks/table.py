@@ -1,31 +1,44 @@
 """What an evaluation gives: tables whose numbers carry their protocol, their floor and how many samples there were."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from avtool.files import finite
 
-MODEL, CONTROL, FLOOR, CEILING = "model", "control", "floor", "ceiling"
+MODEL, CONTROL, FLOOR, CEILING, DIFFERENCE = "model", "control", "floor", "ceiling", "difference"
 """What a row stands for: the model itself, the same under a condition that should spoil it, a predictor that sees and
-hears nothing, and the best that the protocol allows."""
+hears nothing, the best that the protocol allows, and what one model gets more than another on the same samples."""
 UNTRAINED = "untrained weights"
 """The control that every protocol has: the same model as it is before training."""
 
 
+class Sampled(NamedTuple):
+    """What a number is made of: of samples that come from ``recordings`` (N,) the mean of their ``values`` (N,), or,
+    from so many ``draws``, a ``statistic`` of the samples chosen."""
+
+    recordings: Sequence[str]
+    values: np.ndarray | None = None
+    statistic: Callable[[np.ndarray], float] | None = None
+    draws: int = 0
+
+
 @dataclass(frozen=True)
 class Measure:
-    """A number and its 95 % bootstrap interval, where there is one."""
+    """A number and its 95 % bootstrap interval, where there is one; ``of`` what, for differences."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    of: Sampled | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One predictor's measures by name. ``role`` is one of MODEL, CONTROL, FLOOR, CEILING."""
+    """One predictor's measures by name. ``role`` is one of MODEL, CONTROL, FLOOR, CEILING, DIFFERENCE."""
 
     name: str
     role: str
@@ -58,7 +71,8 @@ class Table:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; a number that is not finite is null."""
-        return finite(asdict(self))
+        kept = asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if name != "of"})
+        return finite(kept)
 
 
 def measure_in_words(measure: Mapping[str, Any] | None, unit: str, *, stacked: bool = False) -> str:

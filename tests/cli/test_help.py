@@ -25,6 +25,7 @@ COMMANDS = [
     ["pretrain"],
     ["finetune"],
     ["evaluate"],
+    ["score"],
     ["classify"],
     ["localize"],
     ["separate"],
@@ -123,7 +124,7 @@ def test_help_and_lists_import_nothing_heavy(args: list[str], allowed: list[str]
         ("avtool evaluate run --task re", "retrieve"),
         ("avtool evaluate run --protocol top1,t", "top1,top5"),
         ("avtool evaluate run --task segment --protocol negative-audio,", " ".join(
-            f"negative-audio,{name}" for name in ("avs-tpavi", "avs-published", "avs-semantic"))),
+            f"negative-audio,{name}" for name in ("avs-tpavi", "avs-jf", "avs-published", "avs-semantic"))),
     ],
 )  # fmt: skip
 def test_the_shell_completes_names_and_imports_nothing_heavy(typed: str, shown: str) -> None:

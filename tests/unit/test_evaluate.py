@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +154,7 @@ def test_a_protocols_samples_are_its_own_whatever_is_asked_for_beside_it(model: 
     alone = [*judge(model, data, protocols=["top1"]), *judge(model, data, protocols=["mAP"])]
     beside = judge(model, data, protocols=["mAP", "top1"])
     assert [table.samples for table in beside] == [12, 13]
-    assert [asdict(table) for table in beside] == [asdict(table) for table in alone]
+    assert [table.as_dict() for table in beside] == [table.as_dict() for table in alone]
 
 
 def test_a_classifier_of_several_labels_is_judged_by_protocols_of_several(
@@ -170,10 +169,10 @@ def test_a_classifier_of_several_labels_is_judged_by_protocols_of_several(
 def test_nothing_depends_on_the_batch_size_or_the_workers(model: Path, data: Path, task: str) -> None:
     protocols = ["top1", "mAP", "knn"] if task == "classify" else []
     options = {"task": task, "protocols": protocols, "windows": 2}
-    whole = [asdict(table) for table in judge(model, data, batch_size=64, **options)]
+    whole = [table.as_dict() for table in judge(model, data, batch_size=64, **options)]
     for batch_size, workers in ((1, 0), (3, 2)):
         again = judge(model, data, batch_size=batch_size, workers=workers, **options)
-        assert [asdict(table) for table in again] == whole
+        assert [table.as_dict() for table in again] == whole
 
 
 def test_knn_is_by_the_mean_token_of_each_stream(model: Path, data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ TASK = Task(
     },
     head="avtool.config.types:Classes",
     evaluation="avtool.tasks.classify.protocols:EVALUATION",
-    protocols=("top1", "top5", "mAP", "AUC", "knn"),
+    protocols=("top1", "top5", "mAP", "AUC", "vggsounder", "knn"),
     command="avtool.tasks.classify.command:classify",
     limits="It knows its own classes alone, and names one of them for a clip of anything else, too.",
 )

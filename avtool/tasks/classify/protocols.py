@@ -18,8 +18,10 @@ from avtool.metrics.classification import average_precision, macro, roc_auc, top
 from avtool.metrics.embeddings import nearest_neighbour_hits
 from avtool.model.encoder import encoder_of
 from avtool.tasks import Evaluation
-from avtool.tasks.classify import TASK
+from avtool.tasks.classify import TASK, vggsounder
 from avtool.tasks.classify.train import labels_of, one_hot
+from avtool.tasks.classify.vggsounder import PROTOCOL as VGGSOUNDER
+from avtool.tasks.classify.vggsounder import WORDS as VGGSOUNDER_WORDS
 from avtool.tasks.context import Context
 from avtool.tasks.names import ClassNames
 from avtool.tasks.pretrain.train import mean_tokens
@@ -32,35 +34,115 @@ WORDS = {
     "top5": "the true class is among the five that score highest",
     "mAP": "mean over classes of average precision",
     "AUC": "mean over classes of the area under the ROC curve",
+    VGGSOUNDER: VGGSOUNDER_WORDS,
     "knn": "the nearest training clip, by cosine of the mean token, has the same class (k = 1; of several classes the "
     "first)",
 }
 SETS = ("mAP", "AUC")
 
 
+class Classes(NamedTuple):
+    """``names`` of the model's classes, and of every clip of the data those it has: int64 (N, L), -1 for none;
+    ``unknown`` are its others. ``notes`` say how they were matched."""
+
+    names: Sequence[str]
+    of_clips: Tensor
+    unknown: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
 def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[Table]:
     """Tables of a classifier or linear probe: fused and by head, with either input blanked, and what naming the
     commonest class gets. Windows of a clip are averaged as logits. The data may have some of the model's classes, in
     any order, and others: they are matched by name, all of the model's compete, and clips of others are left out."""
-    classes = _classes(context)
-    single, sets = (tuple(p for p in protocols if (p in SETS) == of_sets) for of_sets in (False, True))
-    groups = [(group, *_judged(context, classes, several=group is sets)) for group in (single, sets) if group]
-    clips = np.unique(np.concatenate([fitting for _, fitting, _ in groups]))
+    count = context.config.head.classes
+    classes = _classes(context.dataset, count, ClassNames.read(context.checkpoint, count=count))
+    judged = _groups(context, classes, protocols)
+    clips = np.unique(np.concatenate([fitting for _, fitting, _ in judged]))
     model, log_mel = context.load()
     everything = _logits(context, model, log_mel, clips)
     if not context.world.main:
         return []
-    truth = one_hot(classes.of_clips[torch.from_numpy(clips)], len(classes.names)).numpy()
     context.predictions |= {f"logits_{name}": value for name, value in everything.items()} | {
         "clips": clips,
-        "ids": np.array([context.dataset.record(int(i)).id for i in clips]),
-        "targets": truth,
+        "ids": np.array(context.ids(clips)),
+        "targets": _truth(classes, clips),
         "classes": np.array(classes.names),
     }
-    tables = []
-    for group, fitting, left_out in groups:
+    return _tables_of(context, classes, judged, everything, clips, made=context.in_windows("logits"))
+
+
+def score_classes(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """Tables of the class scores that are ``given``: (classes,) a clip, in the order of the names given with them, else
+    of the data's classes."""
+    given, dataset = context.read_given("scores", "logits_fused"), context.dataset
+    alone = {
+        BLANKED["image"]: context.read_given("scores_sound", "logits_fused, image blank", beside=True),
+        BLANKED["audio"]: context.read_given("scores_picture", "logits_fused, sound silent", beside=True),
+    }
+    if not given.found:
+        given.there(context.ids(context.chosen))
+    first = given.one(next(iter(given.found)), "an array of scores", 1)
+    known = ClassNames(given.classes) if given.classes else None
+    if known and len(known.names) != len(first):
+        raise DataError(
+            f"{given.name} names {len(known.names)} classes and has {len(first)} scores a clip",
+            hint="name each once",
+        )
+    classes = _classes(dataset, len(first), known, whose=given.name)
+    judged = []
+    for group, fitting, left_out in _groups(context, classes, protocols):
+        has = given.there(context.ids(fitting))
+        judged.append((group, fitting[has], left_out | {"without a prediction": int((~has).sum())}))
+    clips = np.unique(np.concatenate([fitting for _, fitting, _ in judged]))
+    everything = {
+        row: np.stack([found.one(name, "an array of scores", 1, first) for name in context.ids(clips)])
+        for row, found in {"scores": given, **alone}.items()
+        if found.found and found.there(context.ids(clips)).all()
+    }
+    return _tables_of(context, classes, judged, everything, clips, made="scores as given")
+
+
+Group = tuple[Sequence[str], np.ndarray, dict[str, int]]
+"""Protocols that judge the same clips, these clips (N,) ascending, and how many they cannot judge, by reason."""
+
+
+def _groups(context: Context, classes: Classes, protocols: Sequence[str]) -> list[Group]:
+    """The ``protocols`` of one label a clip and those of sets, and the clips that each can judge."""
+    single = tuple(name for name in protocols if name not in (*SETS, VGGSOUNDER))
+    sets = tuple(name for name in protocols if name in SETS)
+    groups: list[Group] = []
+    for group in filter(None, (single, sets)):
+        groups.append((group, *_judged(context, classes, several=group is sets)))
+    if VGGSOUNDER in protocols:
+        groups.append(((VGGSOUNDER,), *vggsounder.labelled(context, classes.names)))
+    return groups
+
+
+def _truth(classes: Classes, clips: np.ndarray) -> np.ndarray:
+    return one_hot(classes.of_clips[torch.from_numpy(clips)], len(classes.names)).numpy()
+
+
+def _tables_of(
+    context: Context,
+    classes: Classes,
+    judged: Sequence[Group],
+    everything: dict[str, np.ndarray],
+    clips: np.ndarray,
+    *,
+    made: str,
+) -> list[Table]:
+    """A table for each group that is ``judged``, of scores (N, C) of ``clips`` (N,) by row; ``made``: how, in words."""
+    truth, tables = _truth(classes, clips), []
+    for group, fitting, left_out in judged:
         places = np.searchsorted(clips, fitting)
         logits, targets = {name: value[places] for name, value in everything.items()}, truth[places]
+        if group == (VGGSOUNDER,):
+            tables += vggsounder.tables_of(
+                context, classes.names, logits, fitting, heard=BLANKED["image"], seen=BLANKED["audio"],
+                left_out=left_out, notes=[*classes.notes, f"{made[0].upper()}{made[1:]}."],
+            )  # fmt: skip
+            continue
         recordings = context.recordings(fitting)
         rows = [
             Row(
@@ -73,7 +155,7 @@ def evaluate_classification(context: Context, protocols: Sequence[str]) -> list[
         floor = np.broadcast_to(targets.mean(axis=0), targets.shape)
         rows.append(Row(COMMONEST, FLOOR, _measures(context, floor, targets, group, recordings)))
         notes = [*classes.notes, *_trivial(group, targets.astype(bool), classes.names)]
-        words = "; ".join([*(WORDS[name] for name in group), context.in_windows("logits")])
+        words = "; ".join([*(WORDS[name] for name in group), made])
         name = ", ".join(group)
         tables.append(
             context.table("classify", name, words, rows, recordings, left_out=left_out, notes=notes)
@@ -102,33 +184,23 @@ def _trivial(protocols: Sequence[str], targets: np.ndarray, names: Sequence[str]
     return notes
 
 
-class Classes(NamedTuple):
-    """``names`` of the model's classes, and of every clip of the data those it has: int64 (N, L), -1 for none;
-    ``unknown`` are its others. ``notes`` say how they were matched."""
-
-    names: Sequence[str]
-    of_clips: Tensor
-    unknown: Sequence[str] = ()
-    notes: Sequence[str] = ()
-
-
-def _classes(context: Context) -> Classes:
-    """Those of the data as the model numbers them. DataError where it knows none of them, or only how many it has."""
-    count, dataset = context.config.head.classes, context.dataset
-    of_clips, known = labels_of(dataset), ClassNames.read(context.checkpoint, count=count)
+def _classes(
+    dataset: PreparedDataset, count: int, known: ClassNames | None, *, whose: str = "the model"
+) -> Classes:
+    """Those of the data as the model, or ``whose`` they are, numbers its ``count``. DataError where it knows none of
+    them, or only how many it has."""
+    of_clips = labels_of(dataset)
     hint = "evaluate on the data it was trained for, or fine-tune it on this"
     if known is None:
         if count != len(dataset.classes):
-            found = f"the model tells {count} classes apart, whose names were not saved with it, {dataset.folder} has"
+            found = f"{whose} tells {count} classes apart, whose names were not saved with it, {dataset.folder} has"
             raise DataError(f"{found} {len(dataset.classes)}", hint=hint)
         return Classes(dataset.classes, of_clips)
     if known.names == tuple(dataset.classes):
         return Classes(known.names, of_clips)
     same = matched(dataset.classes, known.names)
     if not same:
-        found = (
-            f"the model knows none of the classes of {dataset.folder}: it tells {listed(known.names)} apart"
-        )
+        found = f"{whose} knows none of the classes of {dataset.folder}: it tells {listed(known.names)} apart"
         raise DataError(found, hint=hint)
     number = {name: k for k, name in enumerate(known.names)}
     numbers = torch.tensor([number[same[name]] if name in same else -1 for name in dataset.classes] + [-1])
@@ -277,4 +349,11 @@ def _usual(config: Config, checkpoint: Path) -> Sequence[str]:
     return SETS if names is not None and names.several else ("top1", "top5")
 
 
-EVALUATION = Evaluation(tuple(WORDS), _tables, _usual, windows=True)
+EVALUATION = Evaluation(
+    tuple(WORDS),
+    _tables,
+    _usual,
+    windows=True,
+    score=score_classes,
+    scored=("top1", "top5", *SETS, VGGSOUNDER),
+)

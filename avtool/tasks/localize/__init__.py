@@ -9,7 +9,10 @@ TASK = Task(
     kinds={"localization": "avtool.model.localization:LocalizationModel"},
     head="avtool.tasks.localize.recipe:Localizer",
     evaluation="avtool.tasks.localize.protocols:EVALUATION",
-    protocols=("pointing", "ciou-median", "ciou-adaptive", "slavc-extended", "negative-audio"),
+    protocols=(
+        *("pointing", "ciou-median", "ciou-adaptive", "ciou-fixed", "ciou-swept"),
+        *("slavc-extended", "negative-audio"),
+    ),
     command="avtool.tasks.localize.command:localize",
     limits="Its map says where a sound would come from, not whether anything in view sounds.",
 )

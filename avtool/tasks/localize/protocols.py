@@ -1,4 +1,4 @@
-"""Protocols ``pointing``, ``ciou-median``, ``ciou-adaptive`` and ``slavc-extended``: does a map show what sounds?
+"""Protocols ``pointing``, ``ciou-*`` and ``slavc-extended``: does a map show what sounds?
 
 All of them are read off the same maps, from one pass. The whole frame is seen, squeezed to the model's size, and the
 truth is drawn on it at 224 x 224.
@@ -19,10 +19,15 @@ from avtool.features import inputs_of, other_sound, silence
 from avtool.metrics.localization import (
     CIOU_THRESHOLDS,
     EVALUATION_SIZE,
+    FIXED,
+    SWEPT,
+    Exchange,
     boxes_to_mask,
     centred_disc,
     ciou_adaptive,
+    ciou_at,
     ciou_median,
+    ciou_swept,
     consensus_map,
     exchange_sounds,
     ideal_map,
@@ -76,7 +81,17 @@ PROTOCOLS = {
         lambda maps, truth: _shares(ciou_adaptive(maps, truth)),
         "as many pixels are predicted as the truth has",
     ),
+    "ciou-fixed": Protocol(
+        lambda maps, truth: _shares(ciou_at(maps, truth)[0]),
+        f"the pixels are predicted that reach {FIXED:g} of the map scaled to 0 to 1",
+    ),
+    "ciou-swept": Protocol(
+        lambda maps, truth: _shares(ciou_swept(maps, truth)),
+        f"the same at the best of {len(SWEPT)} thresholds, one for all maps of a row, chosen on what is judged: "
+        "the most that a threshold can give",
+    ),
 }
+USUAL = ("pointing", "ciou-median", "ciou-adaptive")
 
 
 def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth: bool = True) -> list[Table]:
@@ -107,7 +122,11 @@ def evaluate_localization(context: Context, protocols: Sequence[str], *, smooth:
             for (kind, control), found in maps.items()
             if control != UNTRAINED
         }
-    context.predictions |= {"clips": clips, "truth": truth.astype(np.float16)}
+    context.predictions |= {
+        "clips": clips,
+        "truth": truth.astype(np.float16),
+        "ids": np.array(context.ids(clips)),
+    }
     context.predictions |= {
         f"{kind}: {control or 'model'}".replace(slavc.EXCHANGED, exchange.called): found
         for (kind, control), found in (every | maps).items()
@@ -257,6 +276,23 @@ def _maps(context: Context, judged: slavc.Judged, *, of_slavc: bool) -> dict[tup
     return context.each(mixed, np.arange(len(clips)), compute)
 
 
+def score_maps(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """A table a protocol of the maps ``given`` in the context, any size alike, higher where the sound is located."""
+    given = context.read_given("maps", "(?!.*smoothed).*: model")
+    truth, clips, left_out = truth_of(context.dataset, context.chosen)
+    ids = context.ids(clips)
+    has = given.there(ids)
+    clips, truth, left_out = clips[has], truth[has], left_out | {"without a prediction": int((~has).sum())}
+    first = given.one(ids[int(has.argmax())], "the map", 2)
+    maps = np.stack(
+        [given.one(name, "the map", 2, first) for name, there in zip(ids, has, strict=True) if there]
+    )
+    judged = slavc.Judged(clips, truth, context.recordings(clips), left_out, Exchange(None, ""))
+    return [
+        _table(context, {("map", ""): maps}, judged, name=name, plain=(), objects=None) for name in protocols
+    ]
+
+
 def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     with_truth = [name for name in protocols if name != NEGATIVES]
     tables = evaluate_localization(context, with_truth) if with_truth else []
@@ -268,9 +304,11 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
 EVALUATION = Evaluation(
     (*PROTOCOLS, SLAVC, NEGATIVES),
     _tables,
-    usual=lambda config, checkpoint: tuple(PROTOCOLS),
+    usual=lambda config, checkpoint: USUAL,
     maps=True,
     object_prior=tuple(PROTOCOLS),
+    score=score_maps,
+    scored=tuple(PROTOCOLS),
 )
-"""Usual are not ``slavc-extended`` and ``negative-audio``, which make sounds of their own: the one needs cosines, the
-other clips that are not judged."""
+"""Usual are not ``slavc-extended`` and ``negative-audio``, which make sounds of their own, so that no maps can be given
+for them: the one needs cosines, the other clips that are not judged."""

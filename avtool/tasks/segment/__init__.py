@@ -9,7 +9,7 @@ TASK = Task(
     kinds={"segmentation": "avtool.model.unet:SegmentationModel"},
     head="avtool.tasks.segment.recipe:Masks",
     evaluation="avtool.tasks.segment.protocols:EVALUATION",
-    protocols=("avs-tpavi", "avs-published", "avs-semantic", "negative-audio"),
+    protocols=("avs-tpavi", "avs-jf", "avs-published", "avs-semantic", "negative-audio"),
     command="avtool.tasks.segment.command:segment",
     limits="It marks things like those with masks in its training data, and cannot tell one of a kind from another.",
 )

@@ -1,4 +1,4 @@
-"""Protocols ``avs-tpavi``, ``avs-published`` and ``avs-semantic``: which pixels of a frame sound.
+"""Protocols ``avs-tpavi``, ``avs-jf``, ``avs-published`` and ``avs-semantic``: which pixels of a frame sound.
 
 Every masked frame is seen whole, squeezed to the model's size, with the sound around it. What the model gives is
 resized to 224 x 224 and judged there.
@@ -18,12 +18,22 @@ from avtool.data.views import MaskViews, MixtureViews, class_names, masked_clips
 from avtool.errors import DataError, UsageError
 from avtool.features import inputs_of, other_sound
 from avtool.metrics.localization import ANOTHER_CLASS, ANOTHER_CLIP, Exchange, exchange_sounds
-from avtool.metrics.segmentation import ClassScores, FrameScores, avs_published, avs_semantic, avs_tpavi
+from avtool.metrics.segmentation import (
+    ClassScores,
+    FrameScores,
+    avs_published,
+    avs_semantic,
+    avs_tpavi,
+    class_scores,
+    frame_scores,
+)
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.given import GivenViews
 from avtool.tasks.names import ClassNames
 from avtool.tasks.negatives import PROTOCOL as NEGATIVES
 from avtool.tasks.segment import TASK
+from avtool.tasks.segment.given import class_numbers, masks_of, probabilities
 from avtool.tasks.segment.negatives import negative_audio
 from avtool.tasks.segment.train import EVALUATION_SIZE, Scores, blind, check_classes, resized, scores_of
 from avtool.tasks.table import CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
@@ -57,8 +67,15 @@ def evaluate_segmentation(context: Context, protocols: Sequence[str]) -> list[Ta
     if not context.world.main:
         return []
     context.predictions |= {"frames": frames.frames, **_kept(scores), **masks}
+    context.predictions["ids"] = np.array(context.ids(frames.frames[:, 0]))
+    return _tables_of(context, protocols, scores, frames, list(exchange.notes))
+
+
+def _tables_of(
+    context: Context, protocols: Sequence[str], scores: dict[str, Scores], frames: Frames, notes: list[str]
+) -> list[Table]:
+    """A table a protocol of all frames, and one of those with two objects or more."""
     crowded = _crowded(context.dataset, frames.frames)
-    notes = list(exchange.notes)
     if crowded.all():
         notes.append("Every frame has two objects or more in view.")
     tables = [_table(context, protocol, scores, frames, notes) for protocol in protocols]
@@ -155,12 +172,16 @@ def _scores(
     mixed = views if sounds is None else MixtureViews(views, np.stack([order, sounds], axis=1))
     found = context.each(mixed, order, compute)
     kept = {f"{MASK}: {MODEL_ROW}": found.pop((MODEL_ROW, MASK))} if (MODEL_ROW, MASK) in found else {}
-    kind = FrameScores if classes == 1 else ClassScores
-    scores: dict[str, Scores] = {
+    return _by_row(found, classes > 1), kept
+
+
+def _by_row(found: dict[tuple[str, str], np.ndarray], semantic: bool) -> dict[str, Scores]:
+    """Scores by row, from their parts by row and name."""
+    kind = ClassScores if semantic else FrameScores
+    return {
         name: kind(*(torch.from_numpy(found[name, part]) for part in kind._fields))
         for name in dict.fromkeys(name for name, _ in found)
     }
-    return scores, kept
 
 
 def _table(
@@ -205,6 +226,17 @@ def _tpavi(context: Context, scores: FrameScores, recordings: list[str]) -> dict
     }
 
 
+def _jf(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
+    iou = torch.where(scores.empty, scores.background, scores.foreground).numpy()
+    curves, full = scores.f_curve.numpy(), ~scores.empty.numpy()
+
+    def mean(chosen: np.ndarray) -> float:
+        of_full = curves[chosen[full[chosen]]]
+        return (iou[chosen].mean() + of_full.mean(axis=0).max()) / 2 if len(of_full) else np.nan
+
+    return {"J&F": context.measured_whole(mean, recordings, draws=DRAWS)}
+
+
 def _published(context: Context, scores: FrameScores, recordings: list[str]) -> dict[str, Measure]:
     nothing = scores.empty.numpy()
     values = {
@@ -241,6 +273,7 @@ PROTOCOLS = {
         "F (beta^2 = 0.3): highest of 255 thresholds, over the whole set",
         _tpavi,
     ),
+    "avs-jf": Protocol("J&F: the mean of mIoU and F by avs-tpavi (no F of outlines, as in DAVIS)", _jf),
     "avs-published": Protocol(
         "mIoU: mean of the foreground's and the background's IoU; F: each frame's own highest; frames without an "
         "object left out",
@@ -286,6 +319,53 @@ def _tables(context: Context, protocols: Sequence[str]) -> list[Table]:
     return tables + (negative_audio(context) if NEGATIVES in protocols else [])
 
 
+def score_masks(context: Context, protocols: Sequence[str]) -> list[Table]:
+    """A table a protocol of the masks that are ``given``, one for each masked frame of a clip, in their order; for
+    ``avs-semantic`` of class numbers. UsageError for protocols of both kinds."""
+    dataset = context.dataset
+    if len({PROTOCOLS[name].semantic for name in protocols}) > 1:
+        raise UsageError(
+            "avs-semantic judges masks with classes, the other protocols one mask of all that sounds",
+            hint="score them one after the other",
+        )
+    semantic, given = PROTOCOLS[protocols[0]].semantic, context.read_given("masks", "mask: model")
+    clips = masked_clips(dataset, context.chosen.tolist())
+    has = given.there(context.ids(clips))
+    if semantic:
+        check_classes(dataset, clips)
+    frames = masked_frames(dataset, clips[has].tolist())
+    classes = len(class_names(dataset)) if semantic else 1
+
+    def prediction(number: int) -> np.ndarray:
+        clip, frame = frames[number].tolist()
+        record = dataset.record(clip)
+        masks, where = masks_of(given, record)
+        mask = masks[record.masked.index(frame)]
+        if semantic:
+            return class_numbers(mask, classes, where)
+        return probabilities(mask, where, binary=given.binary)
+
+    views = MaskViews(
+        dataset, frames, image_size=16, window_samples=1, mask_size=EVALUATION_SIZE, semantic=semantic
+    )
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        found, truth = batch["given"], batch["mask"]
+        own = class_scores(found, truth, classes=classes) if semantic else frame_scores(found, truth > 0)
+        blank = found.new_zeros(len(found), classes, *EVALUATION_SIZE, dtype=torch.float32)
+        scores = {MODEL_ROW: own} | {name: scores_of(guess, truth) for name, guess in blind(blank).items()}
+        return {(name, part): values for name, of in scores.items() for part, values in of._asdict().items()}
+
+    found = context.each(GivenViews(views, prediction), np.arange(len(frames)), compute)
+    left_out = {"without a mask": len(context.chosen) - len(clips), "without a prediction": int((~has).sum())}
+    judged = Frames(frames, context.recordings(frames[:, 0]), left_out)
+    return _tables_of(context, protocols, _by_row(found, semantic), judged, [])
+
+
 EVALUATION = Evaluation(
-    (*PROTOCOLS, NEGATIVES), _tables, lambda config, checkpoint: fitting_protocols(config)
+    (*PROTOCOLS, NEGATIVES),
+    _tables,
+    lambda config, checkpoint: [name for name in fitting_protocols(config) if name != "avs-jf"],
+    score=score_masks,
+    scored=tuple(PROTOCOLS),
 )

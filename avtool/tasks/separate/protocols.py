@@ -9,14 +9,16 @@ from torch import Tensor
 
 from avtool.data.dataset import PreparedDataset
 from avtool.data.parts import labelled
-from avtool.data.views import MixtureViews
+from avtool.data.views import EvaluationViews, MixtureViews
 from avtool.errors import DataError
+from avtool.features import LogMel
 from avtool.losses import binary_masks, ratio_masks
 from avtool.metrics.separation import bss_eval, silent
 from avtool.tasks import Evaluation
 from avtool.tasks.context import Context
+from avtool.tasks.given import GivenViews
 from avtool.tasks.separate import TASK
-from avtool.tasks.separate.train import fixed_mixtures, mask_logits, mix
+from avtool.tasks.separate.train import Mixtures, fixed_mixtures, mask_logits, mix
 from avtool.tasks.table import CEILING, CONTROL, FLOOR, MODEL, UNTRAINED, Measure, Row, Table
 
 PROTOCOL = "bss-eval"
@@ -57,6 +59,57 @@ def evaluate_separation(context: Context, protocols: Sequence[str] = (PROTOCOL,)
     scores, no_source, kept = _scores(context, pairs.mixtures)
     if not context.world.main:
         return []
+    context.predictions["ids"] = np.array(pair_names(context.dataset, pairs.mixtures))
+    return _tables_of(context, pairs, scores, no_source, kept)
+
+
+def score_sounds(context: Context, protocols: Sequence[str] = (PROTOCOL,)) -> list[Table]:
+    """The table of the sounds that are ``given``: of each mixture "A+B" (``find_pairs``) the sound of A and that of B,
+    as many samples of all around the middles of the clips. DataError where they are of another length."""
+    dataset, pairs = context.dataset, find_pairs(context.dataset, context.chosen, seed=context.seed)
+    names = pair_names(dataset, pairs.mixtures)
+    given = context.read_given("sounds", "waveforms_model", names=names)
+    has = given.there(names)
+    kept, mixtures = [name for name, there in zip(names, has, strict=True) if there], pairs.mixtures[has]
+    first, _ = given.of(kept[0])
+    length = first[0].shape[-1]
+
+    def prediction(number: int) -> np.ndarray:
+        sounds, where = given.of(kept[number])
+        sounds = list(sounds[0]) if sounds[0].ndim == 2 else sounds
+        if [sound.shape for sound in sounds] != [(length,)] * mixtures.shape[1]:
+            shapes = ", ".join(str(sound.shape) for sound in sounds)
+            raise DataError(
+                f"{where}: the sounds of {kept[number]} are of shapes {shapes}, not {mixtures.shape[1]} of "
+                f"({length},), as the first",
+                hint="give the sound of each clip of a mixture, A+B_1 and A+B_2, all of one length",
+            )
+        stacked = np.stack(sounds)
+        return stacked / np.float32(32768) if stacked.dtype == np.int16 else stacked.astype(np.float32)
+
+    log_mel = LogMel(sample_rate=dataset.sample_rate)
+
+    def compute(batch: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+        mixed = mix(log_mel, batch)
+        return _judge(mixed, {MODEL_ROW: batch["given"], **_bounds(log_mel, mixed)})
+
+    views = EvaluationViews(dataset, image_size=16, window_samples=length)
+    found = context.each(
+        GivenViews(MixtureViews(views, mixtures), prediction), np.arange(len(mixtures)), compute
+    )
+    left_out = pairs.left_out | {"as mixtures without a prediction": int((~has).sum())}
+    return _tables_of(context, Pairs(mixtures, pairs.words, left_out), *_by_row(found))
+
+
+def pair_names(dataset: PreparedDataset, mixtures: np.ndarray) -> list[str]:
+    """What ``mixtures`` (M, S) are called: the ids of their clips, joined by +."""
+    return ["+".join(dataset.record(int(i)).id for i in clips) for clips in mixtures]
+
+
+def _tables_of(
+    context: Context, pairs: Pairs, scores: Scores, no_source: np.ndarray, kept: dict[str, np.ndarray]
+) -> list[Table]:
+    """The table of what ``_by_row`` gives."""
     found = np.isfinite(np.stack([of_row["SDR"] for of_row in scores.values()])).all(axis=0)
     of_sources = np.repeat(context.recordings(pairs.mixtures[:, 0]), pairs.mixtures.shape[1])
     if not found.any():
@@ -113,19 +166,10 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray,
         masks = {
             MODEL_ROW: mask_logits(model, mixed).sigmoid(),
             UNTRAINED: mask_logits(untrained, mixed).sigmoid(),
-            RATIO: ratio_masks(mixed.sources),
-            BINARY: binary_masks(mixed.sources),
         }
         estimates = {name: log_mel.masked(mixed.mixture, mask) for name, mask in masks.items()}
         estimates[EXCHANGED] = estimates[MODEL_ROW].roll(1, dims=1)
-        estimates[MIXTURE] = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
-        scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in ROLES], dim=1))
-        quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
-        found = {(SILENT, ""): quiet} | {
-            (name, measure): values
-            for measure in MEASURES
-            for name, values in zip(ROLES, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
-        }
+        found = _judge(mixed, estimates | _bounds(log_mel, mixed))
         if context.keep:
             found[KEPT, "masks_model"] = masks[MODEL_ROW].half()
             for name, sounds in (("model", estimates[MODEL_ROW]), ("sources", mixed.waveforms)):
@@ -133,11 +177,34 @@ def _scores(context: Context, mixtures: np.ndarray) -> tuple[Scores, np.ndarray,
         return found
 
     found = context.each(MixtureViews(context.views(), mixtures), np.arange(len(mixtures)), compute)
-    if not context.world.main:
-        return {}, np.zeros(0, bool), {}
-    scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in ROLES}
+    return _by_row(found)
+
+
+def _bounds(log_mel: LogMel, mixed: Mixtures) -> dict[str, Tensor]:
+    """The floor and the ceilings as estimates (B, S, N), by row."""
+    ideal = {RATIO: ratio_masks(mixed.sources), BINARY: binary_masks(mixed.sources)}
+    itself = mixed.mixture.unsqueeze(1).expand_as(mixed.waveforms)
+    return {MIXTURE: itself} | {name: log_mel.masked(mixed.mixture, mask) for name, mask in ideal.items()}
+
+
+def _judge(mixed: Mixtures, estimates: dict[str, Tensor]) -> dict[tuple[str, str], Tensor]:
+    """Scores (B, S) of ``estimates`` (B, S, N) by row and measure, and which sources are silent."""
+    rows = [name for name in ROLES if name in estimates]
+    scores = bss_eval(mixed.waveforms, torch.stack([estimates[name] for name in rows], dim=1))
+    quiet = silent(mixed.waveforms).any(dim=1, keepdim=True).expand(mixed.waveforms.shape[:2])
+    return {(SILENT, ""): quiet} | {
+        (name, measure): values
+        for measure in MEASURES
+        for name, values in zip(rows, getattr(scores, measure.lower()).unbind(dim=1), strict=True)
+    }
+
+
+def _by_row(found: dict[tuple[str, str], np.ndarray]) -> tuple[Scores, np.ndarray, dict[str, np.ndarray]]:
+    """The scores of all sources by row, which are silent, and what is kept; nothing of nothing."""
+    rows = [name for name in ROLES if (name, MEASURES[0]) in found]
+    scores = {name: {measure: found[name, measure].ravel() for measure in MEASURES} for name in rows}
     kept = {name: values for (kind, name), values in found.items() if kind == KEPT}
-    return scores, found[SILENT, ""].ravel(), kept
+    return scores, found.get((SILENT, ""), np.zeros(0, bool)).ravel(), kept
 
 
 def _measures(
@@ -153,4 +220,4 @@ def _measures(
     }
 
 
-EVALUATION = Evaluation((PROTOCOL,), evaluate_separation)
+EVALUATION = Evaluation((PROTOCOL,), evaluate_separation, score=score_sounds, scored=(PROTOCOL,))
