@@ -100,6 +100,7 @@ FUSIONS: Table[type[nn.Module]] = Table(
         "token": "avtool.model.fusion:TokenAttention",
         "dense": "avtool.model.fusion:DenseAttention",
         "factorized": "avtool.model.fusion:FactorizedAttention",
+        "bilinear": "avtool.model.fusion:BilinearAttention",
     },
 )
 DATASETS: Table[DataSet] = Table(
