@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.model.attention import attention_weights, merge_heads, split_heads
-from avtool.model.fusion import BilinearAttention, FusionBlock, PairAttention
+from avtool.model.bilinear import BilinearAttention
+from avtool.model.fusion import FusionBlock, PairAttention
 
 
 class BuiltPairs(nn.Module):

@@ -3,8 +3,6 @@
 Dimension letters, here and in the whole package: B batch, H heads, T tokens, N patches, D width, d width of one head.
 """
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,30 +65,3 @@ def attend_pairs(
     return attend(query, image_key, image_value, scale=scale) + attend(
         query, audio_key, audio_value, scale=scale
     )
-
-
-class PairWeights(NamedTuple):
-    """A softmax over pairs of an image and an audio token, times its sum ``total`` (B, H, T, 1): ``image``
-    (B, H, T, Ni) and ``audio`` (B, H, T, Na), each summed over the other's tokens."""
-
-    image: Tensor
-    audio: Tensor
-    total: Tensor
-
-
-def pair_weights(
-    query: Tensor, image_key: Tensor, audio_key: Tensor, products: Tensor, *, scale: float
-) -> PairWeights:
-    """Attention over pairs (image token i, audio token j) whose logits do not split: scale * q (k_i + k'_j) + x_ij.
-
-    ``query`` (B, H, T, d), ``image_key`` (B, H, Ni, d), ``audio_key`` (B, H, Na, d); ``products`` x (B, H, Ni, Na), so
-    small that their exponential is finite.
-
-    With p and r the softmaxes over image and over audio tokens alone, as in ``attend_pairs``, a pair's weight is
-    p_i r_j exp(x_ij) / Z. Its sums over j, over i and over both are matrix products with the one matrix exp(x), which
-    all T queries share: exact, and the T Ni Na weights are never there.
-    """
-    image, audio = (attention_weights(query, key, scale=scale) for key in (image_key, audio_key))
-    factor = products.exp()
-    of_image = image * (audio @ factor.transpose(-2, -1))
-    return PairWeights(of_image, audio * (image @ factor), of_image.sum(dim=-1, keepdim=True))

@@ -1,9 +1,9 @@
 """Fusion blocks: how the fusion tokens of a layer read its image and audio tokens.
 
-The interactions of DeepAVFusion (arXiv 2312.01017, section 3.2): ``token`` reads single tokens, ``dense`` all pairs of
-an image and an audio token, ``factorized`` the pairs of a few tokens that first aggregate each modality. Their softmax
-over pairs is a product of two: see ``avtool.model.attention.attend_pairs``. That of ``bilinear`` is not: see
-``pair_weights`` there. An interaction is one class and one line in ``avtool.registry.FUSIONS``.
+Three interactions (DeepAVFusion, arXiv 2312.01017, section 3.2): ``token`` reads single tokens, ``dense`` all pairs of
+an image and an audio token, ``factorized`` the pairs of a few tokens that first aggregate each modality. No pair is
+ever built: see ``avtool.model.attention.attend_pairs``. ``avtool.model.bilinear`` is a fourth. A kind of interaction
+is one class and one line in ``avtool.registry.FUSIONS``.
 """
 
 from typing import Any
@@ -12,15 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avtool.model.attention import (
-    PairWeights,
-    attend,
-    attend_pairs,
-    attention_weights,
-    merge_heads,
-    pair_weights,
-    split_heads,
-)
+from avtool.model.attention import attend, attend_pairs, attention_weights, merge_heads, split_heads
 from avtool.model.transformer import BranchNoise, DropPath, Mlp
 from avtool.registry import FUSIONS
 
@@ -108,60 +100,6 @@ class DenseAttention(PairAttention):
 
     def __init__(self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int]) -> None:
         super().__init__(dim, heads=heads, attn_ratio=attn_ratio, value_width=int(dim * attn_ratio))
-
-
-class BilinearAttention(PairAttention):
-    """``DenseAttention`` in which the weight of a pair also depends on a product of its two tokens.
-
-    In each head the product is x_ij = a_i b_j, where a_i and b_j are of width ``rank``: maps of the image and of the
-    audio token, shortened so that x stays within ``LARGEST_PRODUCT`` of 0. The key of a pair is [k_i + k'_j ; x_ij],
-    with a query [q ; 1]. Beside its value a head puts out the log of Z = sum_ij p_i r_j exp(x_ij), the soft maximum of
-    x over the pairs that it attends to.
-    """
-
-    def __init__(
-        self, dim: int, *, heads: int, attn_ratio: float, tokens: tuple[int, int, int], rank: int = 4
-    ) -> None:
-        width = int(dim * attn_ratio)
-        super().__init__(dim, heads=heads, attn_ratio=attn_ratio, value_width=width)
-        self.a, self.b = nn.Linear(dim, heads * rank), nn.Linear(dim, heads * rank)
-        self.proj = nn.Linear(width + heads, dim)
-
-    def factors(self, image: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Ni, D), (B, Na, D) -> a (B, H, Ni, rank) and b (B, H, Na, rank), of norms below the root of
-        ``LARGEST_PRODUCT``. Short ones are divided by the root of the rank, and a_i b_j so by the rank."""
-        maps = (split_heads(part, self.heads) for part in (self.a(image), self.b(audio)))
-        a, b = (
-            part * (LARGEST_PRODUCT / (LARGEST_PRODUCT * part.shape[-1] + _square(part))).sqrt()
-            for part in maps
-        )
-        return a, b
-
-    def _weights(self, x: Tensor, image: Tensor, audio: Tensor) -> PairWeights:
-        a, b = self.factors(image, audio)
-        query, *keys = (split_heads(part, self.heads) for part in (self.q(x), *self.k(image, audio)))
-        return pair_weights(query, *keys, a @ b.transpose(-2, -1), scale=self.scale)
-
-    def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-        """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
-        weights = self._weights(x, image, audio)
-        image_value, audio_value = (split_heads(part, self.heads) for part in self.v(image, audio))
-        value = (weights.image @ image_value + weights.audio @ audio_value) / weights.total
-        return self.proj(merge_heads(torch.cat([value, weights.total.log()], dim=-1)))
-
-    def image_weights(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
-        """What falls to each image token in all of its pairs: (B, H, T, Ni), summing to 1 over Ni."""
-        weights = self._weights(x, image, audio)
-        return weights.image / weights.total
-
-
-LARGEST_PRODUCT = 10.0
-"""Two pairs then differ by a factor of e^20 at most, far more than there are pairs, and exp is finite in float16."""
-
-
-def _square(x: Tensor) -> Tensor:
-    """Squared norms, (..., d) -> (..., 1)."""
-    return x.square().sum(dim=-1, keepdim=True)
 
 
 class FactorizedAttention(nn.Module):
