@@ -31,7 +31,7 @@ from avtool.optim import cosine_schedule
 KINDS = ("token", "dense", "factorized", "bilinear")
 LAYERS = {"both layers": "all", "the last layer": [1]}
 LOOKS, SIDE, CELL, RATE, SAMPLES = 5, 32, 8, 16000, 4000
-BATCH, TEST, EVERY, LEARNING_RATE = 32, 1024, 25, 2e-3
+BATCH, TEST, EVERY, LEARNING_RATE = 32, 512, 25, 2e-3
 MODEL = {
     "image_size": (SIDE, SIDE), "audio_size": (32, 16), "patch_size": 8, "dim": 48, "depth": 2, "heads": 4,
     "fusion_tokens": (8, 4, 4), "fusion_attn_ratio": 1.0, "fusion_mlp_ratio": 4.0,
