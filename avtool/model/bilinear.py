@@ -72,8 +72,9 @@ class BilinearAttention(PairAttention):
 
     def _weights(self, x: Tensor, image: Tensor, audio: Tensor) -> PairWeights:
         a, b = self.factors(image, audio)
-        query, *keys = (split_heads(part, self.heads) for part in (self.q(x), *self.k(image, audio)))
-        return pair_weights(query, *keys, a @ b.transpose(-2, -1), scale=self.scale)
+        parts = (self.q(x), *self.k(image, audio))
+        query, image_key, audio_key = (split_heads(part, self.heads) for part in parts)
+        return pair_weights(query, image_key, audio_key, a @ b.transpose(-2, -1), scale=self.scale)
 
     def forward(self, x: Tensor, image: Tensor, audio: Tensor) -> Tensor:
         """(B, T, D), (B, Ni, D), (B, Na, D) -> (B, T, D)."""
