@@ -102,6 +102,7 @@ FUSIONS: Table[type[nn.Module]] = Table(
         "token": "avtool.model.fusion:TokenAttention",
         "dense": "avtool.model.fusion:DenseAttention",
         "factorized": "avtool.model.fusion:FactorizedAttention",
+        "bilinear": "avtool.model.bilinear:BilinearAttention",
     },
 )
 DATASETS: Table[DataSet] = Table(

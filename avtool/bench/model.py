@@ -157,6 +157,7 @@ def fusion_suite(recipes: Mapping[str, Recipe], setup: Setup) -> Suite:
     attend to pairs with and without building them; and dense attention without the rest of its block."""
     passes: dict[str, Pass] = {}
     comparisons = [(kind, "token") for kind in recipes if kind != "token" and "token" in recipes]
+    comparisons += [("bilinear", "dense")] * ({"bilinear", "dense"} <= {*recipes})
     for kind, recipe in recipes.items():
         model: Any = build_empty_model(AUTOENCODER, flat(recipe.model) | {"depth": 1})
         encoder = model.encoder.to_empty(device=setup.device)

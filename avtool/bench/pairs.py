@@ -1,4 +1,5 @@
-"""The reference that builds the pairs: what ``attend_pairs`` has to equal, and to beat. Nothing else uses it."""
+"""The reference that builds the pairs: what ``attend_pairs`` and ``pair_weights`` have to equal, and to beat. Nothing
+else uses it."""
 
 import copy
 
@@ -7,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avtool.model.attention import attention_weights, merge_heads, split_heads
+from avtool.model.bilinear import BilinearAttention
 from avtool.model.fusion import FusionBlock, PairAttention
 
 
@@ -30,7 +32,14 @@ class BuiltPairs(nn.Module):
         ).flatten(1, 2)
         key, value = (F.linear(pairs, part.weight, part.bias) for part in (module.k, module.v))
         query, key, value = (split_heads(part, module.heads) for part in (module.q(x), key, value))
-        return module.proj(merge_heads(attention_weights(query, key, scale=module.scale) @ value))
+        if not isinstance(module, BilinearAttention):
+            return module.proj(merge_heads(attention_weights(query, key, scale=module.scale) @ value))
+        a, b = module.factors(image, audio)
+        products = (a.unsqueeze(3) * b.unsqueeze(2)).sum(dim=-1).flatten(2).unsqueeze(2)
+        split = module.scale * query @ key.transpose(-2, -1)
+        value = (split + products).softmax(dim=-1) @ value
+        total = (split + products).logsumexp(-1, keepdim=True) - split.logsumexp(-1, keepdim=True)
+        return module.proj(merge_heads(torch.cat([value, total], dim=-1)))
 
 
 def with_built_pairs(block: FusionBlock) -> FusionBlock:

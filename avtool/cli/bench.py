@@ -31,7 +31,8 @@ def of_the_model(
     *,
     size: Annotated[str, option("NAME", "full (ViT-B) or tiny.")] = "full",
     fusion: Annotated[
-        list[str] | None, option("KIND", "token, factorized or dense; may be given again.", usual="all")
+        list[str] | None,
+        option("KIND", "token, dense, factorized or bilinear; may be given again.", usual="all"),
     ] = None,
     batch: Annotated[int, option("N", "Clips in a pass.", min=1)] = 4,
     precision: Annotated[str, option("NAME", "float32, bf16 or fp16.")] = "float32",

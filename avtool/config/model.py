@@ -57,6 +57,8 @@ class Fusion(Section):
     """width of queries and keys over model.dim"""
     mlp_ratio: Positive = 1.0
     """hidden width of the fusion blocks' MLP over model.dim"""
+    rank: Whole | None = None
+    """of bilinear alone: rank of the product of a pair's two tokens, in each head; null: 4"""
     pair_dropout: Annotated[Number, Field(exclude=True)] = 0.0
     """dropout on the attention over pairs: 0 only, and so never written"""
 
@@ -68,6 +70,8 @@ class Fusion(Section):
                 f"dropout over pairs is not supported ({self.pair_dropout:g}): the softmax over pairs is factored and "
                 "never builds them",
             )
+        if self.rank is not None and self.kind != "bilinear":
+            raise fault("rank", f"{self.kind} has no product of tokens, so no rank: leave it out")
         if self.layers not in ("none", ()) and self.tokens[0] == 0:
             raise fault("tokens", "fusion blocks need at least one fusion token")
         if self.kind == "factorized" and self.layers not in ("none", ()) and 0 in self.tokens:

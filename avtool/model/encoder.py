@@ -112,6 +112,7 @@ class AudioVisualEncoder(nn.Module):
         fusion_tokens: tuple[int, int, int] = (16, 8, 8),
         fusion_attn_ratio: float = 0.25,
         fusion_mlp_ratio: float = 1.0,
+        fusion_rank: int | None = None,
         drop_path: float = 0.0,
         activation_checkpointing: bool = False,
     ) -> None:
@@ -137,6 +138,7 @@ class AudioVisualEncoder(nn.Module):
                     tokens=(fusion_tokens[0], fusion_tokens[1], fusion_tokens[2]),  # config.json has a list
                     attn_ratio=fusion_attn_ratio,
                     mlp_ratio=fusion_mlp_ratio,
+                    rank=fusion_rank,
                     drop_path=rates[layer],
                 )
                 for layer in fusion_layer_ids(fusion_layers, depth)

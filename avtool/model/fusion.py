@@ -2,8 +2,8 @@
 
 Three interactions (DeepAVFusion, arXiv 2312.01017, section 3.2): ``token`` reads single tokens, ``dense`` all pairs of
 an image and an audio token, ``factorized`` the pairs of a few tokens that first aggregate each modality. No pair is
-ever built: see ``avtool.model.attention.attend_pairs``. An interaction is one class and one line in
-``avtool.registry.FUSIONS``.
+ever built: see ``avtool.model.attention.attend_pairs``. ``avtool.model.bilinear`` is a fourth. A kind of interaction
+is one class and one line in ``avtool.registry.FUSIONS``.
 """
 
 from typing import Any
@@ -140,13 +140,15 @@ class FusionBlock(nn.Module):
         tokens: tuple[int, int, int],
         attn_ratio: float,
         mlp_ratio: float,
+        rank: int | None = None,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_fusion = nn.LayerNorm(dim)
         self.norm_image = nn.LayerNorm(dim)
         self.norm_audio = nn.LayerNorm(dim)
-        self.attn: Any = FUSIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens)
+        own = {} if rank is None else {"rank": rank}  # of bilinear alone
+        self.attn: Any = FUSIONS[kind](dim, heads=heads, attn_ratio=attn_ratio, tokens=tokens, **own)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)

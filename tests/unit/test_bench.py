@@ -69,7 +69,7 @@ def gradients(module, tensors, parameters):
     return [out, *torch.autograd.grad(out.square().sum(), [*tensors, *parameters])]
 
 
-@pytest.mark.parametrize("kind", ["dense", "factorized"])
+@pytest.mark.parametrize("kind", ["dense", "factorized", "bilinear"])
 def test_a_block_with_built_pairs_equals_the_block(kind: str) -> None:
     torch.manual_seed(0)
     block = FusionBlock(24, kind=kind, heads=3, tokens=(4, 2, 3), attn_ratio=0.5, mlp_ratio=1.0).double()
@@ -285,13 +285,16 @@ EXPECTED = {
     "fusion": {
         ("factorized", "token"),
         ("dense", "token"),
+        ("bilinear", "token"),
+        ("bilinear", "dense"),
+        ("bilinear" + BUILT, "bilinear"),
         ("factorized" + BUILT, "factorized"),
         ("dense" + BUILT, "dense"),
         (ATTENTION + BUILT, ATTENTION),
     },
     "step": {
         (f"{fusion}, {kind}", f"token, {kind}")
-        for fusion in ("dense", "factorized")
+        for fusion in ("dense", "factorized", "bilinear")
         for kind in ("masked step", "unmasked encoder")
     },
 }
@@ -373,7 +376,7 @@ def test_a_new_kind_of_fusion_is_benched_and_a_wrong_one_hears_the_nearest(
     done = bench("fusion --fusion factorised")
     assert done.exit_code == 2
     assert "--fusion factorised is not known" in done.stderr
-    assert "did you mean factorized? there are token, dense, factorized" in done.stderr
+    assert "did you mean factorized? there are token, dense, factorized, bilinear" in done.stderr
 
 
 # Data ------------------------------------------------------------------------------------------------

@@ -290,7 +290,7 @@ AT_LEAST_1 = "should be greater than or equal to 1"
         ("head.decoder.heads", None, WHOLE_NUMBER),
         ("model.mlp_ratio", float("inf"), "inf: it should be a finite number"),
         ("model.fusion.kind", {}, "it should be text"),
-        ("model.fusion.kind", "sum", "it should be 'token', 'dense' or 'factorized'"),
+        ("model.fusion.kind", "sum", "it should be 'token', 'dense', 'factorized' or 'bilinear'"),
         ("model.fusion.layers", 5, "it should be 'all' or 'none', or a list in brackets"),
         ("model.fusion.layers", [0, 2], "layer 2 is not there: model.depth 2 has 0 to 1"),
         ("model.fusion.tokens", [9, -1, -4], "-1 should be greater than or equal to 0"),
@@ -437,7 +437,8 @@ def test_format_1_is_read(kind: str, tmp_path: Path) -> None:
         **ENCODER,
         **{{"image_mask_ratio": "mask_ratio_image", "audio_mask_ratio": "mask_ratio_audio"}.get(key, key): value
            for key, value in FORMAT_1[kind].items()},
-        **({"map_scale": 1, "map_shifts": 1} if kind == "localization" else {}),  # which came later
+        "fusion_rank": None,  # which came later
+        **({"map_scale": 1, "map_shifts": 1} if kind == "localization" else {}),  # and these
     }  # fmt: skip
     assert json.loads(json.dumps(config.settings)) == asked
     assert config.log_mel == {"sample_rate": 8000, "n_fft": 400, "hop": 200, "mels": 32}

@@ -18,7 +18,9 @@ from avtool import __version__
 from avtool.config import shipped
 from avtool.config.recipes import dump_recipe, load_recipe, recipe_keys
 from avtool.config.schema import Recipe
+from avtool.config.types import flat
 from avtool.errors import RecipeError
+from avtool.model.build import build_empty_model
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
@@ -167,7 +169,7 @@ def test_wrong_values_name_file_line_key_and_what_is_expected(recipe_file) -> No
         ("model.image_size=[64,-1]", "-1 should be greater than or equal to 1"),
         ("model.fusion.layers=3", "it should be 'all' or 'none', or a list in brackets"),
         ("model.fusion.layers=[0,x]", "'x' should be a whole number"),
-        ("model.fusion.kind=sum", "it should be 'token', 'dense' or 'factorized'"),
+        ("model.fusion.kind=sum", "it should be 'token', 'dense', 'factorized' or 'bilinear'"),
         ("data.crop_scale=0.5", "it should be a list in brackets"),
         ("data.flip=maybe", "it should be true or false"),
         ("data.name=''", "it should be text, and not empty"),
@@ -225,6 +227,14 @@ def test_what_cannot_be_is_refused_at_its_key(override: str, key: str) -> None:
 
 def test_pair_dropout_is_refused_with_the_reason() -> None:
     assert "softmax over pairs is factored" in error_of("dense", "model.fusion.pair_dropout=0.1").message
+
+
+def test_rank_is_a_setting_of_bilinear_alone() -> None:
+    assert "dense has no product of tokens" in error_of("dense", "model.fusion.rank=2").message
+    recipe = load_recipe("tiny", ["model.fusion.kind=bilinear", "model.fusion.rank=2"])
+    model = build_empty_model("autoencoder", flat(recipe.model))
+    assert model.encoder.fusion_blocks["0"].attn.a.out_features == 2 * recipe.model.heads
+    assert "rank" in error_of("tiny", "model.fusion.kind=bilinear", "model.fusion.rank=0").message
 
 
 @pytest.mark.parametrize("argument", ["foo", "=3", "model..dim=3", "model.image_size=[1,"])

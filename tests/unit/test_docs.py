@@ -66,6 +66,7 @@ ONLY_PARSED = {
     "python docs/compare_seeds.py data/prepared/synth out/seeds": "hours",
     "python docs/compare_folds.py data/prepared/animals out/folds --pretrain-steps 300": "hours",
     "python docs/compare_fusion.py out/fusion": "two hours",
+    "python docs/pairwise.py out/pairwise": "a quarter of an hour",
     "avtool prepare vggsound downloads/vggsound --part $SLURM_ARRAY_TASK_ID/64": "64 parts; data.md runs two",
     "#!/bin/bash": "a job for Slurm",
 }

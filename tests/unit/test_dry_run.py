@@ -111,11 +111,12 @@ def measured(recipe: Recipe, data: Path) -> int:
         ("tiny", ["model.fusion.kind=token"]),
         ("tiny", ["model.fusion.kind=dense"]),
         ("tiny", ["model.fusion.kind=factorized"]),
+        ("tiny", ["model.fusion.kind=bilinear"]),
         ("tiny", ["train.precision=bf16"]),
         ("tiny", ["train.accumulate=4", "train.batch_size=2"]),
         ("tiny-classify", CLASSIFY),
     ],
-    ids=["token", "dense", "factorized", "bf16", "accumulated", "classify"],
+    ids=["token", "dense", "factorized", "bilinear", "bf16", "accumulated", "classify"],
 )
 def test_memory_from_shapes_is_what_a_step_takes(
     name: str, settings: list[str], again: bool, data: Path, monkeypatch: pytest.MonkeyPatch

@@ -288,7 +288,7 @@ def test_every_so_many_steps_a_checkpoint_is_kept_for_good(data: Path, tmp_path:
     assert [path.name for path in checkpoints_of(out)] == ["step-00000002", "step-00000004", "step-00000006"]
 
 
-@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
+@pytest.mark.parametrize("fusion", ["token", "dense", "factorized", "bilinear"])
 def test_half_precision_has_the_losses_of_full_and_resumes_with_its_scale(
     data: Path, tmp_path: Path, fusion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

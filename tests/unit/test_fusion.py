@@ -14,10 +14,11 @@ from avtool.errors import NotFinite
 from avtool.features import LogMel, mel_filters, triangles
 from avtool.losses import normalize_patches, reconstruction_loss
 from avtool.metrics.embeddings import nearest_neighbour_hits
-from avtool.model.attention import attend, attend_pairs, attention_weights
+from avtool.model.attention import attend, attend_pairs, attention_weights, split_heads
+from avtool.model.bilinear import LARGEST_PRODUCT, BilinearAttention, pair_weights
 from avtool.model.build import build_empty_model, build_model, compile_blocks, count_parameters
 from avtool.model.encoder import AudioVisualEncoder
-from avtool.model.fusion import PairAttention
+from avtool.model.fusion import DenseAttention, PairAttention
 from avtool.model.mae import MaskedAutoencoder, mask_from_noise, sample_noise
 from avtool.model.transformer import Block, DropPath, patchify, unpatchify
 from avtool.optim import backbone_warmup, cosine_schedule, parameter_groups
@@ -35,7 +36,7 @@ SMALL = {
     "decoder_depth": 2,
     "decoder_heads": 2,
 }
-FUSIONS = ("token", "dense", "factorized")
+FUSIONS = ("token", "dense", "factorized", "bilinear")
 
 
 def small(**changes):
@@ -94,6 +95,67 @@ def test_pair_softmax_is_a_product_of_two() -> None:
     torch.testing.assert_close((p.unsqueeze(-1) * r.unsqueeze(-2)).flatten(3) @ values, want)
     got = attend_pairs(query, image, audio, image, audio, scale=1.0)
     torch.testing.assert_close(got, want @ pairs)
+
+
+def bilinear(**changes) -> BilinearAttention:
+    torch.manual_seed(0)
+    module = BilinearAttention(48, heads=3, attn_ratio=0.5, tokens=(5, 0, 0), **changes).double()
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return module
+
+
+@pytest.mark.parametrize("rank", [1, 4, 9])
+def test_bilinear_attention_equals_built_pairs(rank: int) -> None:
+    module = bilinear(rank=rank)
+    tensors = [torch.randn(2, count, 48, dtype=torch.double, requires_grad=True) for count in (5, 7, 4)]
+    leaves = [*tensors, *module.parameters()]
+    results = []
+    for compute in (module, BuiltPairs(module)):
+        out = compute(*tensors)
+        results.append((out, *torch.autograd.grad(out.square().sum(), leaves)))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
+
+
+def test_bilinear_without_its_products_is_dense() -> None:
+    ours, dense = bilinear(), DenseAttention(48, heads=3, attn_ratio=0.5, tokens=(5, 0, 0)).double()
+    for factor in (ours.a, ours.b):
+        torch.nn.init.zeros_(factor.weight)
+        torch.nn.init.zeros_(factor.bias)
+    for name in ("q", "k", "v"):
+        getattr(dense, name).load_state_dict(getattr(ours, name).state_dict())
+    values = ours.proj.weight.unflatten(1, (3, 9))[..., :8]  # of each head, before its log Z
+    dense.proj.load_state_dict({"weight": values.flatten(1), "bias": ours.proj.bias})
+    x, image, audio = (torch.randn(2, count, 48, dtype=torch.double) for count in (5, 7, 4))
+    torch.testing.assert_close(ours(x, image, audio), dense(x, image, audio), rtol=0, atol=1e-6)
+
+
+def test_the_softmax_over_pairs_of_bilinear_does_not_split() -> None:
+    torch.manual_seed(0)
+    query, image, audio = (torch.randn(1, 1, count, 8) for count in (2, 5, 3))
+    products = 3 * torch.randn(1, 1, 5, 3)
+    logits = query @ image.mT, query @ audio.mT
+    pairs = logits[0].unsqueeze(4) + logits[1].unsqueeze(3) + products.unsqueeze(2)
+    want = pairs.flatten(3).softmax(dim=-1).unflatten(3, (5, 3))
+    got = pair_weights(query, image, audio, products, scale=1.0)
+    torch.testing.assert_close(got.image / got.total, want.sum(dim=4))
+    torch.testing.assert_close(got.audio / got.total, want.sum(dim=3))
+    split = logits[0].softmax(-1).unsqueeze(4) * logits[1].softmax(-1).unsqueeze(3)
+    torch.testing.assert_close(got.total.squeeze(-1), (split * products.exp().unsqueeze(2)).sum(dim=(3, 4)))
+    assert (want - want.sum(dim=4, keepdim=True) * want.sum(dim=3, keepdim=True)).abs().max() > 0.05
+
+
+def test_products_of_pairs_are_bounded_however_large_the_tokens() -> None:
+    module = bilinear().float()
+    image, audio = 1e4 * torch.randn(2, 7, 48), 1e4 * torch.randn(2, 4, 48)
+    a, b = module.factors(image, audio)
+    assert 1 < (a @ b.mT).abs().max() <= LARGEST_PRODUCT * (1 + 1e-6)
+    assert module(torch.randn(2, 5, 48), image, audio).isfinite().all()
+    small, other = module.factors(1e-3 * image / 1e4, 1e-3 * audio / 1e4)
+    maps = (split_heads(part, 3) for part in (module.a(1e-3 * image / 1e4), module.b(1e-3 * audio / 1e4)))
+    want = torch.einsum("bhir,bhjr->bhij", *maps) / 4
+    torch.testing.assert_close(small @ other.mT, want, rtol=0.1, atol=1e-2)
 
 
 def test_block_with_context_equals_rows_of_the_whole_block() -> None:
@@ -334,7 +396,7 @@ def test_mel_filters_without_torchaudio_are_torchaudios(
 
 
 def test_encoder_refuses_an_unknown_fusion() -> None:
-    with pytest.raises(ValueError, match="token, dense, factorized"):
+    with pytest.raises(ValueError, match="token, dense, factorized, bilinear"):
         AudioVisualEncoder(fusion="late")
 
 

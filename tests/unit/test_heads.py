@@ -60,7 +60,7 @@ def without_gradient(model: nn.Module, output: Tensor) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
+@pytest.mark.parametrize("fusion", ["token", "dense", "factorized", "bilinear"])
 def test_classifier_of_71_classes_reaches_every_parameter(fusion: str) -> None:
     model = AudioVisualClassifier(encoder(fusion=fusion), classes=71)
     logits = model(*inputs())
@@ -221,7 +221,7 @@ def test_sizes_that_a_head_cannot_have_are_refused() -> None:
             kind(encoder(fusion_layers="none", fusion_tokens=(0, 0, 0)), classes=2)
 
 
-@pytest.mark.parametrize("fusion", ["token", "dense", "factorized"])
+@pytest.mark.parametrize("fusion", ["token", "dense", "factorized", "bilinear"])
 def test_published_names_of_the_decoders_and_back(fusion: str) -> None:
     small = encoder(dim=128, heads=4, depth=1, fusion=fusion)
     for model in (SeparationModel(small), SegmentationModel(small, classes=2), LinearProbe(small, classes=2)):

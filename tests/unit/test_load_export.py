@@ -286,7 +286,11 @@ def without_avtool(
 
 @pytest.mark.parametrize(
     ("kind", "fusion", "options"),
-    [("classifier", "factorized", ["--kind", "encoder"]), ("linear_probe", "dense", [])],
+    [
+        ("classifier", "factorized", ["--kind", "encoder"]),
+        ("linear_probe", "dense", []),
+        ("linear_probe", "bilinear", []),
+    ],
 )
 def test_an_export_computes_the_same_where_there_is_no_avtool(
     kind: str, fusion: str, options: list[str], tmp_path: Path

@@ -73,14 +73,16 @@ def heads_of(x: Tensor) -> Tensor:
     return x.unflatten(-1, (HEADS, -1)).transpose(1, 2)
 
 
-def pair_weights(pairs: torch.nn.Module, query: Tensor, image: Tensor, audio: Tensor) -> Tensor:
+def pair_weights(
+    pairs: torch.nn.Module, query: Tensor, image: Tensor, audio: Tensor, products: Tensor | float = 0.0
+) -> Tensor:
     """Attention over pairs that are built, summed over the audio token of each pair: (B, H, T, Ni)."""
     count = image.shape[1], audio.shape[1]
     every = torch.cat(
         [image.repeat_interleave(count[1], dim=1), audio.repeat(1, count[0], 1)], dim=-1
     )  # pair i * Na + j
     key = heads_of(F.linear(every, pairs.k.weight, pairs.k.bias))
-    logits = heads_of(pairs.q(query)) @ key.mT * pairs.scale
+    logits = heads_of(pairs.q(query)) @ key.mT * pairs.scale + products
     return logits.softmax(-1).unflatten(-1, count).sum(-1)
 
 
@@ -89,6 +91,9 @@ def naive_weights(kind: str, block: torch.nn.Module, fusion: Tensor, image: Tens
     attn = block.attn
     if kind == "dense":
         return pair_weights(attn, x, image, audio)
+    if kind == "bilinear":
+        products = torch.einsum("bhir,bhjr->bhij", *attn.factors(image, audio))
+        return pair_weights(attn, x, image, audio, products.flatten(2).unsqueeze(2))
     if kind == "token":
         key = heads_of(F.linear(torch.cat([image, audio], 1), *_key_half(attn.kv)))
         both = (heads_of(attn.q(x)) @ key.mT * attn.scale).softmax(-1)[..., : image.shape[1]]

@@ -33,6 +33,7 @@ MODELS: dict[str, tuple[str, dict[str, object]]] = {
     "token": ("autoencoder", {"fusion": "token"}),
     "dense": ("autoencoder", {"fusion": "dense"}),
     "factorized": ("autoencoder", {"fusion": "factorized"}),
+    "bilinear": ("autoencoder", {"fusion": "bilinear"}),
     "classifier": ("classifier", {"classes": 5}),
     "linear_probe": ("linear_probe", {"classes": 5}),
     "unimodal": ("localization", {"encoding": "unimodal", "blank_share": 0.5, "map_scale": 1.5, **MAPS}),
