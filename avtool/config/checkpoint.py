@@ -135,7 +135,7 @@ def read_config(folder: Path) -> Config:
 MEND = "take an undamaged copy, install the avtool version that wrote it, or correct that file"
 
 
-LATER = {"map_scale", "map_shifts", "rank"}
+LATER = {"map_scale", "map_shifts", "rank", "decoder_width"}
 """Keys that older checkpoints lack: their models do what the default says."""
 
 

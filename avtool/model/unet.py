@@ -190,7 +190,7 @@ class SegmentationDecoder(nn.Module):
         super().__init__()
         if dim < width:
             raise ValueError(
-                f"the segmentation decoder's maps are {width} wide, its encoder {dim}: set segment.width={dim} or less"
+                f"the segmentation decoder's maps are {width} wide, its encoder {dim}: set segment.decoder_width={dim} or less"
             )
         widths = [max(width, dim // 2**level) for level in range(SEGMENTATION_LEVELS)]
         self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
@@ -241,14 +241,16 @@ def _doubled(x: Tensor) -> Tensor:
 class SegmentationModel(nn.Module):
     """The encoder and the decoder of a mask: ``classes`` 1 for what sounds, 71 for what it is as well (AVSS).
 
-    ValueError for patches other than 16x16 and for an encoder less wide than the decoder's ``width``.
+    ValueError for patches other than 16x16 and for an encoder less wide than the decoder, ``decoder_width``.
     """
 
-    def __init__(self, encoder: AudioVisualEncoder, *, classes: int, width: int = SEGMENTATION_WIDTH) -> None:
+    def __init__(
+        self, encoder: AudioVisualEncoder, *, classes: int, decoder_width: int = SEGMENTATION_WIDTH
+    ) -> None:
         super().__init__()
         check_patch_size(encoder, "segmentation")
         self.encoder = encoder
-        self.segmentation_decoder = SegmentationDecoder(encoder.dim, classes=classes, width=width)
+        self.segmentation_decoder = SegmentationDecoder(encoder.dim, classes=classes, width=decoder_width)
 
     def reset_head(self) -> None:
         """Starting weights of everything but the encoder."""

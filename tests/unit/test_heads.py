@@ -209,7 +209,10 @@ def test_sizes_that_a_head_cannot_have_are_refused() -> None:
     with pytest.raises(ValueError, match="128 wide, its encoder 96"):
         SegmentationModel(encoder(dim=96), classes=1)
     assert (
-        SegmentationModel(encoder(dim=96), classes=1, width=64).segmentation_decoder.predict.in_channels == 64
+        SegmentationModel(
+            encoder(dim=96), classes=1, decoder_width=64
+        ).segmentation_decoder.predict.in_channels
+        == 64
     )
     with pytest.raises(ValueError, match="needs 16 or more, not 12"):
         SeparationModel(encoder(dim=12))

@@ -6,8 +6,8 @@ from avtool.config.types import Classes, NotNegative, Section, Whole
 class Decoder(Section):
     """What the model needs."""
 
-    width: Whole = 128
-    """of the decoder's narrowest maps, which are its largest: half takes a quarter of the time"""
+    decoder_width: Whole = 128
+    """width of the decoder's narrowest maps, which are its largest: half takes a quarter of the time"""
 
 
 class Masks(Decoder, Classes):

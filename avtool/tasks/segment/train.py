@@ -75,7 +75,7 @@ class Segmentation(Training):
                 f"{dataset.folder} has {classes} classes with the background, a mask tells {MOST_CLASSES} apart",
                 hint="use data with fewer classes, or segment.semantic=false",
             )
-        return "segmentation", Masks(classes=classes, width=recipe.options.width)
+        return "segmentation", Masks(classes=classes, decoder_width=recipe.options.decoder_width)
 
     @classmethod
     def select_clips(cls, recipe: Recipe, dataset: PreparedDataset) -> tuple[np.ndarray, dict[str, int]]:
