@@ -189,9 +189,8 @@ class SegmentationDecoder(nn.Module):
     def __init__(self, dim: int, *, classes: int, width: int = SEGMENTATION_WIDTH) -> None:
         super().__init__()
         if dim < width:
-            raise ValueError(
-                f"the segmentation decoder's maps are {width} wide, its encoder {dim}: set segment.decoder_width={dim} or less"
-            )
+            wider = f"the segmentation decoder's maps are {width} wide, its encoder {dim}"
+            raise ValueError(f"{wider}: set segment.decoder_width={dim} or less")
         widths = [max(width, dim // 2**level) for level in range(SEGMENTATION_LEVELS)]
         self.image_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
         self.audio_projections = nn.ModuleList(nn.Linear(dim, width) for width in widths)
