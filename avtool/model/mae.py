@@ -1,5 +1,6 @@
 """The masked autoencoder that pretrains the encoder: random masks, two decoders, predictions of removed patches."""
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from avtool.model.encoder import AudioVisualEncoder, Tokens
+from avtool.model.encoder import AudioVisualEncoder, Tokens, encoder_of
 from avtool.model.transformer import Block, init_like_mae, patchify, recomputed, sincos_positions
 
 
@@ -33,6 +34,14 @@ def sample_noise(index: Tensor, *, seed: int, epoch: int | Tensor, count: int) -
     counter = torch.arange(1, count + 1, device=index.device) * step
     bits = _mixed(key.unsqueeze(1) + counter) >> 40 & 0xFFFFFF
     return bits.float() / (1 << 24)
+
+
+def patch_noise(model: nn.Module, index: Tensor, *, seed: int, epoch: int | Tensor) -> tuple[Tensor, Tensor]:
+    """``sample_noise`` for every image patch and every audio patch of ``model``'s encoder: (B, Ni), (B, Na)."""
+    encoder = encoder_of(model)
+    sizes = [math.prod(grid) for grid in (encoder.image_grid, encoder.audio_grid)]
+    image, audio = sample_noise(index, seed=seed, epoch=epoch, count=sum(sizes)).split(sizes, dim=1)
+    return image, audio
 
 
 class Mask(NamedTuple):

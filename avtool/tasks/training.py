@@ -1,6 +1,5 @@
 """What the engine asks of a task that is trained: a ``torch.nn.Module`` that gives the losses of a batch."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -19,8 +18,7 @@ from avtool.distributed import World
 from avtool.errors import TrainingError
 from avtool.features import LogMel
 from avtool.model.build import random_model
-from avtool.model.encoder import encoder_of
-from avtool.model.mae import sample_noise
+from avtool.model.mae import patch_noise
 from avtool.registry import TASKS, resolve
 from avtool.tasks.settings import drawn_views, fixed_views
 
@@ -110,12 +108,9 @@ class Training(nn.Module):
         training the share ``keep_patches`` of them, a function of (seed, epoch, index)."""
         if not self.training or self.keep_patches == 1:
             return None, None
-        encoder = encoder_of(self.model)
-        sizes = [math.prod(grid) for grid in (encoder.image_grid, encoder.audio_grid)]
-        noise = sample_noise(batch["index"], seed=self.patch_seed, epoch=batch["epoch"], count=sum(sizes))
         image, audio = (
             part.argsort(dim=1, stable=True)[:, : max(1, round(self.keep_patches * part.shape[1]))]
-            for part in noise.split(sizes, dim=1)
+            for part in patch_noise(self.model, batch["index"], seed=self.patch_seed, epoch=batch["epoch"])
         )
         return image, audio
 

@@ -21,7 +21,7 @@ from avtool.losses import contrastive_loss, masked_autoencoding_loss, reconstruc
 from avtool.metrics.embeddings import effective_rank, nearest_neighbour_hits, recall
 from avtool.model.build import AUTOENCODER
 from avtool.model.encoder import Tokens
-from avtool.model.mae import MaskedAutoencoder, Reconstruction, sample_noise
+from avtool.model.mae import MaskedAutoencoder, Reconstruction, patch_noise
 from avtool.model.transformer import patchify, unpatchify
 from avtool.report.pictures import Example, draw_reconstructions
 from avtool.tasks.pretrain.recipe import Pretrain
@@ -87,10 +87,8 @@ class Pretraining(Training):
 
     def noise(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the masks are made of, (B, N) for each modality: a function of (seed, epoch, index)."""
-        encoder = self.model.encoder
-        sizes = [math.prod(grid) for grid in (encoder.image_grid, encoder.audio_grid)]
-        noise = sample_noise(batch["index"], seed=self.seed, epoch=batch["epoch"], count=sum(sizes))
-        return dict(zip(("image_noise", "audio_noise"), noise.split(sizes, dim=1), strict=True))
+        image, audio = patch_noise(self.model, batch["index"], seed=self.seed, epoch=batch["epoch"])
+        return {"image_noise": image, "audio_noise": audio}
 
     def reconstruct(self, batch: dict[str, Tensor]) -> tuple[Reconstruction, Reconstruction]:
         """Image and audio reconstructions under the masks of ``noise``."""
