@@ -125,25 +125,25 @@ class Enlarge(nn.Module):
 class SeparationDecoder(nn.Module):
     """Mask logits from audio maps of five depths and a visual condition (DeepAVFusion, arXiv 2312.01017, section 4).
 
-    Each next level is half as wide. ValueError for a width below 16.
+    Each next level is half as wide, down to ``width``; the published first is as wide as the encoder's tokens, ``dim``,
+    which needs 16 or more: ValueError otherwise.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, width: int | None = None) -> None:
         super().__init__()
-        widths = [dim // 2**level for level in range(SEPARATION_LEVELS)]
+        widths = [(16 * width if width else dim) // 2**level for level in range(SEPARATION_LEVELS)]
         if not widths[-1]:
-            raise ValueError(
-                f"the separation decoder halves its width 4 times and so needs 16 or more, not {dim}"
-            )
+            halved = f"the separation decoder halves its width 4 times and so needs 16 or more, not {dim}"
+            raise ValueError(f"{halved}: set separate.decoder_width=1 or more")
         self.image_norm = nn.LayerNorm(dim)
         self.audio_norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths)
         self.conditions = nn.ModuleList(nn.Linear(dim, width) for width in widths)
-        self.top = DoubleConv(2 * dim, dim)
+        self.top = DoubleConv(dim + widths[0], widths[0])
         self.laterals = nn.ModuleList(
-            Enlarge(dim, width, width, factor=2**level) for level, width in enumerate(widths[1:], start=1)
+            Enlarge(dim, here, here, factor=2**level) for level, here in enumerate(widths[1:], start=1)
         )
         self.ups = nn.ModuleList(
-            Enlarge(below, width, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
+            Enlarge(below, here, here, factor=2, beside=2 * here) for below, here in pairwise(widths)
         )
         self.predict = nn.Conv2d(widths[-1], 1, 3, padding=1)
 
@@ -158,14 +158,15 @@ class SeparationDecoder(nn.Module):
 class SeparationModel(nn.Module):
     """The encoder, which hears the mixture and sees one source's picture, and the decoder of that source's mask.
 
-    ValueError for patches other than 16x16 and for widths below 16.
+    ``decoder_width`` is that of the decoder's narrowest maps, None: a sixteenth of the encoder's, as published.
+    ValueError for patches other than 16x16, and for an encoder less than 16 wide where that is None.
     """
 
-    def __init__(self, encoder: AudioVisualEncoder) -> None:
+    def __init__(self, encoder: AudioVisualEncoder, *, decoder_width: int | None = None) -> None:
         super().__init__()
         check_patch_size(encoder, "separation")
         self.encoder = encoder
-        self.separation_decoder = SeparationDecoder(encoder.dim)
+        self.separation_decoder = SeparationDecoder(encoder.dim, width=decoder_width)
 
     def reset_head(self) -> None:
         """Starting weights of everything but the encoder."""

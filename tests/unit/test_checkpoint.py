@@ -440,6 +440,7 @@ def test_format_1_is_read(kind: str, tmp_path: Path) -> None:
         "fusion_rank": None,  # which came later
         **({"map_scale": 1, "map_shifts": 1} if kind == "localization" else {}),  # and these
         **({"decoder_width": 128} if kind == "segmentation" else {}),
+        **({"decoder_width": None} if kind == "separation" else {}),
     }  # fmt: skip
     assert json.loads(json.dumps(config.settings)) == asked
     assert config.log_mel == {"sample_rate": 8000, "n_fft": 400, "hop": 200, "mels": 32}

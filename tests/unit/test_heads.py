@@ -109,9 +109,12 @@ def test_heads_begin_at_the_log_odds() -> None:
         start_at_log_odds(model, torch.tensor([0.5, 0.0, 0.5]))
 
 
-@pytest.mark.parametrize("depth", [1, 3, 6])
-def test_separation_has_the_spectrogram_size_and_reaches_its_decoder(depth: int) -> None:
-    model = SeparationModel(encoder(depth=depth))
+@pytest.mark.parametrize(("depth", "width"), [(1, None), (3, 2), (6, None)])
+def test_separation_has_the_spectrogram_size_and_reaches_its_decoder(depth: int, width: int | None) -> None:
+    model = SeparationModel(encoder(depth=depth), decoder_width=width)
+    widths = [conv.conv.conv2.out_channels for conv in model.separation_decoder.ups]
+    wide = 16 * width if width else model.encoder.dim
+    assert widths == [wide // 2, wide // 4, wide // 8, wide // 16]
     logits = model(*inputs())
     assert logits.shape == (2, 1, 32, 96)
     missed = without_gradient(model, logits)
@@ -214,8 +217,9 @@ def test_sizes_that_a_head_cannot_have_are_refused() -> None:
         ).segmentation_decoder.predict.in_channels
         == 64
     )
-    with pytest.raises(ValueError, match="needs 16 or more, not 12"):
+    with pytest.raises(ValueError, match=r"not 12: set separate\.decoder_width=1"):
         SeparationModel(encoder(dim=12))
+    assert SeparationModel(encoder(dim=12), decoder_width=2)(*inputs()).shape == (2, 1, 32, 96)
     for kind in (SeparationModel, lambda small: SegmentationModel(small, classes=1)):
         with pytest.raises(ValueError, match="needs patches of 16x16, not 8x8"):
             kind(encoder(patch_size=8))

@@ -7,6 +7,7 @@ TASK = Task(
     section="avtool.tasks.separate.recipe:Separate",
     training="avtool.tasks.separate.train:Separation",
     kinds={"separation": "avtool.model.unet:SeparationModel"},
+    head="avtool.tasks.separate.recipe:Decoder",
     evaluation="avtool.tasks.separate.protocols:EVALUATION",
     protocols=("bss-eval",),
     command="avtool.tasks.separate.command:separate",

@@ -7,7 +7,14 @@ from pydantic import Field
 from avtool.config.types import Section, Whole
 
 
-class Separate(Section):
+class Decoder(Section):
+    """What the model needs."""
+
+    decoder_width: Whole | None = None
+    """width of the decoder's narrowest maps, which are its largest; none: a sixteenth of the encoder's, as published"""
+
+
+class Separate(Decoder):
     sources: Annotated[Whole, Field(ge=2)] = 2
     """clips that are summed to a mixture"""
     target: Literal["ratio", "binary", "published"] = "ratio"
