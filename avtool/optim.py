@@ -129,7 +129,7 @@ class Muon(torch.optim.AdamW):
                 if found is not None:
                     gradient = torch.where(found > 0, momentum, gradient)  # which leaves it as it is
                 momentum.lerp_(gradient, 1 - self.momentum)
-                move = gradient.lerp(momentum, self.momentum).to(self.precision)
+                move = gradient.lerp(momentum, self.momentum).to(self.precision).flatten(1)
                 alike[tuple(move.shape)].append((parameter, move))
             for shape, pairs in alike.items():  # in one product each: small ones fill no core alone
                 matrices = torch.cat([move for _, move in pairs])
@@ -138,7 +138,7 @@ class Muon(torch.optim.AdamW):
                 moves = orthogonal(matrices).flatten(0, 1).chunk(len(pairs))
                 for (parameter, _), move in zip(pairs, moves, strict=True):
                     parameter.mul_(1 - rate * group["weight_decay"])
-                    parameter.sub_(rate_here * move.to(parameter.dtype))
+                    parameter.sub_(rate_here * move.to(parameter.dtype).view_as(parameter))
         super().step()
 
 
@@ -166,7 +166,8 @@ def rehearse(groups: list[dict], parameters: Iterable[Tensor]) -> None:
     for group in groups:
         for parameter in group["params"] if group.get(MATRICES) else ():
             if id(parameter) in moved:
-                orthogonal(torch.empty_like(parameter, device="meta").unflatten(0, (group[MATRICES], -1)))
+                matrices = torch.empty_like(parameter, device="meta").flatten(1)
+                orthogonal(matrices.unflatten(0, (group[MATRICES], -1)))
 
 
 def make_optimizer(
@@ -186,7 +187,10 @@ def bytes_of_moments(groups: list[dict], name: str) -> int:
 
 
 def matrices_in(name: str, parameter: nn.Parameter) -> int:
-    """How many matrices of a transformer block lie below each other in a parameter; 0: it holds none of a block."""
+    """How many matrices for Muon lie below each other in a parameter: those of a transformer block, and the kernels of
+    the separation decoder's levels, a channel's in a row (the segmentation decoder's gain nothing by it); 0: none."""
+    if parameter.ndim == 4 and re.search(r"separation_decoder\.(top|laterals|ups)\.", name):
+        return 1
     if parameter.ndim != 2 or not re.search(r"blocks\.\d+\.", name):
         return 0
     return 3 if name.endswith(".qkv.weight") else 2 if name.endswith(".kv.weight") else 1

@@ -38,7 +38,7 @@ def test_lars_is_a_naive_second_implementation() -> None:
 
 
 class Block(nn.Module):
-    """Parameters with the names of a transformer block's, in float64."""
+    """Parameters with the names of a transformer block's and the separation decoder's, in float64."""
 
     SHAPES = (("qkv", (12, 4)), ("kv", (8, 4)), ("fc1", (16, 4)), ("fc2", (4, 16)))
 
@@ -48,6 +48,8 @@ class Block(nn.Module):
         for name, shape in self.SHAPES:
             self.blocks[0].add_module(name, nn.Linear(*reversed(shape), dtype=torch.float64))
         self.head = nn.Linear(4, 3, dtype=torch.float64)
+        decoder = {"top": nn.Conv2d(2, 6, 3), "predict": nn.Conv2d(2, 6, 3)}
+        self.separation_decoder = nn.ModuleDict(decoder).double()
 
 
 def nearly_orthogonal(matrix: np.ndarray) -> np.ndarray:
@@ -71,7 +73,8 @@ def test_muon_is_a_naive_second_implementation_and_adamw_for_all_else() -> None:
     matrices = {
         f"blocks.0.{name}.weight": count for name, count in zip(dict(Block.SHAPES), (3, 2, 1, 1), strict=True)
     }
-    assert {len(group["params"]) for group in groups if group[MATRICES] == 1} == {2}
+    matrices["separation_decoder.top.weight"] = 1
+    assert {len(group["params"]) for group in groups if group[MATRICES] == 1} == {3}
     naive = {name: block.get_parameter(name).detach().numpy().copy() for name in matrices}
     speed = {name: np.zeros_like(value) for name, value in naive.items()}
     generator = np.random.default_rng(0)
@@ -86,9 +89,10 @@ def test_muon_is_a_naive_second_implementation_and_adamw_for_all_else() -> None:
             plain.get_parameter(name).grad = torch.tensor(gradient)
             if name in matrices:
                 speed[name] = 0.95 * speed[name] + 0.05 * gradient
-                parts = np.split(0.05 * gradient + 0.95 * speed[name], matrices[name])
+                whole = (0.05 * gradient + 0.95 * speed[name]).reshape(len(gradient), -1)
+                parts = np.split(whole, matrices[name])
                 side = max(parts[0].shape)
-                move = np.concatenate([nearly_orthogonal(part) for part in parts])
+                move = np.concatenate([nearly_orthogonal(part) for part in parts]).reshape(gradient.shape)
                 naive[name] = naive[name] * (1 - 0.1 * rate) - rate * 0.2 * side**0.5 * move
         muon.step()
         adamw.step()
