@@ -188,8 +188,8 @@ def bytes_of_moments(groups: list[dict], name: str) -> int:
 
 def matrices_in(name: str, parameter: nn.Parameter) -> int:
     """How many matrices for Muon lie below each other in a parameter: those of a transformer block, and the kernels of
-    the separation decoder's levels, a channel's in a row (the segmentation decoder's gain nothing by it); 0: none."""
-    if parameter.ndim == 4 and re.search(r"separation_decoder\.(top|laterals|ups)\.", name):
+    a U-Net's levels, a channel's in a row; 0: it holds none."""
+    if parameter.ndim == 4 and re.search(r"_decoder\.(top|laterals|ups)\.", name):
         return 1
     if parameter.ndim != 2 or not re.search(r"blocks\.\d+\.", name):
         return 0

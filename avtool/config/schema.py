@@ -90,7 +90,7 @@ class Init(Section):
 
 class Optim(Section):
     name: Literal["adamw", "lars", "muon"] = "adamw"
-    """adamw, lars, or muon (it moves the blocks' matrices, AdamW all else): small models learn in far fewer steps"""
+    """adamw, lars, or muon (matrices of blocks and U-Nets; AdamW for the rest): small models learn in fewer steps"""
     base_lr: Positive = 1.5e-4
     """learning rate at an effective batch of 256"""
     weight_decay: NotNegative = 0.05

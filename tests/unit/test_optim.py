@@ -38,7 +38,7 @@ def test_lars_is_a_naive_second_implementation() -> None:
 
 
 class Block(nn.Module):
-    """Parameters with the names of a transformer block's and the separation decoder's, in float64."""
+    """Parameters with the names of a transformer block's and a U-Net's, in float64."""
 
     SHAPES = (("qkv", (12, 4)), ("kv", (8, 4)), ("fc1", (16, 4)), ("fc2", (4, 16)))
 
