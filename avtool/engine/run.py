@@ -154,7 +154,13 @@ class Run:
         self.scaler = GradScaler(device.type, enabled=self.precision == torch.float16)
         self.scaler.scale(torch.zeros((), device=device))  # it has a scale from its first use on
         if saved:
-            self.optimizer.load_state_dict(saved.trainer["optimizer"])
+            try:
+                self.optimizer.load_state_dict(saved.trainer["optimizer"])
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{saved.folder} holds the state of another optimizer: {error}",
+                    hint="resume with the optim.name and the avtool version it was started with, or begin another run",
+                ) from error
             self.scaler.load_state_dict(saved.trainer.get("scaler", {}))
 
     def _fill_task(self, kept: dict[str, Tensor]) -> dict[str, Any]:

@@ -191,6 +191,14 @@ def test_resume_refuses_another_recipe_and_names_the_difference(data: Path, tmp_
     assert checkpoints_of(out)[-1].name == "step-00000006"
 
 
+def test_resume_names_a_checkpoint_of_another_optimizer(data: Path, tmp_path: Path) -> None:
+    out = run(data, tmp_path / "run", stop_after=2)
+    with pytest.raises(CheckpointError, match="step-00000002 holds the state of another optimizer") as raised:
+        run(data, out, "optim.name=muon", resume=True, force=True)
+    assert "optim.name" in raised.value.hint
+    assert [path.name for path in checkpoints_of(out)] == ["step-00000002"]
+
+
 def test_resume_refuses_other_data(data: Path, tmp_path: Path) -> None:
     table = (data.parent / "table.csv").read_text().replace("clip0", "other")
     (data.parent / "other.csv").write_text(table)
