@@ -96,7 +96,7 @@ class LARS(torch.optim.Optimizer):
 
 
 class Muon(torch.optim.AdamW):
-    """Muon (Jordan et al. 2024) for the matrices of transformer blocks, AdamW in its fused form for all else.
+    """Muon (Jordan et al. 2024) for what ``matrices_in`` finds, AdamW in its fused form for all else.
 
     A matrix moves by the orthogonal one nearest to its gradient's momentum (0.95, Nesterov), times 0.2 sqrt(its longer
     side): as far as AdamW moves it, so that both take the same learning rate and weight decay (arXiv 2502.16982).

@@ -125,8 +125,8 @@ class Enlarge(nn.Module):
 class SeparationDecoder(nn.Module):
     """Mask logits from audio maps of five depths and a visual condition (DeepAVFusion, arXiv 2312.01017, section 4).
 
-    Each next level is half as wide, down to ``width``; the published first is as wide as the encoder's tokens, ``dim``,
-    which needs 16 or more: ValueError otherwise.
+    Each next level is half as wide. The last is ``width`` wide; None: the first is ``dim`` wide, as published, and
+    ValueError for less than 16.
     """
 
     def __init__(self, dim: int, *, width: int | None = None) -> None:
@@ -140,10 +140,10 @@ class SeparationDecoder(nn.Module):
         self.conditions = nn.ModuleList(nn.Linear(dim, width) for width in widths)
         self.top = DoubleConv(dim + widths[0], widths[0])
         self.laterals = nn.ModuleList(
-            Enlarge(dim, here, here, factor=2**level) for level, here in enumerate(widths[1:], start=1)
+            Enlarge(dim, width, width, factor=2**level) for level, width in enumerate(widths[1:], start=1)
         )
         self.ups = nn.ModuleList(
-            Enlarge(below, here, here, factor=2, beside=2 * here) for below, here in pairwise(widths)
+            Enlarge(below, width, width, factor=2, beside=2 * width) for below, width in pairwise(widths)
         )
         self.predict = nn.Conv2d(widths[-1], 1, 3, padding=1)
 

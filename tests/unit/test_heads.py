@@ -217,7 +217,7 @@ def test_sizes_that_a_head_cannot_have_are_refused() -> None:
         ).segmentation_decoder.predict.in_channels
         == 64
     )
-    with pytest.raises(ValueError, match=r"not 12: set separate\.decoder_width=1"):
+    with pytest.raises(ValueError, match=r"needs 16 or more, not 12: set separate\.decoder_width=1"):
         SeparationModel(encoder(dim=12))
     assert SeparationModel(encoder(dim=12), decoder_width=2)(*inputs()).shape == (2, 1, 32, 96)
     for kind in (SeparationModel, lambda small: SegmentationModel(small, classes=1)):

@@ -277,8 +277,8 @@ def test_what_cannot_be_trained_is_said_before_weights_are_loaded(
 ) -> None:
     monkeypatch.setattr(engine.run, "load_start", lambda *args: pytest.fail("weights were loaded"))
     with pytest.raises(error, match=message) as raised:
-        recipe_of = recipe("separate.decoder_width=null", change)
-        engine.train(recipe_of, data=data, out=tmp_path / "run", allow_random=True, device="cpu")
+        wrong = recipe("separate.decoder_width=null", change)
+        engine.train(wrong, data=data, out=tmp_path / "run", allow_random=True, device="cpu")
     assert raised.value.hint
     assert not (tmp_path / "run").exists()
 
